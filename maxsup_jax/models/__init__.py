@@ -1,0 +1,16 @@
+"""Flax linen models: ResNets and ViTs that return logits and features."""
+
+from maxsup_jax.models.drop_path import DropPath as DropPath
+from maxsup_jax.models.parameters import PARAMETER_KINDS as PARAMETER_KINDS
+from maxsup_jax.models.parameters import count_parameters as count_parameters
+from maxsup_jax.models.parameters import decay_mask as decay_mask
+from maxsup_jax.models.parameters import parameter_kinds as parameter_kinds
+from maxsup_jax.models.registry import DTYPES as DTYPES
+from maxsup_jax.models.registry import MODELS as MODELS
+from maxsup_jax.models.registry import ModelEntry as ModelEntry
+from maxsup_jax.models.registry import create_model as create_model
+from maxsup_jax.models.resnet import STEMS as STEMS
+from maxsup_jax.models.resnet import BasicBlock as BasicBlock
+from maxsup_jax.models.resnet import BottleneckBlock as BottleneckBlock
+from maxsup_jax.models.resnet import ResNet as ResNet
+from maxsup_jax.models.vit import ViT as ViT

@@ -1,0 +1,126 @@
+"""What every parameter of a model is, told by the layer that owns it.
+
+Names do not tell: the scale of a BatchNorm inside a ResNet's shortcut is called
+neither 'bn' nor 'bias', and the bias of a multi-head projection has two
+dimensions like a kernel. Recipes that go by names or by rank decay weights
+that they say they do not decay.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+PARAMETER_KINDS = ('kernel', 'bias', 'normalization', 'embedding')
+
+_NORMALIZATIONS = (
+  nn.BatchNorm,
+  nn.GroupNorm,
+  nn.InstanceNorm,
+  nn.LayerNorm,
+  nn.RMSNorm,
+  nn.SpectralNorm,
+  nn.WeightNorm,
+)
+_LINEAR = (
+  nn.Conv,
+  nn.ConvLocal,
+  nn.ConvTranspose,
+  nn.Dense,
+  nn.DenseGeneral,
+  nn.Einsum,
+)
+
+
+def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
+  """Labels every parameter with what it is.
+
+  Subclasses of Flax's layers count as those layers. A parameter that a module
+  of another class owns directly is an 'embedding', whatever its name.
+
+  Args:
+    model: a module with the call `model(images, train=...)`.
+    images_shape: shape of images that the model can see, [B, H, W, C]. Nothing
+      is computed.
+
+  Returns:
+    A pytree like the parameters, with one of `PARAMETER_KINDS` at each leaf:
+    'kernel' (of dense layers and convolutions), 'bias' (their other
+    parameters), 'normalization' (all parameters of normalisation layers) or
+    'embedding' (tokens, positions, tables and the like).
+
+  Examples:
+    >>> from maxsup_jax.models import create_model
+    >>> kinds = parameter_kinds(create_model('resnet8', 10), (1, 8, 8, 1))
+    >>> kinds['layer2_0']['downsample_conv'], kinds['layer2_0']['downsample_bn']
+    ({'kernel': 'kernel'}, {'bias': 'normalization', 'scale': 'normalization'})
+  """
+  owners = {}
+
+  def record(call, args, kwargs, context):
+    # The first comer: a module's method runs before those of its children, and
+    # a lifted child (`nn.remat`) first shows itself under its parent's path.
+    owners.setdefault(context.module.path, type(context.module))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(record):
+    params = _abstract_params(model, images_shape)
+
+  def kind(path, _):
+    # Entries without a key are inside the parameter: a box such as Partitioned.
+    names = tuple(getattr(entry, 'key', None) for entry in path)
+    owner = max((o for o in owners if names[: len(o)] == o), key=len)
+    return _kind(owners[owner], names[len(owner)])
+
+  return jax.tree_util.tree_map_with_path(kind, params)
+
+
+def decay_mask(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
+  """Marks the parameters that weight decay applies to: kernels, nothing else.
+
+  Args:
+    model: a module with the call `model(images, train=...)`.
+    images_shape: shape of images that the model can see, [B, H, W, C].
+
+  Returns:
+    A pytree of bools like the parameters, as `optax.add_decayed_weights` and
+    `optax.adamw` take for `mask`.
+
+  Examples:
+    >>> from maxsup_jax.models import create_model
+    >>> mask = decay_mask(create_model('resnet8', 10), (1, 8, 8, 1))
+    >>> mask['head']
+    {'bias': False, 'kernel': True}
+  """
+  kinds = parameter_kinds(model, images_shape)
+  return jax.tree.map(lambda kind: kind == 'kernel', kinds)
+
+
+def count_parameters(params: Any) -> int:
+  """Returns the number of scalars in a pytree of arrays or of their shapes.
+
+  Examples:
+    >>> count_parameters({'kernel': jnp.zeros((3, 4)), 'bias': jnp.zeros(4)})
+    16
+  """
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _abstract_params(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
+  images = jax.ShapeDtypeStruct(images_shape, jnp.float32)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+
+  def init(key, images):
+    return model.init(key, images, train=False)
+
+  return jax.eval_shape(init, key, images)['params']
+
+
+def _kind(owner: type[nn.Module], name: str) -> str:
+  if issubclass(owner, _NORMALIZATIONS):
+    return 'normalization'
+  if issubclass(owner, _LINEAR):
+    return 'kernel' if name == 'kernel' else 'bias'
+  return 'embedding'

@@ -1,0 +1,226 @@
+"""Vision transformers (Dosovitskiy et al. 2021), as DeiT and timm build them.
+
+The residual stream is float32 whatever the dtype of the computation: bfloat16
+keeps 8 bits, too few for the sum of two dozen branches. The branches, where
+the time goes, compute in `dtype`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.models import _checks
+from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.models.drop_path import DropPath
+
+# DeiT truncates this normal at ±2, which is 100 standard deviations: it is a
+# plain normal. Truncation at ±2 standard deviations would shrink it by 12%.
+normal_02 = nn.initializers.normal(stddev=0.02)
+
+
+def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+  return nn.Dense(features, kernel_init=normal_02, dtype=dtype, name=name)
+
+
+def _layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+  return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention: [B, T, D] to [B, T, D].
+
+  The softmax is float32 whatever the dtype of the computation.
+
+  Attributes:
+    heads: number of heads; divides D.
+    dtype: dtype of the computation; parameters stay float32.
+  """
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    """Applies the attention."""
+    *BT, D = x_BTD.shape
+    qkv = _dense(3 * D, self.dtype, 'qkv')(x_BTD)
+    # One product for all three, laid out (3, heads, D / heads) as in timm.
+    qkv = qkv.reshape(*BT, 3, self.heads, D // self.heads)
+    query, key, value = jnp.moveaxis(qkv, 2, 0)
+    y = jax.nn.dot_product_attention(query, key, value)
+    return _dense(D, self.dtype, 'proj')(y.reshape(*BT, D))
+
+
+class Mlp(nn.Module):
+  """Two layers with an exact (erf) GELU between them: [B, T, D] to itself.
+
+  Attributes:
+    hidden: width of the hidden layer.
+    dtype: dtype of the computation; parameters stay float32.
+  """
+
+  hidden: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    """Applies the two layers."""
+    y = _dense(self.hidden, self.dtype, 'fc1')(x_BTD)
+    y = nn.gelu(y, approximate=False)
+    return _dense(x_BTD.shape[-1], self.dtype, 'fc2')(y)
+
+
+class EncoderBlock(nn.Module):
+  """Pre-norm attention and MLP, each a residual branch: [B, T, D] to itself.
+
+  Attributes:
+    heads: number of attention heads; divides D.
+    drop_path: probability of dropping a branch, per example.
+    batch_axis: mapped axis over which the batch is split, see `DropPath`.
+    dtype: dtype of the branches; the sum keeps the dtype of the input.
+  """
+
+  heads: int
+  drop_path: float = 0.0
+  batch_axis: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, *, train: bool = False) -> jax.Array:
+    """Applies the block."""
+    x = x_BTD
+    y = _layer_norm(self.dtype, 'norm1')(x)
+    y = Attention(self.heads, self.dtype, name='attn')(y)
+    x = x + self._drop_path('drop_path1')(y, train=train)
+    y = _layer_norm(self.dtype, 'norm2')(x)
+    y = Mlp(4 * x.shape[-1], self.dtype, name='mlp')(y)
+    return x + self._drop_path('drop_path2')(y, train=train)
+
+  def _drop_path(self, name: str) -> DropPath:
+    return DropPath(self.drop_path, self.batch_axis, name=name)
+
+
+class ViT(nn.Module):
+  """A vision transformer: `logits, out = model.apply(variables, images)`.
+
+  Positions are learned for the image size given to `init`, and only that size
+  can be applied. With `train=True` and `drop_path > 0` a key is needed, the
+  same on every device: `rngs={'drop_path': key}`.
+
+  Weights, class token and positions begin normal with σ = 0.02 and biases with
+  zeros, except for the patch embedding, which DeiT leaves at torch's default
+  U(±1/√fan_in), kernel and bias (its σ is 0.021 for patches of 16x16x3).
+
+  Attributes:
+    num_classes: K.
+    dim: D, the width of the residual stream.
+    depth: number of blocks.
+    heads: attention heads per block; divides `dim`.
+    patch_size: side of the square patches, in pixels.
+    drop_path: rate of stochastic depth in the last block; it grows linearly
+      from 0 in the first.
+    batch_axis: name of the mapped axis (of pmap or vmap) over which the batch
+      is split, which keeps the draws of stochastic depth independent of the
+      number of devices, see `DropPath`. None: the array is the whole batch.
+    dtype: dtype of the computation, float32 or bfloat16. Parameters, residual
+      stream, tokens, penultimate features and logits are float32 always.
+
+  References:
+    Dosovitskiy et al. 2021, *An image is worth 16x16 words*; Touvron et al.
+    2021, *Training data-efficient image transformers*, Table 1.
+  """
+
+  num_classes: int
+  dim: int
+  depth: int
+  heads: int
+  patch_size: int = 16
+  drop_path: float = 0.0
+  batch_axis: str | None = None
+  dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    for field in ('num_classes', 'dim', 'depth', 'heads', 'patch_size'):
+      _checks.check_positive_int(field, getattr(self, field))
+    if self.dim % self.heads:
+      raise UsageError(f'heads: {self.heads} do not divide dim {self.dim}')
+    _checks.check_rate('drop_path', self.drop_path)
+    _checks.check_axis_name('batch_axis', self.batch_axis)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Classifies images.
+
+    Args:
+      images: floating point [B, H, W, C], H and W multiples of `patch_size`.
+      train: apply stochastic depth.
+
+    Returns:
+      Logits, float32 [B, K], and a dict of what led to them: 'tokens', float32
+      [B, 1 + N, D], after the final norm, class token first and then the N
+      patches row by row, and 'penultimate', float32 [B, D], the class token,
+      which the linear head sees.
+
+    Raises:
+      UsageError: images of the wrong rank or dtype, not divisible into patches,
+        or of another size than the positions were learned for.
+    """
+    _checks.check_images(images)
+    x = self._embed(images)
+    for i in range(self.depth):
+      x = EncoderBlock(
+        heads=self.heads,
+        drop_path=self.drop_path * i / max(1, self.depth - 1),
+        batch_axis=self.batch_axis,
+        dtype=self.dtype,
+        name=f'block{i}',
+      )(x, train=train)
+    tokens = _layer_norm(jnp.float32, 'norm')(x)
+    penultimate = tokens[:, 0]
+    head = linear_head(
+      self.num_classes,
+      kernel_init=normal_02,
+      bias_init=nn.initializers.zeros,
+    )
+    return head(penultimate), {'tokens': tokens, 'penultimate': penultimate}
+
+  def _embed(self, images: jax.Array) -> jax.Array:
+    """Returns the class token and the patches with their positions, float32."""
+    size = self.patch_size
+    B, H, W, C = images.shape
+    if H % size or W % size:
+      raise UsageError(
+        f'images of {H}x{W} are not divisible into patches of {size}x{size}'
+      )
+    init = uniform_fan_in(size * size * C)
+    x = nn.Conv(
+      self.dim,
+      (size, size),
+      strides=size,
+      padding='VALID',
+      kernel_init=init,
+      bias_init=init,
+      dtype=self.dtype,
+      name='patch_embed',
+    )(images)
+    x = x.reshape(B, -1, self.dim).astype(jnp.float32)
+    positions = self._positions(1 + x.shape[1])
+    cls = self.param('cls_token', normal_02, (1, 1, self.dim))
+    return positions + jnp.concatenate([jnp.tile(cls, (B, 1, 1)), x], axis=1)
+
+  def _positions(self, count: int) -> jax.Array:
+    """Returns the learned positions, [1, count, D]."""
+    if self.has_variable('params', 'pos_embed'):
+      learned = self.get_variable('params', 'pos_embed').shape[1]
+      if learned != count:
+        raise UsageError(
+          f'images of {count - 1} patches, but positions were learned for '
+          f'{learned - 1}: the image size is fixed at init'
+        )
+    return self.param('pos_embed', normal_02, (1, count, self.dim))
