@@ -1,0 +1,135 @@
+"""The strength alpha as a function of the training step."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from maxsup_jax.losses import _checks
+
+Schedule = Callable[[ArrayLike], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochSchedule:
+  """A schedule with one value per epoch, held within the epoch.
+
+  An optax-style schedule: call it with the step, which may be traced. Steps
+  after the last epoch have the value of the last epoch. The values are computed
+  beforehand in double precision, so each is the floating-point number nearest
+  to what its formula says.
+
+  Attributes:
+    values: one value per epoch.
+    steps_per_epoch: the number of steps for which each of them holds.
+    ends: the numbers between which the values were laid, if any. They need not
+      be among the values, but must be strengths as well.
+  """
+
+  values: tuple[float, ...]
+  steps_per_epoch: int
+  ends: tuple[float, ...] = ()
+
+  def __call__(self, step: ArrayLike) -> jax.Array:
+    """The value at a step, which counts from 0."""
+    step = jnp.asarray(step)
+    if not jnp.issubdtype(step.dtype, jnp.integer):
+      raise TypeError(f'step must be an integer, got {step.dtype}')
+    last = len(self.values) - 1
+    epoch = jnp.clip(step // self.steps_per_epoch, 0, last)
+    return jnp.asarray(self.values)[epoch]
+
+
+def constant_alpha(value: float = 0.1) -> EpochSchedule:
+  """The same value at every step.
+
+  Args:
+    value: the value.
+
+  Returns:
+    A schedule: a function of the step.
+
+  Examples:
+    >>> from maxsup_jax import losses
+    >>> print(losses.constant_alpha(0.1)(1000))
+    0.1
+  """
+  value = _checks.check_number('value', value)
+  return EpochSchedule((value,), steps_per_epoch=1)
+
+
+def linear_alpha(
+  begin: float = 0.1,
+  end: float = 0.2,
+  *,
+  epochs: int,
+  steps_per_epoch: int,
+  denominator: str | int = 'epochs',
+) -> EpochSchedule:
+  r"""Linear in the epoch, as MaxSup and label smoothing are scheduled.
+
+  .. math::
+    \alpha(t) = \alpha_\mathrm{begin} +
+      (\alpha_\mathrm{end} - \alpha_\mathrm{begin}) \frac{t}{D},
+    \qquad t = \lfloor \mathrm{step} / \mathrm{steps\ per\ epoch} \rfloor
+
+  The epoch `t` counts from 0 to `T - 1`. The paper and the code published with
+  it differ in the denominator `D`:
+
+  * ``'epochs'``: `T`, as in the paper and in its ffcv trainer. The last epoch
+    stays one step short of `end`.
+  * ``'epochs-1'``: `T - 1`, as in its torchvision-style trainer and in its
+    long-tail and corruption experiments. The last epoch has `end`.
+  * an integer: this number whatever `T` is. Its DeiT trainer has 299; the value
+    then passes `end` in trainings of more than 300 epochs.
+
+  Args:
+    begin: the value in the first epoch.
+    end: the value where `t` equals the denominator.
+    epochs: the number of epochs of the training, `T`.
+    steps_per_epoch: the number of steps in an epoch.
+    denominator: ``'epochs'``, ``'epochs-1'`` or a positive integer.
+
+  Returns:
+    A schedule: a function of the step. After the last epoch it keeps the value
+    of the last epoch. A single epoch has the value `begin`.
+
+  Raises:
+    TypeError: if a number is not one.
+    ValueError: if a count is not positive or the denominator is unknown.
+
+  Examples:
+    >>> from maxsup_jax import losses
+    >>> alpha = losses.linear_alpha(0.1, 0.2, epochs=4, steps_per_epoch=100)
+    >>> print([round(float(alpha(step)), 3) for step in (0, 99, 100, 399, 999)])
+    [0.1, 0.1, 0.125, 0.175, 0.175]
+    >>> alpha = losses.linear_alpha(
+    ...     0.1, 0.2, epochs=5, steps_per_epoch=100, denominator='epochs-1')
+    >>> print([round(float(alpha(step)), 3) for step in (0, 100, 499)])
+    [0.1, 0.125, 0.2]
+
+  References:
+    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
+    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, appendix F.
+  """
+  begin, end = (
+    _checks.check_number('begin', begin),
+    _checks.check_number('end', end),
+  )
+  epochs = _checks.check_count('epochs', epochs)
+  steps_per_epoch = _checks.check_count('steps_per_epoch', steps_per_epoch)
+  if denominator == 'epochs':
+    divisor = epochs
+  elif denominator == 'epochs-1':
+    divisor = max(epochs - 1, 1)
+  elif isinstance(denominator, str):
+    raise ValueError(
+      "denominator must be 'epochs', 'epochs-1' or a positive integer, "
+      f'got {denominator!r}'
+    )
+  else:
+    divisor = _checks.check_count('denominator', denominator)
+  values = (begin + (end - begin) * t / divisor for t in range(epochs))
+  return EpochSchedule(tuple(values), steps_per_epoch, ends=(begin, end))

@@ -1,0 +1,125 @@
+"""What is refused, and in which words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maxsup_jax import losses
+from tests.losses.cases import every_loss, labelled_loss, scaled_loss
+
+LOGITS = np.zeros((3, 4), np.float32)
+LABELS = np.zeros(3, np.int32)
+
+
+@every_loss
+@pytest.mark.parametrize('compiled', [False, True])
+@pytest.mark.parametrize(
+  ('logits', 'kwargs', 'error', 'message'),
+  [
+    (LOGITS.astype(int), {}, TypeError, 'logits must be floating point'),
+    (LOGITS > 0, {}, TypeError, 'logits must be floating point, got bool'),
+    (LOGITS[0, 0], {}, ValueError, r'logits .* class axis -1, got shape \(\)'),
+    (LOGITS, {'axis': 2}, ValueError, r'class axis 2, got shape \(3, 4\)'),
+    (LOGITS, {'axis': -3}, ValueError, r'class axis -3, got shape \(3, 4\)'),
+    (LOGITS, {'axis': (0, 1)}, TypeError, r'axis must be an integer, got \(0'),
+    (LOGITS, {'axis': None}, TypeError, 'axis must be an integer, got None'),
+    (LOGITS, {'axis': True}, TypeError, 'axis must be an integer, got True'),
+    (LOGITS[:, :0], {}, ValueError, r'at least one class .* \(3, 0\)'),
+  ],
+)
+def test_logits_and_axis(loss, compiled, logits, kwargs, error, message):
+  function = jax.jit(lambda z: loss(z, LABELS, **kwargs))
+  with pytest.raises(error, match=message):
+    function(logits) if compiled else loss(logits, LABELS, **kwargs)
+
+
+@labelled_loss
+@pytest.mark.parametrize(
+  ('labels', 'error', 'message'),
+  [
+    (LABELS[:2], ValueError, r'labels .* \(3,\) for .* \(3, 4\), got \(2,\)'),
+    (LABELS[:, None], ValueError, r'labels .* ids .* got \(3, 1\)'),
+    (LABELS[0], ValueError, r'labels .* got \(\)'),
+    (np.zeros((3, 4), int), ValueError, r'labels .* ids .* got \(3, 4\)'),
+    (LABELS > 0, TypeError, 'labels must be integer class ids'),
+    (LABELS * 1j, TypeError, 'labels must be integer class ids'),
+  ],
+)
+def test_labels(loss, labels, error, message):
+  with pytest.raises(error, match=message):
+    jax.eval_shape(loss, LOGITS, labels)
+
+
+@pytest.mark.parametrize('shape', [(3,), (3, 1), (1, 4), (4, 3), (3, 4, 1)])
+def test_shapes_of_soft_labels(shape):
+  message = r'labels .* distributions .* \(3, 4\) for .* got'
+  with pytest.raises(ValueError, match=message):
+    losses.cross_entropy(LOGITS, np.zeros(shape, np.float32))
+
+
+@every_loss
+@pytest.mark.parametrize(
+  ('where', 'error', 'message'),
+  [
+    (np.ones(3), TypeError, 'where must be boolean, got float'),
+    (np.ones(3, int), TypeError, 'where must be boolean, got int'),
+    (
+      np.ones(4, bool),
+      ValueError,
+      r'where .* \(3,\) .* \(3, 4\) .* got \(4,\)',
+    ),
+    (np.ones((4, 3), bool), ValueError, r'where .* got \(4, 3\)'),
+    (np.ones((1, 3, 4), bool), ValueError, r'where .* got \(1, 3, 4\)'),
+    (np.array(True), ValueError, r'where .* got \(\)'),
+  ],
+)
+def test_where(loss, where, error, message):
+  with pytest.raises(error, match=message):
+    loss(LOGITS, LABELS, where=where)
+
+
+@scaled_loss
+@pytest.mark.parametrize(
+  ('alpha', 'error', 'message'),
+  [
+    ('0.1', TypeError, "alpha must be a real number, got '0.1'"),
+    (None, TypeError, 'alpha must be a real number, got None'),
+    (True, TypeError, 'alpha must be a real number, got True'),
+    (0.1j, TypeError, 'alpha must be a real number'),
+    (np.zeros(4), ValueError, r'alpha .* \(3,\) .* \(3, 4\), got \(4,\)'),
+    (np.zeros((1, 3)), ValueError, r'alpha .* \(3,\) .* got \(1, 3\)'),
+    (np.nan, ValueError, 'alpha must be in .* got nan'),
+    (-np.inf, ValueError, 'alpha must be in .* got -inf'),
+    (np.array([0.1, np.nan, 0.3]), ValueError, 'alpha .* got nan'),
+  ],
+)
+def test_alpha(loss, alpha, error, message):
+  with pytest.raises(error, match=message):
+    loss(LOGITS, LABELS, alpha)
+
+
+def test_known_alpha_is_checked_while_tracing():
+  for alpha in (2.0, np.float32(2), jnp.asarray(2.0)):
+    with pytest.raises(ValueError, match=r'alpha must be in .* got 2.0'):
+      jax.eval_shape(
+        lambda z, alpha=alpha: losses.label_smoothing_cross_entropy(
+          z, LABELS, alpha
+        ),
+        LOGITS,
+      )
+
+
+def test_traced_alpha_is_not_checked():
+  value = jax.jit(losses.label_smoothing_cross_entropy)(LOGITS, LABELS, 2.0)
+  assert np.isfinite(value).all()
+
+
+def test_traced_alpha_must_be_real():
+  with pytest.raises(TypeError, match='alpha must be a real number'):
+    jax.eval_shape(losses.maxsup_cross_entropy, LOGITS, LABELS, LABELS > 0)
+
+
+def test_lists_and_python_numbers_are_arrays():
+  value = losses.maxsup_cross_entropy([[0.0, 0.0]], [1], 1)
+  np.testing.assert_allclose(value, [np.log(2)], rtol=1e-6)

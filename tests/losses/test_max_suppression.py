@@ -1,0 +1,194 @@
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from maxsup_jax import losses
+
+LOGITS = hnp.arrays(np.float32, 5, elements=st.floats(-100, 100, width=32))
+PROPERTY = hypothesis.settings(
+  max_examples=100, deadline=None, derandomize=True
+)
+penalty = jax.jit(losses.max_suppression)
+
+
+def rows_of_gradient(function, logits):
+  return jax.grad(lambda z: jnp.sum(function(z)))(logits)
+
+
+def test_golden_values(golden):
+  np.testing.assert_allclose(
+    losses.maxsup_cross_entropy(golden.logits, golden.labels, 0.1),
+    [0.5968130024, 1.3340672692, 1.5575355295],
+    atol=1e-10,
+  )
+  # The fixture of the mixed labels is in single precision.
+  np.testing.assert_allclose(
+    losses.maxsup_cross_entropy(golden.logits, golden.mixed, 0.1),
+    [0.8968130143, 1.1840672632, 1.4675355259],
+    atol=2e-8,
+  )
+
+
+def test_golden_gradient(golden):
+  def loss(logits):
+    return losses.maxsup_cross_entropy(logits, golden.labels, 0.1)
+
+  np.testing.assert_allclose(
+    rows_of_gradient(loss, golden.logits),
+    [
+      [-0.286934, 0.209731, 0.070435, 0.006767],
+      [0.149371, 0.548991, -0.737510, 0.039148],
+      [0.363651, 0.236183, 0.211328, -0.811162],
+    ],
+    atol=5e-7,
+  )
+
+
+def test_gradient_is_softmax_minus_pseudo_target(golden):
+  def loss(logits):
+    return losses.maxsup_cross_entropy(logits, golden.labels, 0.3)
+
+  softmax = np.exp(golden.logits) / np.exp(golden.logits).sum(-1, keepdims=True)
+  label, top = np.eye(4)[golden.labels], np.eye(4)[golden.logits.argmax(-1)]
+  pseudo_target = label + 0.3 / 4 - 0.3 * top
+  np.testing.assert_allclose(
+    rows_of_gradient(loss, golden.logits), softmax - pseudo_target, atol=1e-14
+  )
+
+
+def test_equals_torch(golden):
+  torch = pytest.importorskip('torch')
+  logits = torch.tensor(golden.logits, requires_grad=True)
+  labels = torch.tensor(golden.labels)
+  expected = torch.nn.functional.cross_entropy(logits, labels, reduction='none')
+  expected = expected + 0.2 * (logits.amax(-1) - logits.mean(-1))
+  expected.sum().backward()
+
+  def loss(logits):
+    return losses.maxsup_cross_entropy(logits, golden.labels, 0.2)
+
+  np.testing.assert_allclose(loss(golden.logits), expected.detach(), atol=1e-14)
+  np.testing.assert_allclose(
+    rows_of_gradient(loss, golden.logits), logits.grad, atol=1e-14
+  )
+
+
+def test_equals_label_smoothing_where_the_label_is_on_top(golden):
+  labels = golden.logits.argmax(-1)
+
+  def maxsup(logits):
+    return losses.maxsup_cross_entropy(logits, labels, 0.3)
+
+  def smoothing(logits):
+    return losses.label_smoothing_cross_entropy(logits, labels, 0.3)
+
+  np.testing.assert_allclose(
+    maxsup(golden.logits), smoothing(golden.logits), rtol=1e-14
+  )
+  np.testing.assert_allclose(
+    rows_of_gradient(maxsup, golden.logits),
+    rows_of_gradient(smoothing, golden.logits),
+    atol=1e-15,
+  )
+
+
+def test_exceeds_label_smoothing_by_the_gap_to_the_top(golden):
+  z_y = golden.logits[np.arange(3), golden.labels]
+  gap = losses.maxsup_cross_entropy(
+    golden.logits, golden.labels, 0.3
+  ) - losses.label_smoothing_cross_entropy(golden.logits, golden.labels, 0.3)
+  expected = 0.3 * (golden.logits.max(-1) - z_y)
+  np.testing.assert_allclose(gap, expected, atol=1e-15)
+
+
+@hypothesis.given(LOGITS)
+@PROPERTY
+def test_penalty_is_zero_exactly_where_all_logits_are_equal(logits):
+  value = penalty(logits)
+  assert value >= 0
+  # A gap that is not lost when divided by the number of classes.
+  hypothesis.assume(np.ptp(logits) == 0 or np.ptp(logits) > 1e-30)
+  assert (value == 0) == (np.ptp(logits) == 0)
+
+
+@hypothesis.given(st.floats(-100, 100, width=32))
+@PROPERTY
+def test_penalty_of_equal_logits_is_zero(logit):
+  assert penalty(np.full(5, logit, np.float32)) == 0
+
+
+@hypothesis.given(LOGITS, st.integers(-10, 10))
+@PROPERTY
+def test_penalty_scales_with_the_logits(logits, exponent):
+  # Powers of two scale exactly, but for numbers too small to be normal.
+  hypothesis.assume(np.all((logits == 0) | (np.abs(logits) > 1e-30)))
+  scale = np.float32(2.0**exponent)
+  np.testing.assert_allclose(
+    penalty(scale * logits), scale * penalty(logits), rtol=1e-6
+  )
+
+
+@hypothesis.given(LOGITS)
+@PROPERTY
+def test_penalty_does_not_depend_on_the_order_of_classes(logits):
+  np.testing.assert_allclose(
+    penalty(logits[::-1].copy()), penalty(logits), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_gradient_without_ties():
+  logits = np.array([[0.0, 3.0, 1.0, 2.0, -1.0]], np.float32)
+  np.testing.assert_allclose(
+    rows_of_gradient(losses.max_suppression, logits),
+    [[-0.2, 0.8, -0.2, -0.2, -0.2]],
+    rtol=1e-6,
+  )
+
+
+def test_ties_share_the_gradient_evenly():
+  logits = np.array([[3.0, 1.0, 3.0, 3.0, 3.0]], np.float32)
+  np.testing.assert_allclose(
+    rows_of_gradient(losses.max_suppression, logits),
+    [[0.05, -0.2, 0.05, 0.05, 0.05]],
+    rtol=1e-6,
+  )
+
+
+def test_no_gradient_where_all_logits_are_equal():
+  logits = np.zeros((1, 8), np.float32)
+  np.testing.assert_array_equal(
+    rows_of_gradient(losses.max_suppression, logits), np.zeros_like(logits)
+  )
+
+
+def test_masked_classes_do_not_tie():
+  # The top is 0 after the shift, and so is what replaces a masked logit.
+  logits = np.array([[3.0, 3.0, 1.0, 9.0]], np.float32)
+  exists = np.array([[True, False, True, False]])
+
+  def masked(logits):
+    return losses.max_suppression(logits, where=exists)
+
+  np.testing.assert_array_equal(masked(logits), [1.0])
+  np.testing.assert_array_equal(
+    rows_of_gradient(masked, logits), [[0.5, 0, -0.5, 0]]
+  )
+
+
+@pytest.mark.parametrize('alpha', [-1e-3, np.inf, np.nan])
+def test_alpha_outside_its_range(golden, alpha):
+  with pytest.raises(ValueError, match=r'alpha must be in \[0, inf\), got'):
+    losses.maxsup_cross_entropy(golden.logits, golden.labels, alpha)
+
+
+def test_large_alpha(golden):
+  np.testing.assert_allclose(
+    losses.maxsup_cross_entropy(golden.logits, golden.labels, 3.0),
+    losses.cross_entropy(golden.logits, golden.labels)
+    + 3 * losses.max_suppression(golden.logits),
+    rtol=1e-14,
+  )

@@ -1,0 +1,188 @@
+import ml_collections
+import numpy as np
+import pytest
+
+from maxsup_jax import losses
+from maxsup_jax._errors import UsageError
+
+LOGITS = np.array([[2.0, 1.0, 0.1, -1.0], [0.5, 1.5, 1.0, -0.5]], np.float32)
+LABELS = np.array([0, 2], np.int32)
+LENGTH = {'steps_per_epoch': 10, 'epochs': 5}
+
+
+def values(objective, step=0):
+  return np.asarray(objective.apply((), LOGITS, LABELS, step=step)[0])
+
+
+@pytest.mark.parametrize(
+  ('config', 'objective'),
+  [
+    ({'name': 'ce'}, losses.ce_objective()),
+    ({'name': 'ls'}, losses.ls_objective(0.1)),
+    (
+      {'name': 'ls', 'alpha': 0.3, 'convention': 'others'},
+      losses.ls_objective(0.3, convention='others'),
+    ),
+    ({'name': 'maxsup'}, losses.maxsup_objective(0.1)),
+    ({'name': 'maxsup', 'alpha': 1}, losses.maxsup_objective(1.0)),
+    (
+      {'name': 'maxsup', 'alpha': {'schedule': 'constant', 'value': 0.4}},
+      losses.maxsup_objective(0.4),
+    ),
+    (
+      {'name': 'maxsup', 'alpha': {'schedule': 'linear'}},
+      losses.maxsup_objective(losses.linear_alpha(0.1, 0.2, **LENGTH)),
+    ),
+    (
+      {
+        'name': 'ls',
+        'alpha': {
+          'schedule': 'linear',
+          'begin': 0.3,
+          'end': 0.0,
+          'denominator': 'epochs-1',
+        },
+      },
+      losses.ls_objective(
+        losses.linear_alpha(0.3, 0.0, denominator='epochs-1', **LENGTH)
+      ),
+    ),
+    (
+      {
+        'name': 'maxsup',
+        'alpha': {'schedule': 'linear', 'denominator': 299},
+      },
+      losses.maxsup_objective(losses.linear_alpha(denominator=299, **LENGTH)),
+    ),
+    (
+      {'name': 'regularization_only', 'alpha': 0.2},
+      losses.regularization_only_objective(0.2),
+    ),
+    (
+      {'name': 'error_amplification_only', 'normalization': 'max'},
+      losses.error_amplification_only_objective(0.1, normalization='max'),
+    ),
+  ],
+)
+@pytest.mark.parametrize('mapping', [dict, ml_collections.ConfigDict])
+def test_configurations(config, objective, mapping):
+  made = losses.make_objective(mapping(config), **LENGTH)
+  assert isinstance(made, losses.Objective)
+  assert made.init() == ()
+  for step in (0, 25, 49):
+    np.testing.assert_array_equal(values(made, step), values(objective, step))
+
+
+def test_the_configuration_is_not_changed():
+  config = {'name': 'maxsup', 'alpha': {'schedule': 'linear', 'end': 0.3}}
+  losses.make_objective(config, **LENGTH)
+  assert config == {
+    'name': 'maxsup',
+    'alpha': {'schedule': 'linear', 'end': 0.3},
+  }
+
+
+def test_every_objective_works_without_other_fields():
+  for name in losses.OBJECTIVES:
+    assert np.isfinite(values(losses.make_objective({'name': name}))).all()
+
+
+@pytest.mark.parametrize('name', losses.OBJECTIVES)
+def test_every_field_and_its_default_is_documented(name):
+  documentation = losses.make_objective.__doc__
+  constructor = losses.OBJECTIVES[name]
+  defaults = dict(constructor.__kwdefaults__ or {})
+  if constructor.__defaults__:
+    defaults['alpha'] = constructor.__defaults__[0]
+  line = documentation.split(f"* ``'{name}'``:")[1].split('* ``')[0]
+  for field, default in defaults.items():
+    shown = f"``'{default}'``" if isinstance(default, str) else default
+    assert f'``{field}`` ({shown})' in ' '.join(line.split())
+
+
+def linear(**fields):
+  return {'name': 'maxsup', 'alpha': {'schedule': 'linear', **fields}}
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ('maxsup', "objective must be a mapping, got 'maxsup'"),
+    (None, 'objective must be a mapping, got None'),
+    ({}, "objective: field 'name' is missing, one of: ce, ls, maxsup, reg"),
+    ({'alpha': 0.1}, "objective: field 'name' is missing, one of: ce, ls"),
+    ({'name': 'mxsup'}, "objective: unknown name 'mxsup', known: ce, ls, max"),
+    ({'name': None}, 'objective: unknown name None, known: ce'),
+    ({'name': ['ls']}, r"objective: unknown name \['ls'\], known: ce"),
+    (
+      {'name': 'ce', 'alpha': 0.1},
+      "objective: 'ce' has no field 'alpha', known: name$",
+    ),
+    (
+      {'name': 'ls', 'smoothing': 0.1},
+      "'ls' has no field 'smoothing', known: name, alpha, convention",
+    ),
+    (
+      {'name': 'ls', 'alpha': 1.5},
+      r'objective: alpha must be in \(-inf, 1\], got 1.5',
+    ),
+    (
+      {'name': 'maxsup', 'alpha': -0.5},
+      r'objective: alpha must be in \[0, inf\), got -0.5',
+    ),
+    (
+      {'name': 'maxsup', 'alpha': 'x'},
+      'objective: alpha must be a number, got',
+    ),
+    ({'name': 'maxsup', 'alpha': None}, 'objective: alpha must be a number'),
+    (
+      {'name': 'ls', 'convention': 'torch'},
+      "objective: convention must be one of 'uniform', 'others', 'kl', got",
+    ),
+    (
+      {'name': 'error_amplification_only', 'normalization': 'below'},
+      "objective: normalization must be one of .* got 'below'",
+    ),
+    (
+      {'name': 'maxsup', 'alpha': {'begin': 0.1}},
+      "objective.alpha: field 'schedule' is missing, one of: constant, linear",
+    ),
+    (
+      {'name': 'maxsup', 'alpha': {'schedule': 'cosine'}},
+      "objective.alpha: unknown schedule 'cosine', known: constant, linear",
+    ),
+    (
+      linear(epochs=3),
+      "objective.alpha: 'linear' has no field 'epochs', known: schedule, begin,"
+      ' end, denominator$',
+    ),
+    (linear(begin=-0.1), r'objective: alpha must be in \[0, inf\), got -0.1'),
+    (linear(end=-0.1), r'objective: alpha must be in \[0, inf\), got -0.1'),
+    (linear(end='x'), "objective.alpha: end must be a number, got 'x'"),
+    (linear(denominator='T'), "objective.alpha: denominator must be 'epochs'"),
+    (linear(denominator=-1), 'objective.alpha: denominator must be at least 1'),
+  ],
+)
+def test_bad_configurations(config, message):
+  with pytest.raises(UsageError, match=message) as caught:
+    losses.make_objective(config, **LENGTH)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('length', 'message'),
+  [
+    ({}, 'objective.alpha: this schedule needs to be told steps_per_epoch'),
+    ({'epochs': 5}, 'this schedule needs to be told steps_per_epoch'),
+    ({'steps_per_epoch': 5}, 'this schedule needs to be told epochs'),
+    ({'steps_per_epoch': 5, 'epochs': 0}, 'epochs must be at least 1'),
+  ],
+)
+def test_a_linear_schedule_needs_the_length_of_the_training(length, message):
+  with pytest.raises(UsageError, match=message):
+    losses.make_objective(linear(), **length)
+
+
+def test_the_tables_cannot_be_changed():
+  with pytest.raises(TypeError):
+    losses.OBJECTIVES['mine'] = losses.ce_objective
