@@ -9,3 +9,41 @@ os.environ['XLA_FLAGS'] = (
 # the process aborts after 40 s; more threads cure it.
 os.environ['NPROC'] = '16'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  """A data directory with the embedded digits prepared."""
+  from maxsup_jax import data
+
+  path = tmp_path_factory.mktemp('data')
+  data.open_source('digits', 'train', data_dir=path)
+  return path
+
+
+@pytest.fixture(scope='session')
+def compilation_cache(tmp_path_factory):
+  """A directory in which equal programs are compiled once per session."""
+  return tmp_path_factory.mktemp('compilation_cache')
+
+
+@pytest.fixture
+def cached_compilation(compilation_cache):
+  """Uses the session's compilation cache in this process."""
+  from jax.experimental.compilation_cache import compilation_cache as cache
+
+  names = {
+    'jax_compilation_cache_dir': str(compilation_cache),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+  }
+  before = {name: getattr(jax.config, name) for name in names}
+  for name, value in names.items():
+    jax.config.update(name, value)
+  cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  cache.reset_cache()

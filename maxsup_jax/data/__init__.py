@@ -1,0 +1,14 @@
+"""Datasets, and the batches that training and evaluation read from them."""
+
+from maxsup_jax.data.pipeline import batch_indices as batch_indices
+from maxsup_jax.data.pipeline import eval_batches as eval_batches
+from maxsup_jax.data.pipeline import steps_per_epoch as steps_per_epoch
+from maxsup_jax.data.pipeline import train_batches as train_batches
+from maxsup_jax.data.reading import Batch as Batch
+from maxsup_jax.data.reading import BatchIterator as BatchIterator
+from maxsup_jax.data.sources import ArraySource as ArraySource
+from maxsup_jax.data.sources import Example as Example
+from maxsup_jax.data.sources import Source as Source
+from maxsup_jax.data.sources import open_source as open_source
+from maxsup_jax.data.sources import to_arrays as to_arrays
+from maxsup_jax.data.transforms import Augment as Augment

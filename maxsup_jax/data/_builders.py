@@ -1,0 +1,141 @@
+"""Finds the tfds builder of a prepared dataset, by name or by directory."""
+
+import difflib
+import importlib
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import naming, read_only_builder
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data import _prepare
+
+# Datasets that are generated on first use, and the modules of their builders.
+EMBEDDED = {'digits': 'maxsup_jax.data.digits'}
+
+
+def find_builder(
+  name: str, *, data_dir: str | os.PathLike | None, download: bool
+) -> tfds.core.DatasetBuilder:
+  """Returns a builder whose files are on disk, in the ArrayRecord format.
+
+  Args:
+    name: as in `open_source`.
+    data_dir: where tfds keeps its datasets; None for its own default.
+    download: whether to prepare what is not there.
+
+  Raises:
+    UsageError: if there is no such dataset on disk.
+  """
+  for path in (name, data_dir):
+    if '://' in str(path):
+      raise UsageError(
+        f'{path} is a remote location, which has no random access: copy the '
+        'prepared dataset to a local disk'
+      )
+  if name.startswith(('/', './', '../', '~')):
+    builder = _from_directory(pathlib.Path(name).expanduser())
+  elif name in EMBEDDED:
+    builder = _from_directory(_prepare_embedded(name, data_dir))
+  else:
+    builder = _from_name(name, data_dir, download)
+  _check_format(builder)
+  return builder
+
+
+def _from_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+  if not _prepare.is_prepared(directory):
+    raise UsageError(
+      f'{directory} is not a dataset prepared by tfds: it has no '
+      'dataset_info.json (a version has one, such as mnist/3.0.1)'
+    )
+  try:
+    return tfds.builder_from_directory(directory)
+  except Exception as error:
+    raise UsageError(
+      f'{directory} cannot be read: {str(error).splitlines()[0]}'
+    ) from error
+
+
+def _prepare_embedded(
+  name: str, data_dir: str | os.PathLike | None
+) -> pathlib.Path:
+  importlib.import_module(EMBEDDED[name])  # Registers the builder.
+  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  directory = root / name / str(tfds.builder_cls(name).VERSION)
+  if not _prepare.is_prepared(directory):
+    builder = tfds.builder(name, data_dir=root, file_format='array_record')
+    _prepare.prepare(builder)
+  return directory
+
+
+def _from_name(
+  name: str, data_dir: str | os.PathLike | None, download: bool
+) -> tfds.core.DatasetBuilder:
+  try:
+    base = naming.parse_builder_name_kwargs(name)[0].name
+  except ValueError as error:
+    raise UsageError(
+      f'{name!r} is not the name of a dataset: expected name, name/config or '
+      'name:1.2.3, or a path that starts with /, ./, ../ or ~'
+    ) from error
+  if base in EMBEDDED:
+    raise UsageError(
+      f'the embedded dataset {base!r} has one version and no configs: use '
+      f'{base!r} instead of {name!r}'
+    )
+  if data_dir is not None:
+    data_dir = os.path.expanduser(data_dir)
+  try:
+    # From the files alone: the version that is there, whatever this tfds knows.
+    return read_only_builder.builder_from_files(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as error:
+    if download:
+      return _download(name, base, data_dir)
+    message = _not_found(name, base, data_dir)
+    raise UsageError(message) from error
+  except ValueError as error:  # In several data directories at once.
+    raise UsageError(str(error).splitlines()[0]) from error
+
+
+def _download(
+  name: str, base: str, data_dir: str | None
+) -> tfds.core.DatasetBuilder:
+  try:
+    builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+    builder.download_and_prepare()
+  except tfds.core.DatasetNotFoundError as error:
+    raise UsageError(_not_found(name, base, data_dir)) from error
+  except ImportError as error:
+    raise _prepare.missing_package(name, error) from error
+  return builder
+
+
+def _not_found(name: str, base: str, data_dir: str | None) -> str:
+  """The one line that says why there is no such dataset, and what to do."""
+  known = tfds.list_builders(with_community_datasets=False)
+  where = data_dir or tfds.core.constants.DATA_DIR
+  if base in known:
+    return (
+      f'dataset {name!r} is not prepared in {where}: run `tfds build {name} '
+      f'--file_format=array_record --data_dir={where}` once (it needs pip '
+      'install "maxsup_jax[prepare]"), or pass download=True'
+    )
+  close = difflib.get_close_matches(base, [*EMBEDDED, *known], n=3)
+  hint = f' (did you mean {" or ".join(close)}?)' if close else ''
+  return (
+    f'unknown dataset {name!r}{hint}: neither embedded ({", ".join(EMBEDDED)}) '
+    f'nor known to tfds nor prepared in {where}'
+  )
+
+
+def _check_format(builder: tfds.core.DatasetBuilder) -> None:
+  formats = {f.value for f in builder.info.available_file_formats()}
+  if 'array_record' not in formats:
+    raise UsageError(
+      f'{builder.data_dir} is prepared as {" and ".join(sorted(formats))}, '
+      'which has no random access: run `tfds convert_format '
+      f'--dataset_version_dir={builder.data_dir} '
+      '--out_file_format=array_record` once'
+    )

@@ -1,0 +1,94 @@
+"""Prepares an embedded dataset on disk once, whoever asks first."""
+
+import contextlib
+import fcntl
+import io
+import pathlib
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from maxsup_jax._errors import UsageError
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
+  """Prepares an embedded dataset, unless that is done already.
+
+  Several processes of one machine may call this at once: the first one writes,
+  the others wait for it. tfds writes to a temporary directory and renames that
+  at the end, so a process that is killed meanwhile leaves nothing that could be
+  taken for the dataset.
+
+  Args:
+    builder: the builder, constructed with `file_format='array_record'`.
+
+  Returns:
+    The directory of the prepared dataset.
+
+  Raises:
+    UsageError: if the directory cannot be written or holds something else, or
+      if a package is missing that the builder needs.
+  """
+  directory = pathlib.Path(builder.data_dir).expanduser()
+  if is_prepared(directory):
+    return directory
+  try:
+    with _locked(directory.parent / '.lock'):
+      if not is_prepared(directory):
+        _write(builder, directory)
+  except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    raise UsageError(
+      f'cannot prepare {builder.name!r} in {directory}: {error.strerror}; set '
+      'data_dir or TFDS_DATA_DIR to a directory that can be written'
+    ) from error
+  except ImportError as error:
+    raise missing_package(builder.name, error) from error
+  return directory
+
+
+def is_prepared(directory: pathlib.Path) -> bool:
+  """Whether tfds finished writing the dataset in `directory`."""
+  return (directory / 'dataset_info.json').exists()
+
+
+def missing_package(name: str, error: ImportError) -> UsageError:
+  """What to tell who prepares a dataset without a package that it needs."""
+  return UsageError(
+    f'preparing {name!r} needs {error.name}, which is not installed: pip '
+    'install "maxsup_jax[train,prepare]"'
+  )
+
+
+def _write(builder: tfds.core.DatasetBuilder, directory: pathlib.Path) -> None:
+  if directory.exists():  # tfds would take it for the whole dataset.
+    raise UsageError(
+      f'{directory} is an incomplete copy of a dataset (it has no '
+      'dataset_info.json): remove it, or copy it again'
+    )
+  try:
+    with _silence():
+      builder.download_and_prepare()
+  except OSError:
+    # Another machine that shares the directory may have been first: locks do
+    # not reach across every network file system, but a rename is atomic.
+    if not is_prepared(directory):
+      raise
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+  """Holds an exclusive lock; the system releases it if the process dies."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, 'w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+  """Hides the messages and progress bars of tfds: this takes a second."""
+  with (
+    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stderr(io.StringIO()),
+  ):
+    yield

@@ -1,0 +1,178 @@
+"""The examples of a dataset on disk, as tfds prepared it."""
+
+import dataclasses
+import operator
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data import _builders, transforms
+from maxsup_jax.data.sources import Example, label_error
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+  """The examples of a tfds data source, read and checked one by one."""
+
+  examples: Sequence[dict[str, Any]]
+  name: str
+  image_key: str
+  label_key: str
+  num_classes: int
+  label_names: tuple[str, ...] | None
+  image_shape: tuple[int, int, int] | None
+  image_size: int | None
+  channels: int
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  def __getitem__(self, index: int) -> Example:
+    index = range(len(self))[operator.index(index)]
+    try:
+      example = self.examples[index]
+      image = self._fit(example[self.image_key])
+    except Exception as error:  # Of OpenCV, protobuf, ArrayRecord, ...
+      reason = (str(error).splitlines() or [''])[0]
+      raise UsageError(
+        f'{self.name}: example {index} cannot be read: {reason}'
+      ) from error
+    label = int(example[self.label_key])
+    if not 0 <= label < self.num_classes:
+      raise label_error(self.name, index, label, self.num_classes)
+    return {'image': image, 'label': label}
+
+  def _fit(self, image: np.ndarray) -> np.ndarray:
+    if image.ndim == 2:
+      image = image[..., None]
+    image = transforms.to_channels(image, self.channels)
+    if self.image_size is not None:
+      image = transforms.resize(image, self.image_size)
+      image = transforms.center_crop(image, self.image_size)
+    return image
+
+
+def open_split(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | os.PathLike | None,
+  image_key: str,
+  label_key: str,
+  num_classes: int | None,
+  image_size: int | None,
+  channels: int | None,
+  download: bool,
+) -> TfdsSource:
+  """Opens a split; see `open_source` for the arguments and the errors."""
+  builder = _builders.find_builder(name, data_dir=data_dir, download=download)
+  features = builder.info.features
+  for argument, key in (('image_key', image_key), ('label_key', label_key)):
+    if key not in features:
+      raise UsageError(
+        f'{name} has no feature {key!r} ({argument}): it has '
+        f'{", ".join(sorted(features))}'
+      )
+  height, width, channels = _image_shape(
+    name, image_key, features[image_key], channels
+  )
+  if image_size is not None:
+    height = width = image_size
+  varies = height is None or width is None
+  num_classes, label_names = _classes(
+    name, label_key, features[label_key], num_classes
+  )
+  return TfdsSource(
+    examples=_examples(builder, name, split, image_key),
+    name=f'{name}/{split}',
+    image_key=image_key,
+    label_key=label_key,
+    num_classes=num_classes,
+    label_names=label_names,
+    image_shape=None if varies else (height, width, channels),
+    image_size=image_size,
+    channels=channels,
+  )
+
+
+def _examples(
+  builder: Any, name: str, split: str, image_key: str
+) -> Sequence[dict[str, Any]]:
+  """The tfds data source of a split, its files being there."""
+  split = str(split)  # Without one tfds would return all.
+  # A second image, a mask perhaps, is not worth decoding.
+  decoders = {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image) and key != image_key
+  }
+  try:
+    examples = builder.as_data_source(split, decoders=decoders or None)
+    len(examples)  # A slice that runs backwards fails only here.
+  except (ValueError, TypeError) as error:
+    sizes = [f'{s} ({i.num_examples})' for s, i in builder.info.splits.items()]
+    raise UsageError(
+      f'{name} has no examples for split {split!r}: its splits are '
+      f"{', '.join(sizes)}, and slices of them such as 'train[:90%]'"
+    ) from error
+  splits = builder.info.splits  # Known of every dataset that is on disk.
+  for instruction in splits[split].file_instructions if splits else ():
+    if not pathlib.Path(instruction.filename).exists():
+      raise UsageError(
+        f'{name} is incomplete: {instruction.filename} is missing'
+      )
+  return examples
+
+
+def _image_shape(
+  name: str, key: str, feature: Any, channels: int | None
+) -> tuple[int | None, int | None, int]:
+  """The shape of the images as they come; None for a side that varies."""
+  shape = feature.shape
+  if not isinstance(shape, tuple) or len(shape) not in (2, 3):
+    raise UsageError(
+      f'the feature {key!r} of {name} is no image: {type(feature).__name__}'
+    )
+  if feature.np_dtype != np.uint8:
+    raise UsageError(
+      f'the images of {name} ({key!r}) are {np.dtype(feature.np_dtype)}; only '
+      'uint8 is supported'
+    )
+  height, width, stored = (*shape, 1)[:3]
+  if channels is None and stored is None:
+    raise UsageError(
+      f'{name} does not say how many channels its images have: set channels'
+    )
+  if None not in (channels, stored) and stored not in (1, channels):
+    raise UsageError(
+      f'the images of {name} have {stored} channels: channels={channels} is '
+      'only possible for grey images'
+    )
+  return height, width, channels or stored
+
+
+def _classes(
+  name: str, key: str, feature: Any, num_classes: int | None
+) -> tuple[int, tuple[str, ...] | None]:
+  """The number of classes and their names, where a dataset has names."""
+  if feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
+    raise UsageError(
+      f'the feature {key!r} of {name} is no class, which is one integer: '
+      f'{type(feature).__name__}'
+    )
+  known = getattr(feature, 'num_classes', None)
+  if known is None and num_classes is None:
+    raise UsageError(
+      f'{name} does not say how many classes {key!r} has: set num_classes'
+    )
+  if None not in (known, num_classes) and known != num_classes:
+    raise UsageError(
+      f'{key!r} of {name} has {known} classes, not num_classes={num_classes}'
+    )
+  names = tuple(feature.names) if known is not None else None
+  return known or num_classes, names

@@ -1,0 +1,104 @@
+"""Reading ahead: batches that threads and processes of grain make."""
+
+import atexit
+import weakref
+from collections.abc import Iterator
+from typing import TypedDict
+
+import grain
+import numpy as np
+from absl import flags
+
+from maxsup_jax._errors import UsageError
+
+
+class Batch(TypedDict):
+  """One process's rows of a batch: C-contiguous NumPy arrays.
+
+  Attributes:
+    image: uint8 `[b, H, W, C]`.
+    label: int32 `[b]`.
+    mask: bool `[b]`, False for rows that only fill up the last batch.
+  """
+
+  image: np.ndarray
+  label: np.ndarray
+  mask: np.ndarray
+
+
+class BatchIterator(Iterator[Batch]):
+  """Batches that are read ahead, until the last one or `close`."""
+
+  def __init__(self, iterator: grain.DatasetIterator):
+    self._iterator = iterator
+    _open.add(self)
+
+  def __next__(self) -> Batch:
+    if self._iterator is None:
+      raise StopIteration
+    batch = next(self._iterator)
+    # From a worker it comes in shared memory, which has to be given back.
+    return {
+      key: value if type(value) is np.ndarray else np.array(value)
+      for key, value in batch.items()
+    }
+
+  def close(self) -> None:
+    """Stops the threads and processes that read ahead."""
+    if self._iterator is not None:
+      self._iterator.close()
+      self._iterator = None
+
+
+def read_ahead(
+  batches: grain.MapDataset,
+  *,
+  num_threads: int,
+  prefetch: int | None = None,
+  workers: int = 0,
+) -> BatchIterator:
+  """Iterates over batches that threads or processes make ahead of time.
+
+  Args:
+    batches: gives the batch of an index.
+    num_threads: as in `train_batches`, like the rest.
+    prefetch: see there.
+    workers: see there.
+
+  Returns:
+    The iterator.
+
+  Raises:
+    UsageError: if a number is negative.
+  """
+  if min(num_threads, prefetch or 0, workers) < 0:
+    raise UsageError(
+      'num_threads, prefetch and workers must not be negative, but are '
+      f'{num_threads}, {prefetch} and {workers}'
+    )
+  if prefetch is None:
+    prefetch = max(2, num_threads)
+  dataset = batches.to_iter_dataset(
+    grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+  )
+  if workers:
+    # grain reads its command-line flags here; where there is no command line,
+    # as in a notebook, they have their defaults.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(
+      num_workers=workers, per_worker_buffer_size=max(1, prefetch)
+    )
+    dataset = dataset.mp_prefetch(options)
+  return BatchIterator(iter(dataset))
+
+
+# Iterators that are still open when Python ends. Left alone, they would stop
+# their threads and processes when grain is torn down already, and print errors.
+_open: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+  for batches in list(_open):
+    batches.close()

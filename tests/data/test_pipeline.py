@@ -1,0 +1,386 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from maxsup_jax.data import (
+  ArraySource,
+  Augment,
+  batch_indices,
+  eval_batches,
+  open_source,
+  steps_per_epoch,
+  train_batches,
+)
+
+
+def _take(batches, n):
+  taken = list(itertools.islice(batches, n))
+  batches.close()
+  return taken
+
+
+def _assert_equal(first, second):
+  assert len(first) == len(second)
+  for a, b in zip(first, second):
+    assert a.keys() == b.keys() == {'image', 'label', 'mask'}
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])
+
+
+def _joined(*processes):
+  """The global batches, from those of each process."""
+  return [
+    {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    for parts in zip(*processes, strict=True)
+  ]
+
+
+def _noise(image, rng):
+  """An augmentation that shows every random number."""
+  return rng.integers(0, 256, image.shape, np.uint8)
+
+
+class TestTrainBatches:
+  def test_the_contract_of_a_batch(self, data_dir):
+    source = open_source('digits', 'train', data_dir=data_dir)
+    for augment in (None, Augment(pad=1, flip=True)):
+      (batch,) = _take(
+        train_batches(source, batch_size=16, seed=0, augment=augment), 1
+      )
+      shapes = {k: (v.dtype.name, v.shape) for k, v in batch.items()}
+      assert shapes == {
+        'image': ('uint8', (16, 8, 8, 1)),
+        'label': ('int32', (16,)),
+        'mask': ('bool', (16,)),
+      }
+      assert batch['mask'].all()
+      for value in batch.values():
+        assert type(value) is np.ndarray
+        assert value.flags['C_CONTIGUOUS']
+
+  def test_images_and_labels_stay_together(self, numbered):
+    for batch in _take(train_batches(numbered(50), batch_size=8, seed=0), 20):
+      np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], batch['label'])
+
+  def test_an_epoch_is_complete_but_for_the_remainder(self, numbered):
+    batches = _take(train_batches(numbered(53), batch_size=8, seed=0), 6 * 40)
+    labels = np.stack([b['label'] for b in batches]).reshape(40, 48)
+    assert all(len(set(epoch)) == 48 for epoch in labels.tolist())
+    # The five that are left out differ, so everything is seen in the end.
+    assert set(labels.ravel().tolist()) == set(range(53))
+    left_out = [frozenset(range(53)) - set(epoch) for epoch in labels.tolist()]
+    assert len(set(left_out)) == 40
+
+  def test_every_epoch_and_every_seed_has_its_own_order(self, numbered):
+    orders = {
+      tuple(
+        np.concatenate(
+          [
+            b['label']
+            for b in _take(
+              train_batches(
+                numbered(20), batch_size=4, seed=seed, start_step=5 * epoch
+              ),
+              5,
+            )
+          ]
+        ).tolist()
+      )
+      for seed in (0, 1, 2, 2**63 - 1)
+      for epoch in range(10)
+    }
+    assert len(orders) == 40
+
+  @pytest.mark.parametrize('start_step', [0, 1, 4, 5, 7, 123])
+  def test_starts_anywhere(self, numbered, start_step):
+    arguments = {'batch_size': 4, 'seed': 7, 'augment': _noise}
+    whole = _take(train_batches(numbered(21), **arguments), start_step + 7)
+    part = train_batches(numbered(21), **arguments, start_step=start_step)
+    _assert_equal(_take(part, 7), whole[start_step:])
+
+  @pytest.mark.parametrize('process_count', [2, 4])
+  def test_processes_share_the_global_batch(self, numbered, process_count):
+    arguments = {'batch_size': 8, 'seed': 7, 'augment': _noise}
+    parts = [
+      _take(
+        train_batches(
+          numbered(21),
+          **arguments,
+          start_step=3,
+          process_index=p,
+          process_count=process_count,
+        ),
+        9,
+      )
+      for p in range(process_count)
+    ]
+    assert {len(b['label']) for part in parts for b in part} == {
+      8 // process_count
+    }
+    whole = train_batches(numbered(21), **arguments, start_step=3)
+    _assert_equal(_joined(*parts), _take(whole, 9))
+
+  @pytest.mark.parametrize(
+    ('num_threads', 'prefetch'),
+    [
+      (0, None),
+      (0, 5),
+      (1, None),
+      (1, 0),
+      (1, 1),
+      (4, None),
+      (7, 9),
+      (None, 3),
+    ],
+  )
+  def test_threads_do_not_matter(self, data_dir, num_threads, prefetch):
+    source = open_source('digits', 'train[:100]', data_dir=data_dir)
+    arguments = {'batch_size': 8, 'seed': 7, 'augment': _noise, 'start_step': 2}
+    expected = _take(train_batches(source, **arguments, num_threads=0), 30)
+    batches = train_batches(
+      source, **arguments, num_threads=num_threads, prefetch=prefetch
+    )
+    _assert_equal(_take(batches, 30), expected)
+
+  @pytest.mark.parametrize('workers', [1, 2])
+  def test_workers_do_not_matter(self, data_dir, workers):
+    source = open_source('digits', 'train[:100]', data_dir=data_dir)
+    arguments = {
+      'batch_size': 8,
+      'seed': 7,
+      'augment': Augment(pad=2, flip=True),
+      'start_step': 5,
+      'process_index': 1,
+      'process_count': 2,
+      'num_threads': 1,
+    }
+    expected = _take(train_batches(source, **arguments), 30)
+    batches = train_batches(source, **arguments, workers=workers)
+    taken = _take(batches, 30)
+    _assert_equal(taken, expected)
+    assert all(type(v) is np.ndarray for v in taken[0].values())
+
+  def test_memory_does_not_matter(self, data_dir):
+    arguments = {'batch_size': 32, 'seed': 1, 'augment': Augment(2, True)}
+    streamed, in_memory = (
+      _take(
+        train_batches(
+          open_source('digits', 'test', data_dir=data_dir, in_memory=m),
+          **arguments,
+        ),
+        15,
+      )
+      for m in (False, True)
+    )
+    _assert_equal(streamed, in_memory)
+
+  def test_augmentation_is_keyed_by_step_and_row(self, numbered):
+    taken = _take(
+      train_batches(numbered(8, size=8), batch_size=8, seed=0, augment=_noise),
+      10,
+    )
+    images = np.concatenate([b['image'] for b in taken]).reshape(80, -1)
+    assert len(np.unique(images, axis=0)) == 80
+    # Independent bytes: 80 * 64 of them, each value equally likely.
+    counts = np.bincount(images.ravel(), minlength=256)
+    chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+    assert abs(chi2 - 255) < 5 * np.sqrt(2 * 255)
+    other = _take(
+      train_batches(numbered(8, size=8), batch_size=8, seed=1, augment=_noise),
+      1,
+    )
+    assert not np.array_equal(other[0]['image'], taken[0]['image'])
+
+  def test_augmentation_leaves_nothing_behind(self, numbered):
+    """However many numbers one example draws, the next is not affected."""
+
+    def draw_one_more(image, rng):
+      if image[0, 0, 0] % 2:
+        rng.integers(0, 5, dtype=np.uint32)
+      return _noise(image, rng)
+
+    arguments = {'batch_size': 8, 'seed': 0}
+    noise, other = (
+      _take(train_batches(numbered(16), **arguments, augment=f), 4)
+      for f in (_noise, draw_one_more)
+    )
+    for a, b in zip(noise, other):
+      even = a['label'] % 2 == 0
+      assert even.any()
+      np.testing.assert_array_equal(a['image'][even], b['image'][even])
+      assert not np.array_equal(a['image'][~even], b['image'][~even])
+
+  def test_the_data_are_the_same_in_all_versions(self, numbered):
+    """Golden: a checkpoint must be resumable with other versions of NumPy."""
+    (batch,) = _take(
+      train_batches(
+        numbered(100, size=1),
+        batch_size=8,
+        seed=42,
+        start_step=13,
+        augment=_noise,
+      ),
+      1,
+    )
+    assert batch['label'].tolist() == [73, 89, 0, 95, 45, 13, 16, 70]
+    noise = [66, 10, 104, 64, 154, 158, 149, 85]
+    assert batch['image'].ravel().tolist() == noise
+
+  def test_images_of_several_shapes(self, make_images, refused):
+    images = [*make_images(*[(4, 4, 1)] * 3, (5, 4, 1))]
+
+    class Ragged:
+      name = 'ragged'
+
+      def __len__(self):
+        return 4
+
+      def __getitem__(self, index):
+        return {'image': images[index], 'label': 0}
+
+    with refused('ragged: the images of a batch must be uint8 of one shape'):
+      next(train_batches(Ragged(), batch_size=4, seed=0))
+
+  def test_augmented_images_must_be_uint8(self, numbered, refused):
+    batches = train_batches(
+      numbered(4), batch_size=4, seed=0, augment=lambda x, rng: x / 255
+    )
+    with refused('one is float64'):
+      next(batches)
+
+  @pytest.mark.parametrize('workers', [0, 1])
+  def test_errors_come_through(self, write_dataset, tmp_path, refused, workers):
+    image = np.zeros((4, 4, 1), np.uint8)
+    write_dataset(
+      {
+        'image': tfds.features.Image(shape=(4, 4, 1)),
+        'label': tfds.features.Scalar(np.int64),
+      },
+      {'train': [{'image': image, 'label': label} for label in range(5)]},
+    )
+    source = open_source('tiny', 'train', data_dir=tmp_path, num_classes=4)
+    batches = train_batches(source, batch_size=5, seed=0, workers=workers)
+    with refused(r'tiny/train: example \d has label 4, outside \[0, 4\)'):
+      next(batches)
+    batches.close()
+
+  @pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+      ({'batch_size': 22}, 'batch_size=22 is more than the 21 training exam'),
+      ({'batch_size': 0}, r'multiple of .* processes .1., but is 0'),
+      ({'batch_size': 6, 'process_count': 4}, r'processes .4., but is 6'),
+      ({'process_index': 1}, r'process_index=1 is outside \[0, 1\)'),
+      ({'process_count': 0}, r'process_index=0 is outside \[0, 0\)'),
+      ({'process_index': -1}, r'process_index=-1 is outside \[0, 1\)'),
+      ({'seed': -1}, r'seed must be in \[0, 2\*\*63\), not -1'),
+      ({'seed': 2**63}, 'seed must be in'),
+      ({'start_step': -1}, 'start_step must not be negative'),
+    ],
+  )
+  def test_refuses(self, arguments, message, numbered, refused):
+    with refused(message):
+      train_batches(numbered(21), **{'batch_size': 4, 'seed': 0, **arguments})
+
+
+class TestBatchIndices:
+  def test_they_are_what_train_batches_reads(self, numbered):
+    batches = _take(train_batches(numbered(23), batch_size=4, seed=9), 12)
+    for step, batch in enumerate(batches):
+      np.testing.assert_array_equal(
+        batch['label'], batch_indices(23, batch_size=4, seed=9, step=step)
+      )
+
+  def test_every_order_is_equally_likely(self):
+    n = 6000
+    orders = np.stack(
+      [batch_indices(4, batch_size=4, seed=0, step=step) for step in range(n)]
+    )
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == 24
+    chi2 = ((counts - n / 24) ** 2 / (n / 24)).sum()
+    assert chi2 < 23 + 5 * np.sqrt(2 * 23)
+
+  def test_the_order_forgets_that_of_the_source(self):
+    """Where a shuffle without memory fails: no epoch resembles the source."""
+    n, epochs = 1437, 300
+    orders = np.stack(
+      [batch_indices(n, batch_size=n, seed=0, step=e) for e in range(epochs)]
+    )
+    z = [np.corrcoef(o, np.arange(n))[0, 1] * np.sqrt(n - 1) for o in orders]
+    assert np.abs(z).max() < 5
+    assert 0.8 < np.std(z) < 1.2
+
+
+class TestEvalBatches:
+  @pytest.mark.parametrize('n', [1, 7, 8, 9, 16])
+  @pytest.mark.parametrize('process_count', [1, 2, 4])
+  def test_every_example_once_and_in_order(self, numbered, n, process_count):
+    parts = [
+      list(
+        eval_batches(
+          numbered(n),
+          batch_size=8,
+          process_index=p,
+          process_count=process_count,
+        )
+      )
+      for p in range(process_count)
+    ]
+    batches = _joined(*parts)  # Which also checks that all have as many.
+    assert len(batches) == -(-n // 8)
+    joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+    real = np.arange(len(batches) * 8) < n
+    np.testing.assert_array_equal(joined['mask'], real)
+    np.testing.assert_array_equal(joined['label'][real], np.arange(n))
+    np.testing.assert_array_equal(
+      joined['image'][real], [e['image'] for e in numbered(n)]
+    )
+    assert not joined['image'][~real].any()
+    assert not joined['label'][~real].any()
+    for part in parts:
+      for batch in part:
+        assert batch['image'].shape == (8 // process_count, 4, 4, 1)
+        assert batch['image'].dtype == np.uint8
+        assert batch['label'].dtype == np.int32
+        assert batch['mask'].dtype == bool
+
+  @pytest.mark.parametrize('reading', [{'num_threads': 3}, {'workers': 2}])
+  def test_threads_and_workers_do_not_matter(self, data_dir, reading):
+    source = open_source('digits', 'test', data_dir=data_dir)
+    expected = list(eval_batches(source, batch_size=32, num_threads=0))
+    assert len(expected) == 12
+    _assert_equal(
+      list(eval_batches(source, batch_size=32, **reading)), expected
+    )
+
+  def test_refuses(self, numbered, refused):
+    with refused('must be a positive multiple of the number of processes .2.'):
+      eval_batches(numbered(4), batch_size=3, process_count=2)
+
+
+def test_steps_per_epoch(refused):
+  assert steps_per_epoch(1442, 128) == 11
+  assert steps_per_epoch(128, 128) == 1
+  with refused('batch_size=129 is more than the 128 training examples'):
+    steps_per_epoch(128, 129)
+
+
+def test_sources_that_are_only_alike(numbered):
+  """Any object with a name, a length and examples is a source."""
+
+  class Doubled:
+    name, num_classes, label_names, image_shape = 'doubled', 4, None, (4, 4, 1)
+    parent = numbered(4)
+
+    def __len__(self):
+      return 8
+
+    def __getitem__(self, index):
+      return self.parent[index // 2]
+
+  (batch,) = eval_batches(Doubled(), batch_size=8)
+  assert batch['label'].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+  assert not isinstance(Doubled(), ArraySource)

@@ -1,0 +1,378 @@
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from maxsup_jax.data import ArraySource, open_source, to_arrays
+
+GREY = tfds.features.Image(shape=(None, None, 1))
+RGB = tfds.features.Image(shape=(None, None, 3))
+CLASSES = tfds.features.ClassLabel(names=['cat', 'dog', 'eel'])
+
+
+def _assert_same(first, second):
+  assert len(first) == len(second)
+  for a, b in zip(first, second):
+    np.testing.assert_array_equal(a['image'], b['image'])
+    assert a['label'] == b['label']
+
+
+class TestArraySource:
+  def test_examples(self, make_images):
+    (images,) = make_images((5, 4, 6, 3))
+    source = ArraySource(images, [0, 1, 2, 1, 0], 3, label_names='abc')
+    assert len(source) == 5
+    assert source.image_shape == (4, 6, 3)
+    assert source.label_names == ('a', 'b', 'c')
+    np.testing.assert_array_equal(source[3]['image'], images[3])
+    assert source[-1]['label'] == 0
+    assert type(source[3]['label']) is int
+
+  def test_ends(self, numbered):
+    with pytest.raises(IndexError):
+      numbered(3)[3]
+    assert [e['label'] for e in numbered(3)] == [0, 1, 2]
+
+  def test_examples_cannot_be_written_to(self, make_images):
+    (images,) = make_images((5, 4, 6, 3))
+    source = ArraySource(images, np.zeros(5, int), 1)
+    with pytest.raises(ValueError, match='read-only'):
+      source[0]['image'][:] = 0
+    images[0] = 0  # The caller's own array still can be.
+
+  @pytest.mark.parametrize(
+    ('images', 'labels', 'message'),
+    [
+      (np.zeros((2, 4, 4, 1)), [0, 1], r'uint8 .*, not float64 \[2, 4, 4, 1\]'),
+      (np.zeros((2, 4), np.uint8), [0, 1], r'not uint8 \[2, 4\]'),
+      (np.zeros((2, 4, 4), np.uint8), [0], r'integers \[2\], not int64 \[1\]'),
+      (np.zeros((2, 4, 4), np.uint8), [0.0, 1.0], 'not float64'),
+      (
+        np.zeros((2, 4, 4), np.uint8),
+        [0, 2],
+        r'mine: example 1 has label 2, outside \[0, 2\)',
+      ),
+      (
+        np.zeros((2, 4, 4), np.uint8),
+        [-1, 0],
+        r'mine: example 0 has label -1, outside \[0, 2\)',
+      ),
+    ],
+  )
+  def test_refuses(self, images, labels, message, refused):
+    with refused(message):
+      ArraySource(images, labels, 2, name='mine')
+
+
+class TestOpenedDataset:
+  def test_reads_what_was_written(self, tmp_path, write_dataset, make_images):
+    images = make_images((5, 7, 3), (6, 4, 3), (5, 7, 3))
+    examples = [
+      {'image': image, 'label': label, 'mask': image[..., :1]}
+      for image, label in zip(images, ['dog', 'cat', 'eel'])
+    ]
+    write_dataset(
+      {'image': RGB, 'label': CLASSES, 'mask': GREY}, {'train': examples}
+    )
+    source = open_source('tiny', 'train', data_dir=tmp_path)
+    assert (source.name, len(source)) == ('tiny/train', 3)
+    assert source.num_classes == 3
+    assert source.label_names == ('cat', 'dog', 'eel')
+    assert source.image_shape is None
+    # tfds writes the examples in an order of its own.
+    found = {e['label']: e['image'] for e in source}
+    for image, label in zip(images, [1, 0, 2]):
+      np.testing.assert_array_equal(found[label], image)
+
+  def test_only_the_asked_image_is_decoded(
+    self, tmp_path, write_dataset, make_images, monkeypatch
+  ):
+    (image,) = make_images((4, 4, 3))
+    features = {'image': RGB, 'label': CLASSES, 'mask': GREY}
+    write_dataset(
+      features, {'train': [{'image': image, 'label': 0, 'mask': b'no image'}]}
+    )
+    source = open_source('tiny', 'train', data_dir=tmp_path)
+    np.testing.assert_array_equal(source[0]['image'], image)
+
+  def test_indices(self, data_dir):
+    source = open_source('digits', 'test', data_dir=data_dir)
+    for index in (355, -356):
+      with pytest.raises(IndexError):
+        source[index]
+    last = open_source('digits', 'test[354:]', data_dir=data_dir)
+    np.testing.assert_array_equal(source[-1]['image'], last[0]['image'])
+    np.testing.assert_array_equal(
+      source[np.int64(3)]['image'], source[3]['image']
+    )
+
+  def test_slices_of_splits(self, data_dir):
+    parts = [
+      open_source('digits', split, data_dir=data_dir)
+      for split in ('train[:90%]', 'train[90%:]')
+    ]
+    whole = open_source('digits', 'train', data_dir=data_dir)
+    assert [len(part) for part in parts] == [1298, 144]
+    _assert_same([*parts[0], *parts[1]], list(whole))
+
+  def test_by_directory_and_by_version(self, data_dir, write_dataset, tmp_path):
+    path = str(data_dir / 'digits' / '1.0.0')
+    assert len(open_source(path, 'test')) == 355
+    example = {'image': np.zeros((4, 4, 1), np.uint8), 'label': 0}
+    features = {'image': GREY, 'label': CLASSES}
+    write_dataset(features, {'train': [example]}, config='small')
+    for name in ('tiny', 'tiny/small', 'tiny:1.0.0', 'tiny/small:1.*.*'):
+      assert len(open_source(name, 'train', data_dir=tmp_path)) == 1
+
+  def test_default_data_dir(self, data_dir, monkeypatch):
+    monkeypatch.setattr(tfds.core.constants, 'DATA_DIR', str(data_dir))
+    assert len(open_source('digits', 'test')) == 355
+
+  def test_data_dir_below_home(self, data_dir, monkeypatch):
+    monkeypatch.setenv('HOME', str(data_dir.parent))
+    data_dir = f'~/{data_dir.name}'
+    assert len(open_source('digits', 'test', data_dir=data_dir)) == 355
+    path = f'{data_dir}/digits/1.0.0'
+    assert len(open_source(path, 'test')) == 355
+
+  def test_survives_pickling(self, data_dir):
+    source = open_source('digits', 'test[:20]', data_dir=data_dir)
+    source[0]
+    _assert_same(pickle.loads(pickle.dumps(source)), source)
+
+  def test_resized_and_in_colour(self, tmp_path, write_dataset):
+    left_dark = np.zeros((8, 12, 1), np.uint8)
+    left_dark[:, 6:] = 100
+    write_dataset(
+      {'image': GREY, 'label': CLASSES},
+      {'train': [{'image': left_dark, 'label': 0}]},
+    )
+    source = open_source(
+      'tiny', 'train', data_dir=tmp_path, image_size=4, channels=3
+    )
+    assert source.image_shape == (4, 4, 3)
+    expected = np.broadcast_to(
+      np.array([0, 0, 100, 100], np.uint8)[None, :, None], (4, 4, 3)
+    )
+    np.testing.assert_array_equal(source[0]['image'], expected)
+
+  def test_integer_labels_and_other_keys(self, tmp_path, write_dataset):
+    features = {
+      'picture': GREY,
+      'fine': tfds.features.Scalar(np.int32),
+    }
+    example = {'picture': np.zeros((4, 4, 1), np.uint8), 'fine': 6}
+    write_dataset(features, {'train': [example]})
+    source = open_source(
+      'tiny',
+      'train',
+      data_dir=tmp_path,
+      image_key='picture',
+      label_key='fine',
+      num_classes=7,
+    )
+    assert (source.num_classes, source.label_names) == (7, None)
+    assert source[0]['label'] == 6
+    assert type(source[0]['label']) is int
+
+  def test_images_that_are_stored_as_arrays(self, tmp_path, write_dataset):
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    features = {
+      'image': tfds.features.Tensor(shape=(3, 4), dtype=np.uint8),
+      'label': CLASSES,
+    }
+    write_dataset(features, {'train': [{'image': image, 'label': 0}]})
+    source = open_source('tiny', 'train', data_dir=tmp_path)
+    assert source.image_shape == (3, 4, 1)
+    np.testing.assert_array_equal(source[0]['image'], image[..., None])
+
+  def test_mocked_by_tfds(self):
+    with tfds.testing.mock_data(num_examples=5):
+      source = open_source('cifar10', 'train', download=True)
+      assert (len(source), source.num_classes) == (5, 10)
+      assert source.image_shape == source[0]['image'].shape == (32, 32, 3)
+      assert 0 <= source[0]['label'] < 10
+
+
+class TestInMemory:
+  def test_same_examples(self, data_dir):
+    streamed, in_memory = (
+      open_source('digits', 'test', data_dir=data_dir, in_memory=in_memory)
+      for in_memory in (False, True)
+    )
+    assert isinstance(in_memory, ArraySource)
+    _assert_same(in_memory, streamed)
+    for field in ('name', 'num_classes', 'label_names', 'image_shape'):
+      assert getattr(in_memory, field) == getattr(streamed, field)
+
+  def test_images_of_several_shapes(
+    self, tmp_path, write_dataset, make_images, refused
+  ):
+    images = make_images((5, 7, 3), (6, 4, 3))
+    write_dataset(
+      {'image': RGB, 'label': CLASSES},
+      {'train': [{'image': image, 'label': 0} for image in images]},
+    )
+    with refused('tiny/train: in_memory needs images of one shape.*image_size'):
+      open_source('tiny', 'train', data_dir=tmp_path, in_memory=True)
+    source = open_source(
+      'tiny', 'train', data_dir=tmp_path, in_memory=True, image_size=3
+    )
+    assert source.image_shape == (3, 3, 3)
+
+  def test_every_label_is_checked(self, tmp_path, write_dataset, refused):
+    features = {'image': GREY, 'label': tfds.features.Scalar(np.int64)}
+    image = np.zeros((4, 4, 1), np.uint8)
+    write_dataset(
+      features,
+      {'train': [{'image': image, 'label': label} for label in (0, 1, 9, 1)]},
+    )
+    arguments = {'data_dir': tmp_path, 'num_classes': 2}
+    message = r'tiny/train: example \d has label 9, outside \[0, 2\)'
+    with refused(message):
+      open_source('tiny', 'train', **arguments, in_memory=True)
+    streamed = open_source('tiny', 'train', **arguments)
+    with refused(message):
+      list(streamed)
+
+  def test_copies_any_source(self, numbered):
+    source = numbered(4)
+    copy = to_arrays(source)
+    _assert_same(copy, source)
+    assert not np.shares_memory(copy[0]['image'], source[0]['image'])
+
+
+class TestRefuses:
+  @pytest.fixture
+  def one_example(self, write_dataset, make_images):
+    """Writes a dataset with one feature of each kind."""
+    (image,) = make_images((4, 4, 3))
+    features = {
+      'image': RGB,
+      'label': CLASSES,
+      'id': tfds.features.Text(),
+      'score': tfds.features.Scalar(np.float32),
+      'boxes': tfds.features.Tensor(shape=(2, 4), dtype=np.float32),
+      'parts': {'head': tfds.features.Scalar(np.int64)},
+      'number': tfds.features.Scalar(np.int64),
+    }
+    example = {
+      'image': image,
+      'label': 0,
+      'id': 'x',
+      'score': 0.0,
+      'boxes': np.zeros((2, 4), np.float32),
+      'parts': {'head': 0},
+      'number': 3,
+    }
+    return write_dataset(features, {'train': [example]})
+
+  @pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+      ('cifar1O', 'unknown dataset .*did you mean .*cifar10.*embedded .digits'),
+      ('digit', 'did you mean digits'),
+      ('qqqqqq', "unknown dataset 'qqqqqq': neither"),
+      (
+        'cifar10',
+        'not prepared in {dir}: run `tfds build cifar10 '
+        '--file_format=array_record --data_dir={dir}`.*download=True',
+      ),
+      ('imagenet_resized/32x32', 'run `tfds build imagenet_resized/32x32 '),
+      ('cifar10:9.9.9', 'is not prepared'),
+      ('two words', 'not the name of a dataset'),
+      ('digits:2.0.0', "one version and no configs: use 'digits'"),
+      ('/nowhere/mnist/3.0.1', 'has no dataset_info.json'),
+      ('gs://bucket/mnist/3.0.1', 'remote location'),
+    ],
+  )
+  def test_names(self, name, message, tmp_path, refused):
+    with refused(message.format(dir=tmp_path)):
+      open_source(name, 'train', data_dir=tmp_path)
+
+  def test_a_remote_data_dir(self, refused):
+    with refused('gs://bucket is a remote location'):
+      open_source('cifar10', 'train', data_dir='gs://bucket')
+
+  @pytest.mark.parametrize(
+    'split',
+    ['tran', 'train[:', 'train[:0]', 'train[5:2]', 'train[:9999]', '', None],
+  )
+  def test_splits(self, split, data_dir, refused):
+    with refused(r'train \(1442\), test \(355\), and slices'):
+      open_source('digits', split, data_dir=data_dir)
+
+  @pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+      ({'image_key': 'img'}, "no feature 'img' .image_key.: it has .*image"),
+      (
+        {'label_key': 'class'},
+        "no feature 'class' .label_key.: it has .*label",
+      ),
+      ({'image_key': 'label'}, "'label' of tiny is no image: ClassLabel"),
+      ({'image_key': 'parts'}, 'no image: FeaturesDict'),
+      ({'image_key': 'boxes'}, 'are float32; only uint8'),
+      ({'label_key': 'score'}, 'no class, which is one integer: Scalar'),
+      ({'label_key': 'boxes'}, 'no class'),
+      ({'label_key': 'parts'}, 'no class'),
+      ({'label_key': 'id'}, 'no class'),
+      ({'label_key': 'number'}, "how many classes 'number' has"),
+      ({'num_classes': 4}, 'has 3 classes, not num_classes=4'),
+      ({'channels': 1}, 'have 3 channels: channels=1 is only possible'),
+      ({'channels': 0}, 'channels must be positive'),
+      ({'image_size': 0}, 'image_size must be positive'),
+      ({'num_classes': -1}, 'num_classes must be positive'),
+    ],
+  )
+  def test_features(self, arguments, message, one_example, tmp_path, refused):
+    with refused(message):
+      open_source('tiny', 'train', data_dir=tmp_path, **arguments)
+
+  def test_another_file_format(self, one_example, tmp_path, refused):
+    path = one_example / 'dataset_info.json'
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, 'fileFormat': 'tfrecord'}))
+    with refused(
+      'prepared as tfrecord.*run `tfds convert_format --dataset_ver'
+    ):
+      open_source('tiny', 'train', data_dir=tmp_path)
+
+  def test_a_missing_file(self, one_example, tmp_path, refused):
+    (records,) = one_example.glob('*.array_record-*')
+    records.unlink()
+    with refused(f'tiny is incomplete: {records} is missing'):
+      open_source('tiny', 'train', data_dir=tmp_path)
+
+  def test_damaged_metadata(self, one_example, tmp_path, refused):
+    (one_example / 'features.json').unlink()
+    with refused('cannot be read'):
+      open_source(str(one_example), 'train')
+
+  def test_a_damaged_image(self, tmp_path, write_dataset, refused):
+    write_dataset(
+      {'image': RGB, 'label': CLASSES},
+      {'train': [{'image': b'not a PNG', 'label': 0}]},
+    )
+    source = open_source('tiny', 'train', data_dir=tmp_path)
+    with refused('tiny/train: example 0 cannot be read'):
+      source[0]
+
+  def test_an_image_with_more_channels_than_declared(
+    self, tmp_path, write_dataset, make_images, refused
+  ):
+    write_dataset(
+      {'image': RGB, 'label': CLASSES},
+      {'train': [{'image': make_images((4, 4, 4))[0], 'label': 0}]},
+    )
+    source = open_source('tiny', 'train', data_dir=tmp_path)
+    with refused('example 0 cannot be read: an image of 4 channels'):
+      source[0]
+
+  def test_unknown_datasets_are_not_downloaded(self, tmp_path, refused):
+    with refused("unknown dataset 'qqqqqq'"):
+      open_source('qqqqqq', 'train', data_dir=tmp_path, download=True)
+    assert not os.listdir(tmp_path)
