@@ -1,0 +1,190 @@
+"""Checkpoints through orbax: the one file that knows `CheckpointManager`.
+
+A checkpoint holds the state as host arrays, a small JSON document beside it,
+and the checksums of its files. Orbax writes into a temporary directory and
+renames it when all is on disk, so a run that is killed while saving keeps the
+checkpoint before.
+"""
+
+import json
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from maxsup_jax._errors import UsageError
+
+# The file of a checkpoint that holds the checksums of the others.
+SEAL = 'checksums.json'
+
+
+class Checkpoints:
+  """The checkpoints of one run, by step.
+
+  Every process of a run calls `save` and `restore` alike; the first one writes.
+  """
+
+  def __init__(self, directory: Path, *, keep: int | None = None):
+    """Opens the directory.
+
+    Args:
+      directory: made at the first save.
+      keep: how many of the newest checkpoints to keep; None for all.
+    """
+    self._directory = directory.absolute()
+    self._saving: int | None = None
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=False,
+        async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """The steps that have a checkpoint, in increasing order."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
+    """Starts to save; the arrays must not change afterwards.
+
+    Args:
+      step: names the checkpoint.
+      state: a tree of host arrays, the same on every process.
+      extra: what JSON can hold.
+    """
+    self._directory.mkdir(parents=True, exist_ok=True)
+    self.wait()
+    self._saving = step
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+      ),
+    )
+
+  def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    """Reads one checkpoint.
+
+    Args:
+      step: which one.
+      like: a tree with the structure, shapes and dtypes of the saved state;
+        its values are not read.
+
+    Returns:
+      The state as host arrays, and the JSON document.
+
+    Raises:
+      UsageError: if there is no such checkpoint or it is damaged.
+    """
+    if step not in self.steps():
+      raise UsageError(
+        f'no checkpoint of step {step} in {self._directory}; there are: '
+        f'{", ".join(map(str, self.steps())) or "none"}'
+      )
+    template = jax.tree.map(
+      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
+    )
+    path = self._directory / str(step)
+    if damaged := _damaged_files(path):
+      raise UsageError(f'the checkpoint {path} is damaged ({damaged[0]})')
+    read = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(template),
+        extra=ocp.args.JsonRestore(),
+      ),
+    )
+    return read['state'], read['extra']
+
+  def restore_latest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Reads the newest checkpoint that is whole.
+
+    A damaged one is moved out of the way, to `damaged/` beside the checkpoints,
+    with a warning that names it.
+
+    Args:
+      like: see `restore`.
+
+    Returns:
+      See `restore`; None if there is no checkpoint at all.
+
+    Raises:
+      UsageError: if there are checkpoints but none is whole.
+    """
+    steps = self.steps()
+    for step in reversed(steps):
+      try:
+        return self.restore(step, like)
+      except UsageError as e:
+        warnings.warn(f'{e}; falling back to the one before', stacklevel=2)
+        self._set_aside(step)
+    if steps:
+      raise UsageError(
+        f'none of the {len(steps)} checkpoints in {self._directory} can be '
+        'read; move the work directory away to start again from step 0'
+      )
+    return None
+
+  def reached_preemption(self, step: int) -> bool:
+    """Whether all processes agreed to stop at this step, on one's SIGTERM.
+
+    Only runs of several processes are told so; all must ask at every step.
+    """
+    return self._manager.reached_preemption(step)
+
+  def wait(self) -> None:
+    """Waits until what was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and frees the manager's threads."""
+    self._manager.close()
+
+  def _seal(self) -> None:
+    """Writes the checksums of what was saved, before orbax renames it."""
+    if jax.process_index() == 0:
+      (path,) = self._directory.glob(f'{self._saving}.orbax-checkpoint-tmp*')
+      (path / SEAL).write_text(json.dumps(_checksums(path), indent=2))
+
+  def _set_aside(self, step: int) -> None:
+    if jax.process_index() == 0:
+      target = self._directory.parent / 'damaged' / str(step)
+      target.parent.mkdir(exist_ok=True)
+      while target.exists():
+        target = target.with_name(target.name + '~')
+      (self._directory / str(step)).rename(target)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f'set aside checkpoint {step}')
+    self._manager.reload()
+
+
+def _checksums(path: Path) -> dict[str, int]:
+  """The CRC-32 of every file that holds data."""
+  files = [p for p in sorted(path.rglob('*')) if p.is_file()]
+  return {
+    str(p.relative_to(path)): zlib.crc32(p.read_bytes())
+    for p in files
+    # Orbax stamps its own metadata with the time of the renaming.
+    if p.name not in (SEAL, '_CHECKPOINT_METADATA')
+  }
+
+
+def _damaged_files(path: Path) -> list[str]:
+  """What differs from the checksums."""
+  try:
+    expected = json.loads((path / SEAL).read_text())
+  except (FileNotFoundError, ValueError):
+    return [f'{SEAL} cannot be read']
+  found = _checksums(path)
+  return [
+    f'{name} is missing' if name not in found else f'{name} has changed'
+    for name, checksum in expected.items()
+    if found.get(name) != checksum
+  ]

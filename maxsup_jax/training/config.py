@@ -1,0 +1,210 @@
+"""The fields of a run's configuration, their defaults and their checks."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from maxsup_jax._errors import UsageError
+
+# Sections whose fields depend on their `name`: the model and the objective
+# check them themselves.
+FREE_SECTIONS = ('model', 'objective')
+# Fields that change how fast a run is, not what it computes.
+SPEED_FIELDS = ('dataset.num_threads', 'dataset.workers', 'dataset.in_memory')
+
+
+def default_config() -> ConfigDict:
+  """Every field with its default. Run cards start from this.
+
+  Durations are written with their unit, such as '90 epochs', '1000 steps' or
+  '50000 examples'. A field whose default is None takes the named type or None.
+
+  Examples:
+    >>> config = default_config()
+    >>> config.optimizer.learning_rate
+    0.1
+  """
+  return ConfigDict(
+    {
+      'seed': 0,
+      'duration': '10 epochs',
+      # Examples in one step, over all devices.
+      'batch_size': 128,
+      'eval_batch_size': 256,
+      'dataset': {
+        # A name of tfds or of maxsup_jax.data, or a prepared directory.
+        'name': 'digits',
+        'train_split': 'train',
+        'eval_split': 'test',
+        'image_key': 'image',
+        'label_key': 'label',
+        # Only where the dataset does not say it: labels that are plain ints.
+        'num_classes': placeholder(int),
+        # Side of the square that images are resized to; None leaves them.
+        'image_size': placeholder(int),
+        # 3 repeats grey images three times; None leaves them.
+        'channels': placeholder(int),
+        # Per channel, or one number for all, of images in [0, 1].
+        'mean': (0.0,),
+        'std': (1.0,),
+        # Training only: crop after padding by so many pixels, and mirror.
+        'augment': {'pad': 0, 'flip': False},
+        # Decode the whole dataset once and keep it in memory.
+        'in_memory': False,
+        # See maxsup_jax.data.train_batches; None chooses.
+        'num_threads': placeholder(int),
+        'workers': 0,
+      },
+      # The options of a model are those of maxsup_jax.models.create_model.
+      'model': {'name': 'resnet8', 'dtype': 'float32'},
+      # Statistics over the global batch, 'cross_device', or 'per_device'.
+      'batch_norm': 'cross_device',
+      # See maxsup_jax.losses.make_objective.
+      'objective': {'name': 'maxsup', 'alpha': 0.1},
+      'optimizer': {
+        'name': 'sgd',
+        'learning_rate': 0.1,
+        'weight_decay': 1e-4,
+        # The largest global norm of the gradient; None for no clipping.
+        'clip_norm': placeholder(float),
+        'momentum': 0.9,
+        'nesterov': True,
+        'b1': 0.9,
+        'b2': 0.999,
+        'eps': 1e-8,
+      },
+      'schedule': {
+        'name': 'cosine',
+        'warmup': '0 steps',
+        'warmup_start': 0.0,
+        'end': 0.0,
+        # Of 'step' only: durations since the start, and what to multiply by.
+        'milestones': (),
+        'factor': 0.1,
+      },
+      # Decay per step of averaged weights, evaluated beside the raw ones.
+      'ema_decay': placeholder(float),
+      'log_every': '50 steps',
+      'eval_every': '1 epoch',
+      'checkpoint_every': '1 epoch',
+      'keep_checkpoints': 3,
+    }
+  )
+
+
+def resolve(config: Mapping[str, Any]) -> ConfigDict:
+  """Fills in defaults and refuses what no field has.
+
+  Args:
+    config: nested fields, as a run card or a work directory's `config.json`
+      gives them; those left out take their defaults.
+
+  Returns:
+    A complete, locked configuration.
+
+  Raises:
+    UsageError: for an unknown field, or a value of the wrong type.
+  """
+  if isinstance(config, ConfigDict):
+    config = config.to_dict()
+  resolved = default_config()
+  _merge(resolved, config, '')
+  _check(resolved)
+  return resolved.lock()
+
+
+def fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """The leaves of a nested mapping under dotted names.
+
+  Examples:
+    >>> fields({'seed': 0, 'model': {'name': 'resnet8'}})
+    {'seed': 0, 'model.name': 'resnet8'}
+  """
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping | ConfigDict):
+      flat |= fields(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+  """Describes the fields that make two runs different, one line each."""
+  a, b = (fields(json.loads(to_json(c))) for c in (a, b))
+  missing = '(not there)'
+  return [
+    f'config.{name}: {a.get(name, missing)!r} there, '
+    f'{b.get(name, missing)!r} here'
+    for name in dict.fromkeys([*a, *b])
+    if name not in SPEED_FIELDS and a.get(name, missing) != b.get(name, missing)
+  ]
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+  """The configuration as JSON, one field a line."""
+  if isinstance(config, ConfigDict):
+    config = config.to_dict()
+  return json.dumps(config, indent=2) + '\n'
+
+
+def _merge(into: ConfigDict, given: Mapping[str, Any], prefix: str) -> None:
+  for name, value in given.items():
+    field = prefix + name
+    if name not in into:
+      raise UsageError(
+        f'unknown field config.{field}; known: '
+        f'{", ".join(prefix + n for n in into)}'
+      )
+    if field in FREE_SECTIONS:
+      if not isinstance(value, Mapping) or 'name' not in value:
+        raise UsageError(
+          f'config.{field} is {value!r}; expected a mapping with a name'
+        )
+      into[name] = ConfigDict(dict(value))
+    elif isinstance(into.get_ref(name).get(), ConfigDict):
+      if not isinstance(value, Mapping):
+        raise UsageError(
+          f'config.{field} is {value!r}; expected fields: '
+          f'{", ".join(into[name])}'
+        )
+      _merge(into[name], value, f'{field}.')
+    else:
+      # JSON knows no tuples.
+      value = tuple(value) if isinstance(value, list) else value
+      kind = into.get_type(name)
+      try:
+        into[name] = value
+      except TypeError:
+        raise UsageError(
+          f'config.{field} is {value!r} ({type(value).__name__}); expected '
+          f'{kind.__name__}'
+        ) from None
+
+
+def _check(config: ConfigDict) -> None:
+  """Refuses values out of range that no other module would see."""
+  for field in ('batch_size', 'eval_batch_size', 'keep_checkpoints'):
+    if config[field] < 1:
+      raise UsageError(
+        f'config.{field} is {config[field]}; expected at least 1'
+      )
+  if config.seed < 0:
+    raise UsageError(f'config.seed is {config.seed}; expected 0 or more')
+  if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
+    raise UsageError(
+      f'config.ema_decay is {config.ema_decay}; expected from 0 to below 1, or '
+      'None for no averages'
+    )
+  if config.batch_norm not in ('cross_device', 'per_device'):
+    raise UsageError(
+      f'config.batch_norm is {config.batch_norm!r}; expected cross_device or '
+      'per_device'
+    )
+  if not all(s > 0 for s in config.dataset.std):
+    raise UsageError(
+      f'config.dataset.std is {config.dataset.std}; expected more than 0'
+    )

@@ -1,0 +1,228 @@
+"""The training loop: restore, step, log, evaluate, save, stop."""
+
+import contextlib
+import signal
+import sys
+from collections import deque
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.clock import Clock
+from maxsup_jax.training.evaluation import evaluate
+from maxsup_jax.training.metrics import Window
+from maxsup_jax.training.setup import Run
+from maxsup_jax.training.signals import StopRequest
+from maxsup_jax.training.tensorboard import Tensorboard
+from maxsup_jax.training.workdir import Workdir
+
+# Steps whose metrics the host has not seen yet. It bounds how far the host
+# runs ahead, and with it the memory of the batches that wait on the device.
+LAG = 2
+
+
+class Stopped(Exception):  # noqa: N818
+  """The run was asked to stop, and saved a checkpoint first.
+
+  Attributes:
+    signal: the signal that asked.
+  """
+
+  def __init__(self, message: str, number: int):
+    super().__init__(message)
+    self.signal = number
+
+
+class NonFiniteError(ArithmeticError):
+  """The loss, the gradient or the parameters became NaN or infinite."""
+
+
+def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
+  """Trains until the end, from the newest checkpoint if there is one.
+
+  At each step that asks for it, in this order: log, evaluate, save. So the
+  lines of `metrics.jsonl` up to a checkpoint are on disk before it is, and a
+  run that is killed at any moment resumes as if it had never been.
+
+  Args:
+    run: what to train, see `setup.build`.
+    workdir: where to write. A run of the same config there is resumed.
+
+  Returns:
+    The records of the last evaluation, as in `metrics.jsonl`.
+
+  Raises:
+    UsageError: if the work directory is not this run's.
+    Stopped: after SIGTERM or SIGINT, when a checkpoint is saved.
+    NonFiniteError: when a number is not finite; no checkpoint holds it.
+  """
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(workdir.opened(run.config))
+    checkpoints = Checkpoints(
+      workdir.checkpoints, keep=run.config.keep_checkpoints
+    )
+    stack.callback(checkpoints.close)
+    return _Loop(run, workdir, checkpoints, stack).run_to_end()
+
+
+class _Loop:
+  """The loop's variables; each method is one of its parts."""
+
+  def __init__(self, run, workdir, checkpoints, stack):
+    restored = checkpoints.restore_latest(jax.eval_shape(run.init_state))
+    state, extra = restored or (run.init_state(), {})
+    self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
+    self.step = int(state.step)
+    self.state = run.devices.replicate(state)
+    self.eval_step = run.devices.map(run.eval_step())
+    # Sums of steps that the host has not seen, and the window of those it has.
+    self.pending = deque()
+    self.window = Window(extra.get('window'))
+    self.clock = Clock(extra.get('seconds', 0.0))
+    self.lap_step = self.step
+    self.last_saved = self.step if restored else None
+    workdir.rewind(self.step)
+    if self.step < run.total_steps:
+      workdir.record_start(self.step, run.devices.count)
+    first_process = jax.process_index() == 0
+    self.tensorboard = stack.enter_context(
+      Tensorboard(workdir.path, self.step, enabled=first_process)
+    )
+    # With several processes JAX itself watches for SIGTERM, so that all of them
+    # agree on the step to stop at.
+    self.asks_jax = jax.process_count() > 1
+    self.request = stack.enter_context(
+      StopRequest((signal.SIGINT,) if self.asks_jax else StopRequest.SIGNALS)
+    )
+    self.progress = stack.enter_context(
+      tqdm(
+        total=run.total_steps * run.config.batch_size,
+        initial=self.step * run.config.batch_size,
+        unit=' images',
+        unit_scale=True,
+        disable=not first_process,
+        # A log file wants few lines, a terminal a lively one.
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+      )
+    )
+
+  def run_to_end(self):
+    run = self.run
+    if self.step:
+      self.say(f'resuming from the checkpoint of step {self.step}')
+    train_step = run.devices.map(run.train_step(), donate=True)
+    batches = run.devices.stream(run.train_batches(self.step))
+    began = self.step
+    while self.step < run.total_steps:
+      self.state, sums = train_step(self.state, next(batches))
+      self.step += 1
+      self.pending.append((self.step, sums))
+      self.collect(lag=LAG if self.step > began + 1 else 0)
+      if self.step == began + 1:
+        self.lap_step = self.step
+        self.say(f'first step after {self.clock.lap():.1f} s')
+      last = self.step == run.total_steps
+      if last or self.step % run.log_every == 0:
+        self.log()
+      if last or self.step % run.eval_every == 0:
+        self.evaluate()
+      stop = self.asked_to_stop()
+      if last or stop or self.step % run.checkpoint_every == 0:
+        self.save()
+      if stop and not last:
+        self.checkpoints.wait()
+        raise Stopped(
+          f'stopped by {stop.name} at step {self.step} of {run.total_steps}; '
+          f'saved in {self.workdir.path}; the same command resumes',
+          stop,
+        )
+    self.checkpoints.wait()
+    return last_evaluation(self.workdir)
+
+  def collect(self, lag=0):
+    """Brings the sums of all but the last `lag` steps to the host."""
+    while len(self.pending) > lag:
+      step, sums = self.pending.popleft()
+      sums = self.run.devices.fetch(sums)
+      for name, (total, _) in sums.items():
+        if not np.isfinite(total):
+          self.checkpoints.wait()
+          saved = (
+            f'the last good checkpoint is that of step {self.last_saved} in '
+            f'{self.workdir.checkpoints}'
+            if self.last_saved
+            else 'no checkpoint was saved before it'
+          )
+          raise NonFiniteError(f'{name} is {total} at step {step}; {saved}')
+      self.window.add(sums)
+      self.progress.update(self.run.config.batch_size)
+
+  def log(self):
+    """Writes the means over the steps since the last such line."""
+    self.collect()
+    means, self.window = self.window.means(), Window()
+    images = (self.step - self.lap_step) * self.run.config.batch_size
+    seconds, self.lap_step = self.clock.lap(), self.step
+    self.progress.set_postfix_str(
+      f'objective {means["objective"]:.4f}', refresh=False
+    )
+    self.write('train', means, images_per_second=images / seconds)
+
+  def evaluate(self):
+    """Writes the metrics of the evaluation split, raw and averaged weights."""
+    self.collect()
+    split = self.run.config.dataset.eval_split
+    with self.clock.paused():
+      for weights in self.run.weights:
+        means = evaluate(
+          self.eval_step,
+          self.state,
+          self.run.eval_batches(),
+          self.run.devices,
+          ema=weights == 'ema',
+        )
+        self.write('eval', means, split=split, weights=weights)
+        self.say(
+          f'step {self.step}: {split} accuracy {means["accuracy"]:.2%}, '
+          f'NLL {means["nll"]:.4f}, ECE {means["ece"]:.2%}'
+          + (' (averaged weights)' if weights == 'ema' else '')
+        )
+
+  def save(self):
+    """Starts to save a checkpoint, if this step has none."""
+    self.collect()
+    if self.last_saved == self.step:
+      return
+    with self.clock.paused():
+      self.checkpoints.save(
+        self.step,
+        self.run.devices.fetch(self.state),
+        {'window': self.window.totals, 'seconds': self.clock.seconds},
+      )
+    self.last_saved = self.step
+
+  def asked_to_stop(self):
+    """The signal that asked the run to stop, or None."""
+    if self.asks_jax and self.checkpoints.reached_preemption(self.step):
+      return signal.SIGTERM
+    return self.request.signal
+
+  def write(self, kind, means, **rest):
+    epoch = self.step / self.run.steps_per_epoch
+    record = {'kind': kind, 'step': self.step, 'epoch': epoch, **rest, **means}
+    record['seconds'] = self.clock.seconds
+    self.workdir.log(record)
+    self.tensorboard.write(record)
+
+  def say(self, text):
+    if jax.process_index() == 0:
+      self.progress.write(text, file=sys.stderr)
+
+
+def last_evaluation(workdir: Workdir) -> list[dict[str, Any]]:
+  """The records of a run's last evaluation, one for each set of weights."""
+  records = [r for r in workdir.metrics() if r['kind'] == 'eval']
+  return [r for r in records if r['step'] == records[-1]['step']]

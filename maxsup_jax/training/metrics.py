@@ -1,0 +1,151 @@
+"""Metrics as (sum, count) pairs: any split of the data gives the same means."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maxsup_jax import losses
+
+ECE_BINS = 15
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def classification_sums(
+  logits_BK: jax.Array, labels: jax.Array, mask_B: jax.Array
+) -> Sums:
+  r"""Sums the metrics of a batch over its real examples.
+
+  * `nll`: plain cross-entropy, whatever the training objective;
+  * `accuracy`: 1 where the largest logit is the label's. A label tied with
+    other classes counts as correct only if it comes first;
+  * `top5`: 1 where fewer than five logits exceed the label's (ties with it
+    that come earlier count against it); only where there are more than five
+    classes.
+
+  Soft labels `[B, K]` count as their most probable class for `accuracy` and
+  `top5`.
+
+  Args:
+    logits_BK: float `[B, K]`.
+    labels: int `[B]` or float `[B, K]`.
+    mask_B: bool `[B]`, False for padding.
+
+  Returns:
+    A pair (sum, count) for each metric: float32 sums of `nll`, int32 else.
+  """
+  K = logits_BK.shape[-1]
+  ids_B = labels if labels.ndim == 1 else labels.argmax(-1)
+  # The rank of the label's logit; earlier classes win ties, as in argmax. NaN
+  # compares false with everything: a NaN logit would rank first without help.
+  z_B1 = jnp.take_along_axis(logits_BK, ids_B[:, None], -1)
+  earlier_BK = jnp.arange(K) < ids_B[:, None]
+  above_BK = (logits_BK > z_B1) | ((logits_BK == z_B1) & earlier_BK)
+  rank_B = jnp.where(jnp.isnan(logits_BK).any(-1), K, above_BK.sum(-1))
+  count = mask_B.sum()
+  nll_B = losses.cross_entropy(logits_BK, labels, where=mask_B)
+  sums = {
+    'nll': (nll_B.sum(), count),
+    'accuracy': (((rank_B < 1) & mask_B).sum(), count),
+  }
+  if K > 5:
+    sums['top5'] = (((rank_B < 5) & mask_B).sum(), count)
+  return sums
+
+
+def calibration_sums(
+  logits_BK: jax.Array,
+  labels_B: jax.Array,
+  mask_B: jax.Array,
+  bins: int = ECE_BINS,
+) -> dict[str, jax.Array]:
+  """Sums, per confidence bin, what the expected calibration error needs.
+
+  The confidence is the largest softmax probability, in float32. The bins are
+  of equal width and closed on the right, `(i/bins, (i+1)/bins]`.
+
+  Args:
+    logits_BK: float `[B, K]`.
+    labels_B: int `[B]`.
+    mask_B: bool `[B]`, False for padding.
+    bins: the number of bins.
+
+  Returns:
+    `count` int32, `correct` int32 and `confidence` float32, each `[bins]`.
+  """
+  probabilities_BK = jax.nn.softmax(logits_BK.astype(jnp.float32))
+  confidence_B = probabilities_BK.max(-1)
+  correct_B = (logits_BK.argmax(-1) == labels_B) & mask_B
+  edges = jnp.asarray(np.linspace(0, 1, bins + 1)[1:-1], jnp.float32)
+  bin_B = jnp.searchsorted(edges, confidence_B, side='left')
+
+  member_BM = bin_B[:, None] == jnp.arange(bins)
+
+  def per_bin(values_B):
+    # A scatter-add would sum in another order on every run on a GPU.
+    return jnp.where(member_BM, values_B[:, None], 0).sum(0)
+
+  return {
+    'count': per_bin(mask_B.astype(jnp.int32)),
+    'correct': per_bin(correct_B.astype(jnp.int32)),
+    'confidence': per_bin(jnp.where(mask_B, confidence_B, 0.0)),
+  }
+
+
+def expected_calibration_error(bins: Mapping[str, np.ndarray]) -> float:
+  r"""The expected calibration error from the sums of `calibration_sums`.
+
+  .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{N} |\mathrm{acc}_b -
+    \mathrm{conf}_b|
+
+  Args:
+    bins: `count`, `correct` and `confidence`, `[bins]` each, summed over the
+      whole data.
+
+  Returns:
+    A number from 0 to 1; NaN if there is no example.
+
+  Examples:
+    Two examples with confidence 0.9, one of them correct:
+
+    >>> sums = {'count': [0, 2], 'correct': [0, 1], 'confidence': [0.0, 1.8]}
+    >>> round(expected_calibration_error(sums), 6)
+    0.4
+
+  References:
+    Guo et al., `On Calibration of Modern Neural Networks
+    <https://arxiv.org/abs/1706.04599>`_, 2017, eq. 5.
+  """
+  correct, confidence, count = (
+    np.asarray(bins[name], np.float64)
+    for name in ('correct', 'confidence', 'count')
+  )
+  if not count.sum():
+    return float('nan')
+  return float(np.abs(correct - confidence).sum() / count.sum())
+
+
+class Window:
+  """Adds up the sums of consecutive steps on the host, in float64.
+
+  Addition happens in the order of the steps, so the means are the same bit for
+  bit when a run is interrupted and the window travels in the checkpoint.
+  """
+
+  def __init__(self, totals: Mapping[str, tuple[float, float]] | None = None):
+    self.totals = {k: tuple(v) for k, v in (totals or {}).items()}
+
+  def add(self, sums: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Adds the sums of one step; they must be on the host."""
+    for name, (value, count) in sums.items():
+      total, n = self.totals.get(name, (0.0, 0.0))
+      self.totals[name] = (total + float(value), n + float(count))
+
+  def means(self) -> dict[str, float]:
+    """The mean of each metric so far; NaN where nothing was counted."""
+    return {
+      name: total / n if n else float('nan')
+      for name, (total, n) in self.totals.items()
+    }

@@ -1,0 +1,101 @@
+"""The optimizers of the recipes, as optax transformations."""
+
+from typing import Any
+
+import optax
+
+from maxsup_jax._errors import UsageError
+
+OPTIMIZERS = ('sgd', 'adamw')
+
+
+def make_optimizer(
+  name: str,
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  weight_decay: float = 0.0,
+  decay_mask: Any = None,
+  clip_norm: float | None = None,
+  momentum: float = 0.9,
+  nesterov: bool = True,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+) -> optax.GradientTransformation:
+  r"""Builds SGD with momentum, or AdamW, as PyTorch defines them.
+
+  The gradient :math:`g` is first clipped to the global norm `clip_norm`.
+
+  * `sgd`: the decay joins the gradient, :math:`g \leftarrow g + \lambda w`,
+    then :math:`m \leftarrow \mu m + g` and :math:`w \leftarrow w - \eta m`,
+    or :math:`w - \eta(g + \mu m)` with Nesterov momentum.
+  * `adamw`: the decay is decoupled,
+    :math:`w \leftarrow w - \eta(\hat m / (\sqrt{\hat v} + \epsilon) +
+    \lambda w)`.
+
+  Args:
+    name: one of `OPTIMIZERS`.
+    learning_rate: :math:`\eta`, a float or a function of the step.
+    weight_decay: :math:`\lambda`.
+    decay_mask: a tree like the parameters, True where the decay applies; None
+      for everywhere.
+    clip_norm: the largest global norm of the gradient; None for no clipping.
+    momentum: :math:`\mu` of `sgd`.
+    nesterov: Nesterov momentum, `sgd` only.
+    b1: decay rate of the first moment, `adamw` only.
+    b2: decay rate of the second moment, `adamw` only.
+    eps: :math:`\epsilon` of `adamw`.
+
+  Returns:
+    An optax transformation whose updates are added to the parameters.
+
+  Raises:
+    UsageError: for an unknown name or a value out of its range.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> tx = make_optimizer('sgd', 0.1, weight_decay=0.01, momentum=0.0,
+    ...                     nesterov=False)
+    >>> w = {'w': jnp.array([1.0])}
+    >>> updates, _ = tx.update({'w': jnp.array([2.0])}, tx.init(w), w)
+    >>> print(updates['w'])
+    [-0.201]
+
+  References:
+    Loshchilov and Hutter, `Decoupled Weight Decay Regularization
+    <https://arxiv.org/abs/1711.05101>`_, 2019.
+  """
+  if name not in OPTIMIZERS:
+    raise UsageError(
+      f'config.optimizer.name is {name!r}; known optimizers: '
+      f'{", ".join(OPTIMIZERS)}'
+    )
+  if not weight_decay >= 0:
+    raise UsageError(
+      f'config.optimizer.weight_decay is {weight_decay!r}; expected 0 or more'
+    )
+  if clip_norm is not None and not clip_norm > 0:
+    raise UsageError(
+      f'config.optimizer.clip_norm is {clip_norm!r}; expected more than 0, or '
+      'None for no clipping'
+    )
+  for field, value in (('momentum', momentum), ('b1', b1), ('b2', b2)):
+    if not 0 <= value < 1:
+      raise UsageError(
+        f'config.optimizer.{field} is {value!r}; expected from 0 to below 1'
+      )
+  steps = []
+  if clip_norm is not None:
+    steps.append(optax.clip_by_global_norm(clip_norm))
+  if name == 'sgd':
+    steps += [
+      optax.add_decayed_weights(weight_decay, decay_mask),
+      optax.sgd(learning_rate, momentum or None, nesterov and momentum > 0),
+    ]
+  else:
+    steps.append(
+      optax.adamw(
+        learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask
+      )
+    )
+  return optax.chain(*steps)

@@ -1,0 +1,94 @@
+"""The one file that knows how a step is mapped over devices.
+
+A step is a pure per-device function that reduces over the axis `AXIS`. On
+several devices `jax.pmap` maps it; on one, `jit(vmap(step))` does, with the
+same layout (a leading axis of length 1), because on one CPU device anything
+SPMD runs a ResNet step at less than half the speed of plain jit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = 'devices'
+
+
+class Devices:
+  """The devices that a run uses: all of all processes, unless some are named.
+
+  Arrays on the devices have a leading axis, one entry per local device.
+
+  Attributes:
+    count: devices of all processes together.
+    local: this process's devices.
+  """
+
+  def __init__(self, devices: Sequence[jax.Device] | None = None):
+    self._named = None if devices is None else list(devices)
+    self.count = len(devices or jax.devices())
+    self.local = self._named or jax.local_devices()
+    mesh = Mesh(np.array(self.local), (AXIS,))
+    self._sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+  def map(self, step: Callable, *, donate: bool = False) -> Callable:
+    """Compiles a per-device function for these devices.
+
+    Args:
+      step: a function of trees of arrays that may reduce over `AXIS`.
+      donate: whether the memory of the first argument may be reused.
+
+    Returns:
+      The same function of trees with a leading axis of local devices. It has
+      `.lower`, as the result of `jax.jit` has.
+    """
+    donated = (0,) if donate else ()
+    if self.count == 1:
+      return jax.jit(jax.vmap(step, axis_name=AXIS), donate_argnums=donated)
+    return jax.pmap(
+      step, axis_name=AXIS, devices=self._named, donate_argnums=donated
+    )
+
+  def replicate(self, tree: Any) -> Any:
+    """Copies a tree to every local device."""
+    n = len(self.local)
+
+    def put(x):
+      x = np.asarray(x)
+      return jax.device_put(np.broadcast_to(x, (n, *x.shape)), self._sharding)
+
+    return jax.tree.map(put, tree)
+
+  def shard(self, batch: Any) -> Any:
+    """Splits this process's part of a batch evenly over its devices."""
+    n = len(self.local)
+
+    def put(x):
+      return jax.device_put(
+        x.reshape(n, x.shape[0] // n, *x.shape[1:]), self._sharding
+      )
+
+    return jax.tree.map(put, batch)
+
+  def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
+    """Shards batches, each while the one before is computed with."""
+    ahead = None
+    for batch in batches:
+      sharded = self.shard(batch)
+      if ahead is not None:
+        yield ahead
+      ahead = sharded
+    if ahead is not None:
+      yield ahead
+
+  @staticmethod
+  def fetch(tree: Any) -> Any:
+    """Brings the first device's part of a replicated tree to the host.
+
+    Each leaf is a copy: the device may reuse its memory for the next step.
+    """
+    first = [x.addressable_shards[0].data for x in jax.tree.leaves(tree)]
+    leaves = [np.array(x[0]) for x in jax.device_get(first)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)

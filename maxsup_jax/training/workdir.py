@@ -1,0 +1,241 @@
+"""The work directory: whose it is, and what is written into it.
+
+`config.json`, `run.json` and `metrics.jsonl` are plain text; see the README for
+what they hold. Only the first process writes.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import config as config_lib
+
+PACKAGES = (
+  'maxsup_jax',
+  'jax',
+  'jaxlib',
+  'numpy',
+  'optax',
+  'flax',
+  'orbax-checkpoint',
+  'tensorflow-datasets',
+  'grain',
+)
+
+
+class Workdir:
+  """A run's directory, opened for writing by its first process."""
+
+  def __init__(self, path: str | os.PathLike, *, writes: bool = True):
+    """Names the directory; nothing is made yet.
+
+    Args:
+      path: of the directory.
+      writes: False for all processes but the first.
+    """
+    if '://' in str(path):
+      raise UsageError(
+        f'the work directory {path} is not on a file system; mount it, or '
+        'train into a local directory and copy'
+      )
+    self.path = Path(path).absolute()
+    self._writes = writes
+
+  @property
+  def checkpoints(self) -> Path:
+    """The directory of the checkpoints."""
+    return self.path / 'checkpoints'
+
+  @property
+  def _metrics(self) -> Path:
+    return self.path / 'metrics.jsonl'
+
+  def config(self) -> ConfigDict:
+    """Reads the configuration of the run that is here.
+
+    Raises:
+      UsageError: if there is none, or it cannot be read.
+    """
+    path = self.path / 'config.json'
+    try:
+      given = json.loads(path.read_text())
+    except FileNotFoundError:
+      raise UsageError(
+        f'{self.path} is not the work directory of a run: it has no config.json'
+      ) from None
+    except (OSError, ValueError) as e:
+      raise UsageError(f'{path} cannot be read: {e}') from None
+    return config_lib.resolve(given)
+
+  def check(self, config: ConfigDict) -> None:
+    """Refuses a directory that holds anything but a run of this config.
+
+    Raises:
+      UsageError: which names what differs. Nothing is written.
+    """
+    if not self.path.exists():
+      return
+    if not self.path.is_dir():
+      raise UsageError(f'the work directory {self.path} is a file')
+    if not (self.path / 'config.json').exists():
+      # What a run leaves that was killed before its config was in place.
+      ours = ('.lock', '.config.json.')
+      if all(p.name.startswith(ours) for p in self.path.iterdir()):
+        return
+      raise UsageError(
+        f'the work directory {self.path} is not empty and holds no run; choose '
+        'another'
+      )
+    different = config_lib.differences(self.config(), config)
+    if different:
+      raise UsageError(
+        f'the work directory {self.path} holds a run of another config '
+        f'({"; ".join(different)}); choose another'
+      )
+
+  @contextlib.contextmanager
+  def opened(self, config: ConfigDict) -> Iterator[None]:
+    """Takes the directory for this run, until the context ends.
+
+    Raises:
+      UsageError: if it holds another run, or another process is using it.
+    """
+    self.check(config)
+    if jax.process_count() > 1:
+      # Nobody writes before everybody has looked.
+      multihost_utils.sync_global_devices('checked the work directory')
+    if not self._writes:
+      yield
+      return
+    self.path.mkdir(parents=True, exist_ok=True)
+    with (self.path / '.lock').open('w') as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise UsageError(
+          f'another process is training in the work directory {self.path}'
+        ) from None
+      if not (self.path / 'config.json').exists():
+        write_atomically(self.path / 'config.json', config_lib.to_json(config))
+      yield
+
+  def record_start(self, step: int, device_count: int) -> None:
+    """Adds this start to `run.json`: the command and what it runs on.
+
+    Args:
+      step: the step that training starts or resumes from.
+      device_count: devices of all processes.
+    """
+    if not self._writes:
+      return
+    path = self.path / 'run.json'
+    starts = json.loads(path.read_text())['starts'] if path.exists() else []
+    now = datetime.datetime.now(datetime.UTC)
+    starts.append(
+      {
+        'time': now.isoformat(timespec='seconds'),
+        'step': step,
+        'command': shlex.join([sys.executable, *sys.orig_argv[1:]]),
+        'git_commit': git_commit(),
+        'versions': versions(),
+        'devices': {
+          'count': device_count,
+          'kind': jax.devices()[0].device_kind,
+          'platform': jax.default_backend(),
+          'processes': jax.process_count(),
+        },
+      }
+    )
+    write_atomically(path, json.dumps({'starts': starts}, indent=2) + '\n')
+
+  def metrics(self) -> list[dict[str, Any]]:
+    """Reads `metrics.jsonl`; a last line that was cut short is left out."""
+    if not self._metrics.exists():
+      return []
+    lines = self._metrics.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith('\n')]
+
+  def log(self, record: Mapping[str, Any]) -> None:
+    """Appends one line to `metrics.jsonl`, on disk before it returns."""
+    if not self._writes:
+      return
+    with self._metrics.open('a') as file:
+      file.write(json.dumps(_finite(record)) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
+
+  def rewind(self, step: int) -> None:
+    """Drops the lines of `metrics.jsonl` that training will write again.
+
+    Args:
+      step: what training resumes from; later lines go.
+    """
+    if not self._writes or not self._metrics.exists():
+      return
+    kept = [r for r in self.metrics() if r['step'] <= step]
+    write_atomically(
+      self._metrics, ''.join(json.dumps(record) + '\n' for record in kept)
+    )
+
+
+def write_atomically(path: Path, text: str) -> None:
+  """Writes a file so that a reader sees the old text or the new, whole."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  with temporary.open('w') as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+def versions() -> dict[str, str]:
+  """The versions of Python and of the packages that decide the numbers."""
+  found = {'python': sys.version.split()[0]}
+  for package in PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[package] = importlib.metadata.version(package)
+  return found
+
+
+def git_commit() -> str | None:
+  """The commit of the source, with '+' if files differ from it, or None."""
+  git = ['git', '-C', str(Path(__file__).parent)]
+
+  def output(*arguments):
+    return subprocess.run(
+      [*git, *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    # An installed copy may lie inside somebody else's repository.
+    output('ls-files', '--error-unmatch', __file__)
+    commit = output('rev-parse', 'HEAD')
+    changed = output('status', '--porcelain', '--untracked-files=no')
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return commit + ('+' if changed else '')
+
+
+def _finite(value: Any) -> Any:
+  """JSON has no NaN: null stands for a number that is not defined."""
+  if isinstance(value, Mapping):
+    return {k: _finite(v) for k, v in value.items()}
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

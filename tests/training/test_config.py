@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import config as config_lib
+
+
+def test_defaults_fill_in():
+  config = config_lib.resolve({'seed': 3, 'optimizer': {'momentum': 0.5}})
+  assert config.seed == 3
+  assert config.optimizer.momentum == 0.5
+  assert config.optimizer.name == 'sgd'
+
+
+def test_json_round_trip():
+  config = config_lib.default_config()
+  config.objective = {'name': 'ls', 'alpha': 0.2}
+  config.schedule.milestones = ('3 epochs', '4 epochs')
+  resolved = config_lib.resolve(config)
+  again = config_lib.resolve(json.loads(config_lib.to_json(resolved)))
+  assert again == resolved
+  assert config_lib.differences(resolved, again) == []
+
+
+def test_differences_name_fields_and_ignore_speed():
+  a = config_lib.resolve({})
+  b = config_lib.resolve(
+    {'seed': 1, 'dataset': {'num_threads': 2, 'name': 'cifar10'}}
+  )
+  found = config_lib.differences(a, b)
+  assert sorted(found) == [
+    "config.dataset.name: 'digits' there, 'cifar10' here",
+    'config.seed: 0 there, 1 here',
+  ]
+
+
+def test_resolved_is_locked():
+  config = config_lib.resolve({})
+  with pytest.raises(AttributeError):
+    config.new_field = 1
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'lr': 1}, r'unknown field config\.lr; known: .*batch_size'),
+    ({'optimizer': {'lr': 1}}, r'config\.optimizer\.lr; known: .*momentum'),
+    ({'seed': 1.5}, r'config\.seed is 1\.5 \(float\); expected int'),
+    ({'seed': -1}, r'config\.seed is -1'),
+    ({'model': 'resnet50'}, r'config\.model is .*expected a mapping'),
+    ({'objective': {'alpha': 1}}, r'config\.objective is .*with a name'),
+    ({'optimizer': 'sgd'}, r'config\.optimizer is .*expected fields'),
+    ({'batch_size': 0}, r'config\.batch_size is 0'),
+    ({'eval_batch_size': -3}, r'config\.eval_batch_size is -3'),
+    ({'keep_checkpoints': 0}, r'config\.keep_checkpoints is 0'),
+    ({'ema_decay': 1.0}, r'config\.ema_decay is 1\.0'),
+    ({'batch_norm': 'synced'}, r"config\.batch_norm is 'synced'"),
+    ({'dataset': {'std': (0.0,)}}, r'config\.dataset\.std'),
+  ],
+)
+def test_refuses_in_one_line(given, message):
+  with pytest.raises(UsageError, match=message) as e:
+    config_lib.resolve(given)
+  assert '\n' not in str(e.value)

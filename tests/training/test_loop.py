@@ -1,0 +1,211 @@
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import loop, setup
+from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.config import resolve
+from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+CONFIG = {
+  'duration': '20 steps',
+  'batch_size': 32,
+  'dataset': {'name': 'digits', 'in_memory': True, 'augment': {'pad': 1}},
+  'model': {'name': 'resnet8', 'width': 4},
+  'optimizer': {'learning_rate': 0.05},
+  'log_every': '4 steps',
+  'eval_every': '10 steps',
+  'checkpoint_every': '5 steps',
+  'keep_checkpoints': 10,
+}
+
+
+@pytest.fixture
+def train(data_dir):
+  def train(path, devices=1, **changes):
+    run = setup.build(
+      resolve(CONFIG | changes),
+      data_dir=data_dir,
+      devices=Devices(jax.devices()[:devices]),
+    )
+    return run, loop.train(run, Workdir(path))
+
+  return train
+
+
+def timeless(path):
+  """The lines of `metrics.jsonl` without what depends on the clock."""
+  lines = (path / 'metrics.jsonl').read_text().splitlines()
+  return [
+    {
+      k: v
+      for k, v in json.loads(line).items()
+      if k not in ('seconds', 'images_per_second')
+    }
+    for line in lines
+  ]
+
+
+def last_state(run, path):
+  checkpoints = Checkpoints(path / 'checkpoints')
+  state, extra = checkpoints.restore_latest(jax.eval_shape(run.init_state))
+  checkpoints.close()
+  return state, extra['window']
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def interrupt_at(monkeypatch, step):
+  """Makes the data end in an error before a step."""
+  batches = setup.Run.train_batches
+
+  def ending(self, start_step):
+    for i, batch in enumerate(batches(self, start_step), start_step):
+      if i == step:
+        raise KeyboardInterrupt
+      yield batch
+
+  monkeypatch.setattr(setup.Run, 'train_batches', ending)
+
+
+def test_writes_what_it_promises(train, tmp_path):
+  run, records = train(tmp_path / 'run')
+  lines = timeless(tmp_path / 'run')
+  found = [(line['kind'], line['step']) for line in lines]
+  assert found == [
+    ('train', 4),
+    ('train', 8),
+    ('eval', 10),
+    ('train', 12),
+    ('train', 16),
+    ('train', 20),
+    ('eval', 20),
+  ]
+  assert lines[-1].items() <= records[0].items()
+  assert lines[0].keys() >= {
+    'nll',
+    'accuracy',
+    'top5',
+    'objective',
+    'learning_rate',
+    'grad_norm',
+    'param_norm',
+    'update_norm',
+    'epoch',
+  }
+  # What is reported as NLL is plain cross-entropy; MaxSup only adds to it.
+  assert all(line['objective'] > line['nll'] for line in lines)
+  schedule = np.mean([float(run.learning_rate(s)) for s in range(4)])
+  assert lines[0]['learning_rate'] == pytest.approx(schedule, rel=1e-6)
+  assert lines[-1]['examples'] == len(run.eval_source)
+  checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints')
+  assert checkpoints.steps() == [5, 10, 15, 20]
+
+
+def test_a_finished_run_is_not_trained_again(train, tmp_path, monkeypatch):
+  _, records = train(tmp_path / 'run')
+  before = timeless(tmp_path / 'run')
+  interrupt_at(monkeypatch, 0)
+  _, again = train(tmp_path / 'run')
+  assert again == records
+  assert timeless(tmp_path / 'run') == before
+
+
+@pytest.mark.parametrize('step', [3, 6, 10, 19])
+def test_resuming_is_exact(train, tmp_path, monkeypatch, step):
+  """In and between log windows, and before the first checkpoint."""
+  run, _ = train(tmp_path / 'whole')
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, step)
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path / 'cut')
+  train(tmp_path / 'cut')
+  assert_same(
+    last_state(run, tmp_path / 'whole'), last_state(run, tmp_path / 'cut')
+  )
+  assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
+
+
+@pytest.mark.filterwarnings('ignore:the checkpoint')
+def test_a_damaged_newest_checkpoint_costs_only_time(
+  train, tmp_path, monkeypatch
+):
+  run, _ = train(tmp_path / 'whole')
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, 13)
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path / 'cut')
+  newest = tmp_path / 'cut/checkpoints/10/state/manifest.ocdbt'
+  newest.write_bytes(newest.read_bytes()[:-10])
+  with pytest.warns(UserWarning, match=r'checkpoints/10 is damaged'):
+    train(tmp_path / 'cut')
+  assert_same(
+    last_state(run, tmp_path / 'whole'), last_state(run, tmp_path / 'cut')
+  )
+  assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
+
+
+def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
+  train, tmp_path, monkeypatch
+):
+  batches = setup.Run.train_batches
+
+  def poisoned(self, start_step):
+    for i, batch in enumerate(batches(self, start_step), start_step):
+      image = batch['image'].astype(np.float32)
+      yield batch | {'image': np.where(i == 13, np.nan, image)}
+
+  monkeypatch.setattr(setup.Run, 'train_batches', poisoned)
+  path = tmp_path / 'run'
+  with pytest.raises(
+    loop.NonFiniteError,
+    match=r'is nan at step 14; the last good checkpoint is that of step 10 in ',
+  ):
+    train(path)
+  assert Checkpoints(path / 'checkpoints').steps() == [5, 10]
+  assert max(line['step'] for line in timeless(path)) == 12
+
+
+def test_diverging_is_found_before_the_first_checkpoint(train, tmp_path):
+  with pytest.raises(loop.NonFiniteError, match='no checkpoint was saved'):
+    train(tmp_path / 'run', optimizer={'learning_rate': 1e30})
+  assert Checkpoints(tmp_path / 'run' / 'checkpoints').steps() == []
+
+
+def test_another_config_is_refused(train, tmp_path):
+  train(tmp_path / 'run', duration='2 steps')
+  before = sorted(tmp_path.rglob('*'))
+  with pytest.raises(UsageError, match=r"config\.duration: '2 steps' there"):
+    train(tmp_path / 'run', duration='3 steps')
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_averaged_weights_are_evaluated_beside_the_raw(train, tmp_path):
+  _, records = train(tmp_path / 'run', ema_decay=0.5, duration='5 steps')
+  assert [r['weights'] for r in records] == ['raw', 'ema']
+  assert records[0]['nll'] != records[1]['nll']
+  assert all(math.isfinite(r['nll']) for r in records)
+
+
+@pytest.mark.parametrize('name', ['ce', 'ls', 'maxsup'])
+def test_objectives_train_with_a_schedule_of_alpha(train, tmp_path, name):
+  objective = {'name': name}
+  if name != 'ce':
+    objective['alpha'] = {
+      'schedule': 'linear',
+      'begin': 0.1,
+      'end': 0.2,
+      'denominator': 'epochs',
+    }
+  _, records = train(tmp_path / 'run', objective=objective, duration='5 steps')
+  gap = records[0]['objective'] - records[0]['nll']
+  assert (gap == 0) == (name == 'ce')

@@ -1,0 +1,120 @@
+import json
+
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import config as config_lib
+from maxsup_jax.training.workdir import Workdir, write_atomically
+
+CONFIG = config_lib.resolve({})
+OTHER = config_lib.resolve({'seed': 7})
+
+
+def snapshot(path):
+  return {
+    str(p.relative_to(path)): p.read_bytes()
+    for p in sorted(path.rglob('*'))
+    if p.is_file()
+  }
+
+
+def test_first_start_writes_config_and_a_second_resumes(tmp_path):
+  workdir = Workdir(tmp_path / 'run')
+  with workdir.opened(CONFIG):
+    workdir.record_start(0, 4)
+  with workdir.opened(CONFIG):
+    workdir.record_start(30, 1)
+  assert workdir.config() == CONFIG
+  starts = json.loads((tmp_path / 'run/run.json').read_text())['starts']
+  assert [s['step'] for s in starts] == [0, 30]
+  assert [s['devices']['count'] for s in starts] == [4, 1]
+  assert {'python', 'jax', 'flax'} <= set(starts[0]['versions'])
+
+
+def test_another_config_is_refused_and_nothing_changes(tmp_path):
+  workdir = Workdir(tmp_path / 'run')
+  with workdir.opened(CONFIG):
+    workdir.log({'kind': 'train', 'step': 1})
+  before = snapshot(tmp_path)
+  with (
+    pytest.raises(UsageError, match=r'config\.seed: 0 there, 7 here'),
+    workdir.opened(OTHER),
+  ):
+    pass
+  assert snapshot(tmp_path) == before
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+  (tmp_path / 'thesis.tex').write_text('!')
+  with pytest.raises(UsageError, match='holds no run'):
+    Workdir(tmp_path).check(CONFIG)
+  assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
+  with pytest.raises(UsageError, match='is a file'):
+    Workdir(tmp_path / 'thesis.tex').check(CONFIG)
+  with pytest.raises(UsageError, match=r'no config\.json'):
+    Workdir(tmp_path).config()
+  with pytest.raises(UsageError, match='not on a file system'):
+    Workdir('gs://bucket/run')
+
+
+def test_what_a_run_that_was_killed_at_once_leaves_is_no_obstacle(tmp_path):
+  for name in ('.lock', '.config.json.4711'):
+    (tmp_path / name).write_text('{')
+  workdir = Workdir(tmp_path)
+  with workdir.opened(CONFIG):
+    pass
+  assert workdir.config() == CONFIG
+
+
+def test_an_unreadable_config_is_one_line(tmp_path):
+  (tmp_path / 'config.json').write_text('{"seed": ')
+  with pytest.raises(UsageError, match=r'config\.json cannot be read') as e:
+    Workdir(tmp_path).config()
+  assert '\n' not in str(e.value)
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+  workdir = Workdir(tmp_path / 'run')
+  with (
+    workdir.opened(CONFIG),
+    pytest.raises(UsageError, match='another process is training'),
+    Workdir(tmp_path / 'run').opened(CONFIG),
+  ):
+    pass
+  with workdir.opened(CONFIG):
+    pass
+
+
+def test_rewind_drops_later_lines_and_a_torn_one(tmp_path):
+  workdir = Workdir(tmp_path)
+  for step in (1, 2, 3):
+    workdir.log({'kind': 'train', 'step': step, 'nll': 0.1 * step})
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"kind": "train", "st')
+  workdir.rewind(2)
+  assert workdir.metrics() == [
+    {'kind': 'train', 'step': 1, 'nll': 0.1},
+    {'kind': 'train', 'step': 2, 'nll': 0.2},
+  ]
+
+
+def test_nan_is_written_as_null(tmp_path):
+  workdir = Workdir(tmp_path)
+  workdir.log({'kind': 'eval', 'step': 1, 'ece': float('nan')})
+  line = (tmp_path / 'metrics.jsonl').read_text()
+  assert json.loads(line, parse_constant=pytest.fail)['ece'] is None
+
+
+def test_only_the_writer_writes(tmp_path):
+  workdir = Workdir(tmp_path / 'run', writes=False)
+  with workdir.opened(CONFIG):
+    workdir.log({'kind': 'train', 'step': 1})
+    workdir.record_start(0, 1)
+    workdir.rewind(0)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_write_atomically_leaves_no_other_file(tmp_path):
+  write_atomically(tmp_path / 'a', 'old')
+  write_atomically(tmp_path / 'a', 'new')
+  assert snapshot(tmp_path) == {'a': b'new'}
