@@ -1,0 +1,1 @@
+"""Run cards: one file per experiment, and what they share."""

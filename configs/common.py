@@ -1,0 +1,93 @@
+"""What the run cards share: arguments after the colon, and objectives."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from maxsup_jax._errors import UsageError
+
+# What `loss=` accepts, and the config.objective that it stands for.
+OBJECTIVES = {
+  'ce': {'name': 'ce'},
+  'ls': {'name': 'ls', 'alpha': 0.1, 'convention': 'uniform'},
+  'maxsup': {'name': 'maxsup', 'alpha': 0.1},
+  'regularization': {'name': 'regularization', 'alpha': 0.1},
+  'error_amplification': {'name': 'error_amplification', 'alpha': 0.1},
+  'error_amplification_max': {'name': 'error_amplification_max', 'alpha': 0.1},
+}
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+  """Reads the part of `--config=card.py:name=value,...` after the colon.
+
+  Args:
+    arg: comma-separated `name=value` pairs, or None.
+    **defaults: the known arguments. A value is read as the type of its default:
+      int, float, bool ('true' or 'false') or str.
+
+  Returns:
+    The arguments, as attributes.
+
+  Raises:
+    UsageError: for an unknown argument, or a value that cannot be read.
+
+  Examples:
+    >>> parse_arg('loss=ls,seed=3', loss='maxsup', seed=0).seed
+    3
+  """
+  values = dict(defaults)
+  for pair in filter(None, (arg or '').split(',')):
+    name, equals, text = pair.partition('=')
+    if name not in defaults or not equals:
+      raise UsageError(
+        f'unknown argument {pair!r} after the colon of --config; known: '
+        + ', '.join(f'{n}={v}' for n, v in defaults.items())
+      )
+    kind = type(defaults[name])
+    try:
+      if kind is bool:
+        values[name] = {'true': True, 'false': False}[text.lower()]
+      else:
+        values[name] = kind(text)
+    except (ValueError, KeyError):
+      raise UsageError(
+        f'argument {pair!r} after the colon of --config: expected '
+        f'{kind.__name__}'
+      ) from None
+  return ConfigDict(values)
+
+
+def objective(loss: str, schedule: str = 'constant') -> dict[str, Any]:
+  """The config.objective of a `loss=` argument.
+
+  Args:
+    loss: a key of `OBJECTIVES`.
+    schedule: 'constant' (alpha 0.1), or 'linear', which raises alpha epoch by
+      epoch from 0.1 towards 0.2, as 0.1 + 0.1 t/T (Zhou et al., NeurIPS 2025,
+      Appendix F).
+
+  Returns:
+    What `maxsup_jax.losses.make_objective` takes.
+
+  Raises:
+    UsageError: for a loss or schedule that is not known.
+
+  Examples:
+    >>> objective('maxsup')
+    {'name': 'maxsup', 'alpha': 0.1}
+  """
+  if loss not in OBJECTIVES:
+    raise UsageError(f'unknown loss {loss!r}; known: {", ".join(OBJECTIVES)}')
+  config = dict(OBJECTIVES[loss])
+  if schedule not in ('constant', 'linear'):
+    raise UsageError(
+      f'unknown schedule of alpha {schedule!r}; known: constant, linear'
+    )
+  if schedule == 'linear' and 'alpha' in config:
+    config['alpha'] = {
+      'schedule': 'linear',
+      'begin': 0.1,
+      'end': 0.2,
+      'denominator': 'epochs',
+    }
+  return config

@@ -1,0 +1,206 @@
+"""What the programs share: flags, one-line errors, tables.
+
+Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+import re
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from maxsup_jax._errors import UsageError
+
+USAGE_EXIT_CODE = 2
+
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'Address of process 0, host:port, when several processes train together.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes there are, with --coordinator.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this one is, with --coordinator.'
+)
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost',
+  False,
+  'Join the other hosts of a TPU pod slice, or of a SLURM or Open MPI job, '
+  'with the addresses that the environment gives.',
+)
+
+
+def run(main: Callable[[], int | None], config: str | None = None) -> None:
+  """Runs a program: parses flags, and prints a user's mistake as one line.
+
+  Args:
+    main: takes nothing and returns an exit code, or None for 0.
+    config: the default run card, for programs with the flag --config.
+  """
+
+  def parse(argv):
+    shared = list(flags.FLAGS.flags_by_module_dict()[__name__])
+    try:
+      if config:
+        argv = _with_config(argv, config)
+        shared.append(flags.FLAGS['config'])
+      for flag in shared:
+        # So that --help of the program lists them, too.
+        flags.FLAGS.register_key_flag_for_module(argv[0], flag)
+      rest = flags.FLAGS(argv)
+      if len(rest) > 1:
+        raise UsageError(
+          f'unexpected argument {rest[1]!r}; known flags: {_known_flags()}'
+        )
+    except flags.UnrecognizedFlagError as e:
+      _refuse(f'unknown flag --{e.flagname}; known: {_known_flags()}')
+    except (UsageError, flags.Error) as e:
+      _refuse(e)
+    return rest
+
+  def guarded(_):
+    # orbax logs every save as a warning.
+    logging.set_verbosity(logging.ERROR)
+    try:
+      return main()
+    except UsageError as e:
+      _refuse(e)
+
+  app.run(guarded, flags_parser=parse)
+
+
+def join_processes() -> None:
+  """Starts JAX's runtime of several processes, if the flags ask for it.
+
+  Raises:
+    UsageError: if some but not all of the three flags are given.
+  """
+  import jax
+
+  given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if all(value is not None for value in given):
+    jax.distributed.initialize(*given)
+  elif any(value is not None for value in given):
+    raise UsageError(
+      '--coordinator, --num_processes and --process_id belong together'
+    )
+  elif _MULTIHOST.value:
+    jax.distributed.initialize()
+
+
+def print_table(records: Sequence[dict[str, Any]]) -> None:
+  """Prints evaluation records, a column each."""
+  titles = [
+    f'{r["split"]}, averaged weights' if r['weights'] == 'ema' else r['split']
+    for r in records
+  ]
+  width = max(14, *map(len, titles))
+  print('\n' + ' ' * 18 + ''.join(f'{t:>{width}}' for t in titles))
+  for name, title, form in (
+    ('step', 'step', 'd'),
+    ('examples', 'examples', 'd'),
+    ('accuracy', 'accuracy', '.2%'),
+    ('top5', 'top-5 accuracy', '.2%'),
+    ('nll', 'NLL', '.4f'),
+    ('ece', 'ECE, 15 bins', '.2%'),
+    ('objective', 'objective', '.4f'),
+  ):
+    if name in records[0]:
+      values = [
+        'undefined' if r[name] is None else format(r[name], form)
+        for r in records
+      ]
+      print(f'{title:<18}' + ''.join(f'{v:>{width}}' for v in values))
+
+
+def _with_config(argv: list[str], default: str) -> list[str]:
+  """Loads the run card of --config and defines the flags of its fields.
+
+  Returns the arguments without --config itself. The card is loaded here, not by
+  ml_collections, so that what is wrong in it becomes one line.
+  """
+  from ml_collections import ConfigDict, config_flags
+
+  from maxsup_jax.training.config import FREE_SECTIONS
+
+  cards = [a for a in argv[1:] if re.match('--?config(=|$)', a)]
+  card = cards[-1].partition('=')[2] if cards else default
+  config = load_card(card)
+  argv = [a for a in argv if a not in cards]
+  for argument in argv[1:]:
+    match = re.match(r'--?config\.([^=]+)', argument)
+    parts = match[1].split('.') if match else []
+    level = config
+    for i, part in enumerate(parts):
+      if i == 1 and parts[0] in FREE_SECTIONS:
+        # What is known depends on the section's name: the builders check it.
+        break
+      if not isinstance(level, ConfigDict) or part not in level:
+        prefix = ''.join(f'{p}.' for p in parts[:i])
+        names = level if isinstance(level, ConfigDict) else []
+        raise UsageError(
+          f'unknown field config.{match[1]}; known: '
+          + (', '.join(f'config.{prefix}{n}' for n in names) or 'none below it')
+        )
+      level = level[part]
+  config_flags.DEFINE_config_dict(
+    'config',
+    config,
+    f'Run card, path.py or path.py:name=value,... (default: {default}). Any '
+    'field of it can be set with --config.FIELD=VALUE.',
+    lock_config=False,
+    accept_new_attributes=True,
+    sys_argv=argv,
+  )
+  return argv
+
+
+def load_card(card: str) -> Any:
+  """Runs `get_config` of a run card.
+
+  Args:
+    card: `path.py`, or `path.py:argument`.
+
+  Returns:
+    Its ConfigDict.
+
+  Raises:
+    UsageError: if there is no such file, or it does not give a ConfigDict.
+  """
+  from ml_collections import ConfigDict
+
+  path, *argument = card.split(':', 1)
+  try:
+    config = runpy.run_path(path)['get_config'](*argument)
+  except UsageError:
+    raise
+  except FileNotFoundError:
+    raise UsageError(f'no run card {path!r}') from None
+  except Exception as e:  # a card is Python: anything can go wrong in it
+    raise UsageError(
+      f'the run card {path!r} cannot be loaded ({type(e).__name__}: {e})'
+    ) from e
+  if not isinstance(config, ConfigDict):
+    raise UsageError(
+      f'get_config() of the run card {path!r} gave a {type(config).__name__}; '
+      'expected a ConfigDict'
+    )
+  return config
+
+
+def _known_flags() -> str:
+  own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+  names = sorted({f.name for f in own})
+  if 'config' in names:
+    names.append('config.FIELD')
+  return ', '.join(f'--{n}' for n in names)
+
+
+def _refuse(error: object) -> None:
+  """Ends the program with a user's mistake as one line."""
+  print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+  sys.exit(USAGE_EXIT_CODE)

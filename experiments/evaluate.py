@@ -1,0 +1,80 @@
+"""Evaluates a checkpoint of a run on any split of its dataset.
+
+  python -m experiments.evaluate --workdir=DIR --split=train --step=1000
+
+The numbers are those that training printed, bit for bit on the same devices.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from experiments import _cli
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The run to evaluate.')
+_SPLIT = flags.DEFINE_string(
+  'split', None, "A split of the dataset; by default the config's eval_split."
+)
+_STEP = flags.DEFINE_integer(
+  'step', None, 'Which checkpoint; by default the newest.'
+)
+_OUT = flags.DEFINE_string(
+  'out', None, 'Write the numbers to this file, too, one JSON object a line.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, "Where datasets are; tfds's own default if not given."
+)
+
+
+def main():
+  if _WORKDIR.value is None:
+    raise _cli.UsageError('--workdir is needed: the directory of a run')
+  _cli.join_processes()
+  import jax
+
+  from maxsup_jax.training import setup
+  from maxsup_jax.training.checkpoints import Checkpoints
+  from maxsup_jax.training.evaluation import evaluate
+  from maxsup_jax.training.workdir import Workdir
+
+  directory = Workdir(_WORKDIR.value, writes=False)
+  config = directory.config()
+  split = _SPLIT.value or config.dataset.eval_split
+  run = setup.build(config, data_dir=_DATA_DIR.value, eval_split=split)
+  checkpoints = Checkpoints(directory.checkpoints)
+  steps = checkpoints.steps()
+  if not steps:
+    raise _cli.UsageError(f'no checkpoint in {directory.checkpoints}')
+  step = steps[-1] if _STEP.value is None else _STEP.value
+  state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
+  state = run.devices.replicate(state)
+  eval_step = run.devices.map(run.eval_step())
+  records = [
+    {
+      'kind': 'eval',
+      'step': step,
+      'split': split,
+      'weights': weights,
+      **evaluate(
+        eval_step,
+        state,
+        run.eval_batches(),
+        run.devices,
+        ema=weights == 'ema',
+      ),
+    }
+    for weights in run.weights
+  ]
+  if jax.process_index() == 0:
+    _cli.print_table(records)
+    if _OUT.value:
+      pathlib.Path(_OUT.value).write_text(
+        ''.join(json.dumps(r) + '\n' for r in records)
+      )
+  checkpoints.close()
+  return 0
+
+
+if __name__ == '__main__':
+  _cli.run(main)

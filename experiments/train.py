@@ -1,0 +1,91 @@
+"""Trains a classifier, or resumes its training.
+
+  python -m experiments.train --config=configs/digits.py:loss=ls --workdir=DIR
+
+Exit codes: 0 finished, 1 a number became NaN or infinite, 2 the input is
+wrong, 130 and 143 stopped by Ctrl-C or SIGTERM after saving.
+"""
+
+import hashlib
+import os
+import sys
+
+from absl import flags
+
+from experiments import _cli
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Where to write. A run of the same config that is there is resumed. By '
+  'default a directory under runs/, named after the config.',
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, "Where datasets are; tfds's own default if not given."
+)
+
+
+def main():
+  _cli.join_processes()
+  import jax
+
+  from maxsup_jax.models import count_parameters
+  from maxsup_jax.training import loop, setup, workdir
+  from maxsup_jax.training.config import resolve
+
+  config = resolve(flags.FLAGS.config)
+  directory = workdir.Workdir(
+    _WORKDIR.value or default_workdir(config),
+    writes=jax.process_index() == 0,
+  )
+  directory.check(config)
+  run = setup.build(config, data_dir=_DATA_DIR.value)
+  if jax.process_index() == 0:
+    parameters = count_parameters(jax.eval_shape(run.init_state).params)
+    print(
+      f'{config.model.name}: {parameters:,} parameters; objective '
+      f'{config.objective.name}; {len(run.train_source):,} training images; '
+      f'{run.total_steps:,} steps on {run.devices.count} '
+      f'{jax.devices()[0].device_kind} device(s); into {directory.path}',
+      file=sys.stderr,
+      flush=True,
+    )
+  try:
+    records = loop.train(run, directory)
+  except loop.Stopped as e:
+    print(e, file=sys.stderr)
+    return 128 + e.signal
+  except loop.NonFiniteError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 1
+  if jax.process_index() == 0:
+    _cli.print_table(records)
+    print(f'\nwork directory: {directory.path}')
+  return 0
+
+
+def default_workdir(config):
+  """The same command finds the same directory; another config another."""
+  from maxsup_jax.training import config as config_lib
+
+  identity = {
+    name: value
+    for name, value in config_lib.fields(config).items()
+    if name not in config_lib.SPEED_FIELDS
+  }
+  text = config_lib.to_json(dict(sorted(identity.items())))
+  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+  name = '-'.join(
+    [
+      os.path.basename(config.dataset.name.rstrip('/')).replace(':', '_'),
+      config.model.name,
+      config.objective.name,
+      f'seed{config.seed}',
+      digest,
+    ]
+  )
+  return os.path.join('runs', name)
+
+
+if __name__ == '__main__':
+  _cli.run(main, config='configs/digits.py')

@@ -1,0 +1,49 @@
+"""Reads what a run left behind."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from maxsup_jax.training import setup
+from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.workdir import Workdir
+
+SMALL = (
+  '--config.model.width=4',
+  '--config.schedule.warmup=4 steps',
+  '--config.batch_size=32',
+  '--config.log_every=4 steps',
+  '--config.eval_every=20 steps',
+  '--config.checkpoint_every=6 steps',
+  '--config.keep_checkpoints=20',
+)
+
+
+def timeless(path: Path) -> list[dict]:
+  """The lines of `metrics.jsonl` without what depends on the clock."""
+  lines = (path / 'metrics.jsonl').read_text().splitlines()
+  return [
+    {
+      k: v
+      for k, v in json.loads(line).items()
+      if k not in ('seconds', 'images_per_second')
+    }
+    for line in lines
+  ]
+
+
+def last_state(path: Path, data_dir: Path):
+  """The state of the newest checkpoint, and the pending window of metrics."""
+  run = setup.build(Workdir(path).config(), data_dir=data_dir)
+  checkpoints = Checkpoints(path / 'checkpoints')
+  state, extra = checkpoints.restore_latest(jax.eval_shape(run.init_state))
+  checkpoints.close()
+  return state, extra['window']
+
+
+def assert_same_bits(a, b):
+  """Equal trees, bit for bit."""
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -1,0 +1,171 @@
+import json
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from tests.experiments.runs import (
+  SMALL,
+  assert_same_bits,
+  last_state,
+  timeless,
+)
+
+STEPS = '--config.duration=40 steps'
+
+
+class Whole(NamedTuple):
+  path: Path
+  out: str
+  err: str
+
+
+@pytest.fixture(scope='module')
+def whole(run_program, tmp_path_factory):
+  """A run that is never interrupted."""
+  path = tmp_path_factory.mktemp('whole') / 'run'
+  code, out, err = run_program('train', f'--workdir={path}', STEPS, *SMALL)
+  assert code == 0, err
+  return Whole(path, out, err)
+
+
+def lines_of(path):
+  file = path / 'metrics.jsonl'
+  return file.read_text().count('\n') if file.exists() else 0
+
+
+def test_a_first_run_prints_a_table_and_its_directory(whole):
+  lines = whole.out.splitlines()
+  rows = dict(line.rsplit(None, 1) for line in lines if ' ' in line.strip())
+  rows = {name.strip(): value for name, value in rows.items()}
+  assert rows.keys() >= {'accuracy', 'top-5 accuracy', 'NLL', 'ECE, 15 bins'}
+  last = timeless(whole.path)[-1]
+  assert rows['objective'] == f'{last["objective"]:.4f}'
+  assert lines[-1] == f'work directory: {whole.path}'
+  assert 'images/s' in whole.err
+  assert '1,442 training images' in whole.err
+
+
+def test_evaluate_gives_the_numbers_that_training_printed(
+  run_program, whole, tmp_path
+):
+  out = tmp_path / 'out.jsonl'
+  to = f'--out={out}'
+  code, evaluated, err = run_program('evaluate', f'--workdir={whole.path}', to)
+  assert code == 0, err
+  assert evaluated.strip() == whole.out.split('\nwork directory')[0].strip()
+  last = timeless(whole.path)[-1]
+  assert json.loads(out.read_text()).items() <= last.items()
+  # An older checkpoint, on the other split.
+  code, _, err = run_program(
+    'evaluate', f'--workdir={whole.path}', '--split=train', '--step=6', to
+  )
+  assert code == 0, err
+  record = json.loads(out.read_text())
+  assert (record['split'], record['step']) == ('train', 6)
+  assert record['examples'] == 1442
+
+
+def test_killed_at_any_moment_it_resumes_exactly(
+  program, run_program, whole, tmp_path, data_dir
+):
+  path = tmp_path / 'run'
+  arguments = (f'--workdir={path}', STEPS, *SMALL)
+  rng = random.Random(0)
+  for lines in (1, 4, 7):
+    process = program('train', *arguments)
+    while lines_of(path) < lines and process.poll() is None:
+      time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.05))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+  code, _, err = run_program('train', *arguments)
+  assert code == 0, err
+  assert 'resuming from the checkpoint of step' in err
+  assert_same_bits(last_state(path, data_dir), last_state(whole.path, data_dir))
+  assert timeless(path) == timeless(whole.path)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_first_and_resumes_exactly(
+  program, run_program, whole, tmp_path, data_dir, number
+):
+  path = tmp_path / 'run'
+  arguments = (f'--workdir={path}', STEPS, *SMALL)
+  process = program('train', *arguments)
+  while lines_of(path) < 3:
+    time.sleep(0.001)
+  process.send_signal(number)
+  _, err = process.communicate()
+  assert process.returncode == 128 + number, err
+  last = err.strip().splitlines()[-1]
+  assert f'stopped by {number.name} at step' in last
+  assert 'the same command resumes' in last
+  code, _, err = run_program('train', *arguments)
+  assert code == 0, err
+  assert_same_bits(last_state(path, data_dir), last_state(whole.path, data_dir))
+  assert timeless(path) == timeless(whole.path)
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+def start_two(program, *arguments):
+  """Two processes of one device each."""
+  shared = [f'--coordinator=localhost:{free_port()}', '--num_processes=2']
+  return [
+    program('train', *arguments, *shared, f'--process_id={i}') for i in (0, 1)
+  ]
+
+
+def test_two_processes_train_as_one_with_two_devices(
+  program, run_program, tmp_path, data_dir
+):
+  """Stopped once by a SIGTERM to one of them, and resumed by both."""
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  code, _, err = run_program(
+    'train', f'--workdir={one}', STEPS, *SMALL, devices=2
+  )
+  assert code == 0, err
+  processes = start_two(program, f'--workdir={two}', STEPS, *SMALL)
+  while lines_of(two) < 2 and processes[0].poll() is None:
+    time.sleep(0.001)
+  processes[1].send_signal(signal.SIGTERM)
+  ends = [p.communicate(timeout=300) for p in processes]
+  assert [p.returncode for p in processes] == [143, 143], ends
+  stopped_at = int((ends[0][1].split('at step ')[-1]).split()[0])
+  assert 8 <= stopped_at < 40
+  processes = start_two(program, f'--workdir={two}', STEPS, *SMALL)
+  ends = [p.communicate(timeout=300) for p in processes]
+  assert [p.returncode for p in processes] == [0, 0], ends
+  assert 'accuracy' in ends[0][0]
+  assert 'accuracy' not in ends[1][0]
+  assert f'resuming from the checkpoint of step {stopped_at}' in ends[0][1]
+  starts = json.loads((two / 'run.json').read_text())['starts']
+  assert [s['step'] for s in starts] == [0, stopped_at]
+  assert starts[0]['devices'] == starts[1]['devices']
+  assert starts[0]['devices']['processes'] == 2
+
+  (a, _), (b, _) = last_state(one, data_dir), last_state(two, data_dir)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b
+  )
+  lines = [timeless(one), timeless(two)]
+  assert [x['step'] for x in lines[0]] == [x['step'] for x in lines[1]]
+  for x, y in zip(*lines):
+    assert x.keys() == y.keys()
+    for key in x:
+      if isinstance(x[key], str):
+        assert x[key] == y[key]
+      else:
+        assert x[key] == pytest.approx(y[key], rel=1e-4, abs=1e-5)

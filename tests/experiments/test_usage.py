@@ -1,0 +1,135 @@
+"""What is wrong is one line and exit code 2, before anything is written."""
+
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from experiments import _cli
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import setup
+from maxsup_jax.training.config import resolve
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config=no_such.py'], "no run card 'no_such.py'"),
+    (['--config=configs/digits.py:los=ls'], 'known: loss=maxsup'),
+    (['--config=configs/digits.py:loss=mse'], 'known: ce, ls, maxsup'),
+    (['--config=configs/digits.py:seed=x'], 'expected int'),
+    (['--config.optimizer.lr=1'], 'known: config.optimizer.b1'),
+    (['--config.optimizer.learning_rate=fast'], 'could not convert'),
+    (['--config.seed=1.5'], 'invalid literal for int'),
+    (['--config.model.name=resnet51'], 'resnet50'),
+    (['--config.model.patch_size=2'], 'stem'),
+    (['--learning_rate=1'], '--workdir'),
+    (['stray'], "unexpected argument 'stray'"),
+    (['--num_processes=2'], 'belong together'),
+  ],
+)
+def test_the_command_line(run_program, tmp_path, arguments, message):
+  workdir = tmp_path / 'run'
+  code, out, err = run_program('train', f'--workdir={workdir}', *arguments)
+  assert (code, out) == (2, '')
+  assert len(err.strip().splitlines()) == 1, err
+  assert err.startswith('error: ')
+  assert message in err
+  assert not workdir.exists()
+
+
+def test_evaluate_needs_a_run(run_program, tmp_path):
+  for arguments, message in (
+    ([], '--workdir is needed'),
+    ([f'--workdir={tmp_path}'], 'no config.json'),
+  ):
+    code, out, err = run_program('evaluate', *arguments)
+    assert (code, out) == (2, '')
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'dataset': {'name': 'no_such_dataset'}}, 'no_such_dataset'),
+    ({'dataset': {'train_split': 'validation'}}, 'validation'),
+    ({'dataset': {'name': 'cifar10'}}, 'cifar10'),
+    ({'dataset': {'image_key': 'picture'}}, 'picture'),
+    ({'dataset': {'image_size': 0}}, 'image_size'),
+    ({'dataset': {'augment': {'pad': -1}}}, 'pad'),
+    ({'dataset': {'mean': (0.5, 0.5)}}, r'config\.dataset\.mean has 2'),
+    ({'dataset': {'workers': -1}}, r'config\.dataset\.workers is -1'),
+    ({'model': {'name': 'resnet51'}}, 'resnet50'),
+    ({'model': {'name': 'resnet8', 'dtype': 'float8'}}, 'bfloat16'),
+    ({'model': {'name': 'resnet8', 'batch_norm_axis': 'x'}}, 'batch_norm'),
+    ({'model': {'name': 'vit_tiny', 'patch_size': 3}}, 'patch'),
+    ({'objective': {'name': 'mse'}}, 'maxsup'),
+    ({'objective': {'name': 'maxsup', 'alpha': -0.1}}, 'alpha'),
+    ({'objective': {'name': 'ls', 'alpha': 1.5}}, 'alpha'),
+    ({'objective': {'name': 'ls', 'beta': 1}}, 'beta'),
+    ({'optimizer': {'name': 'adam'}}, 'adamw'),
+    ({'optimizer': {'learning_rate': 0.0}}, 'learning_rate'),
+    ({'schedule': {'name': 'linear'}}, 'cosine'),
+    ({'schedule': {'milestones': (3,)}}, r'milestones is 3'),
+    ({'batch_size': 130}, 'multiple of the 4 devices'),
+    ({'batch_size': 2048}, '2048'),
+    ({'duration': '0 epochs'}, r'config\.duration'),
+    ({'duration': '-1 epochs'}, r'config\.duration'),
+    ({'eval_every': '0 steps'}, r'config\.eval_every'),
+    ({'checkpoint_every': 'never'}, r'config\.checkpoint_every'),
+  ],
+)
+def test_every_section_is_checked_before_anything_compiles(
+  data_dir, monkeypatch, changes, message
+):
+  from jax._src import compiler
+
+  def no_compilation(*_, **__):
+    raise AssertionError('something was compiled')
+
+  monkeypatch.setattr(compiler, 'backend_compile_and_load', no_compilation)
+  with pytest.raises(UsageError, match=message) as e:
+    setup.build(resolve(changes), data_dir=data_dir)
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('name', ['train', 'evaluate'])
+def test_help_imports_nothing_heavy(name):
+  code = (
+    f'import sys, experiments.{name};'
+    "heavy = {'jax', 'flax', 'tensorflow_datasets', 'orbax', 'grain'};"
+    'print(heavy & sys.modules.keys())'
+  )
+  loaded = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout
+  assert loaded.strip() == 'set()'
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('def get_config(:\n', 'SyntaxError'),
+    ('x = 1\n', 'KeyError'),
+    ('import no_such_module\n', 'no_such_module'),
+    ('def get_config(arg=None):\n  return None\n', 'NoneType'),
+    ('def get_config(arg=None):\n  return 1 / 0\n', 'ZeroDivisionError'),
+  ],
+)
+def test_a_card_that_cannot_be_loaded(tmp_path, text, message):
+  card = tmp_path / 'card.py'
+  card.write_text(text)
+  with pytest.raises(UsageError, match=message):
+    _cli.load_card(str(card))
+
+
+def test_digits_card_knows_every_loss_and_model():
+  from configs import common
+
+  get_config = runpy.run_path('configs/digits.py')['get_config']
+  for loss in common.OBJECTIVES:
+    assert resolve(get_config(f'loss={loss},alpha=linear')).objective.name
+  for model in ('resnet8', 'resnet18', 'vit_tiny'):
+    assert resolve(get_config(f'model={model}')).model.name == model
