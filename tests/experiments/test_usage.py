@@ -8,6 +8,7 @@ import pytest
 
 from experiments import _cli
 from maxsup_jax._errors import UsageError
+from maxsup_jax.models import MODELS
 from maxsup_jax.training import setup
 from maxsup_jax.training.config import resolve
 
@@ -125,11 +126,16 @@ def test_a_card_that_cannot_be_loaded(tmp_path, text, message):
     _cli.load_card(str(card))
 
 
-def test_digits_card_knows_every_loss_and_model():
+def test_digits_card_knows_every_loss_and_model(data_dir):
   from configs import common
 
   get_config = runpy.run_path('configs/digits.py')['get_config']
-  for loss in common.OBJECTIVES:
-    assert resolve(get_config(f'loss={loss},alpha=linear')).objective.name
-  for model in ('resnet8', 'resnet18', 'vit_tiny'):
-    assert resolve(get_config(f'model={model}')).model.name == model
+  cards = [
+    f'loss={loss},alpha={alpha}'
+    for loss in common.OBJECTIVES
+    for alpha in ('constant', 'linear')
+  ]
+  cards += [f'model={model},seed=3' for model in MODELS]
+  for card in cards:
+    run = setup.build(resolve(get_config(card)), data_dir=data_dir)
+    assert run.total_steps == 30 * (1442 // 64)
