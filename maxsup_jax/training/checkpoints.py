@@ -6,6 +6,7 @@ renames it when all is on disk, so a run that is killed while saving keeps the
 checkpoint before.
 """
 
+import copy
 import json
 import warnings
 import zlib
@@ -52,16 +53,18 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: Any, extra: dict[str, Any]) -> None:
-    """Starts to save; the arrays must not change afterwards.
+    """Starts to save, in the background; the arrays must not change.
 
     Args:
       step: names the checkpoint.
       state: a tree of host arrays, the same on every process.
-      extra: what JSON can hold.
+      extra: what JSON can hold; it is copied.
     """
     self._directory.mkdir(parents=True, exist_ok=True)
     self.wait()
     self._saving = step
+    # It is written in the background, when the caller's may have changed.
+    extra = copy.deepcopy(extra)
     self._manager.save(
       step,
       args=ocp.args.Composite(

@@ -75,6 +75,19 @@ def test_keeps_the_newest_and_restores_bit_for_bit(directory):
   assert int(state.step) == 3
 
 
+def test_what_changes_after_the_save_is_not_saved(tmp_path, monkeypatch):
+  """Orbax turns the document into JSON in a thread of its own."""
+  checkpoints = Checkpoints(tmp_path / 'checkpoints')
+  given = []
+  monkeypatch.setattr(
+    checkpoints._manager, 'save', lambda step, args: given.append(args)
+  )
+  extra = {'window': {'nll': (0.0, 1.0)}}
+  checkpoints.save(1, make_state(1), extra)
+  extra['window']['nll'] = (7.0, 8.0)
+  assert given[0]['extra'].item == {'window': {'nll': (0.0, 1.0)}}
+
+
 def test_no_checkpoint_is_none_and_makes_no_directory(tmp_path):
   assert Checkpoints(tmp_path / 'none').restore_latest(LIKE) is None
   assert not (tmp_path / 'none').exists()
