@@ -5,16 +5,10 @@ what they hold. Only the first process writes.
 """
 
 import contextlib
-import datetime
 import fcntl
-import importlib.metadata
-import importlib.util
 import json
 import math
 import os
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,18 +19,7 @@ from ml_collections import ConfigDict
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training import config as config_lib
-
-PACKAGES = (
-  'maxsup_jax',
-  'jax',
-  'jaxlib',
-  'numpy',
-  'optax',
-  'flax',
-  'orbax-checkpoint',
-  'tensorflow-datasets',
-  'grain',
-)
+from maxsup_jax.training.provenance import provenance
 
 
 class Workdir:
@@ -146,14 +129,10 @@ class Workdir:
       return
     path = self.path / 'run.json'
     starts = json.loads(path.read_text())['starts'] if path.exists() else []
-    now = datetime.datetime.now(datetime.UTC)
     starts.append(
       {
-        'time': now.isoformat(timespec='seconds'),
         'step': step,
-        'command': shlex.join([sys.executable, *sys.orig_argv[1:]]),
-        'git_commit': git_commit(),
-        'versions': versions(),
+        **provenance(),
         'devices': {
           'count': device_count,
           'kind': jax.devices()[0].device_kind,
@@ -202,34 +181,6 @@ def write_atomically(path: Path, text: str) -> None:
     file.flush()
     os.fsync(file.fileno())
   temporary.replace(path)
-
-
-def versions() -> dict[str, str]:
-  """The versions of Python and of the packages that decide the numbers."""
-  found = {'python': sys.version.split()[0]}
-  for package in PACKAGES:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found[package] = importlib.metadata.version(package)
-  return found
-
-
-def git_commit() -> str | None:
-  """The commit of the source, with '+' if files differ from it, or None."""
-  git = ['git', '-C', str(Path(__file__).parent)]
-
-  def output(*arguments):
-    return subprocess.run(
-      [*git, *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-  try:
-    # An installed copy may lie inside somebody else's repository.
-    output('ls-files', '--error-unmatch', __file__)
-    commit = output('rev-parse', 'HEAD')
-    changed = output('status', '--porcelain', '--untracked-files=no')
-  except (OSError, subprocess.CalledProcessError):
-    return None
-  return commit + ('+' if changed else '')
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,166 @@
+"""Measures how fast the training step is, and what each objective costs.
+
+  python -m experiments.benchmark --out=step.json
+
+Cross-entropy (CE), label smoothing (LS) and MaxSup are timed side by side in
+one run: every round takes some steps of each, in an order that changes from
+round to round, so that a drift of the machine hits all alike. What is timed is
+the step that `experiments.train` runs, on all devices, with synthetic images
+that lie on the devices already. Neither datasets nor grain nor ml_collections
+are needed.
+
+  step time     median of the rounds, and quartiles. A turn of some steps is
+                timed until everything that they compute is there.
+  ratio to CE   of the same round; median of the rounds, and quartiles.
+  images/s      batch size over median step time, all devices together.
+  tracing and lowering, compiling
+                of each step, in the order of the columns, without JAX's
+                persistent cache. What is traced or tuned for the first, the
+                others may reuse.
+  FLOPs as written
+                XLA's count of one device's part of the step, before it is
+                optimised. Multiplications with padding do not count, so it is
+                below the textbook's number.
+  FLOPs as compiled
+                the same of the program that runs. On GPUs it lacks what XLA
+                hands to cuBLAS and cuDNN (github.com/jax-ml/jax/issues/22249),
+                so what is achieved is given as written.
+  memory        what the compiled step needs on each device.
+  pipeline      images/s of `maxsup_jax.data.train_batches` alone: images in
+                memory, padding, crops and flips.
+
+Without flags it measures a small ResNet-18 on CPU, in a minute or two, and a
+ResNet-50 on 224x224 images elsewhere. Numbers of different machines compare
+only with the same flags.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import _cli
+
+_SUITE = flags.DEFINE_string('suite', 'step', 'What to measure: step.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'Write everything, each round too, to this file as JSON.'
+)
+_MODEL = flags.DEFINE_string(
+  'model', None, 'A name of maxsup_jax.models; resnet18 on CPU, else resnet50.'
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+  'image_size',
+  None,
+  'Side of the images; 32 on CPU, else 224. Below 64 a ResNet has the stem '
+  'for CIFAR.',
+  lower_bound=1,
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size',
+  None,
+  'Images in a step, over all devices; 16 a device on CPU, else 256.',
+  lower_bound=1,
+)
+_NUM_CLASSES = flags.DEFINE_integer(
+  'num_classes', None, '100 on CPU, else 1000.', lower_bound=2
+)
+_DTYPE = flags.DEFINE_string(
+  'dtype', None, 'Of the computation; float32 on CPU, else bfloat16.'
+)
+_ROUNDS = flags.DEFINE_integer(
+  'rounds', None, 'How often the objectives take turns; 12.', lower_bound=2
+)
+_STEPS_PER_ROUND = flags.DEFINE_integer(
+  'steps_per_round',
+  None,
+  'Steps of each objective in a round; 1 on CPU, else 20.',
+  lower_bound=1,
+)
+
+
+class Suite(NamedTuple):
+  """A row of `SUITES`.
+
+  Attributes:
+    measure: returns the settings and the results, as JSON knows them.
+    describe: the text to print, of the whole record.
+  """
+
+  measure: Callable[[], dict[str, Any]]
+  describe: Callable[[dict[str, Any]], str]
+
+
+def _measure_step():
+  from experiments import _benchmark_pipeline, _benchmark_step
+
+  settings = _benchmark_step.choose_settings(
+    model=_MODEL.value,
+    image_size=_IMAGE_SIZE.value,
+    batch_size=_BATCH_SIZE.value,
+    num_classes=_NUM_CLASSES.value,
+    dtype=_DTYPE.value,
+    rounds=_ROUNDS.value,
+    steps_per_round=_STEPS_PER_ROUND.value,
+  )
+  measured = _benchmark_step.measure(settings)
+  measured['results']['pipeline'] = _benchmark_pipeline.measure(settings)
+  return measured
+
+
+def _describe_step(record):
+  from experiments import _benchmark_report
+
+  return _benchmark_report.describe_step(record)
+
+
+SUITES = {'step': Suite(_measure_step, _describe_step)}
+
+
+def main():
+  if _SUITE.value not in SUITES:
+    raise _cli.UsageError(
+      f'unknown suite {_SUITE.value!r}; known: {", ".join(SUITES)}'
+    )
+  suite = SUITES[_SUITE.value]
+  out = _checked_out(_OUT.value)
+  _cli.join_processes()
+  import jax
+
+  from experiments import _benchmark_machine
+
+  # A compilation that is read from a cache takes no time worth reporting.
+  jax.config.update('jax_enable_compilation_cache', False)
+  started = _benchmark_machine.record_start()
+  try:
+    measured = suite.measure()
+  except jax.errors.JaxRuntimeError as e:
+    if 'RESOURCE_EXHAUSTED' not in str(e):
+      raise
+    raise _cli.UsageError(
+      'the devices have not enough memory; try a smaller --batch_size'
+    ) from e
+  if jax.process_index() > 0:
+    return
+  record = {'schema': 1, 'suite': _SUITE.value, **started, **measured}
+  print(suite.describe(record))
+  if out:
+    out.write_text(json.dumps(record, indent=2) + '\n')
+    print(f'\nwritten to {out}')
+
+
+def _checked_out(path: str | None) -> pathlib.Path | None:
+  """Refuses a file that cannot be written, before minutes are spent."""
+  if path is None:
+    return None
+  out = pathlib.Path(path)
+  if out.is_dir() or not out.parent.is_dir():
+    raise _cli.UsageError(
+      f'--out={path} is not a file in a directory that exists'
+    )
+  return out
+
+
+if __name__ == '__main__':
+  _cli.run(main)
