@@ -56,7 +56,8 @@ def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
 
   Raises:
     UsageError: if the work directory is not this run's.
-    Stopped: after SIGTERM or SIGINT, when a checkpoint is saved.
+    Stopped: after SIGTERM or SIGINT, when a checkpoint is saved. With several
+      processes only SIGTERM is waited for.
     NonFiniteError: when a number is not finite; no checkpoint holds it.
   """
   with contextlib.ExitStack() as stack:
@@ -92,10 +93,10 @@ class _Loop:
       Tensorboard(workdir.path, self.step, enabled=first_process)
     )
     # With several processes JAX itself watches for SIGTERM, so that all of them
-    # agree on the step to stop at.
+    # agree on the step to stop at. One of them alone must not stop to save.
     self.asks_jax = jax.process_count() > 1
     self.request = stack.enter_context(
-      StopRequest((signal.SIGINT,) if self.asks_jax else StopRequest.SIGNALS)
+      StopRequest(() if self.asks_jax else StopRequest.SIGNALS)
     )
     self.progress = stack.enter_context(
       tqdm(
