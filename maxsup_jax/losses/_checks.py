@@ -12,11 +12,7 @@ from jax.typing import ArrayLike
 
 
 def check_logits(logits: ArrayLike, axis: int) -> tuple[jax.Array, int]:
-  """Returns the logits in float32 or wider, and the class axis from the left.
-
-  Half precision is widened before anything is computed: in bfloat16 a sum over
-  1000 classes has two digits left.
-  """
+  """Returns the logits in float32 or wider, and the class axis >= 0."""
   logits = jnp.asarray(logits)
   if not jnp.issubdtype(logits.dtype, jnp.floating):
     raise TypeError(f'logits must be floating point, got {logits.dtype}')

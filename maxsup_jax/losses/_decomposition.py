@@ -164,12 +164,12 @@ def error_amplification(
     'normalization', normalization, ERROR_AMPLIFICATION_NORMALIZATIONS
   )
   rows, target, alpha = _read(logits, labels, alpha, axis, where)
+  if normalization == 'max':
+    gap = target.logit - rows.max()
+    # Where the label is a top class, the gradient is 0, also among ties.
+    return rows.finish(alpha * jnp.where(gap < 0, gap, 0), target)
   gaps_BK = rows.expand(target.logit) - rows.z
   above_BK = gaps_BK < 0
-  if normalization == 'max':
-    wrong_B = rows.sum(above_BK) > 0
-    term = jnp.where(wrong_B, target.logit - rows.max(), 0)
-    return rows.finish(alpha * term, target)
   total = rows.sum(jnp.where(above_BK, gaps_BK, 0))
   if normalization == 'classes':
     count = rows.count()

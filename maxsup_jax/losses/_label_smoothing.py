@@ -116,22 +116,26 @@ def label_smoothing_cross_entropy(
   target = rows.target(labels)
   alpha = _checks.check_alpha(alpha, allowed, rows.z, rows.axis)
   count = rows.count()
+  uniform_alpha = alpha
   if convention != 'uniform':
     # With a single class there are no others, and nothing to smooth.
-    alpha = alpha * count / jnp.maximum(count - 1, 1)
+    alpha = jnp.where(count > 1, alpha, 0)
+    uniform_alpha = alpha * count / jnp.maximum(count - 1, 1)
   uniform_cross_entropy = rows.log_normalizer() - rows.mean()
-  loss = (1 - alpha) * target_cross_entropy(rows, target)
-  loss = loss + alpha * uniform_cross_entropy
+  loss = (1 - uniform_alpha) * target_cross_entropy(rows, target)
+  loss = loss + uniform_alpha * uniform_cross_entropy
   if convention == 'kl':
     loss = loss - _entropy(rows, target, alpha)
   return rows.finish(loss, target)
 
 
 def _entropy(rows: Rows, target: Target, alpha: jax.Array) -> jax.Array:
-  """Entropy of the target (1 - alpha) y + alpha / K."""
-  rest = alpha / rows.count()
+  """Entropy of the labels smoothed towards the other classes."""
+  others = rows.count() - 1
+  share = alpha / jnp.maximum(others, 1)
   if target.distribution is None:
-    true = 1 - alpha + rest
-    return -xlogy(true, true) - (rows.count() - 1) * xlogy(rest, rest)
-  smoothed_BK = rows.expand(1 - alpha) * target.distribution + rows.expand(rest)
+    return -xlogy(1 - alpha, 1 - alpha) - others * xlogy(share, share)
+  label_BK = target.distribution
+  alpha_B1, share_B1 = rows.expand(alpha), rows.expand(share)
+  smoothed_BK = (1 - alpha_B1) * label_BK + share_B1 * (1 - label_BK)
   return -rows.sum(xlogy(smoothed_BK, smoothed_BK))

@@ -128,6 +128,17 @@ def test_optimum(num_classes, alpha, gap, floor):
   np.testing.assert_allclose(divergence, [0], atol=1e-14)
 
 
+@pytest.mark.parametrize('num_classes', [2, 10, 1000])
+def test_all_mass_on_the_others(num_classes):
+  """The divergence stays finite where the label gets no mass at all."""
+  logits = np.zeros((1, num_classes), np.float32)
+  one_hot = np.eye(1, num_classes, dtype=np.float32)
+  expected = np.log(num_classes) - np.log(num_classes - 1)
+  for labels in (np.array([0]), one_hot):
+    value = smooth(logits, labels, 1.0, convention='kl')
+    np.testing.assert_allclose(value, [expected], atol=1e-5)
+
+
 def test_zero_is_cross_entropy(golden):
   expected = losses.cross_entropy(golden.logits, golden.labels)
   for convention in ('uniform', 'others', 'kl'):
