@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so that `--help` answers at once.
 """
 
+import pathlib
 import re
 import runpy
 import sys
@@ -82,14 +83,53 @@ def join_processes() -> None:
   import jax
 
   given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if all(value is not None for value in given):
+  if any(value is not None for value in given):
+    _check_processes(*given)
     jax.distributed.initialize(*given)
-  elif any(value is not None for value in given):
+  elif _MULTIHOST.value:
+    try:
+      jax.distributed.initialize()
+    except ValueError as e:
+      # What JAX says where it finds no pod slice and no job.
+      raise UsageError(
+        f'--multihost found no other hosts ({e}); see --coordinator'
+      ) from e
+
+
+def _check_processes(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  if None in (coordinator, num_processes, process_id):
     raise UsageError(
       '--coordinator, --num_processes and --process_id belong together'
     )
-  elif _MULTIHOST.value:
-    jax.distributed.initialize()
+  if not re.fullmatch(r'.+:\d+', coordinator):
+    raise UsageError(f'--coordinator={coordinator}: expected HOST:PORT')
+  if not 0 <= process_id < num_processes:
+    raise UsageError(
+      f'--process_id={process_id}: expected from 0 to below '
+      f'--num_processes={num_processes}'
+    )
+
+
+def checked_out(path: str | None) -> pathlib.Path | None:
+  """Refuses a file that cannot be written, before minutes are spent.
+
+  Args:
+    path: the value of a flag; None or empty for no file.
+
+  Returns:
+    The path; its directory is made.
+  """
+  if not path:
+    return None
+  out = pathlib.Path(path)
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.open('a').close()
+  except OSError as e:
+    raise UsageError(f'--out={path} cannot be written: {e.strerror}') from None
+  return out
 
 
 def print_table(records: Sequence[dict[str, Any]]) -> None:
@@ -125,21 +165,20 @@ def _with_config(argv: list[str], default: str) -> list[str]:
   """
   from ml_collections import ConfigDict, config_flags
 
-  from maxsup_jax.training.config import FREE_SECTIONS
+  from maxsup_jax.training.config import FREE_SECTIONS, fields
 
-  cards = [a for a in argv[1:] if re.match('--?config(=|$)', a)]
-  card = cards[-1].partition('=')[2] if cards else default
+  argv, card = _take_card(argv, default)
   config = load_card(card)
-  argv = [a for a in argv if a not in cards]
   for argument in argv[1:]:
     match = re.match(r'--?config\.([^=]+)', argument)
     parts = match[1].split('.') if match else []
     level = config
     for i, part in enumerate(parts):
-      if i == 1 and parts[0] in FREE_SECTIONS:
+      known = isinstance(level, ConfigDict) and part in level
+      if i == 1 and parts[0] in FREE_SECTIONS and not parts[2:]:
         # What is known depends on the section's name: the builders check it.
         break
-      if not isinstance(level, ConfigDict) or part not in level:
+      if not known:
         prefix = ''.join(f'{p}.' for p in parts[:i])
         names = level if isinstance(level, ConfigDict) else []
         raise UsageError(
@@ -151,12 +190,30 @@ def _with_config(argv: list[str], default: str) -> list[str]:
     'config',
     config,
     f'Run card, path.py or path.py:name=value,... (default: {default}). Any '
-    'field of it can be set with --config.FIELD=VALUE.',
+    'field of it can be set with --config.FIELD=VALUE. Its fields, as given: '
+    + ', '.join(f'{n}={v!r}' for n, v in fields(config).items()),
     lock_config=False,
     accept_new_attributes=True,
     sys_argv=argv,
   )
+  # The help has the fields already, and this would lose their sections.
+  flags.FLAGS['config'].default_as_str = ''
   return argv
+
+
+def _take_card(argv: list[str], default: str) -> tuple[list[str], str]:
+  """Takes `--config=CARD` or `--config CARD` out of the arguments."""
+  rest, card = [], default
+  arguments = iter(argv)
+  for argument in arguments:
+    match = re.fullmatch('--?config(=(.*))?', argument)
+    if not match:
+      rest.append(argument)
+    elif match[1]:
+      card = match[2]
+    else:
+      card = next(arguments, '')
+  return rest, card
 
 
 def load_card(card: str) -> Any:
@@ -174,12 +231,12 @@ def load_card(card: str) -> Any:
   from ml_collections import ConfigDict
 
   path, *argument = card.split(':', 1)
+  if not pathlib.Path(path).is_file():
+    raise UsageError(f'no run card {path!r}')
   try:
     config = runpy.run_path(path)['get_config'](*argument)
   except UsageError:
     raise
-  except FileNotFoundError:
-    raise UsageError(f'no run card {path!r}') from None
   except Exception as e:  # a card is Python: anything can go wrong in it
     raise UsageError(
       f'the run card {path!r} cannot be loaded ({type(e).__name__}: {e})'

@@ -1,6 +1,6 @@
 """Measures how fast the training step is, and what each objective costs.
 
-  python -m experiments.benchmark --out=step.json
+  python -m experiments.benchmark
 
 Cross-entropy (CE), label smoothing (LS) and MaxSup are timed side by side in
 one run: every round takes some steps of each, in an order that changes from
@@ -35,7 +35,6 @@ only with the same flags.
 """
 
 import json
-import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,7 +44,9 @@ from experiments import _cli
 
 _SUITE = flags.DEFINE_string('suite', 'step', 'What to measure: step.')
 _OUT = flags.DEFINE_string(
-  'out', None, 'Write everything, each round too, to this file as JSON.'
+  'out',
+  'runs/benchmark-step.json',
+  'Write everything, each round too, to this file as JSON; empty for none.',
 )
 _MODEL = flags.DEFINE_string(
   'model', None, 'A name of maxsup_jax.models; resnet18 on CPU, else resnet50.'
@@ -124,7 +125,7 @@ def main():
       f'unknown suite {_SUITE.value!r}; known: {", ".join(SUITES)}'
     )
   suite = SUITES[_SUITE.value]
-  out = _checked_out(_OUT.value)
+  out = _cli.checked_out(_OUT.value)
   _cli.join_processes()
   import jax
 
@@ -148,18 +149,6 @@ def main():
   if out:
     out.write_text(json.dumps(record, indent=2) + '\n')
     print(f'\nwritten to {out}')
-
-
-def _checked_out(path: str | None) -> pathlib.Path | None:
-  """Refuses a file that cannot be written, before minutes are spent."""
-  if path is None:
-    return None
-  out = pathlib.Path(path)
-  if out.is_dir() or not out.parent.is_dir():
-    raise _cli.UsageError(
-      f'--out={path} is not a file in a directory that exists'
-    )
-  return out
 
 
 if __name__ == '__main__':

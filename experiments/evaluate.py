@@ -6,7 +6,6 @@ The numbers are those that training printed, bit for bit on the same devices.
 """
 
 import json
-import pathlib
 
 from absl import flags
 
@@ -36,12 +35,15 @@ def main():
   from maxsup_jax.training import setup
   from maxsup_jax.training.checkpoints import Checkpoints
   from maxsup_jax.training.evaluation import evaluate
-  from maxsup_jax.training.workdir import Workdir
+  from maxsup_jax.training.workdir import Workdir, finite
 
+  out = _cli.checked_out(_OUT.value)
   directory = Workdir(_WORKDIR.value, writes=False)
   config = directory.config()
   split = _SPLIT.value or config.dataset.eval_split
-  run = setup.build(config, data_dir=_DATA_DIR.value, eval_split=split)
+  run = setup.build(
+    config, data_dir=_DATA_DIR.value, eval_split=split, training=False
+  )
   checkpoints = Checkpoints(directory.checkpoints)
   steps = checkpoints.steps()
   if not steps:
@@ -51,27 +53,27 @@ def main():
   state = run.devices.replicate(state)
   eval_step = run.devices.map(run.eval_step())
   records = [
-    {
-      'kind': 'eval',
-      'step': step,
-      'split': split,
-      'weights': weights,
-      **evaluate(
-        eval_step,
-        state,
-        run.eval_batches(),
-        run.devices,
-        ema=weights == 'ema',
-      ),
-    }
+    finite(
+      {
+        'kind': 'eval',
+        'step': step,
+        'split': split,
+        'weights': weights,
+        **evaluate(
+          eval_step,
+          state,
+          run.eval_batches(),
+          run.devices,
+          ema=weights == 'ema',
+        ),
+      }
+    )
     for weights in run.weights
   ]
   if jax.process_index() == 0:
     _cli.print_table(records)
-    if _OUT.value:
-      pathlib.Path(_OUT.value).write_text(
-        ''.join(json.dumps(r) + '\n' for r in records)
-      )
+    if out:
+      out.write_text(''.join(json.dumps(r) + '\n' for r in records))
   checkpoints.close()
   return 0
 

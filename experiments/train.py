@@ -29,7 +29,6 @@ def main():
   _cli.join_processes()
   import jax
 
-  from maxsup_jax.models import count_parameters
   from maxsup_jax.training import loop, setup, workdir
   from maxsup_jax.training.config import resolve
 
@@ -40,16 +39,6 @@ def main():
   )
   directory.check(config)
   run = setup.build(config, data_dir=_DATA_DIR.value)
-  if jax.process_index() == 0:
-    parameters = count_parameters(jax.eval_shape(run.init_state).params)
-    print(
-      f'{config.model.name}: {parameters:,} parameters; objective '
-      f'{config.objective.name}; {len(run.train_source):,} training images; '
-      f'{run.total_steps:,} steps on {run.devices.count} '
-      f'{jax.devices()[0].device_kind} device(s); into {directory.path}',
-      file=sys.stderr,
-      flush=True,
-    )
   try:
     records = loop.train(run, directory)
   except loop.Stopped as e:

@@ -120,7 +120,8 @@ def _not_found(name: str, base: str, data_dir: str | None) -> str:
     return (
       f'dataset {name!r} is not prepared in {where}: run `tfds build {name} '
       f'--file_format=array_record --data_dir={where}` once (it needs pip '
-      'install "maxsup_jax[prepare]"), or pass download=True'
+      'install "maxsup_jax[prepare]"), or in Python call open_source with '
+      'download=True'
     )
   close = difflib.get_close_matches(base, [*EMBEDDED, *known], n=3)
   hint = f' (did you mean {" or ".join(close)}?)' if close else ''

@@ -87,6 +87,8 @@ def open_split(
   num_classes, label_names = _classes(
     name, label_key, features[label_key], num_classes
   )
+  if label_names is None:
+    _check_labels(builder, name, split, label_key, num_classes)
   return TfdsSource(
     examples=_examples(builder, name, split, image_key),
     name=f'{name}/{split}',
@@ -100,8 +102,22 @@ def open_split(
   )
 
 
+def _check_labels(
+  builder: Any, name: str, split: str, label_key: str, num_classes: int
+) -> None:
+  """Reads all labels of a split, and no image, where tfds promises nothing.
+
+  The labels of a ClassLabel feature were checked when it was prepared.
+  """
+  examples = _examples(builder, name, split, image_key=None)
+  for index in range(len(examples)):
+    label = int(examples[index][label_key])
+    if not 0 <= label < num_classes:
+      raise label_error(f'{name}/{split}', index, label, num_classes)
+
+
 def _examples(
-  builder: Any, name: str, split: str, image_key: str
+  builder: Any, name: str, split: str, image_key: str | None
 ) -> Sequence[dict[str, Any]]:
   """The tfds data source of a split, its files being there."""
   split = str(split)  # Without one tfds would return all.

@@ -122,12 +122,18 @@ class Checkpoints:
       UsageError: if there are checkpoints but none is whole.
     """
     steps = self.steps()
+    damaged = []
     for step in reversed(steps):
       try:
-        return self.restore(step, like)
+        restored = self.restore(step, like)
       except UsageError as e:
         warnings.warn(f'{e}; falling back to the one before', stacklevel=2)
-        self._set_aside(step)
+        damaged.append(step)
+        continue
+      # Only now: as long as none is whole, nothing may look like a fresh start.
+      for other in damaged:
+        self._set_aside(other)
+      return restored
     if steps:
       raise UsageError(
         f'none of the {len(steps)} checkpoints in {self._directory} can be '
@@ -153,7 +159,10 @@ class Checkpoints:
   def _seal(self) -> None:
     """Writes the checksums of what was saved, before orbax renames it."""
     if jax.process_index() == 0:
-      (path,) = self._directory.glob(f'{self._saving}.orbax-checkpoint-tmp*')
+      path = max(
+        self._directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'),
+        key=lambda p: p.stat().st_mtime,
+      )
       (path / SEAL).write_text(json.dumps(_checksums(path), indent=2))
 
   def _set_aside(self, step: int) -> None:

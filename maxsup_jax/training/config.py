@@ -1,6 +1,7 @@
 """The fields of a run's configuration, their defaults and their checks."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,15 @@ from maxsup_jax._errors import UsageError
 # Sections whose fields depend on their `name`: the model and the objective
 # check them themselves.
 FREE_SECTIONS = ('model', 'objective')
+AT_LEAST_ONE = (
+  'batch_size',
+  'eval_batch_size',
+  'keep_checkpoints',
+  'dataset.num_classes',
+  'dataset.image_size',
+  'dataset.channels',
+)
+AT_LEAST_ZERO = ('schedule.warmup_start', 'schedule.end')
 # Fields that change how fast a run is, not what it computes.
 SPEED_FIELDS = ('dataset.num_threads', 'dataset.workers', 'dataset.in_memory')
 
@@ -110,6 +120,10 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
   """
   if isinstance(config, ConfigDict):
     config = config.to_dict()
+  if not isinstance(config, Mapping):
+    raise UsageError(
+      f'a configuration is a mapping of fields, not a {type(config).__name__}'
+    )
   resolved = default_config()
   _merge(resolved, config, '')
   _check(resolved)
@@ -187,13 +201,34 @@ def _merge(into: ConfigDict, given: Mapping[str, Any], prefix: str) -> None:
 
 def _check(config: ConfigDict) -> None:
   """Refuses values out of range that no other module would see."""
-  for field in ('batch_size', 'eval_batch_size', 'keep_checkpoints'):
-    if config[field] < 1:
+  flat = fields(config)
+  for field, value in flat.items():
+    values = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(v, float) and not math.isfinite(v) for v in values):
+      raise UsageError(f'config.{field} is {value}; expected a finite number')
+  for field in AT_LEAST_ONE:
+    if flat[field] is not None and flat[field] < 1:
+      raise UsageError(f'config.{field} is {flat[field]}; expected at least 1')
+  for field in AT_LEAST_ZERO:
+    if flat[field] < 0:
+      raise UsageError(f'config.{field} is {flat[field]}; expected 0 or more')
+  for field in ('optimizer.eps', 'schedule.factor'):
+    if not flat[field] > 0:
+      raise UsageError(f'config.{field} is {flat[field]}; expected more than 0')
+  for field in ('dataset.mean', 'dataset.std'):
+    if not flat[field] or not all(
+      isinstance(v, int | float) and not isinstance(v, bool)
+      for v in flat[field]
+    ):
       raise UsageError(
-        f'config.{field} is {config[field]}; expected at least 1'
+        f'config.{field} is {flat[field]}; expected a number per channel, or '
+        'one for all'
       )
-  if config.seed < 0:
-    raise UsageError(f'config.seed is {config.seed}; expected 0 or more')
+  # JAX seeds its generator with 32 bits.
+  if not 0 <= config.seed < 2**32:
+    raise UsageError(
+      f'config.seed is {config.seed}; expected from 0 to below 2**32'
+    )
   if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
     raise UsageError(
       f'config.ema_decay is {config.ema_decay}; expected from 0 to below 1, or '

@@ -33,7 +33,8 @@ def to_steps(
     The number of steps, at least `minimum`.
 
   Raises:
-    UsageError: if the duration cannot be read or is shorter than `minimum`.
+    UsageError: if the duration cannot be read, is shorter than `minimum`, or is
+      2**31 steps or more.
 
   Examples:
     >>> kwargs = dict(batch_size=128, steps_per_epoch=11, field='duration')
@@ -58,5 +59,10 @@ def to_steps(
     raise UsageError(
       f'config.{field} is {duration!r}, which is {steps:g} steps of '
       f'{batch_size} examples; expected at least {minimum}'
+    )
+  if round(steps) >= 2**31:
+    raise UsageError(
+      f'config.{field} is {duration!r}, which is {steps:g} steps; the step is '
+      'counted with 32 bits'
     )
   return round(steps)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from maxsup_jax._errors import UsageError
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.clock import Clock
 from maxsup_jax.training.evaluation import evaluate
@@ -75,6 +76,12 @@ class _Loop:
   def __init__(self, run, workdir, checkpoints, stack):
     restored = checkpoints.restore_latest(jax.eval_shape(run.init_state))
     state, extra = restored or (run.init_state(), {})
+    examples = len(run.train_source)
+    if extra.get('train_examples', examples) != examples:
+      raise UsageError(
+        f'{run.train_source.name} has {examples} examples; the run in '
+        f'{workdir.path} was started with {extra["train_examples"]}'
+      )
     self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
     self.step = int(state.step)
     self.state = run.devices.replicate(state)
@@ -112,6 +119,7 @@ class _Loop:
 
   def run_to_end(self):
     run = self.run
+    self.say(f'{run.summary()}; into {self.workdir.path}')
     if self.step:
       self.say(f'resuming from the checkpoint of step {self.step}')
     train_step = run.devices.map(run.train_step(), donate=True)
@@ -167,10 +175,12 @@ class _Loop:
     means, self.window = self.window.means(), Window()
     images = (self.step - self.lap_step) * self.run.config.batch_size
     seconds, self.lap_step = self.clock.lap(), self.step
+    # The first step compiles: it does not count.
+    rate = images / seconds if images else None
     self.progress.set_postfix_str(
       f'objective {means["objective"]:.4f}', refresh=False
     )
-    self.write('train', means, images_per_second=images / seconds)
+    self.write('train', means, images_per_second=rate)
 
   def evaluate(self):
     """Writes the metrics of the evaluation split, raw and averaged weights."""
@@ -201,7 +211,11 @@ class _Loop:
       self.checkpoints.save(
         self.step,
         self.run.devices.fetch(self.state),
-        {'window': self.window.totals, 'seconds': self.clock.seconds},
+        {
+          'window': self.window.totals,
+          'seconds': self.clock.seconds,
+          'train_examples': len(self.run.train_source),
+        },
       )
     self.last_saved = self.step
 
@@ -226,4 +240,9 @@ class _Loop:
 def last_evaluation(workdir: Workdir) -> list[dict[str, Any]]:
   """The records of a run's last evaluation, one for each set of weights."""
   records = [r for r in workdir.metrics() if r['kind'] == 'eval']
+  if not records:
+    raise UsageError(
+      f'the run in {workdir.path} is finished, but its metrics.jsonl is gone; '
+      'see experiments.evaluate'
+    )
   return [r for r in records if r['step'] == records[-1]['step']]

@@ -57,7 +57,7 @@ def classification_sums(
 
 def calibration_sums(
   logits_BK: jax.Array,
-  labels_B: jax.Array,
+  labels: jax.Array,
   mask_B: jax.Array,
   bins: int = ECE_BINS,
 ) -> dict[str, jax.Array]:
@@ -68,7 +68,8 @@ def calibration_sums(
 
   Args:
     logits_BK: float `[B, K]`.
-    labels_B: int `[B]`.
+    labels: int `[B]`, or float `[B, K]`, which count as their most probable
+      class.
     mask_B: bool `[B]`, False for padding.
     bins: the number of bins.
 
@@ -77,7 +78,8 @@ def calibration_sums(
   """
   probabilities_BK = jax.nn.softmax(logits_BK.astype(jnp.float32))
   confidence_B = probabilities_BK.max(-1)
-  correct_B = (logits_BK.argmax(-1) == labels_B) & mask_B
+  ids_B = labels if labels.ndim == 1 else labels.argmax(-1)
+  correct_B = (logits_BK.argmax(-1) == ids_B) & mask_B
   edges = jnp.asarray(np.linspace(0, 1, bins + 1)[1:-1], jnp.float32)
   bin_B = jnp.searchsorted(edges, confidence_B, side='left')
 

@@ -59,6 +59,16 @@ class Run:
     """The sets of weights that are evaluated."""
     return ('raw',) if self.config.ema_decay is None else ('raw', 'ema')
 
+  def summary(self) -> str:
+    """What is trained, in one line."""
+    params = jax.eval_shape(self.init_state).params
+    return (
+      f'{self.config.model.name}: {models.count_parameters(params):,} '
+      f'parameters; objective {self.config.objective.name}; '
+      f'{len(self.train_source):,} training images; {self.total_steps:,} steps '
+      f'on {self.devices.count} {self.devices.local[0].device_kind} device(s)'
+    )
+
   def init_state(self) -> TrainState:
     """The state of step 0, on one device."""
     return create_state(
@@ -127,6 +137,7 @@ def build(
   data_dir: str | None = None,
   eval_split: str | None = None,
   devices: Devices | None = None,
+  training: bool = True,
 ) -> Run:
   """Builds a run, and refuses a configuration that cannot be trained.
 
@@ -135,6 +146,8 @@ def build(
     data_dir: where datasets are prepared; None for the default of tfds.
     eval_split: evaluates another split than the configuration says.
     devices: by default all devices of all processes.
+    training: False if the run is only to be evaluated, which any number of
+      devices can do, and for which the training images are not read.
 
   Returns:
     The run.
@@ -145,18 +158,23 @@ def build(
   """
   devices = devices or Devices()
   batch_size = config.batch_size
-  if batch_size % devices.count:
+  if training and batch_size % devices.count:
     raise UsageError(
       f'config.batch_size is {batch_size}; expected a multiple of the '
       f'{devices.count} devices'
     )
-  train_source, eval_source = (
-    _open_split(config, split, data_dir)
-    for split in (
-      config.dataset.train_split,
-      eval_split or config.dataset.eval_split,
-    )
+  in_memory = config.dataset.in_memory
+  train_source = _open_split(
+    config, config.dataset.train_split, data_dir, in_memory and training
   )
+  eval_source = _open_split(
+    config, eval_split or config.dataset.eval_split, data_dir, in_memory
+  )
+  if len(train_source) < batch_size:
+    raise UsageError(
+      f'config.batch_size is {batch_size}; {train_source.name} has only '
+      f'{len(train_source)} examples'
+    )
   steps_per_epoch = data.steps_per_epoch(len(train_source), batch_size)
 
   in_steps = functools.partial(
@@ -206,7 +224,7 @@ def build(
 
 
 def _open_split(
-  config: ConfigDict, split: str, data_dir: str | None
+  config: ConfigDict, split: str, data_dir: str | None, in_memory: bool
 ) -> data.Source:
   dataset = config.dataset
   data.Augment(**dataset.augment)
@@ -224,7 +242,7 @@ def _open_split(
     num_classes=dataset.num_classes,
     image_size=dataset.image_size,
     channels=dataset.channels,
-    in_memory=dataset.in_memory,
+    in_memory=in_memory,
   )
   # Labels are checked as they are read: see at once if all of them are wrong,
   # as where a test split has none.

@@ -159,8 +159,10 @@ def make_eval_step(
     labels, mask = batch['label'], batch['mask']
     images = normalize(batch['image'], mean, std)
     logits, _ = model.apply(variables, images, train=False)
+    # Alpha as of the last step taken, as in the training metrics beside it.
+    step = jnp.maximum(state.step - 1, 0)
     values, _ = objective.apply(
-      state.objective_state, logits, labels, step=state.step, where=mask
+      state.objective_state, logits, labels, step=step, where=mask
     )
     sums = metrics.classification_sums(logits, labels, mask)
     sums['objective'] = (values.sum(), mask.sum())

@@ -106,8 +106,14 @@ class Workdir:
     if not self._writes:
       yield
       return
-    self.path.mkdir(parents=True, exist_ok=True)
-    with (self.path / '.lock').open('w') as lock:
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      lock = (self.path / '.lock').open('w')
+    except OSError as e:
+      raise UsageError(
+        f'the work directory {self.path} cannot be written: {e.strerror}'
+      ) from None
+    with lock:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
@@ -155,7 +161,7 @@ class Workdir:
     if not self._writes:
       return
     with self._metrics.open('a') as file:
-      file.write(json.dumps(_finite(record)) + '\n')
+      file.write(json.dumps(finite(record)) + '\n')
       file.flush()
       os.fsync(file.fileno())
 
@@ -183,10 +189,10 @@ def write_atomically(path: Path, text: str) -> None:
   temporary.replace(path)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
   """JSON has no NaN: null stands for a number that is not defined."""
   if isinstance(value, Mapping):
-    return {k: _finite(v) for k, v in value.items()}
+    return {k: finite(v) for k, v in value.items()}
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value

@@ -224,7 +224,7 @@ def test_what_is_known_of_a_device_is_printed(record):
     (['--rounds=1'], '--rounds=1'),
     (['--steps_per_round=0'], '--steps_per_round=0'),
     (['--batch_size=many'], '--batch_size=many'),
-    (['--out=no/such/directory/out.json'], 'no/such/directory'),
+    (['--out=/dev/null/out.json'], '/dev/null/out.json cannot be written'),
     (['--learning_rate=1'], '--steps_per_round'),
   ],
 )

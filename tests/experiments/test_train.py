@@ -10,13 +10,19 @@ import jax
 import numpy as np
 import pytest
 
-from tests.experiments.runs import (
-  SMALL,
-  assert_same_bits,
-  last_state,
-  timeless,
-)
+from maxsup_jax.training import setup
+from maxsup_jax.training.workdir import Workdir
+from tests.runs import assert_same_bits, last_state, timeless
 
+SMALL = (
+  '--config.model.width=4',
+  '--config.schedule.warmup=4 steps',
+  '--config.batch_size=32',
+  '--config.log_every=4 steps',
+  '--config.eval_every=20 steps',
+  '--config.checkpoint_every=6 steps',
+  '--config.keep_checkpoints=20',
+)
 STEPS = '--config.duration=40 steps'
 
 
@@ -35,9 +41,18 @@ def whole(run_program, tmp_path_factory):
   return Whole(path, out, err)
 
 
-def lines_of(path):
+def wait_for_lines(path, count, process):
+  """Until a run has written so many lines of metrics, or has ended."""
   file = path / 'metrics.jsonl'
-  return file.read_text().count('\n') if file.exists() else 0
+  while process.poll() is None:
+    if file.exists() and file.read_text().count('\n') >= count:
+      return
+    time.sleep(0.001)
+
+
+def state_of(path, data_dir):
+  run = setup.build(Workdir(path).config(), data_dir=data_dir, training=False)
+  return last_state(run, path)
 
 
 def test_a_first_run_prints_a_table_and_its_directory(whole):
@@ -80,8 +95,7 @@ def test_killed_at_any_moment_it_resumes_exactly(
   rng = random.Random(0)
   for lines in (1, 4, 7):
     process = program('train', *arguments)
-    while lines_of(path) < lines and process.poll() is None:
-      time.sleep(0.001)
+    wait_for_lines(path, lines, process)
     time.sleep(rng.uniform(0, 0.05))
     process.kill()
     process.communicate()
@@ -89,7 +103,7 @@ def test_killed_at_any_moment_it_resumes_exactly(
   code, _, err = run_program('train', *arguments)
   assert code == 0, err
   assert 'resuming from the checkpoint of step' in err
-  assert_same_bits(last_state(path, data_dir), last_state(whole.path, data_dir))
+  assert_same_bits(state_of(path, data_dir), state_of(whole.path, data_dir))
   assert timeless(path) == timeless(whole.path)
 
 
@@ -100,8 +114,7 @@ def test_asked_to_stop_it_saves_first_and_resumes_exactly(
   path = tmp_path / 'run'
   arguments = (f'--workdir={path}', STEPS, *SMALL)
   process = program('train', *arguments)
-  while lines_of(path) < 3:
-    time.sleep(0.001)
+  wait_for_lines(path, 3, process)
   process.send_signal(number)
   _, err = process.communicate()
   assert process.returncode == 128 + number, err
@@ -110,7 +123,7 @@ def test_asked_to_stop_it_saves_first_and_resumes_exactly(
   assert 'the same command resumes' in last
   code, _, err = run_program('train', *arguments)
   assert code == 0, err
-  assert_same_bits(last_state(path, data_dir), last_state(whole.path, data_dir))
+  assert_same_bits(state_of(path, data_dir), state_of(whole.path, data_dir))
   assert timeless(path) == timeless(whole.path)
 
 
@@ -138,8 +151,7 @@ def test_two_processes_train_as_one_with_two_devices(
   )
   assert code == 0, err
   processes = start_two(program, f'--workdir={two}', STEPS, *SMALL)
-  while lines_of(two) < 2 and processes[0].poll() is None:
-    time.sleep(0.001)
+  wait_for_lines(two, 2, processes[0])
   processes[1].send_signal(signal.SIGTERM)
   ends = [p.communicate(timeout=300) for p in processes]
   assert [p.returncode for p in processes] == [143, 143], ends
@@ -156,7 +168,12 @@ def test_two_processes_train_as_one_with_two_devices(
   assert starts[0]['devices'] == starts[1]['devices']
   assert starts[0]['devices']['processes'] == 2
 
-  (a, _), (b, _) = last_state(one, data_dir), last_state(two, data_dir)
+  # Written once: the second process adds nothing to a checkpoint.
+  written = sorted(int(p.name) for p in (two / 'checkpoints').iterdir())
+  assert written == sorted({6, 12, 18, 24, 30, 36, 40, stopped_at})
+  assert not list((two / 'checkpoints').rglob('*process_1*'))
+
+  (a, _), (b, _) = state_of(one, data_dir), state_of(two, data_dir)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b
   )

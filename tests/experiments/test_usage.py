@@ -28,6 +28,19 @@ from maxsup_jax.training.config import resolve
     (['--learning_rate=1'], '--workdir'),
     (['stray'], "unexpected argument 'stray'"),
     (['--num_processes=2'], 'belong together'),
+    (
+      ['--coordinator=here', '--num_processes=1', '--process_id=0'],
+      'expected HOST:PORT',
+    ),
+    (
+      ['--coordinator=h:1', '--num_processes=2', '--process_id=2'],
+      '--process_id=2: expected from 0',
+    ),
+    (['--config', 'no_such.py'], "no run card 'no_such.py'"),
+    (['--config=configs'], "no run card 'configs'"),
+    (['--config.objective.alpha.end=1'], 'known: none below it'),
+    (['--config.optimizer.learning_rate=inf'], 'finite number'),
+    (['--workdir=/dev/null/run'], 'cannot be written'),
   ],
 )
 def test_the_command_line(run_program, tmp_path, arguments, message):
@@ -41,9 +54,14 @@ def test_the_command_line(run_program, tmp_path, arguments, message):
 
 
 def test_evaluate_needs_a_run(run_program, tmp_path):
+  broken = tmp_path / 'broken'
+  broken.mkdir()
+  (broken / 'config.json').write_text('[]')
   for arguments, message in (
     ([], '--workdir is needed'),
     ([f'--workdir={tmp_path}'], 'no config.json'),
+    ([f'--workdir={broken}'], 'not a list'),
+    ([f'--workdir={broken}', '--out=/dev/null/x'], '--out=/dev/null/x'),
   ):
     code, out, err = run_program('evaluate', *arguments)
     assert (code, out) == (2, '')
@@ -94,6 +112,22 @@ def test_every_section_is_checked_before_anything_compiles(
   with pytest.raises(UsageError, match=message) as e:
     setup.build(resolve(changes), data_dir=data_dir)
   assert '\n' not in str(e.value)
+
+
+def test_help_lists_the_fields_of_the_card(run_program):
+  card = '--config=configs/digits.py:loss=ls'
+  code, out, _ = run_program('train', card, '--help')
+  assert code == 1  # as absl ends after help
+  for text in ('--workdir', "objective.name='ls'", 'dataset.augment.pad=1'):
+    assert text in out
+
+
+def test_evaluation_needs_no_divisible_batch(data_dir):
+  config = resolve({'batch_size': 30})
+  with pytest.raises(UsageError, match='multiple of the 4 devices'):
+    setup.build(config, data_dir=data_dir)
+  run = setup.build(config, data_dir=data_dir, training=False)
+  assert sum(b['mask'].sum() for b in run.eval_batches()) == 355
 
 
 @pytest.mark.parametrize('name', ['train', 'evaluate'])

@@ -57,6 +57,17 @@ def test_resolved_is_locked():
     ({'ema_decay': 1.0}, r'config\.ema_decay is 1\.0'),
     ({'batch_norm': 'synced'}, r"config\.batch_norm is 'synced'"),
     ({'dataset': {'std': (0.0,)}}, r'config\.dataset\.std'),
+    ({'dataset': {'std': ('a',)}}, r'config\.dataset\.std'),
+    ({'dataset': {'mean': ('a',)}}, r'config\.dataset\.mean'),
+    ({'dataset': {'mean': ()}}, r'config\.dataset\.mean'),
+    ({'dataset': {'mean': (float('nan'),)}}, 'expected a finite number'),
+    ({'dataset': {'image_size': 0}}, r'config\.dataset\.image_size is 0'),
+    ({'optimizer': {'learning_rate': float('inf')}}, 'finite number'),
+    ({'optimizer': {'eps': -1.0}}, r'config\.optimizer\.eps is -1'),
+    ({'schedule': {'factor': 0.0}}, r'config\.schedule\.factor is 0'),
+    ({'schedule': {'end': -0.1}}, r'config\.schedule\.end is -0\.1'),
+    ({'seed': 2**32}, r'below 2\*\*32'),
+    ([], 'a mapping of fields, not a list'),
   ],
 )
 def test_refuses_in_one_line(given, message):

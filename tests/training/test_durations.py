@@ -36,5 +36,10 @@ def test_rounding_to_nothing_is_refused():
     to_steps('1 example', **KWARGS)
 
 
+def test_more_steps_than_can_be_counted_are_refused():
+  with pytest.raises(UsageError, match='32 bits'):
+    to_steps('999999999999 epochs', **KWARGS)
+
+
 def test_zero_where_zero_makes_sense():
   assert to_steps('0 epochs', **KWARGS, minimum=0) == 0

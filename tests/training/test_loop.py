@@ -1,16 +1,18 @@
-import json
+import dataclasses
 import math
 
 import jax
 import numpy as np
 import pytest
 
+from maxsup_jax import data
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training import loop, setup
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.config import resolve
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.workdir import Workdir
+from tests.runs import assert_same_bits, last_state, timeless
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -38,30 +40,6 @@ def train(data_dir):
     return run, loop.train(run, Workdir(path))
 
   return train
-
-
-def timeless(path):
-  """The lines of `metrics.jsonl` without what depends on the clock."""
-  lines = (path / 'metrics.jsonl').read_text().splitlines()
-  return [
-    {
-      k: v
-      for k, v in json.loads(line).items()
-      if k not in ('seconds', 'images_per_second')
-    }
-    for line in lines
-  ]
-
-
-def last_state(run, path):
-  checkpoints = Checkpoints(path / 'checkpoints')
-  state, extra = checkpoints.restore_latest(jax.eval_shape(run.init_state))
-  checkpoints.close()
-  return state, extra['window']
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def interrupt_at(monkeypatch, step):
@@ -129,7 +107,7 @@ def test_resuming_is_exact(train, tmp_path, monkeypatch, step):
     with pytest.raises(KeyboardInterrupt):
       train(tmp_path / 'cut')
   train(tmp_path / 'cut')
-  assert_same(
+  assert_same_bits(
     last_state(run, tmp_path / 'whole'), last_state(run, tmp_path / 'cut')
   )
   assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
@@ -148,7 +126,7 @@ def test_a_damaged_newest_checkpoint_costs_only_time(
   newest.write_bytes(newest.read_bytes()[:-10])
   with pytest.warns(UserWarning, match=r'checkpoints/10 is damaged'):
     train(tmp_path / 'cut')
-  assert_same(
+  assert_same_bits(
     last_state(run, tmp_path / 'whole'), last_state(run, tmp_path / 'cut')
   )
   assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
@@ -209,3 +187,41 @@ def test_objectives_train_with_a_schedule_of_alpha(train, tmp_path, name):
   _, records = train(tmp_path / 'run', objective=objective, duration='5 steps')
   gap = records[0]['objective'] - records[0]['nll']
   assert (gap == 0) == (name == 'ce')
+
+
+def test_another_dataset_under_the_same_name_is_refused(
+  train, tmp_path, monkeypatch
+):
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, 7)
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path / 'run')
+  build = setup.build
+
+  def smaller(*args, **kwargs):
+    run = build(*args, **kwargs)
+    images = np.zeros((900, 8, 8, 1), np.uint8)
+    source = data.ArraySource(images, np.zeros(900, int), num_classes=10)
+    return dataclasses.replace(run, train_source=source)
+
+  monkeypatch.setattr(setup, 'build', smaller)
+  with pytest.raises(UsageError, match=r'900 examples; .* started with 1442'):
+    train(tmp_path / 'run')
+
+
+def test_the_compiling_step_has_no_rate(train, tmp_path):
+  train(tmp_path / 'run', duration='3 steps', log_every='1 step')
+  rates = [
+    r['images_per_second']
+    for r in Workdir(tmp_path / 'run').metrics()
+    if r['kind'] == 'train'
+  ]
+  assert rates[0] is None
+  assert all(rate > 0 for rate in rates[1:])
+
+
+def test_a_finished_run_without_its_metrics_says_so(train, tmp_path):
+  train(tmp_path / 'run', duration='2 steps')
+  (tmp_path / 'run' / 'metrics.jsonl').unlink()
+  with pytest.raises(UsageError, match=r'metrics\.jsonl is gone'):
+    train(tmp_path / 'run', duration='2 steps')

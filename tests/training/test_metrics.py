@@ -101,6 +101,9 @@ def test_soft_labels_count_as_their_most_probable_class():
   hard = metrics.classification_sums(LOGITS, LABELS, MASK)
   sums = metrics.classification_sums(LOGITS, jnp.asarray(soft), MASK)
   assert int(sums['accuracy'][0]) == int(hard['accuracy'][0])
+  a = metrics.calibration_sums(LOGITS, jnp.asarray(soft), MASK)
+  b = metrics.calibration_sums(LOGITS, LABELS, MASK)
+  np.testing.assert_array_equal(a['correct'], b['correct'])
   assert float(sums['nll'][0]) != pytest.approx(float(hard['nll'][0]))
 
 

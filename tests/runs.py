@@ -8,17 +8,6 @@ import numpy as np
 
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints
-from maxsup_jax.training.workdir import Workdir
-
-SMALL = (
-  '--config.model.width=4',
-  '--config.schedule.warmup=4 steps',
-  '--config.batch_size=32',
-  '--config.log_every=4 steps',
-  '--config.eval_every=20 steps',
-  '--config.checkpoint_every=6 steps',
-  '--config.keep_checkpoints=20',
-)
 
 
 def timeless(path: Path) -> list[dict]:
@@ -34,9 +23,8 @@ def timeless(path: Path) -> list[dict]:
   ]
 
 
-def last_state(path: Path, data_dir: Path):
+def last_state(run: setup.Run, path: Path):
   """The state of the newest checkpoint, and the pending window of metrics."""
-  run = setup.build(Workdir(path).config(), data_dir=data_dir)
   checkpoints = Checkpoints(path / 'checkpoints')
   state, extra = checkpoints.restore_latest(jax.eval_shape(run.init_state))
   checkpoints.close()
