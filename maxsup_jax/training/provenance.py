@@ -31,7 +31,7 @@ def provenance() -> dict[str, Any]:
   now = datetime.datetime.now(datetime.UTC)
   return {
     'time': now.isoformat(timespec='seconds'),
-    'command': shlex.join([sys.executable, *sys.orig_argv[1:]]),
+    'command': shlex.join(['python', *sys.orig_argv[1:]]),
     'git_commit': git_commit(),
     'versions': versions(),
   }
