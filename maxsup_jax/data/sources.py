@@ -199,6 +199,11 @@ def to_arrays(source: Source) -> ArraySource:
 
   Raises:
     UsageError: if the images differ in shape, or a label is out of range.
+
+  Examples:
+    >>> source = ArraySource(np.zeros((3, 8, 8), np.uint8), [0, 1, 0], 2)
+    >>> len(to_arrays(source))
+    3
   """
   shape = source[0]['image'].shape
   images_NHWC = np.empty((len(source), *shape), np.uint8)

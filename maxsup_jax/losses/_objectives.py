@@ -53,6 +53,16 @@ def ce_objective() -> Objective:
 
   Returns:
     An objective without state.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.ce_objective()
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.2466] ()
   """
 
   def apply(state, logits, labels, *, step=0, where=None):
@@ -78,6 +88,16 @@ def ls_objective(
   Raises:
     TypeError: if alpha is neither a number nor a function.
     ValueError: if alpha is outside its range or the convention is unknown.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.ls_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.2841] ()
   """
   loss = functools.partial(label_smoothing_cross_entropy, convention=convention)
   return _stateless(loss, alpha, _label_smoothing.alpha_range(convention))
@@ -95,6 +115,16 @@ def maxsup_objective(alpha: float | Schedule = 0.1) -> Objective:
   Raises:
     TypeError: if alpha is neither a number nor a function.
     ValueError: if alpha is negative.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.maxsup_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.3341] ()
   """
   return _stateless(maxsup_cross_entropy, alpha, _max_suppression.ALPHA_RANGE)
 
@@ -116,6 +146,16 @@ def regularization_only_objective(
   Raises:
     TypeError: if alpha is neither a number nor a function.
     ValueError: if alpha is above 1 or the normalization is unknown.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.regularization_only_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.3466] ()
   """
   _checks.check_choice(
     'normalization', normalization, _decomposition.REGULARIZATION_NORMALIZATIONS
@@ -148,6 +188,16 @@ def error_amplification_only_objective(
   Raises:
     TypeError: if alpha is neither a number nor a function.
     ValueError: if alpha is above 1 or the normalization is unknown.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.error_amplification_only_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.1966] ()
   """
   _checks.check_choice(
     'normalization',

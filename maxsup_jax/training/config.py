@@ -117,6 +117,11 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
 
   Raises:
     UsageError: for an unknown field, or a value of the wrong type.
+
+  Examples:
+    >>> config = resolve({'optimizer': {'learning_rate': 0.5}})
+    >>> config.optimizer.learning_rate, config.optimizer.momentum
+    (0.5, 0.9)
   """
   if isinstance(config, ConfigDict):
     config = config.to_dict()

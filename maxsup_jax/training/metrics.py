@@ -35,6 +35,12 @@ def classification_sums(
 
   Returns:
     A pair (sum, count) for each metric: float32 sums of `nll`, int32 else.
+
+  Examples:
+    >>> logits, labels = jnp.array([[2.0, 0.0], [1.0, 3.0]]), jnp.array([0, 0])
+    >>> sums = classification_sums(logits, labels, jnp.array([True, True]))
+    >>> [int(x) for x in sums['accuracy']]
+    [1, 2]
   """
   K = logits_BK.shape[-1]
   ids_B = labels if labels.ndim == 1 else labels.argmax(-1)
@@ -75,6 +81,12 @@ def calibration_sums(
 
   Returns:
     `count` int32, `correct` int32 and `confidence` float32, each `[bins]`.
+
+  Examples:
+    >>> logits, labels = jnp.array([[9.0, 0.0], [0.1, 0.0]]), jnp.array([0, 0])
+    >>> sums = calibration_sums(logits, labels, jnp.array([True, True]), bins=4)
+    >>> sums['count'].tolist()
+    [0, 0, 1, 1]
   """
   probabilities_BK = jax.nn.softmax(logits_BK.astype(jnp.float32))
   confidence_B = probabilities_BK.max(-1)
