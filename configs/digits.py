@@ -9,6 +9,12 @@ Arguments, after a colon and separated by commas:
   alpha=constant  alpha 0.1, or linear: from 0.1 towards 0.2, epoch by epoch
   model=resnet8   any model; vit_tiny, vit_small and vit_base get 2x2 patches
   seed=0
+
+On two CPU cores (Intel Xeon, jax 0.10.2) the default takes about 15 s, 11 of
+them training, and reaches 99.15% of the 355 test digits (98.87% to 99.44% over
+the seeds 0, 1 and 2); with loss=ls 99.44% (all three), with loss=ce 99.53%
+(99.44% to 99.72%). model=vit_tiny is much slower: its 30 epochs were not run,
+3 of them took 67 s on the same machine, busy with other work.
 """
 
 from configs import common
