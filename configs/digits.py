@@ -10,11 +10,11 @@ Arguments, after a colon and separated by commas:
   model=resnet8   any model; vit_tiny, vit_small and vit_base get 2x2 patches
   seed=0
 
-On two CPU cores (Intel Xeon, jax 0.10.2) the default takes about 15 s, 11 of
-them training, and reaches 99.15% of the 355 test digits (98.87% to 99.44% over
-the seeds 0, 1 and 2); with loss=ls 99.44% (all three), with loss=ce 99.53%
-(99.44% to 99.72%). model=vit_tiny is much slower: its 30 epochs were not run,
-3 of them took 67 s on the same machine, busy with other work.
+On two CPU cores (Intel Xeon, jax 0.10.2) the default takes 23 s, 11 to 16 of
+them training (two runs), and reaches 99.15% of the 355 test digits. Over the
+seeds 0, 1 and 2 that is 98.87% to 99.44%; with loss=ls 99.44% (all three), with
+loss=ce 99.44% to 99.72%. model=vit_tiny is much slower: its 30 epochs were not
+run, 3 of them took 67 s on the same machine, busy with other work.
 """
 
 from configs import common
