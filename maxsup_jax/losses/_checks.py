@@ -58,14 +58,85 @@ def check_labels(
   return labels
 
 
-def check_class_ids(labels: ArrayLike) -> None:
-  """Refuses distributions, for terms that are defined for one true class."""
+def check_class_ids(labels: ArrayLike, why: str) -> None:
+  """Refuses distributions, for what is defined for one true class only."""
   dtype = jnp.asarray(labels).dtype
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise TypeError(
-      'labels must be integer class ids: the term compares every logit with '
-      f'the one of the true class, got {dtype}'
+  if jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(f'labels must be integer class ids, got {dtype}: {why}')
+
+
+def check_class_weights(
+  class_weights: ArrayLike | None, logits_BK: jax.Array, axis: int
+) -> jax.Array | None:
+  """Returns the weights of the classes, [K], in the dtype of the logits."""
+  if class_weights is None:
+    return None
+  shape, expected = jnp.shape(class_weights), (logits_BK.shape[axis],)
+  if shape != expected:
+    raise ValueError(
+      f'class_weights must have shape {expected} for logits of shape '
+      f'{logits_BK.shape}, got {shape}'
     )
+  return read_class_weights(class_weights).astype(logits_BK.dtype)
+
+
+def read_class_weights(class_weights: ArrayLike) -> jax.Array:
+  """Returns weights of classes, [K], in float32 or wider."""
+  CLASS_WEIGHT_RANGE.check(class_weights)
+  weights_K = jnp.asarray(class_weights)
+  if weights_K.ndim != 1:
+    raise ValueError(
+      f'class_weights must have shape [K], got {weights_K.shape}'
+    )
+  return weights_K.astype(jnp.promote_types(weights_K.dtype, jnp.float32))
+
+
+def check_same_shape(
+  name: str, values: ArrayLike, logits_BK: jax.Array
+) -> jax.Array:
+  """Returns other values of the shape, and in the dtype, of the logits."""
+  values = jnp.asarray(values)
+  if not jnp.issubdtype(values.dtype, jnp.floating):
+    raise TypeError(f'{name} must be floating point, got {values.dtype}')
+  if values.shape != logits_BK.shape:
+    raise ValueError(
+      f'{name} must have shape {logits_BK.shape} like the logits, '
+      f'got {values.shape}'
+    )
+  return values.astype(logits_BK.dtype)
+
+
+def check_distribution(
+  name: str, values: ArrayLike, logits_BK: jax.Array
+) -> jax.Array:
+  """Returns distributions, [B, K], in the dtype of the logits."""
+  values = jnp.asarray(values)
+  if not jnp.issubdtype(values.dtype, jnp.floating):
+    raise TypeError(f'{name} must be floating point, got {values.dtype}')
+  fits = values.ndim == logits_BK.ndim and all(
+    size in (1, full) for size, full in zip(values.shape, logits_BK.shape)
+  )
+  if not fits:
+    raise ValueError(
+      f'{name} must have shape {logits_BK.shape}, or axes of size one, for '
+      f'logits of shape {logits_BK.shape}, got {values.shape}'
+    )
+  return jnp.broadcast_to(values, logits_BK.shape).astype(logits_BK.dtype)
+
+
+def check_targets(
+  targets: ArrayLike, logits_BK: jax.Array, axis: int
+) -> jax.Array:
+  """Returns the soft labels of the classes, [K, K]."""
+  targets, size = jnp.asarray(targets), logits_BK.shape[axis]
+  if not jnp.issubdtype(targets.dtype, jnp.floating):
+    raise TypeError(f'targets must be floating point, got {targets.dtype}')
+  if targets.shape != (size, size):
+    raise ValueError(
+      f'targets must have shape {(size, size)} for logits of shape '
+      f'{logits_BK.shape}, got {targets.shape}'
+    )
+  return targets
 
 
 def check_where(
@@ -122,48 +193,62 @@ def check_count(name: str, value: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class AlphaRange:
-  """The closed interval of finite strengths for which a loss is defined."""
+class Range:
+  """The interval of finite values of a number for which a loss is defined.
+
+  Attributes:
+    low: the smallest value.
+    high: the largest value.
+    name: what the number is called.
+    open_low: whether `low` itself is excluded.
+  """
 
   low: float = -math.inf
   high: float = math.inf
+  name: str = 'alpha'
+  open_low: bool = False
 
   def __str__(self) -> str:
-    left = '(-inf' if self.low == -math.inf else f'[{self.low:g}'
+    bracket = '(' if self.open_low or self.low == -math.inf else '['
     right = 'inf)' if self.high == math.inf else f'{self.high:g}]'
-    return f'{left}, {right}'
+    return f'{bracket}{self.low:g}, {right}'
 
-  def check(self, alpha: ArrayLike | Sequence[float]) -> None:
+  def check(self, value: ArrayLike | Sequence[float]) -> None:
     """Refuses known values outside; the value of a traced one is not known."""
-    traced = isinstance(alpha, jax.core.Tracer)
-    values = alpha if traced else np.asarray(jax.device_get(alpha))
+    traced = isinstance(value, jax.core.Tracer)
+    values = value if traced else np.asarray(jax.device_get(value))
     kinds = (jnp.floating, jnp.integer)
     if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
-      raise TypeError(f'alpha must be a real number, got {alpha!r}')
+      raise TypeError(f'{self.name} must be a real number, got {value!r}')
     if traced:
       return
     inside = (self.low <= values) & (values <= self.high) & np.isfinite(values)
+    if self.open_low:
+      inside &= values > self.low
     if not np.all(inside):
       raise ValueError(
-        f'alpha must be in {self}, got {values[~inside].item(0)}'
+        f'{self.name} must be in {self}, got {values[~inside].item(0)}'
       )
 
 
-def check_alpha(
-  alpha: ArrayLike, allowed: AlphaRange, logits_BK: jax.Array, axis: int
+CLASS_WEIGHT_RANGE = Range(low=0.0, name='class_weights')
+
+
+def check_number_per_example(
+  value: ArrayLike, allowed: Range, logits_BK: jax.Array, axis: int
 ) -> jax.Array:
-  """Returns alpha in the dtype of the logits, a scalar or one per example."""
-  allowed.check(alpha)
-  shape, got = batch_shape(logits_BK, axis), jnp.shape(alpha)
+  """Returns it in the dtype of the logits, a scalar or one per example."""
+  allowed.check(value)
+  shape, got = batch_shape(logits_BK, axis), jnp.shape(value)
   fits = len(got) <= len(shape) and all(
     size in (1, full) for size, full in zip(got[::-1], shape[::-1])
   )
   if not fits:
     raise ValueError(
-      f'alpha must be a scalar or broadcast to the batch shape {shape} of '
-      f'logits of shape {logits_BK.shape}, got {got}'
+      f'{allowed.name} must be a scalar or broadcast to the batch shape '
+      f'{shape} of logits of shape {logits_BK.shape}, got {got}'
     )
-  return jnp.asarray(alpha, logits_BK.dtype)
+  return jnp.asarray(value, logits_BK.dtype)
 
 
 def batch_shape(logits_BK: jax.Array, axis: int) -> tuple[int, ...]:

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from maxsup_jax.losses import _checks
+from maxsup_jax.losses._cross_entropy import cross_entropy
+from maxsup_jax.losses._objective import Objective, stateless
 from maxsup_jax.losses._rows import Rows, Target
+from maxsup_jax.losses._schedules import Schedule
 
 # The terms are parts of label smoothing, and take its strengths.
-ALPHA_RANGE = _checks.AlphaRange(high=1.0)
+ALPHA_RANGE = _checks.Range(high=1.0)
 REGULARIZATION_NORMALIZATIONS = ('classes', 'below')
 ERROR_AMPLIFICATION_NORMALIZATIONS = ('classes', 'above', 'max')
 
@@ -54,10 +57,10 @@ def smoothing_regularization(
     float64. It is NaN where the label is outside `[0, K)` or a masked class.
 
   Raises:
-    TypeError: if an argument has the wrong dtype; labels that are distributions
-      among them.
-    ValueError: if the shape of an argument does not fit the logits, if the
-      normalization is unknown, or if alpha is known and above 1.
+    TypeError: if an argument has the wrong dtype.
+    ValueError: if the shape of an argument does not fit the logits, if labels
+      are distributions, if the normalization is unknown, or if alpha is known
+      and above 1.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -136,10 +139,10 @@ def error_amplification(
     float64. It is NaN where the label is outside `[0, K)` or a masked class.
 
   Raises:
-    TypeError: if an argument has the wrong dtype; labels that are distributions
-      among them.
-    ValueError: if the shape of an argument does not fit the logits, if the
-      normalization is unknown, or if alpha is known and above 1.
+    TypeError: if an argument has the wrong dtype.
+    ValueError: if the shape of an argument does not fit the logits, if labels
+      are distributions, if the normalization is unknown, or if alpha is known
+      and above 1.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -186,12 +189,103 @@ def _read(
   where: ArrayLike | None,
 ) -> tuple[Rows, Target, jax.Array]:
   rows = Rows.of(logits, axis, where)
-  _checks.check_class_ids(labels)
+  _checks.check_class_ids(
+    labels, 'the term compares every logit with the one of the true class'
+  )
   target = rows.target(labels)
-  alpha = _checks.check_alpha(alpha, ALPHA_RANGE, rows.z, rows.axis)
+  alpha = rows.number(alpha, ALPHA_RANGE)
   return rows, target, alpha
 
 
 def _at_least_one(count: jax.Array) -> jax.Array:
   """A divisor for a sum that is 0 where nothing was counted."""
   return jnp.maximum(count, 1)
+
+
+def regularization_only_objective(
+  alpha: float | Schedule = 0.1, *, normalization: str = 'below'
+) -> Objective:
+  """Cross-entropy plus `smoothing_regularization`, a row of the ablation.
+
+  Labels must be class ids.
+
+  Args:
+    alpha: strength, at most 1: a number or a function of the step.
+    normalization: ``'below'``, as in the paper's table 1, or ``'classes'``.
+
+  Returns:
+    An objective without state.
+
+  Raises:
+    TypeError: if alpha is neither a number nor a function.
+    ValueError: if alpha is above 1 or the normalization is unknown.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.regularization_only_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.3466] ()
+  """
+  _checks.check_choice(
+    'normalization', normalization, REGULARIZATION_NORMALIZATIONS
+  )
+
+  def loss(logits, labels, alpha, *, where, class_weights):
+    term = smoothing_regularization(
+      logits, labels, alpha, normalization=normalization, where=where
+    )
+    return term + cross_entropy(
+      logits, labels, class_weights=class_weights, where=where
+    )
+
+  return stateless(loss, alpha, ALPHA_RANGE)
+
+
+def error_amplification_only_objective(
+  alpha: float | Schedule = 0.1, *, normalization: str = 'above'
+) -> Objective:
+  """Cross-entropy plus `error_amplification`, two rows of the ablation.
+
+  Labels must be class ids.
+
+  Args:
+    alpha: strength, at most 1: a number or a function of the step.
+    normalization: ``'above'`` or ``'max'``, as in the paper's table 1, or
+      ``'classes'``.
+
+  Returns:
+    An objective without state.
+
+  Raises:
+    TypeError: if alpha is neither a number nor a function.
+    ValueError: if alpha is above 1 or the normalization is unknown.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.error_amplification_only_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.1966] ()
+  """
+  _checks.check_choice(
+    'normalization',
+    normalization,
+    ERROR_AMPLIFICATION_NORMALIZATIONS,
+  )
+
+  def loss(logits, labels, alpha, *, where, class_weights):
+    term = error_amplification(
+      logits, labels, alpha, normalization=normalization, where=where
+    )
+    return term + cross_entropy(
+      logits, labels, class_weights=class_weights, where=where
+    )
+
+  return stateless(loss, alpha, ALPHA_RANGE)

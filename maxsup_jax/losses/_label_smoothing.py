@@ -1,5 +1,6 @@
 """Label smoothing, in the three conventions of the field."""
 
+import functools
 import math
 
 import jax
@@ -9,17 +10,19 @@ from jax.typing import ArrayLike
 
 from maxsup_jax.losses import _checks
 from maxsup_jax.losses._cross_entropy import target_cross_entropy
+from maxsup_jax.losses._objective import Objective, stateless
 from maxsup_jax.losses._rows import Rows, Target
+from maxsup_jax.losses._schedules import Schedule
 
 CONVENTIONS = ('uniform', 'others', 'kl')
 
 
-def alpha_range(convention: str) -> _checks.AlphaRange:
+def alpha_range(convention: str) -> _checks.Range:
   """The strengths for which a convention of label smoothing is defined."""
   _checks.check_choice('convention', convention, CONVENTIONS)
   # The entropy of a target with negative entries is not defined.
   low = 0.0 if convention == 'kl' else -math.inf
-  return _checks.AlphaRange(low=low, high=1.0)
+  return _checks.Range(low=low, high=1.0)
 
 
 def label_smoothing_cross_entropy(
@@ -28,6 +31,7 @@ def label_smoothing_cross_entropy(
   alpha: ArrayLike = 0.1,
   *,
   convention: str = 'uniform',
+  class_weights: ArrayLike | None = None,
   axis: int = -1,
   where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -58,6 +62,12 @@ def label_smoothing_cross_entropy(
   normalised: where the entries of `y` sum to :math:`S`, those of `s` sum to
   :math:`(1 - \alpha) S + \alpha` in the first convention.
 
+  Negative label smoothing is the same with a negative :math:`\alpha`. The loss
+  is then unbounded below: a wrong logit can run away.
+
+  With weights `w` of the classes the loss is :math:`-\sum_k w_k s_k \log q_k`,
+  as in PyTorch. Note that its optimum then moves away from `s`.
+
   Class ids never become a one-hot array.
 
   Args:
@@ -69,6 +79,8 @@ def label_smoothing_cross_entropy(
       broadcasts to `[B]`. It may be traced, and then its value is not checked.
       Negative values smooth negatively; ``'kl'`` excludes them.
     convention: ``'uniform'``, ``'others'`` or ``'kl'``.
+    class_weights: weights of the classes, at least 0, `[K]`; not with ``'kl'``.
+      `label_weights` has the denominator of PyTorch's mean.
     axis: the class axis of the logits.
     where: boolean, what takes part: examples, `[B]`, or logits, `[B, K]` (axes
       of size one broadcast). The loss of a masked example, and its gradient,
@@ -85,7 +97,8 @@ def label_smoothing_cross_entropy(
   Raises:
     TypeError: if an argument has the wrong dtype.
     ValueError: if the shape of an argument does not fit the logits, if the
-      convention is unknown, or if alpha is known and outside its range.
+      convention is unknown or has no class weights, or if a number is known and
+      outside its range.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -108,25 +121,41 @@ def label_smoothing_cross_entropy(
     Müller et al., `When Does Label Smoothing Help?
     <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019.
 
+    Wei et al., `To Smooth or Not? When Label Smoothing Meets Noisy Labels
+    <https://arxiv.org/abs/2106.04149>`_, ICML 2022 (negative strengths).
+
     Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
     <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, eqs. 1-4.
   """
   allowed = alpha_range(convention)
+  if convention == 'kl' and class_weights is not None:
+    raise ValueError("class_weights are not defined for the convention 'kl'")
   rows = Rows.of(logits, axis, where)
-  target = rows.target(labels)
-  alpha = _checks.check_alpha(alpha, allowed, rows.z, rows.axis)
+  target = rows.target(labels, class_weights)
+  alpha = rows.number(alpha, allowed)
   count = rows.count()
   uniform_alpha = alpha
   if convention != 'uniform':
     # With a single class there are no others, and nothing to smooth.
     alpha = jnp.where(count > 1, alpha, 0)
     uniform_alpha = alpha * count / jnp.maximum(count - 1, 1)
-  uniform_cross_entropy = rows.log_normalizer() - rows.mean()
   loss = (1 - uniform_alpha) * target_cross_entropy(rows, target)
-  loss = loss + uniform_alpha * uniform_cross_entropy
+  loss = loss + uniform_alpha * _uniform_cross_entropy(rows, class_weights)
   if convention == 'kl':
     loss = loss - _entropy(rows, target, alpha)
   return rows.finish(loss, target)
+
+
+def _uniform_cross_entropy(
+  rows: Rows, class_weights: ArrayLike | None
+) -> jax.Array:
+  """Cross-entropy with the weighted uniform distribution."""
+  if class_weights is None:
+    return rows.log_normalizer() - rows.mean()
+  weights_K = jnp.asarray(class_weights, rows.z.dtype)
+  weights_BK = jnp.broadcast_to(rows.along_classes(weights_K), rows.z.shape)
+  mass, logit = rows.sum(weights_BK), rows.sum(weights_BK * rows.z)
+  return (rows.log_normalizer() * mass - logit) / rows.count()
 
 
 def _entropy(rows: Rows, target: Target, alpha: jax.Array) -> jax.Array:
@@ -139,3 +168,42 @@ def _entropy(rows: Rows, target: Target, alpha: jax.Array) -> jax.Array:
   alpha_B1, share_B1 = rows.expand(alpha), rows.expand(share)
   smoothed_BK = (1 - alpha_B1) * label_BK + share_B1 * (1 - label_BK)
   return -rows.sum(xlogy(smoothed_BK, smoothed_BK))
+
+
+def ls_objective(
+  alpha: float | Schedule = 0.1,
+  *,
+  convention: str = 'uniform',
+  adaptive_alpha: bool = False,
+) -> Objective:
+  """Label smoothing: `label_smoothing_cross_entropy`.
+
+  Args:
+    alpha: strength, at most 1, and at least 0 for ``'kl'``: a number or a
+      function of the step.
+    convention: ``'uniform'``, ``'others'`` or ``'kl'``.
+    adaptive_alpha: makes alpha the strength for examples on which the model is
+      sure, and others get less: `confidence_alpha(logits, 0, alpha)`.
+
+  Returns:
+    An objective without state.
+
+  Raises:
+    TypeError: if alpha is neither a number nor a function, or adaptive_alpha is
+      not a bool.
+    ValueError: if alpha is outside its range or the convention is unknown.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.ls_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.2841] ()
+  """
+  loss = functools.partial(label_smoothing_cross_entropy, convention=convention)
+  return stateless(
+    loss, alpha, alpha_range(convention), adaptive_alpha=adaptive_alpha
+  )

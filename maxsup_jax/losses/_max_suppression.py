@@ -5,9 +5,11 @@ from jax.typing import ArrayLike
 
 from maxsup_jax.losses import _checks
 from maxsup_jax.losses._cross_entropy import target_cross_entropy
+from maxsup_jax.losses._objective import Objective, stateless
 from maxsup_jax.losses._rows import Rows
+from maxsup_jax.losses._schedules import Schedule
 
-ALPHA_RANGE = _checks.AlphaRange(low=0.0)
+ALPHA_RANGE = _checks.Range(low=0.0)
 
 
 def max_suppression(
@@ -72,6 +74,7 @@ def maxsup_cross_entropy(
   labels: ArrayLike,
   alpha: ArrayLike = 0.1,
   *,
+  class_weights: ArrayLike | None = None,
   axis: int = -1,
   where: ArrayLike | None = None,
 ) -> jax.Array:
@@ -98,6 +101,9 @@ def maxsup_cross_entropy(
       Distributions are used as they are, not normalised.
     alpha: strength of the penalty, at least 0: a scalar or an array that
       broadcasts to `[B]`. It may be traced, and then its value is not checked.
+    class_weights: weights of the classes, at least 0, `[K]`. They multiply the
+      cross-entropy with the label, not the penalty. `label_weights` has the
+      denominator of PyTorch's mean.
     axis: the class axis of the logits.
     where: boolean, what takes part: examples, `[B]`, or logits, `[B, K]` (axes
       of size one broadcast). The loss of a masked example, and its gradient,
@@ -137,11 +143,44 @@ def maxsup_cross_entropy(
     <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, eqs. 6-9.
   """
   rows = Rows.of(logits, axis, where)
-  target = rows.target(labels)
-  alpha = _checks.check_alpha(alpha, ALPHA_RANGE, rows.z, rows.axis)
+  target = rows.target(labels, class_weights)
+  alpha = rows.number(alpha, ALPHA_RANGE)
   loss = target_cross_entropy(rows, target) + alpha * _penalty(rows)
   return rows.finish(loss, target)
 
 
 def _penalty(rows: Rows) -> jax.Array:
   return rows.max() - rows.mean()
+
+
+def maxsup_objective(
+  alpha: float | Schedule = 0.1, *, adaptive_alpha: bool = False
+) -> Objective:
+  """Max suppression: `maxsup_cross_entropy`.
+
+  Args:
+    alpha: strength, at least 0: a number or a function of the step.
+    adaptive_alpha: makes alpha the strength for examples on which the model is
+      sure, and others get less: `confidence_alpha(logits, 0, alpha)`.
+
+  Returns:
+    An objective without state.
+
+  Raises:
+    TypeError: if alpha is neither a number nor a function, or adaptive_alpha is
+      not a bool.
+    ValueError: if alpha is negative.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.maxsup_objective(0.1)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [1.3341] ()
+  """
+  return stateless(
+    maxsup_cross_entropy, alpha, ALPHA_RANGE, adaptive_alpha=adaptive_alpha
+  )

@@ -17,13 +17,19 @@ class Target(NamedTuple):
     logit: `[B]`, z_y for a class id y, <y, z> for a distribution y.
     mass: the sum of a distribution, `[B]`; 1 for a class id.
     known: 1, or NaN where the label names no class that takes part.
+    ids: the class ids, `[B]`, 0 where they are masked or unknown; None for
+      distributions.
     distribution: the distributions, `[B, K]`; None for class ids, which never
       become one-hot.
+
+  Weights of the classes multiply the distribution: that of a class id y is then
+  the weight of y at y.
   """
 
   logit: jax.Array
   mass: jax.Array
   known: jax.Array
+  ids: jax.Array | None = None
   distribution: jax.Array | None = None
 
 
@@ -99,35 +105,121 @@ class Rows:
     """The log of the sum of exponentials; the largest of them is 1."""
     return jnp.log(self.sum(jnp.exp(self.z)))
 
+  def dot(self, weights_BK: jax.Array) -> jax.Array:
+    """The sum of the logits times their weights; 0 times -inf is 0."""
+    dropped_BK = (self.z == -jnp.inf) & (weights_BK == 0)
+    return self.sum(weights_BK * jnp.where(dropped_BK, 0, self.z))
+
+  def cross_entropy_with(self, distribution_BK: jax.Array) -> jax.Array:
+    """The cross-entropy of the softmax with a distribution."""
+    mass = self.sum(distribution_BK)
+    return self.log_normalizer() * mass - self.dot(distribution_BK)
+
+  def softmax(self, temperature: jax.Array) -> jax.Array:
+    """The softmax of the logits divided by a temperature; 0 where masked."""
+    rows = self.tempered(temperature)
+    exponentials_BK = jnp.exp(rows.z)
+    probabilities_BK = exponentials_BK / self.expand(self.sum(exponentials_BK))
+    if self.classes is None:
+      return probabilities_BK
+    return jnp.where(self.classes, probabilities_BK, 0)
+
+  def distribution(
+    self,
+    name: str,
+    values: ArrayLike,
+    class_weights: ArrayLike | None = None,
+  ) -> jax.Array:
+    """Checks and reads a constant, weighted distribution; 0 where masked."""
+    values_BK = _checks.check_distribution(name, values, self.z)
+    if self.examples is not None:
+      values_BK = jnp.where(self.expand(self.examples), values_BK, 0)
+    if self.classes is not None:
+      values_BK = jnp.where(self.classes, values_BK, 0)
+    weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
+    if weights_K is not None:
+      values_BK = values_BK * self.along_classes(weights_K)
+    return jax.lax.stop_gradient(values_BK)
+
+  def like(self, name: str, logits: ArrayLike, where: ArrayLike | None) -> Self:
+    """Checks and reads other logits of the same shape, as constants."""
+    other_BK = _checks.check_same_shape(name, logits, self.z)
+    return Rows.of(jax.lax.stop_gradient(other_BK), self.axis, where)
+
+  def tempered(self, temperature: jax.Array) -> Self:
+    """The rows of the logits divided by a temperature."""
+    temperature_B1 = self.expand(temperature)
+    return dataclasses.replace(
+      self,
+      logits=self.logits / temperature_B1,
+      shift=self.shift / temperature_B1,
+      z=self.z / temperature_B1,
+    )
+
+  def unshifted(self) -> jax.Array:
+    """The logits before the shift; 0 where masked."""
+    if self.classes is None:
+      return self.logits
+    return jnp.where(self.classes, self.logits, 0)
+
+  def entropy(self) -> jax.Array:
+    """The entropy of the softmax, in nats."""
+    weights_BK = jnp.exp(self.z)
+    total = self.sum(weights_BK)
+    return jnp.log(total) - self.dot(weights_BK) / total
+
+  def along_classes(self, values_K: jax.Array) -> jax.Array:
+    """Values per class, `[K]`, shaped to broadcast to `[B, K]`."""
+    shape = [1] * self.z.ndim
+    shape[self.axis] = -1
+    return values_K.reshape(shape)
+
   def expand(self, values_B: jax.Array) -> jax.Array:
     """Values per example, `[B]` or a scalar, as `[B, 1]`."""
     shape = _checks.batch_shape(self.z, self.axis)
     return jnp.expand_dims(jnp.broadcast_to(values_B, shape), self.axis)
 
-  def target(self, labels: ArrayLike) -> Target:
-    """Checks and reads class ids or distributions."""
-    labels = _checks.check_labels(labels, self.z, self.axis)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-      return self._class_ids(labels)
-    return self._distributions(labels)
+  def number(self, value: ArrayLike, allowed: _checks.Range) -> jax.Array:
+    """Checks and reads a number, or one per example, `[B]`."""
+    return _checks.check_number_per_example(value, allowed, self.z, self.axis)
 
-  def _class_ids(self, labels_B: jax.Array) -> Target:
+  def target(
+    self, labels: ArrayLike, class_weights: ArrayLike | None = None
+  ) -> Target:
+    """Checks and reads class ids or distributions, and weights of classes."""
+    labels = _checks.check_labels(labels, self.z, self.axis)
+    weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+      return self._class_ids(labels, weights_K)
+    return self._distributions(labels, weights_K)
+
+  def _class_ids(
+    self, labels_B: jax.Array, weights_K: jax.Array | None
+  ) -> Target:
     if self.examples is not None:
       labels_B = jnp.where(self.examples, labels_B, 0)
     known_B = (labels_B >= 0) & (labels_B < self.z.shape[self.axis])
-    ids_B1 = self.expand(jnp.where(known_B, labels_B, 0))
+    ids_B = jnp.where(known_B, labels_B, 0)
+    ids_B1 = self.expand(ids_B)
     if self.classes is not None:
       known_B &= self._at(ids_B1, self.classes)
     # Picked before the shift: XLA cannot fuse a gather with what it reads, and
     # would store the shifted logits for it.
     logit_B = self._at(ids_B1, self.logits) - jnp.squeeze(self.shift, self.axis)
+    mass = jnp.ones((), self.z.dtype)
+    if weights_K is not None:
+      mass = weights_K[ids_B]
+      logit_B = mass * logit_B
     return Target(
       logit=jnp.where(known_B, logit_B, 0),
-      mass=jnp.ones((), self.z.dtype),
+      mass=mass,
       known=self._one_or_nan(known_B),
+      ids=ids_B,
     )
 
-  def _distributions(self, labels_BK: jax.Array) -> Target:
+  def _distributions(
+    self, labels_BK: jax.Array, weights_K: jax.Array | None
+  ) -> Target:
     labels_BK = labels_BK.astype(self.z.dtype)
     if self.examples is not None:
       labels_BK = jnp.where(self.expand(self.examples), labels_BK, 0)
@@ -135,8 +227,10 @@ class Rows:
     if self.classes is not None:
       lost_BK = (labels_BK != 0) & ~self.classes
       known = self._one_or_nan(~jnp.any(lost_BK, self.axis))
+    if weights_K is not None:
+      labels_BK = labels_BK * self.along_classes(weights_K)
     return Target(
-      logit=self.sum(labels_BK * self.z),
+      logit=self.dot(labels_BK),
       mass=self.sum(labels_BK),
       known=known,
       distribution=labels_BK,

@@ -1,7 +1,9 @@
 """The strength alpha as a function of the training step."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -114,12 +116,116 @@ def linear_alpha(
     Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
     <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, appendix F.
   """
-  begin, end = (
-    _checks.check_number('begin', begin),
-    _checks.check_number('end', end),
+  begin = _checks.check_number('begin', begin)
+  end = _checks.check_number('end', end)
+  values = (
+    begin + (end - begin) * fraction
+    for fraction in _fractions(epochs, denominator)
   )
+  return EpochSchedule(
+    tuple(values),
+    _checks.check_count('steps_per_epoch', steps_per_epoch),
+    ends=(begin, end),
+  )
+
+
+def cosine_alpha(
+  begin: float = 0.1,
+  end: float = 0.0,
+  *,
+  epochs: int,
+  steps_per_epoch: int,
+  denominator: str | int = 'epochs',
+) -> EpochSchedule:
+  r"""Half a period of a cosine over the epochs, from `begin` to `end`.
+
+  .. math::
+    \alpha(t) = \alpha_\mathrm{end} +
+      (\alpha_\mathrm{begin} - \alpha_\mathrm{end})
+      \frac{1 + \cos(\pi t / D)}{2}
+
+  Args:
+    begin: the value in the first epoch.
+    end: the value where `t` equals the denominator.
+    epochs: the number of epochs of the training, `T`.
+    steps_per_epoch: the number of steps in an epoch.
+    denominator: `D`, see `linear_alpha`. Beyond an integer `D` the value is
+      `end`.
+
+  Returns:
+    A schedule: a function of the step. After the last epoch it keeps the value
+    of the last epoch.
+
+  Raises:
+    TypeError: if a number is not one.
+    ValueError: if a count is not positive or the denominator is unknown.
+
+  Examples:
+    >>> from maxsup_jax import losses
+    >>> alpha = losses.cosine_alpha(0.2, 0.0, epochs=4, steps_per_epoch=100)
+    >>> print([round(float(alpha(step)), 3) for step in (0, 100, 200, 300)])
+    [0.2, 0.171, 0.1, 0.029]
+  """
+  begin = _checks.check_number('begin', begin)
+  end = _checks.check_number('end', end)
+  values = (
+    end + (begin - end) * (1 + math.cos(math.pi * min(fraction, 1))) / 2
+    for fraction in _fractions(epochs, denominator)
+  )
+  return EpochSchedule(
+    tuple(values),
+    _checks.check_count('steps_per_epoch', steps_per_epoch),
+    ends=(begin, end),
+  )
+
+
+def piecewise_alpha(
+  values: Sequence[float],
+  boundaries: Sequence[int],
+  *,
+  steps_per_epoch: int,
+) -> EpochSchedule:
+  """Constant between epochs at which the value changes.
+
+  Args:
+    values: one more than boundaries.
+    boundaries: the epochs, counted from 0, from which on the next value holds;
+      positive and increasing.
+    steps_per_epoch: the number of steps in an epoch.
+
+  Returns:
+    A schedule: a function of the step.
+
+  Raises:
+    TypeError: if a number is not one.
+    ValueError: if the boundaries do not increase, or there is not one value
+      more.
+
+  Examples:
+    >>> from maxsup_jax import losses
+    >>> alpha = losses.piecewise_alpha([0.0, 0.1], [2], steps_per_epoch=100)
+    >>> print([round(float(alpha(step)), 3) for step in (0, 199, 200, 999)])
+    [0.0, 0.0, 0.1, 0.1]
+  """
+  values = [_checks.check_number('values', value) for value in values]
+  bounds = [_checks.check_count('boundaries', bound) for bound in boundaries]
+  if len(values) != len(bounds) + 1:
+    raise ValueError(
+      'values must be one more than boundaries, '
+      f'got {len(values)} and {len(bounds)}'
+    )
+  if any(a >= b for a, b in itertools.pairwise(bounds)):
+    raise ValueError(f'boundaries must increase, got {bounds}')
+  lengths = [b - a for a, b in itertools.pairwise([0, *bounds])]
+  per_epoch = [v for v, n in zip(values, [*lengths, 1]) for _ in range(n)]
+  return EpochSchedule(
+    tuple(per_epoch), _checks.check_count('steps_per_epoch', steps_per_epoch)
+  )
+
+
+def _fractions(epochs: int, denominator: str | int) -> list[float]:
+  """The epochs, counted from 0, divided by the denominator."""
   epochs = _checks.check_count('epochs', epochs)
-  steps_per_epoch = _checks.check_count('steps_per_epoch', steps_per_epoch)
   if denominator == 'epochs':
     divisor = epochs
   elif denominator == 'epochs-1':
@@ -131,5 +237,4 @@ def linear_alpha(
     )
   else:
     divisor = _checks.check_count('denominator', denominator)
-  values = (begin + (end - begin) * t / divisor for t in range(epochs))
-  return EpochSchedule(tuple(values), steps_per_epoch, ends=(begin, end))
+  return [epoch / divisor for epoch in range(epochs)]

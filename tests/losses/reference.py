@@ -5,6 +5,7 @@ from the closed forms that the package computes. Every formula takes the logits
 `z` and the label distribution `y` of one example.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -90,11 +91,187 @@ def amplification_max(z, y, alpha):
   return alpha * min(above(z, y), default=0.0)
 
 
+def weighted_cross_entropy(z, target, weights):
+  return -math.fsum(
+    w * t * math.log(q) for w, t, q in zip(weights, target, softmax(z))
+  )
+
+
+def class_weighted(z, y, alpha, *, class_weights):
+  del alpha
+  return weighted_cross_entropy(z, y, class_weights)
+
+
+def class_weighted_smoothing(z, y, alpha, *, class_weights):
+  target = [(1 - alpha) * t + alpha / len(z) for t in y]
+  return weighted_cross_entropy(z, target, class_weights)
+
+
+def class_weighted_maxsup(z, y, alpha, *, class_weights):
+  penalty = alpha * max_suppression(z, y, alpha)
+  return weighted_cross_entropy(z, y, class_weights) + penalty
+
+
+def half_square(z, y, alpha):
+  del y, alpha
+  return math.fsum(value**2 for value in z) / 2
+
+
+def full_square(z, y, alpha):
+  return 2 * half_square(z, y, alpha)
+
+
+def logit_penalty(z, y, alpha):
+  return target_cross_entropy(z, y) + alpha * half_square(z, y, alpha)
+
+
+def logit_penalty_full(z, y, alpha):
+  return target_cross_entropy(z, y) + alpha * full_square(z, y, alpha)
+
+
+def entropy(z):
+  return -math.fsum(q * math.log(q) for q in softmax(z) if q > 0)
+
+
+def negative_entropy(z, y, alpha):
+  del y, alpha
+  return -entropy(z)
+
+
+def divergence_from_uniform(z, y, alpha):
+  del y, alpha
+  return math.fsum(q * math.log(q * len(z)) for q in softmax(z) if q > 0)
+
+
+def negative_mean_entropy(z, y, alpha):
+  del y, alpha
+  return -entropy(z) / len(z)
+
+
+def confidence_penalty(z, y, alpha):
+  return target_cross_entropy(z, y) - alpha * entropy(z)
+
+
+def logit_norm(z, y, temperature):
+  norm = math.sqrt(math.fsum(value**2 for value in z))
+  scaled = [value / (norm + 1e-7) / temperature for value in z]
+  return target_cross_entropy(scaled, y)
+
+
+def focal(z, y, gamma):
+  label = np.argmax(y)
+  q = softmax(z)
+  doubt = math.fsum(np.delete(q, label))
+  return -(doubt**gamma) * math.log(q[label])
+
+
+def class_weighted_focal(z, y, gamma, *, class_weights):
+  return class_weights[np.argmax(y)] * focal(z, y, gamma)
+
+
+def margin_penalty(z, y, alpha, *, margin):
+  del y, alpha
+  return math.fsum(max(max(z) - value - margin, 0) for value in z) / len(z)
+
+
+def mbls(z, y, alpha, *, margin):
+  penalty = margin_penalty(z, y, alpha, margin=margin)
+  return target_cross_entropy(z, y) + alpha * penalty
+
+
+def acls_penalty(z, y, alpha, *, margin, top_weight, rest_weight, frozen):
+  del y, alpha
+  below = [max(max(frozen) - v - margin, 0) ** 2 for v in z if v < max(z)]
+  rest = math.fsum(below) / (len(z) - 1) if below else 0.0
+  return top_weight * max(max(z) - margin, 0) ** 2 + rest_weight * rest
+
+
+def acls(z, y, alpha, **options):
+  penalty = acls_penalty(z, y, alpha, **options)
+  return target_cross_entropy(z, y) + alpha * penalty
+
+
+def online(z, y, alpha, *, targets):
+  soft = target_cross_entropy(z, targets)
+  return alpha * target_cross_entropy(z, y) + (1 - alpha) * soft
+
+
+def ranks(scores):
+  return [1 + sum(other > score for other in scores) for score in scores]
+
+
+def zipf_penalty(z, y, alpha, *, power=1.0, votes=None, frozen):
+  del alpha
+  label = np.argmax(y)
+  law = np.array(ranks(frozen if votes is None else votes), float) ** -power
+  law, others = np.delete(law, label), np.delete(z, label)
+  if not len(others):
+    return 0.0
+  law = law / math.fsum(law)
+  return math.fsum(t * math.log(t / q) for t, q in zip(law, softmax(others)))
+
+
+def zipf(z, y, alpha, **options):
+  penalty = zipf_penalty(z, y, alpha, **options)
+  return target_cross_entropy(z, y) + alpha * penalty
+
+
+def prior_smoothing(z, y, alpha, *, prior):
+  target = [(1 - alpha) * t + alpha * r for t, r in zip(y, prior)]
+  return target_cross_entropy(z, target)
+
+
+def adaptive(z, y, alpha, *, teacher_logits, temperature):
+  prior = softmax(np.divide(teacher_logits, temperature))
+  return prior_smoothing(z, y, alpha, prior=prior)
+
+
+def self_adaptive(z, y, alpha, *, temperature, frozen):
+  return adaptive(z, y, alpha, teacher_logits=frozen, temperature=temperature)
+
+
+def distillation(
+  z, y, alpha, *, teacher_logits, teacher=1.0, student=1.0, kl=False, scale=1.0
+):
+  del y, alpha
+  target = softmax(np.divide(teacher_logits, teacher))
+  loss = target_cross_entropy(np.divide(z, student), target)
+  if kl:
+    loss += math.fsum(t * math.log(t) for t in target if t > 0)
+  return scale * loss
+
+
+def distillation_mixture(z, y, beta, **options):
+  imitation = distillation(z, y, beta, **options)
+  return (1 - beta) * target_cross_entropy(z, y) + beta * imitation
+
+
+def logit_matching(z, y, alpha, *, teacher_logits, mean=False):
+  del y, alpha
+  half = math.fsum((a - b) ** 2 for a, b in zip(z, teacher_logits)) / 2
+  return half / len(z) if mean else half
+
+
+def logit_matching_mixture(z, y, beta, *, teacher_logits):
+  distance = logit_matching(z, y, beta, teacher_logits=teacher_logits)
+  return (1 - beta) * target_cross_entropy(z, y) + beta * distance
+
+
 def over_batch(formula, logits, labels, alpha=0.1, where=None):
   """Applies a formula to every example; classes are on the last axis.
 
   Masked examples are 0; masked classes are removed before the formula sees
   them.
+  """
+  values, _ = with_gradient(formula, logits, labels, alpha, where, step=None)
+  return values
+
+
+def with_gradient(formula, logits, labels, alpha=0.1, where=None, step=1e-5):
+  """The same, and its gradient in the logits by central differences.
+
+  A formula that is called with `kept`, the classes that are not masked, and
+  `frozen`, the logits that a gradient does not flow through, may need them.
   """
   logits = np.asarray(logits, np.float64)
   batch, num_classes = logits.shape[:-1], logits.shape[-1]
@@ -105,8 +282,21 @@ def over_batch(formula, logits, labels, alpha=0.1, where=None):
   if where.ndim < logits.ndim:
     where = np.repeat(where[..., None], num_classes, -1)
   alpha = np.broadcast_to(alpha, batch)
-  values = np.zeros(batch)
+  values, gradient = np.zeros(batch), np.zeros(logits.shape)
   for i in np.ndindex(batch):
     if where[i].any():
-      values[i] = formula(logits[i][where[i]], labels[i][where[i]], alpha[i])
-  return values
+      kept = np.flatnonzero(where[i])
+      one = functools.partial(formula, kept=kept, frozen=logits[i][kept])
+      row = logits[i][kept], labels[i][kept], alpha[i]
+      values[i] = one(*row)
+      if step is not None:
+        gradient[i][kept] = central_differences(one, *row, step)
+  return values, gradient
+
+
+def central_differences(formula, z, y, alpha, step):
+  slopes = []
+  for nudge in step * np.eye(len(z)):
+    rise = formula(z + nudge, y, alpha) - formula(z - nudge, y, alpha)
+    slopes.append(rise / (2 * step))
+  return slopes

@@ -69,7 +69,9 @@ def test_golden_gradients(golden):
 @hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
 def test_parts_sum_to_what_label_smoothing_adds(halves, label, alpha):
   logits = np.array(halves, np.float32) / 2
-  arguments = logits, np.array(label), np.float32(alpha)
+  # The product with the smallest gap must not vanish.
+  alpha = np.float32(alpha if abs(alpha) > 1e-30 else 0)
+  arguments = logits, np.array(label), alpha
   smoothed, plain, regularization, amplification = parts(*arguments)
   np.testing.assert_allclose(
     regularization + amplification, smoothed - plain, atol=2e-6
@@ -138,7 +140,7 @@ def test_masked_classes_are_on_no_side(term, normalization):
 
 @every_term
 def test_soft_labels_are_refused(golden, term, normalization):
-  with pytest.raises(TypeError, match='labels must be integer class ids'):
+  with pytest.raises(ValueError, match='labels must be integer class ids'):
     term(golden.logits, golden.mixed, 0.1, normalization=normalization)
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from maxsup_jax import losses
-from tests.losses import reference
 from tests.losses.cases import (
+  CASES,
   all_values,
   evaluate,
   every_loss,
   labelled_loss,
+  shift_invariant_loss,
   soft_loss,
 )
 
@@ -61,9 +62,7 @@ def spoil(values, keep):
 
 @every_loss
 def test_masked_classes_are_removed_classes(loss, logits, labels, class_mask):
-  expected = reference.over_batch(
-    loss.formula, logits, labels, where=class_mask
-  )
+  expected = loss.expected(logits, labels, where=class_mask)
   actual, _ = evaluate(loss, logits, labels, where=class_mask)
   np.testing.assert_allclose(actual, expected, rtol=2e-5)
 
@@ -72,7 +71,7 @@ def test_masked_classes_are_removed_classes(loss, logits, labels, class_mask):
 def test_masked_classes_with_soft_labels(loss, logits, mixed, class_mask):
   mixed = np.where(class_mask, mixed, 0)
   mixed = mixed / mixed.sum(-1, keepdims=True)
-  expected = reference.over_batch(loss.formula, logits, mixed, where=class_mask)
+  expected = loss.expected(logits, mixed, where=class_mask)
   actual, _ = evaluate(loss, logits, mixed, where=class_mask)
   np.testing.assert_allclose(actual, expected, rtol=2e-5)
 
@@ -196,7 +195,7 @@ def test_one_hot_labels_agree_with_class_ids(
 @soft_loss
 def test_soft_labels_are_not_normalised(loss, logits, mixed):
   masses = np.linspace(0, 1, B, dtype=np.float32)[:, None]
-  expected = reference.over_batch(loss.formula, logits, mixed * masses)
+  expected = loss.expected(logits, mixed * masses)
   actual, _ = evaluate(loss, logits, mixed * masses)
   np.testing.assert_allclose(actual, expected, rtol=2e-5)
 
@@ -233,9 +232,10 @@ def test_masked_label_classes_are_nan(loss, logits, labels, class_mask):
   'dtype', [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32]
 )
 def test_class_ids_of_any_integer_type(dtype):
+  maxsup = next(case for case in CASES if case.name == 'maxsup')
   # 300 classes do not fit into eight bits.
   logits = np.linspace(0, 3, 300, dtype=np.float32)[None]
-  expected = reference.over_batch(reference.maxsup, logits, [100])
+  expected = maxsup.expected(logits, [100])
   actual = losses.maxsup_cross_entropy(logits, np.array([100], dtype))
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
@@ -260,7 +260,7 @@ def test_half_precision_is_computed_in_single(loss, logits, labels, dtype):
 def test_double_precision_stays_double(loss, logits, labels):
   values, rows = evaluate(loss, logits.astype(np.float64), labels)
   assert values.dtype == rows.dtype == np.float64
-  expected = reference.over_batch(loss.formula, logits, labels)
+  expected = loss.expected(logits, labels)
   np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
@@ -274,7 +274,7 @@ def test_the_logits_set_the_dtype(loss, logits, labels):
     assert values.dtype == np.float32
 
 
-@every_loss
+@shift_invariant_loss
 def test_unchanged_by_a_shift(loss, logits, labels):
   # 2^13 takes 13 of the 24 bits of a float32; quarters survive it exactly.
   logits = np.round(logits * 4) / 4
@@ -284,7 +284,7 @@ def test_unchanged_by_a_shift(loss, logits, labels):
     np.testing.assert_array_equal(actual, expected)
 
 
-@every_loss
+@shift_invariant_loss
 def test_large_logits_stay_finite(loss, labels):
   logits = np.float32(1e30) * np.eye(K, dtype=np.float32)[np.roll(labels, 1)]
   for value in evaluate(loss, logits, labels):

@@ -1,0 +1,151 @@
+"""The focal loss for softmax classifiers."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from maxsup_jax.losses import _checks
+from maxsup_jax.losses._objective import Objective, stateless
+from maxsup_jax.losses._rows import Rows
+from maxsup_jax.losses._schedules import Schedule
+
+GAMMA_RANGE = _checks.Range(low=0.0, name='gamma')
+
+
+def focal_cross_entropy(
+  logits: ArrayLike,
+  labels: ArrayLike,
+  gamma: ArrayLike = 2.0,
+  *,
+  class_weights: ArrayLike | None = None,
+  axis: int = -1,
+  where: ArrayLike | None = None,
+) -> jax.Array:
+  r"""Focal loss of the softmax, per example.
+
+  .. math::
+    -(1 - q_y)^\gamma \log q_y, \qquad q = \mathrm{softmax}(z)
+
+  With :math:`\gamma = 0` it is the cross-entropy. The factor is differentiated
+  with the rest. Value and gradient keep their relative precision as
+  :math:`q_y \to 1`: neither :math:`1 - q_y` nor :math:`\log q_y` is computed
+  from a :math:`q_y` that is rounded to 1, but from the sum over the other
+  classes.
+
+  Args:
+    logits: unnormalised scores `z`, floating point, `[B, K]`; `B` may be any
+      number of batch axes, also none.
+    labels: class ids, integer, `[B]`. The loss is not defined for mixed labels.
+    gamma: the exponent, at least 0: a scalar or an array that broadcasts to
+      `[B]`. It may be traced, and then its value is not checked. Detectors use
+      2, calibration 3 ("FL-3").
+    class_weights: weights of the classes, at least 0, `[K]`, that multiply the
+      loss: the :math:`\alpha` of detectors. `label_weights` has the denominator
+      of PyTorch's mean.
+    axis: the class axis of the logits.
+    where: boolean, what takes part: examples, `[B]`, or logits, `[B, K]` (axes
+      of size one broadcast). The loss of a masked example, and its gradient,
+      is exactly 0 whatever its logits and label are. A masked class takes no
+      part in the softmax.
+
+  Returns:
+    The loss of every example, `[B]`, in float32, or in float64 for logits in
+    float64. It is NaN, and so is its gradient, where the label is outside
+    `[0, K)` or a masked class.
+
+  Raises:
+    TypeError: if an argument has the wrong dtype.
+    ValueError: if the shape of an argument does not fit the logits, if labels
+      are distributions, or if a number is known and outside its range.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits = jnp.array([[2.0, 1.0, 0.1, -1.0], [0.5, 1.5, 1.0, -0.5]])
+    >>> labels = jnp.array([0, 2])
+    >>> loss = losses.focal_cross_entropy(logits, labels, 2.0)
+    >>> print(np.asarray(loss).round(4))
+    [0.0589 0.6328]
+
+    A gap of 20 rounds the probability of the label to 1, not the loss to 0:
+
+    >>> loss = losses.focal_cross_entropy(jnp.array([20.0, 0.0]), 0, 2.0)
+    >>> print(f'{loss:.3e} {np.exp(-60):.3e}')
+    8.757e-27 8.757e-27
+
+  References:
+    Lin et al., `Focal Loss for Dense Object Detection
+    <https://arxiv.org/abs/1708.02002>`_, ICCV 2017.
+
+    Mukhoti et al., `Calibrating Deep Neural Networks using Focal Loss
+    <https://arxiv.org/abs/2002.09437>`_, NeurIPS 2020.
+  """
+  _checks.check_class_ids(
+    labels, 'the focal loss is defined for one true class'
+  )
+  rows = Rows.of(logits, axis, where)
+  target = rows.target(labels)
+  gamma = rows.number(gamma, GAMMA_RANGE)
+  log_normalizer = rows.log_normalizer()
+  others, alone_on_top = _sum_over_others(rows, target.logit)
+  # The logit on top is 0, but has a gradient.
+  top_logit = jnp.where(alone_on_top, target.logit, 0)
+  surprise = jnp.where(
+    alone_on_top,
+    jnp.log1p(others * jnp.exp(-top_logit)),
+    log_normalizer - target.logit,
+  )
+  # Where no other class is left in the floating-point numbers, 0^gamma is a
+  # constant: its slope is infinite for gamma < 1.
+  left = others > 0
+  log_doubt = jnp.log(jnp.where(left, others, 1)) - log_normalizer
+  nothing = jnp.where(gamma > 0, 0, 1)
+  doubt = jnp.where(left, jnp.exp(gamma * log_doubt), nothing)
+  weight = rows.target(labels, class_weights).mass
+  return rows.finish(weight * doubt * surprise, target)
+
+
+def _sum_over_others(
+  rows: Rows, label_logit: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Sum of the exponentials of all classes but the label, without one-hots.
+
+  Where the label alone is on top, the difference between the sum over all and
+  its own exponential, which is 1, has no digits left, but the others are known
+  as those below the top. Elsewhere the difference is at least half of the sum.
+  """
+  weights_BK = jnp.exp(rows.z)
+  on_top_BK = rows.z == 0
+  below = rows.sum(jnp.where(on_top_BK, 0, weights_BK))
+  alone = (label_logit == 0) & (rows.sum(on_top_BK) == 1)
+  rest = rows.sum(weights_BK) - jnp.exp(label_logit)
+  return jnp.where(alone, below, rest), alone
+
+
+def focal_objective(gamma: float | Schedule = 2.0) -> Objective:
+  """Focal loss: `focal_cross_entropy`.
+
+  Labels must be class ids.
+
+  Args:
+    gamma: the exponent, at least 0: a number or a function of the step.
+
+  Returns:
+    An objective without state.
+
+  Raises:
+    TypeError: if gamma is neither a number nor a function.
+    ValueError: if gamma is negative.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = losses.focal_objective(2.0)
+    >>> loss, state = objective.apply(objective.init(), logits, labels)
+    >>> print(np.asarray(loss).round(4), state)
+    [0.6328] ()
+  """
+  return stateless(focal_cross_entropy, gamma, GAMMA_RANGE)

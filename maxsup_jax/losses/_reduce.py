@@ -1,0 +1,190 @@
+"""From losses per example to their mean, over masks and devices."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from maxsup_jax.losses import _checks
+
+
+def weighted_mean(
+  values: ArrayLike,
+  *,
+  weights: ArrayLike | None = None,
+  normalizer: ArrayLike | None = None,
+  where: ArrayLike | None = None,
+  axis_name: str | None = None,
+) -> jax.Array:
+  r"""The mean of values per example, over masks and devices.
+
+  .. math::
+    \frac{\sum_i w_i v_i}{\sum_i w_i}
+
+  Over several devices the sums are taken before the quotient: the mean does not
+  depend on how the examples are spread, also where a device has none. Inside a
+  function that is differentiated, the value is that of all devices, but the
+  gradient that of the share of this device: sum it over the axis, as in the
+  example, with `psum` and not `pmean`.
+
+  The mean of PyTorch's cross-entropy with weights of the classes is
+  ``weighted_mean(losses, normalizer=label_weights(labels, class_weights))``,
+  where the losses have their weights already.
+
+  Args:
+    values: floating point, of any shape, `[B]`.
+    weights: what multiplies the values, at least 0, `[B]`; None for 1.
+    normalizer: what is summed in the denominator, `[B]`; None for the weights.
+    where: boolean, the examples that take part, `[B]`. What the others hold
+      does not matter.
+    axis_name: the axis of devices over which the examples are spread, if they
+      are.
+
+  Returns:
+    A scalar, in float32 or wider; 0 where the denominator is 0.
+
+  Raises:
+    TypeError: if an argument has the wrong dtype.
+    ValueError: if the shape of an argument is not that of the values.
+
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from maxsup_jax import losses
+    >>> values = jnp.array([1.0, 2.0, 6.0, jnp.nan])
+    >>> real = jnp.array([True, True, True, False])
+    >>> print(losses.weighted_mean(values, where=real))
+    3.0
+
+    A mean over two devices, and its gradient:
+
+    >>> def loss(scale, values, where):
+    ...   return losses.weighted_mean(
+    ...       scale * values, where=where, axis_name='devices')
+    >>> def step(scale, values, where):
+    ...   value, gradient = jax.value_and_grad(loss)(scale, values, where)
+    ...   return value, jax.lax.psum(gradient, 'devices')
+    >>> step = jax.vmap(step, in_axes=(None, 0, 0), axis_name='devices')
+    >>> value, gradient = step(
+    ...     2.0, values.reshape(2, 2), real.reshape(2, 2))
+    >>> print(value, gradient)
+    [6. 6.] [3. 3.]
+  """
+  values = _floating('values', values)
+  if where is not None:
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_:
+      raise TypeError(f'where must be boolean, got {where.dtype}')
+    _check_shape('where', where, values)
+  ones = jnp.ones_like(values)
+  factor = ones if weights is None else _like('weights', weights, values)
+  divisor = factor
+  if normalizer is not None:
+    divisor = _like('normalizer', normalizer, values)
+  # Masked before they meet: 0 times NaN is NaN, in the gradient as well.
+  if where is not None:
+    values, factor, divisor = (
+      jnp.where(where, x, 0) for x in (values, factor, divisor)
+    )
+  total, count = jnp.sum(factor * values), jnp.sum(divisor)
+  if axis_name is not None:
+    count = jax.lax.psum(count, axis_name)
+  empty = count == 0
+  share = jnp.where(empty, 0, total / jnp.where(empty, 1, count))
+  if axis_name is None:
+    return share
+  mean = jax.lax.psum(jax.lax.stop_gradient(share), axis_name)
+  # The value is the mean, and the derivative that of the share.
+  return share - jax.lax.stop_gradient(share) + mean
+
+
+def label_weights(
+  labels: ArrayLike,
+  class_weights: ArrayLike,
+  *,
+  axis: int = -1,
+  where: ArrayLike | None = None,
+) -> jax.Array:
+  r"""The weight of every example, from the weights of the classes.
+
+  .. math::
+    w_y \quad (\text{class ids}), \qquad \sum_k w_k y_k \quad
+    (\text{distributions})
+
+  PyTorch divides the sum of losses with `class_weights` by the sum of these for
+  class ids, and by the number of examples for distributions.
+
+  Args:
+    labels: class ids, integer, `[B]`, or distributions over the classes,
+      floating point, `[B, K]`.
+    class_weights: at least 0, `[K]`.
+    axis: the class axis of distributions.
+    where: boolean, the examples that take part, `[B]`; the others weigh 0.
+
+  Returns:
+    The weights, `[B]`, in float32 or wider; NaN for a class id outside
+    `[0, K)`.
+
+  Raises:
+    TypeError: if an argument has the wrong dtype.
+    ValueError: if the shapes do not fit together.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from maxsup_jax import losses
+    >>> logits = jnp.array([[2.0, 1.0, 0.1], [0.5, 1.5, 1.0]])
+    >>> labels, class_weights = jnp.array([0, 2]), jnp.array([1.0, 1.0, 3.0])
+    >>> loss = losses.cross_entropy(
+    ...     logits, labels, class_weights=class_weights)
+    >>> weights = losses.label_weights(labels, class_weights)
+    >>> print(weights)
+    [1. 3.]
+    >>> mean = losses.weighted_mean(loss, normalizer=weights)
+    >>> print(f'{mean:.4f}')
+    0.9198
+  """
+  labels = jnp.asarray(labels)
+  weights_K = _checks.read_class_weights(class_weights)
+  num_classes = weights_K.size
+  if jnp.issubdtype(labels.dtype, jnp.integer):
+    known = (labels >= 0) & (labels < num_classes)
+    weights = weights_K[jnp.where(known, labels, 0)]
+    weights = jnp.where(known, weights, jnp.nan)
+  elif jnp.issubdtype(labels.dtype, jnp.floating):
+    labels_BK = jnp.moveaxis(labels, axis, -1)
+    if labels_BK.shape[-1] != num_classes:
+      raise ValueError(
+        f'labels of shape {labels.shape} must have {num_classes} classes, like '
+        'class_weights'
+      )
+    weights = jnp.sum(labels_BK * weights_K, -1)
+  else:
+    raise TypeError(
+      'labels must be integer class ids or floating-point distributions, '
+      f'got {labels.dtype}'
+    )
+  if where is None:
+    return weights
+  where = jnp.asarray(where)
+  _check_shape('where', where, weights)
+  return jnp.where(where, weights, 0)
+
+
+def _floating(name: str, values: ArrayLike) -> jax.Array:
+  values = jnp.asarray(values)
+  if not jnp.issubdtype(values.dtype, jnp.floating):
+    raise TypeError(f'{name} must be floating point, got {values.dtype}')
+  return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def _like(name: str, values: ArrayLike, like: jax.Array) -> jax.Array:
+  values = jnp.asarray(values)
+  _check_shape(name, values, like)
+  return values.astype(like.dtype)
+
+
+def _check_shape(name: str, values: jax.Array, like: jax.Array) -> None:
+  if values.shape != like.shape:
+    raise ValueError(
+      f'{name} must have shape {like.shape}, one for each value, '
+      f'got {values.shape}'
+    )
