@@ -75,7 +75,7 @@ def prior_smoothing_cross_entropy(
     >>> loss = losses.prior_smoothing_cross_entropy(
     ...     logits, jnp.array([0, 2]), unigram, 0.1)
     >>> print(np.asarray(loss).round(4))
-    [0.5473 1.2616]
+    [0.5473 1.2666]
 
   References:
     Szegedy et al., `Rethinking the Inception Architecture for Computer Vision
@@ -151,7 +151,7 @@ def adaptive_smoothing_cross_entropy(
     >>> labels = jnp.array([0, 2])
     >>> loss = losses.adaptive_smoothing_cross_entropy(logits, labels, 0.1)
     >>> print(np.asarray(loss).round(4))
-    [0.5005 1.2412]
+    [0.5004 1.2412]
 
   References:
     Lee et al., `Adaptive Label Smoothing with Self-Knowledge in Natural

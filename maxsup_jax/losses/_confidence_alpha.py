@@ -56,7 +56,7 @@ def confidence_alpha(
     >>> logits = jnp.array([[9.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     >>> alpha = losses.confidence_alpha(logits, 0.0, 0.2)
     >>> print(np.asarray(alpha).round(4))
-    [0.1996 0.0225 0.    ]
+    [0.1996 0.0224 0.    ]
 
   References:
     Lee et al., `Adaptive Label Smoothing with Self-Knowledge in Natural

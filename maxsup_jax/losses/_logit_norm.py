@@ -73,8 +73,8 @@ def logit_norm_cross_entropy(
     >>> for scale in (1, 100):
     ...   loss = losses.logit_norm_cross_entropy(scale * logits, labels, 0.5)
     ...   print(np.asarray(loss).round(4))
-    [0.5472 1.2362]
-    [0.5472 1.2362]
+    [0.5545 1.2485]
+    [0.5545 1.2485]
 
   References:
     Wei et al., `Mitigating Neural Network Overconfidence with Logit
@@ -116,6 +116,6 @@ def logit_norm_objective(temperature: float | Schedule = 0.04) -> Objective:
     >>> objective = losses.logit_norm_objective(0.5)
     >>> loss, state = objective.apply(objective.init(), logits, labels)
     >>> print(np.asarray(loss).round(4), state)
-    [1.2362] ()
+    [1.2485] ()
   """
   return stateless(logit_norm_cross_entropy, temperature, TEMPERATURE_RANGE)

@@ -343,9 +343,9 @@ def ols_objective(
     >>> for step in range(3):
     ...   loss, state = objective.apply(state, logits, labels, step=step)
     ...   print(np.asarray(loss).round(4), state.counts[1])
-    [1.0591] 1.0
-    [1.0591] 0.0
-    [0.9654] 1.0
+    [1.1841] 1.0
+    [1.1841] 0.0
+    [0.9698] 1.0
   """
   alpha = as_schedule(alpha, ALPHA_RANGE)
   steps_per_epoch = _checks.check_count('steps_per_epoch', steps_per_epoch)
