@@ -11,6 +11,36 @@ OBJECTIVES = {
   'ce': {'name': 'ce'},
   'ls': {'name': 'ls', 'alpha': 0.1, 'convention': 'uniform'},
   'maxsup': {'name': 'maxsup', 'alpha': 0.1},
+  # Negative label smoothing; how much is left to the user by its paper.
+  'nls': {'name': 'ls', 'alpha': -0.1, 'convention': 'uniform'},
+  'ols': {'name': 'ols', 'alpha': 0.5, 'initial': 'uniform'},
+  'zipf': {'name': 'zipf', 'alpha': 0.1, 'ranking': 'logits'},
+  'zipf_votes': {'name': 'zipf', 'alpha': 0.1, 'ranking': 'votes'},
+  'logit_penalty': {'name': 'logit_penalty', 'alpha': 2e-3, 'form': 'half'},
+  'confidence_penalty': {
+    'name': 'confidence_penalty',
+    'alpha': 0.1,
+    'form': 'entropy',
+  },
+  'logit_norm': {'name': 'logit_norm', 'temperature': 0.04},
+  'focal': {'name': 'focal', 'gamma': 2.0},
+  'mbls': {'name': 'mbls', 'alpha': 0.1, 'margin': 10.0},
+  'acls': {
+    'name': 'acls',
+    'alpha': 0.1,
+    'margin': 10.0,
+    'top_weight': 1.0,
+    'rest_weight': 0.1,
+  },
+  'self_smoothing': {
+    'name': 'adaptive_ls',
+    'alpha': 0.1,
+    'prior': 'self',
+    'temperature': 1.0,
+  },
+  # The paper does not give its rule for alpha, nor its range; see
+  # `maxsup_jax.losses.confidence_alpha`.
+  'adaptive_maxsup': {'name': 'maxsup', 'alpha': 0.2, 'adaptive_alpha': True},
   # The rows of the ablation of MaxSup, Table 1.
   'regularization_only': {
     'name': 'regularization_only',
@@ -28,6 +58,18 @@ OBJECTIVES = {
     'normalization': 'max',
   },
 }
+
+
+# The losses that MaxSup's paper trains with a linear schedule, and those that
+# it has no meaning for.
+_SCHEDULED = (
+  'ls',
+  'maxsup',
+  'regularization_only',
+  'error_amplification_only',
+  'error_amplification_max',
+)
+_WITHOUT_STRENGTH = ('ce',)
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -75,15 +117,17 @@ def objective(loss: str, schedule: str = 'constant') -> dict[str, Any]:
 
   Args:
     loss: a key of `OBJECTIVES`.
-    schedule: 'constant' (alpha 0.1), or 'linear', which raises alpha epoch by
-      epoch from 0.1 towards 0.2, as 0.1 + 0.1 t/T (Zhou et al., NeurIPS 2025,
-      Appendix F).
+    schedule: 'constant', or 'linear', which raises alpha epoch by epoch from
+      0.1 towards 0.2, as 0.1 + 0.1 t/T (Zhou et al., NeurIPS 2025, Appendix F);
+      only for label smoothing, MaxSup and its ablation. Cross-entropy, which
+      has no alpha, stays as it is.
 
   Returns:
     What `maxsup_jax.losses.make_objective` takes.
 
   Raises:
-    UsageError: for a loss or schedule that is not known.
+    UsageError: for a loss or schedule that is not known, or a loss that the
+      linear schedule is not for.
 
   Examples:
     >>> objective('maxsup')
@@ -96,7 +140,12 @@ def objective(loss: str, schedule: str = 'constant') -> dict[str, Any]:
     raise UsageError(
       f'unknown schedule of alpha {schedule!r}; known: constant, linear'
     )
-  if schedule == 'linear' and 'alpha' in config:
+  if schedule == 'linear' and loss not in _WITHOUT_STRENGTH:
+    if loss not in _SCHEDULED:
+      raise UsageError(
+        f'loss {loss!r} has no linear schedule of alpha from 0.1 to 0.2; it is '
+        f'for {", ".join(_SCHEDULED)}'
+      )
     config['alpha'] = {
       'schedule': 'linear',
       'begin': 0.1,

@@ -4,9 +4,8 @@
 
 Arguments, after a colon and separated by commas:
 
-  loss=maxsup     ce, ls, maxsup, regularization_only,
-                  error_amplification_only or error_amplification_max
-  alpha=constant  alpha 0.1, or linear: from 0.1 towards 0.2, epoch by epoch
+  loss=maxsup     ce, ls or any other key of configs.common.OBJECTIVES
+  alpha=constant  as there, or linear: from 0.1 towards 0.2, epoch by epoch
   model=resnet8   any model; vit_tiny, vit_small and vit_base get 2x2 patches
   seed=0
 

@@ -9,7 +9,8 @@ example: reduce as you see fit, or with `weighted_mean`. All of them
   not. Class ids are never made one-hot in memory;
 * take a mask `where` of examples or of logits: a masked example has a loss and
   a gradient of exactly 0, whatever it holds; a masked class does not exist
-  (mask a class rather than set its logit to -inf, which makes means infinite);
+  (mask a class rather than set its logit to -inf, which makes means and norms
+  infinite);
 * take weights of the classes, `class_weights`;
 * compute in float32 or wider, and return that;
 * are safe under `jit`, `vmap`, `pmap`, `grad` and `jvp`, and take a traced

@@ -43,10 +43,9 @@ def min_ranks(
   rows = Rows.of(jax.lax.stop_gradient(scores), axis, where)
   scores_BK = jnp.moveaxis(rows.logits, rows.axis, -1)
   last = scores_BK.ndim - 1
-  # XLA sorts 0.0 before -0.0: adding 0 makes them the same.
   places_BK = jax.lax.broadcasted_iota(jnp.int32, scores_BK.shape, last)
   sorted_BK, order_BK = jax.lax.sort(
-    (-scores_BK + 0.0, places_BK), dimension=last, num_keys=1
+    (-scores_BK, places_BK), dimension=last, num_keys=1
   )
   # A rank is the place at which its group of equal scores begins.
   same_BK = sorted_BK[..., 1:] == sorted_BK[..., :-1]

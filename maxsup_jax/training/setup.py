@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -196,10 +197,13 @@ def build(
   )
   objective = losses.make_objective(
     config.objective.to_dict(),
+    num_classes=train_source.num_classes,
     steps_per_epoch=steps_per_epoch,
     epochs=-(-total_steps // steps_per_epoch),
+    axis_name=AXIS,
   )
   model = _create_model(config, train_source.num_classes)
+  _check_needs(config, objective, model, train_source.image_shape)
   optimizer = make_optimizer(
     **{**config.optimizer, 'learning_rate': learning_rate},
     decay_mask=models.decay_mask(model, (1, *train_source.image_shape)),
@@ -259,6 +263,30 @@ def _open_split(
         f'of {source.name} have {source.image_shape[-1]} channels'
       )
   return source
+
+
+def _check_needs(
+  config: ConfigDict,
+  objective: losses.Objective,
+  model: nn.Module,
+  image_shape: tuple[int, ...],
+) -> None:
+  """Refuses an objective that needs what the steps cannot give it."""
+  if 'teacher_logits' in objective.needs:
+    raise UsageError(
+      f'objective: {config.objective.name!r} needs the logits of a teacher, '
+      'which the training program does not have; apply it in a step of your own'
+    )
+  if 'votes' in objective.needs:
+    image = jnp.zeros((1, *image_shape))
+    (_, outputs), _ = jax.eval_shape(
+      lambda: model.init_with_output(jax.random.key(0), image, train=False)
+    )
+    if 'feature_map' not in outputs:
+      raise UsageError(
+        f"objective: ranking 'votes' needs a model with a feature map, which "
+        f'{config.model.name!r} is not'
+      )
 
 
 def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:

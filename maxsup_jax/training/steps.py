@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxsup_jax.losses import Objective
+from maxsup_jax.losses import Objective, dense_votes
 from maxsup_jax.training import metrics
 from maxsup_jax.training.parallel import AXIS
 from maxsup_jax.training.state import TrainState
@@ -88,7 +88,7 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def mean_objective(params):
-      (logits, _), updates = model.apply(
+      (logits, outputs), updates = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
         images,
         train=True,
@@ -96,7 +96,12 @@ def make_train_step(
         rngs={'drop_path': key},
       )
       values, objective_state = objective.apply(
-        state.objective_state, logits, labels, step=state.step, where=mask
+        state.objective_state,
+        logits,
+        labels,
+        step=state.step,
+        where=mask,
+        **_objective_inputs(objective, params, outputs),
       )
       total = values.sum()
       stats = updates.get('batch_stats', state.batch_stats)
@@ -133,6 +138,17 @@ def make_train_step(
   return train_step
 
 
+def _objective_inputs(
+  objective: Objective, params: Any, outputs: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """What the objective needs besides logits and labels."""
+  if 'votes' not in objective.needs:
+    return {}
+  head = params['head']
+  votes = dense_votes(outputs['feature_map'], head['kernel'], head['bias'])
+  return {'votes': votes}
+
+
 def make_eval_step(
   model: nn.Module,
   objective: Objective,
@@ -158,11 +174,16 @@ def make_eval_step(
   def eval_step(state, variables, batch):
     labels, mask = batch['label'], batch['mask']
     images = normalize(batch['image'], mean, std)
-    logits, _ = model.apply(variables, images, train=False)
+    logits, outputs = model.apply(variables, images, train=False)
     # Alpha as of the last step taken, as in the training metrics beside it.
     step = jnp.maximum(state.step - 1, 0)
     values, _ = objective.apply(
-      state.objective_state, logits, labels, step=step, where=mask
+      state.objective_state,
+      logits,
+      labels,
+      step=step,
+      where=mask,
+      **_objective_inputs(objective, variables['params'], outputs),
     )
     sums = metrics.classification_sums(logits, labels, mask)
     sums['objective'] = (values.sum(), mask.sum())

@@ -1,6 +1,7 @@
 """What is refused, and in which words."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +127,144 @@ def test_traced_alpha_must_be_real():
 def test_lists_and_python_numbers_are_arrays():
   value = losses.maxsup_cross_entropy([[0.0, 0.0]], [1], 1)
   np.testing.assert_allclose(value, [np.log(2)], rtol=1e-6)
+
+
+weighted_loss = pytest.mark.parametrize(
+  'loss',
+  [
+    losses.cross_entropy,
+    losses.label_smoothing_cross_entropy,
+    losses.maxsup_cross_entropy,
+    losses.logit_penalty_cross_entropy,
+    losses.confidence_penalty_cross_entropy,
+    losses.logit_norm_cross_entropy,
+    losses.focal_cross_entropy,
+    losses.mbls_cross_entropy,
+    losses.acls_cross_entropy,
+    losses.zipf_cross_entropy,
+    losses.adaptive_smoothing_cross_entropy,
+    functools.partial(
+      losses.ols_cross_entropy, targets=np.full((4, 4), 0.25, np.float32)
+    ),
+    functools.partial(
+      losses.prior_smoothing_cross_entropy,
+      prior=np.full((1, 4), 0.25, np.float32),
+    ),
+    functools.partial(
+      losses.distillation_cross_entropy, teacher_logits=LOGITS, beta=0.3
+    ),
+    functools.partial(
+      losses.logit_matching_cross_entropy, teacher_logits=LOGITS
+    ),
+  ],
+)
+
+
+@weighted_loss
+@pytest.mark.parametrize(
+  ('class_weights', 'error', 'message'),
+  [
+    (np.ones(3), ValueError, r'class_weights .* \(4,\) .* got \(3,\)'),
+    (np.ones((3, 4)), ValueError, r'class_weights .* \(4,\) .* got \(3, 4\)'),
+    (np.array([1, 1, -1, 1]), ValueError, r'class_weights .* got -1'),
+    (np.array([1, np.nan, 1, 1]), ValueError, 'class_weights .* got nan'),
+    (np.ones(4, bool), TypeError, 'class_weights must be a real number'),
+  ],
+)
+def test_class_weights(loss, class_weights, error, message):
+  with pytest.raises(error, match=message):
+    loss(LOGITS, LABELS, class_weights=class_weights)
+
+
+@weighted_loss
+def test_weights_of_one_change_nothing_and_the_label_has_its_own(loss):
+  logits = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+  labels = np.array([1, 2, 1])
+  plain = loss(logits, labels)
+  ones = loss(logits, labels, class_weights=np.ones(4))
+  np.testing.assert_allclose(ones, plain, rtol=1e-6)
+  # Integers, of another class, and of that of the label.
+  other = loss(logits, labels, class_weights=np.array([1, 3, 1, 1]))
+  assert (np.asarray(other != plain) == (labels == 1)).all() or (
+    # Where the smoothed label has all classes, so has the weight.
+    (other > plain).all()
+  )
+
+
+def test_class_weights_of_the_kl_convention():
+  with pytest.raises(ValueError, match="class_weights .* convention 'kl'"):
+    losses.label_smoothing_cross_entropy(
+      LOGITS, LABELS, convention='kl', class_weights=np.ones(4)
+    )
+
+
+@pytest.mark.parametrize(
+  ('teacher', 'error', 'message'),
+  [
+    (LOGITS[0], ValueError, r'teacher_logits must have shape \(3, 4\) like'),
+    (LOGITS.astype(int), TypeError, 'teacher_logits must be floating point'),
+  ],
+)
+@pytest.mark.parametrize(
+  'loss',
+  [
+    losses.distillation_cross_entropy,
+    losses.logit_matching_cross_entropy,
+    losses.adaptive_smoothing_cross_entropy,
+  ],
+)
+def test_teacher_logits(loss, teacher, error, message):
+  with pytest.raises(error, match=message):
+    loss(LOGITS, LABELS, 0.5, teacher_logits=teacher)
+
+
+@pytest.mark.parametrize('shape', [(4,), (3, 3), (2, 4), (1, 3, 4)])
+def test_shapes_of_a_prior(shape):
+  with pytest.raises(ValueError, match=r'prior must have shape \(3, 4\)'):
+    losses.prior_smoothing_cross_entropy(LOGITS, LABELS, np.ones(shape))
+
+
+@pytest.mark.parametrize(
+  ('call', 'message'),
+  [
+    (
+      lambda: losses.logit_penalty(LOGITS, form='l2'),
+      "form .*'full', got 'l2'",
+    ),
+    (
+      lambda: losses.confidence_penalty(LOGITS, form='sum'),
+      "form must be one of 'entropy', 'kl', 'mean', got 'sum'",
+    ),
+    (
+      lambda: losses.distillation(LOGITS, LOGITS, divergence='js'),
+      "divergence must be one of 'cross_entropy', 'kl', got 'js'",
+    ),
+    (
+      lambda: losses.logit_matching(LOGITS, LOGITS, reduction='none'),
+      "reduction must be one of 'sum', 'mean', got 'none'",
+    ),
+    (
+      lambda: losses.distillation(LOGITS, LOGITS, student_temperature=0.0),
+      r'student_temperature must be in \(0, inf\), got 0.0',
+    ),
+    (
+      lambda: losses.logit_norm_cross_entropy(LOGITS, LABELS, 0.0),
+      r'temperature must be in \(0, inf\), got 0.0',
+    ),
+    (
+      lambda: losses.margin_penalty(LOGITS, -1.0),
+      r'margin must be in \[0, inf\), got -1.0',
+    ),
+    (
+      lambda: losses.zipf_distribution(LOGITS, -1.0),
+      r'power must be in \[0, inf\), got -1.0',
+    ),
+    (
+      lambda: losses.with_class_weights(losses.ce_objective(), [[1.0]]),
+      r'class_weights must have shape \[K\], got \(1, 1\)',
+    ),
+  ],
+)
+def test_choices_and_numbers(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,18 @@ def label_smoothing(convention):
   return loss
 
 
+def with_options(function, **options):
+  return functools.partial(function, **options)
+
+
+def adaptive_maxsup(logits, labels, alpha, *, where=None):
+  alpha = losses.confidence_alpha(logits, 0, alpha)
+  return losses.maxsup_cross_entropy(logits, labels, alpha, where=where)
+
+
+ACLS = {'margin': 0.5, 'top_weight': 0.7, 'rest_weight': 0.3}
+SELF = {'prior': 'self', 'temperature': 2.0}
+
 # Constructor, its arguments besides alpha, and the loss it must compute.
 OBJECTIVES = {
   'ce': (losses.ce_objective, None, cross_entropy),
@@ -70,9 +84,56 @@ OBJECTIVES = {
     {'normalization': 'max'},
     plus(losses.error_amplification, normalization='max'),
   ),
+  'adaptive_maxsup': (
+    losses.maxsup_objective,
+    {'adaptive_alpha': True},
+    adaptive_maxsup,
+  ),
+  'zipf': (
+    losses.zipf_objective,
+    {'power': 2.0},
+    with_options(losses.zipf_cross_entropy, power=2.0),
+  ),
+  'self_smoothing': (
+    losses.adaptive_ls_objective,
+    SELF,
+    with_options(losses.adaptive_smoothing_cross_entropy, temperature=2.0),
+  ),
+  'logit_penalty': (
+    losses.logit_penalty_objective,
+    {'form': 'full'},
+    with_options(losses.logit_penalty_cross_entropy, form='full'),
+  ),
+  'confidence_penalty': (
+    losses.confidence_penalty_objective,
+    {'form': 'kl'},
+    with_options(losses.confidence_penalty_cross_entropy, form='kl'),
+  ),
+  'logit_norm': (
+    losses.logit_norm_objective,
+    {},
+    losses.logit_norm_cross_entropy,
+  ),
+  'focal': (losses.focal_objective, {}, losses.focal_cross_entropy),
+  'mbls': (
+    losses.mbls_objective,
+    {'margin': 1.5},
+    with_options(losses.mbls_cross_entropy, margin=1.5),
+  ),
+  'acls': (
+    losses.acls_objective,
+    ACLS,
+    with_options(losses.acls_cross_entropy, **ACLS),
+  ),
 }
 every_objective = pytest.mark.parametrize(
   ('make', 'options', 'loss'), OBJECTIVES.values(), ids=OBJECTIVES
+)
+CLASS_IDS_ONLY = (
+  losses.regularization_only_objective,
+  losses.error_amplification_only_objective,
+  losses.zipf_objective,
+  losses.focal_objective,
 )
 ABLATIONS = (
   losses.regularization_only_objective,
@@ -82,7 +143,7 @@ ABLATIONS = (
 
 @every_objective
 def test_computes_its_loss(make, options, loss):
-  objective = make(**(options or {}))
+  objective = make(*(() if options is None else (0.1,)), **(options or {}))
   state = objective.init()
   values, state = objective.apply(state, LOGITS, LABELS)
   np.testing.assert_allclose(values, loss(LOGITS, LABELS, 0.1), rtol=1e-6)
@@ -163,11 +224,12 @@ def test_runs_on_all_devices():
 
 @every_objective
 def test_soft_labels(make, options, loss):
-  if make in ABLATIONS:
+  if make in CLASS_IDS_ONLY:
     with pytest.raises(ValueError, match='labels must be integer class ids'):
       jax.eval_shape(make(**options).apply, (), LOGITS, MIXED)
   else:
-    values, _ = make(**(options or {})).apply((), LOGITS, MIXED)
+    strength = () if options is None else (0.1,)
+    values, _ = make(*strength, **(options or {})).apply((), LOGITS, MIXED)
     np.testing.assert_allclose(values, loss(LOGITS, MIXED, 0.1), rtol=1e-6)
 
 
@@ -223,3 +285,112 @@ def test_unknown_choices_are_refused_when_made():
   for make in ABLATIONS:
     with pytest.raises(ValueError, match=r"normalization must .* got 'mean'"):
       make(normalization='mean')
+
+
+@pytest.mark.parametrize(
+  ('make', 'options', 'function'),
+  [
+    (
+      losses.distillation_objective,
+      {
+        'teacher_temperature': 3.0,
+        'student_temperature': 2.0,
+        'divergence': 'kl',
+        'scale_by_squared_temperature': True,
+      },
+      losses.distillation_cross_entropy,
+    ),
+    (
+      losses.logit_matching_objective,
+      {'reduction': 'mean'},
+      losses.logit_matching_cross_entropy,
+    ),
+    (
+      losses.adaptive_ls_objective,
+      {'temperature': 2.0},
+      losses.adaptive_smoothing_cross_entropy,
+    ),
+  ],
+)
+def test_objectives_that_need_a_teacher(make, options, function):
+  objective = make(0.3, **options)
+  assert objective.needs == ('teacher_logits',)
+  teacher = LOGITS[:, ::-1]
+  values, state = objective.apply(
+    objective.init(), LOGITS, LABELS, where=REAL, teacher_logits=teacher
+  )
+  expected = function(
+    LOGITS, LABELS, 0.3, teacher_logits=teacher, where=REAL, **options
+  )
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  assert state == ()
+
+
+def test_zipf_takes_votes_when_asked_to():
+  objective = losses.zipf_objective(0.3, ranking='votes')
+  assert objective.needs == ('votes',)
+  assert losses.zipf_objective().needs == ()
+  votes = LOGITS[:, ::-1]
+  values, _ = objective.apply((), LOGITS, LABELS, votes=votes)
+  expected = losses.zipf_cross_entropy(LOGITS, LABELS, 0.3, votes=votes)
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+# Weights of the classes
+
+WEIGHTS = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
+
+
+@pytest.mark.parametrize('mean', ['examples', 'weights'])
+@pytest.mark.parametrize('where', [None, REAL, REAL[:, None]])
+def test_mean_with_class_weights(mean, where):
+  objective = losses.with_class_weights(
+    losses.maxsup_objective(0.3), WEIGHTS, mean=mean
+  )
+  values, _ = objective.apply((), LOGITS, LABELS, where=where)
+  real = np.ones(3, bool) if where is None else REAL
+  expected = losses.maxsup_cross_entropy(
+    LOGITS[real], LABELS[real], 0.3, class_weights=WEIGHTS
+  )
+  divisor = WEIGHTS[LABELS[real]] if mean == 'weights' else real[real]
+  np.testing.assert_allclose(
+    np.sum(values) / np.sum(real), np.sum(expected) / np.sum(divisor), rtol=1e-6
+  )
+
+
+def test_mean_with_class_weights_over_devices():
+  objective = losses.with_class_weights(
+    losses.ce_objective(), WEIGHTS, mean='weights', axis_name='devices'
+  )
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(4, 2, 4)).astype(np.float32)
+  labels = np.array([[0, 1], [2, 3], [3, 0], [1, 2]])
+  where = np.array([[True, True], [True, False], [False, False], [True, True]])
+
+  def mean_over_devices(logits, labels, where):
+    values, _ = objective.apply((), logits, labels, where=where)
+    total, count = jax.lax.psum((values.sum(), where.sum()), 'devices')
+    return total / count
+
+  actual = jax.pmap(mean_over_devices, axis_name='devices')(
+    logits, labels, where
+  )
+  torch = pytest.importorskip('torch')
+  expected = torch.nn.functional.cross_entropy(
+    torch.tensor(logits[where]),
+    torch.tensor(labels[where]),
+    weight=torch.tensor(WEIGHTS),
+  )
+  np.testing.assert_allclose(actual, np.full(4, expected), rtol=1e-6)
+
+
+def test_distributions_have_the_mean_over_examples():
+  objective = losses.with_class_weights(
+    losses.ce_objective(), WEIGHTS, mean='weights'
+  )
+  values, _ = objective.apply((), LOGITS, MIXED)
+  torch = pytest.importorskip('torch')
+  expected = torch.nn.functional.cross_entropy(
+    torch.tensor(LOGITS), torch.tensor(MIXED), weight=torch.tensor(WEIGHTS)
+  )
+  np.testing.assert_allclose(np.mean(values), expected, rtol=1e-6)

@@ -1,3 +1,5 @@
+import inspect
+
 import ml_collections
 import numpy as np
 import pytest
@@ -82,18 +84,24 @@ def test_the_configuration_is_not_changed():
   }
 
 
-def test_every_objective_works_without_other_fields():
-  for name in losses.OBJECTIVES:
-    assert np.isfinite(values(losses.make_objective({'name': name}))).all()
+@pytest.mark.parametrize('name', losses.OBJECTIVES)
+def test_every_objective_works_without_other_fields(name):
+  objective = losses.make_objective({'name': name}, num_classes=4, **LENGTH)
+  inputs = dict.fromkeys(objective.needs, 0.5 * LOGITS)
+  value, _ = objective.apply(objective.init(), LOGITS, LABELS, **inputs)
+  assert np.isfinite(value).all()
 
 
 @pytest.mark.parametrize('name', losses.OBJECTIVES)
 def test_every_field_and_its_default_is_documented(name):
   documentation = losses.make_objective.__doc__
-  constructor = losses.OBJECTIVES[name]
-  defaults = dict(constructor.__kwdefaults__ or {})
-  if constructor.__defaults__:
-    defaults['alpha'] = constructor.__defaults__[0]
+  parameters = inspect.signature(losses.OBJECTIVES[name]).parameters
+  told = ('num_classes', 'steps_per_epoch', 'axis_name')
+  defaults = {
+    field: parameter.default
+    for field, parameter in parameters.items()
+    if field not in told
+  }
   line = documentation.split(f"* ``'{name}'``:")[1].split('* ``')[0]
   for field, default in defaults.items():
     shown = f"``'{default}'``" if isinstance(default, str) else default
@@ -116,7 +124,8 @@ def linear(**fields):
     ({'name': ['ls']}, r"objective: unknown name \['ls'\], known: ce"),
     (
       {'name': 'ce', 'alpha': 0.1},
-      "objective: 'ce' has no field 'alpha', known: name$",
+      "objective: 'ce' has no field 'alpha', known: name, class_weights, class"
+      '_weights_mean$',
     ),
     (
       {'name': 'ls', 'smoothing': 0.1},
@@ -148,13 +157,90 @@ def linear(**fields):
       "objective.alpha: field 'schedule' is missing, one of: constant, linear",
     ),
     (
-      {'name': 'maxsup', 'alpha': {'schedule': 'cosine'}},
-      "objective.alpha: unknown schedule 'cosine', known: constant, linear",
+      {'name': 'maxsup', 'alpha': {'schedule': 'cosin'}},
+      "objective.alpha: unknown schedule 'cosin', known: constant, linear",
     ),
     (
       linear(epochs=3),
       "objective.alpha: 'linear' has no field 'epochs', known: schedule, begin,"
       ' end, denominator$',
+    ),
+    (
+      {'name': 'focal', 'gamma': {'schedule': 'constant', 'value': -1}},
+      r'objective: gamma must be in \[0, inf\), got -1',
+    ),
+    (
+      {'name': 'focal', 'gamma': {'begin': 0.1}},
+      "objective.gamma: field 'schedule' is missing",
+    ),
+    (
+      {'name': 'mbls', 'alpha': {'schedule': 'piecewise', 'values': [0.1]}},
+      "objective.alpha: .*missing .*'boundaries'",
+    ),
+    (
+      {'name': 'mbls', 'margin': -1},
+      r'objective: margin must be in \[0, inf\), got -1',
+    ),
+    ({'name': 'mbls', 'margin': '1'}, "margin must be a number, got '1'"),
+    (
+      {'name': 'acls', 'rest_weight': -1},
+      r'objective: rest_weight must be in \[0, inf\), got -1',
+    ),
+    (
+      {'name': 'logit_norm', 'temperature': 0},
+      r'objective: temperature must be in \(0, inf\), got 0',
+    ),
+    (
+      {'name': 'distillation', 'student_temperature': 0},
+      r'objective: student_temperature must be in \(0, inf\), got 0',
+    ),
+    (
+      {'name': 'logit_penalty', 'form': 'squared'},
+      "objective: form must be one of 'half', 'full', got 'squared'",
+    ),
+    (
+      {'name': 'maxsup', 'adaptive_alpha': 'yes'},
+      "objective: adaptive_alpha must be a bool, got 'yes'",
+    ),
+    (
+      {'name': 'ols', 'initial': 'random'},
+      "objective: initial must be one of 'uniform', 'smoothed', 'zeros', got",
+    ),
+    (
+      {'name': 'ols', 'freeze_above': 2},
+      r'objective: freeze_above must be in \[0, 1\], got 2',
+    ),
+    (
+      {'name': 'ols', 'smoothing': -1},
+      r'objective: smoothing must be in \[0, 1\], got -1',
+    ),
+    (
+      {'name': 'ols', 'num_classes': 3},
+      "objective: 'ols' has no field 'num_classes', known: name, alpha, init",
+    ),
+    (
+      {'name': 'ce', 'class_weights': [1.0, 1.0]},
+      'class_weights must be 4 numbers, one for each class, got 2',
+    ),
+    (
+      {'name': 'ce', 'class_weights': [1.0, 1.0, 1.0, -1.0]},
+      r'objective: class_weights must be in \[0, inf\), got -1.0',
+    ),
+    (
+      {'name': 'ce', 'class_weights': 2.0},
+      'objective: class_weights must be a list of numbers, got 2.0',
+    ),
+    (
+      {'name': 'ce', 'class_weights': ['a', 'b', 'c', 'd']},
+      'objective: class_weights must be a real number',
+    ),
+    (
+      {'name': 'ce', 'class_weights': [1.0] * 4, 'class_weights_mean': 'sum'},
+      "objective: mean must be one of 'examples', 'weights', got 'sum'",
+    ),
+    (
+      {'name': 'ce', 'class_weights_mean': 'weights'},
+      'objective: class_weights_mean without class_weights',
     ),
     (linear(begin=-0.1), r'objective: alpha must be in \[0, inf\), got -0.1'),
     (linear(end=-0.1), r'objective: alpha must be in \[0, inf\), got -0.1'),
@@ -165,7 +251,7 @@ def linear(**fields):
 )
 def test_bad_configurations(config, message):
   with pytest.raises(UsageError, match=message) as caught:
-    losses.make_objective(config, **LENGTH)
+    losses.make_objective(config, num_classes=4, **LENGTH)
   assert '\n' not in str(caught.value)
 
 
@@ -181,6 +267,53 @@ def test_bad_configurations(config, message):
 def test_a_linear_schedule_needs_the_length_of_the_training(length, message):
   with pytest.raises(UsageError, match=message):
     losses.make_objective(linear(), **length)
+
+
+@pytest.mark.parametrize('missing', ['num_classes', 'steps_per_epoch'])
+def test_an_objective_with_state_needs_to_be_told_sizes(missing):
+  told = {'num_classes': 4, 'steps_per_epoch': 10}
+  del told[missing]
+  message = f'objective: this objective needs to be told {missing}'
+  with pytest.raises(UsageError, match=message):
+    losses.make_objective({'name': 'ols'}, **told)
+
+
+@pytest.mark.parametrize(
+  ('name', 'field'),
+  [
+    ('focal', 'gamma'),
+    ('logit_norm', 'temperature'),
+    ('distillation', 'beta'),
+    ('ols', 'alpha'),
+  ],
+)
+def test_every_strength_may_be_a_schedule(name, field):
+  schedule = {
+    'schedule': 'piecewise',
+    'values': [0.2, 0.8],
+    'boundaries': [2],
+  }
+  told = {'num_classes': 4, **LENGTH}
+  scheduled = losses.make_objective({'name': name, field: schedule}, **told)
+  inputs = dict.fromkeys(scheduled.needs, 0.5 * LOGITS)
+  for step, value in ((19, 0.2), (20, 0.8)):
+    constant = losses.make_objective({'name': name, field: value}, **told)
+    actual, expected = (
+      objective.apply(objective.init(), LOGITS, LABELS, step=step, **inputs)[0]
+      for objective in (scheduled, constant)
+    )
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_class_weights_are_those_of_the_function():
+  weights = [1.0, 2.0, 3.0, 0.0]
+  objective = losses.make_objective(
+    {'name': 'ls', 'class_weights': weights}, num_classes=4
+  )
+  expected = losses.label_smoothing_cross_entropy(
+    LOGITS, LABELS, 0.1, class_weights=np.array(weights, np.float32)
+  )
+  np.testing.assert_array_equal(values(objective), expected)
 
 
 def test_the_tables_cannot_be_changed():

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from maxsup_jax import losses
@@ -117,3 +118,61 @@ def test_numpy_numbers_are_numbers():
     steps_per_epoch=np.int64(1),
   )
   assert schedule(1) == 0.75
+
+
+# Other shapes
+
+
+@pytest.mark.parametrize('denominator', ['epochs', 'epochs-1', 3, 9])
+def test_cosine_equals_optax(denominator):
+  epochs = 6
+  divisor = {'epochs': 6, 'epochs-1': 5}.get(denominator, denominator)
+  alpha = losses.cosine_alpha(
+    0.4, 0.1, epochs=epochs, steps_per_epoch=10, denominator=denominator
+  )
+  decay = optax.cosine_decay_schedule(0.4, divisor, alpha=0.1 / 0.4)
+  for epoch in range(epochs):
+    for step in (10 * epoch, 10 * epoch + 9):
+      np.testing.assert_allclose(alpha(step), decay(epoch), rtol=1e-5)
+
+
+def test_cosine_of_one_epoch():
+  alpha = losses.cosine_alpha(0.4, 0.1, epochs=1, steps_per_epoch=10)
+  np.testing.assert_allclose(alpha(5), 0.4, rtol=1e-6)
+
+
+def test_piecewise_equals_optax():
+  alpha = losses.piecewise_alpha([0.4, 0.1, 0.2], [2, 5], steps_per_epoch=10)
+  join = optax.join_schedules(
+    [optax.constant_schedule(v) for v in (0.4, 0.1, 0.2)], [20, 50]
+  )
+  for step in range(80):
+    np.testing.assert_allclose(alpha(step), join(step), rtol=1e-6)
+
+
+def test_piecewise_without_a_boundary_is_constant():
+  assert losses.piecewise_alpha([0.25], [], steps_per_epoch=10)(99) == 0.25
+
+
+@pytest.mark.parametrize(
+  ('values', 'boundaries', 'error', 'message'),
+  [
+    ([0.1], [2], ValueError, 'values must be one more than boundaries, got 1'),
+    ([0.1, 0.2, 0.3], [5, 5], ValueError, r'must increase, got \[5, 5\]'),
+    ([0.1, 0.2], [0], ValueError, 'boundaries must be at least 1, got 0'),
+    ([0.1, 0.2], [1.5], TypeError, 'boundaries must be an integer, got 1.5'),
+    ([0.1, '0.2'], [1], TypeError, "values must be a number, got '0.2'"),
+  ],
+)
+def test_bad_pieces(values, boundaries, error, message):
+  with pytest.raises(error, match=message):
+    losses.piecewise_alpha(values, boundaries, steps_per_epoch=1)
+
+
+def test_the_range_of_alpha_is_checked_for_every_shape():
+  for schedule in (
+    losses.cosine_alpha(0.1, -0.1, epochs=2, steps_per_epoch=1),
+    losses.piecewise_alpha([0.1, -0.1], [1], steps_per_epoch=1),
+  ):
+    with pytest.raises(ValueError, match=r'alpha must be in \[0, inf\)'):
+      losses.maxsup_objective(schedule)

@@ -1,0 +1,236 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maxsup_jax import losses
+
+VALUES = np.array([0.5, 2.0, -1.0, 7.0], np.float32)
+WEIGHTS = np.array([1.0, 0.0, 3.0, 2.0], np.float32)
+REAL = np.array([True, True, True, False])
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'expected'),
+  [
+    ({}, 8.5 / 4),
+    ({'where': REAL}, 1.5 / 3),
+    ({'weights': WEIGHTS}, 11.5 / 6),
+    ({'weights': WEIGHTS, 'where': REAL}, -2.5 / 4),
+    ({'normalizer': WEIGHTS}, 8.5 / 6),
+    ({'normalizer': WEIGHTS, 'where': REAL}, 1.5 / 4),
+    ({'weights': WEIGHTS, 'normalizer': np.ones(4, int)}, 11.5 / 4),
+    ({'where': ~REAL & REAL}, 0.0),
+    ({'weights': np.zeros(4)}, 0.0),
+  ],
+)
+def test_weighted_mean(kwargs, expected):
+  actual = jax.jit(lambda values: losses.weighted_mean(values, **kwargs))(
+    VALUES
+  )
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_equals_numpy_average():
+  rng = np.random.default_rng(0)
+  values, weights = rng.normal(size=(2, 3, 5)).astype(np.float32)
+  weights = np.abs(weights)
+  np.testing.assert_allclose(
+    losses.weighted_mean(values, weights=weights),
+    np.average(values.astype(np.float64), weights=weights),
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize('garbage', [np.nan, np.inf, -np.inf])
+def test_masked_values_do_not_matter(garbage):
+  def mean(values, weights, normalizer):
+    return losses.weighted_mean(
+      values, weights=weights, normalizer=normalizer, where=REAL
+    )
+
+  clean = jax.value_and_grad(mean, (0, 1, 2))(VALUES, WEIGHTS, WEIGHTS + 1)
+  spoilt = jax.value_and_grad(mean, (0, 1, 2))(
+    *(np.where(REAL, x, garbage) for x in (VALUES, WEIGHTS, WEIGHTS + 1))
+  )
+  jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
+  assert all(gradient[3] == 0 for gradient in clean[1])
+
+
+def test_nothing_has_no_gradient():
+  gradient = jax.grad(
+    lambda x: losses.weighted_mean(x, where=np.zeros(4, bool))
+  )(VALUES)
+  np.testing.assert_array_equal(gradient, np.zeros(4))
+
+
+def test_half_precision_is_summed_in_single():
+  # In bfloat16 the sum would stop at 256.
+  values = jnp.ones(1000, jnp.bfloat16)
+  mean = losses.weighted_mean(values)
+  assert mean.dtype == jnp.float32
+  assert mean == 1
+
+
+SHARES = {
+  'even': [[0, 1], [2, 3], [4, 5], [6, 7]],
+  'uneven': [[0, 1, 2, 3], [4, 5, 6], [7], []],
+  'one device only': [[0, 1, 2, 3, 4, 5, 6, 7], [], [], []],
+}
+
+
+@pytest.mark.parametrize('shares', SHARES.values(), ids=SHARES)
+@pytest.mark.parametrize('transform', ['pmap', 'vmap'])
+def test_devices_do_not_matter(shares, transform):
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(8, 3)).astype(np.float32)
+  weights = rng.uniform(size=8).astype(np.float32)
+  slopes = rng.normal(size=3).astype(np.float32)
+
+  def loss(slopes, images, weights, where=None, axis_name=None):
+    values = jnp.sin(images @ slopes)
+    return losses.weighted_mean(
+      values, weights=weights, where=where, axis_name=axis_name
+    )
+
+  def step(slopes, images, weights, where):
+    value, gradient = jax.value_and_grad(loss)(
+      slopes, images, weights, where, 'devices'
+    )
+    return value, jax.lax.psum(gradient, 'devices')
+
+  # Every device gets eight rows; those without an example are garbage.
+  where = np.zeros((4, 8), bool)
+  padded_images = np.full((4, 8, 3), 1e9, np.float32)
+  padded_weights = np.full((4, 8), np.nan, np.float32)
+  for device, indices in enumerate(shares):
+    rows = slice(len(indices))
+    where[device, rows] = True
+    padded_images[device, rows] = images[indices]
+    padded_weights[device, rows] = weights[indices]
+  over_devices = getattr(jax, transform)(
+    step, axis_name='devices', in_axes=(None, 0, 0, 0)
+  )
+  actual = over_devices(slopes, padded_images, padded_weights, where)
+  value, gradient = jax.value_and_grad(loss)(slopes, images, weights)
+  for device in range(4):
+    np.testing.assert_allclose(actual[0][device], value, rtol=1e-5)
+    np.testing.assert_allclose(actual[1][device], gradient, rtol=1e-4)
+
+
+def test_nothing_on_all_devices():
+  mean = jax.pmap(
+    lambda x, where: losses.weighted_mean(x, where=where, axis_name='devices'),
+    axis_name='devices',
+  )(np.full((4, 2), np.nan, np.float32), np.zeros((4, 2), bool))
+  np.testing.assert_array_equal(mean, np.zeros(4))
+
+
+CLASS_WEIGHTS = np.array([1.0, 0.0, 2.5], np.float32)
+
+
+def test_label_weights():
+  labels = np.array([2, 0, 1, -1, 3])
+  np.testing.assert_array_equal(
+    losses.label_weights(labels, CLASS_WEIGHTS), [2.5, 1, 0, np.nan, np.nan]
+  )
+  np.testing.assert_array_equal(
+    losses.label_weights(labels, CLASS_WEIGHTS, where=labels == 2),
+    [2.5, 0, 0, 0, 0],
+  )
+
+
+def test_label_weights_of_distributions():
+  mixed = np.array([[0.5, 0.0, 0.5], [0.25, 0.75, 0.0]], np.float32)
+  expected = [1.75, 0.25]
+  np.testing.assert_allclose(
+    losses.label_weights(mixed, CLASS_WEIGHTS), expected
+  )
+  np.testing.assert_allclose(
+    losses.label_weights(mixed.T, CLASS_WEIGHTS, axis=0), expected
+  )
+  one_hot = np.eye(3, dtype=np.float32)
+  np.testing.assert_array_equal(
+    losses.label_weights(one_hot, CLASS_WEIGHTS),
+    losses.label_weights(np.arange(3), CLASS_WEIGHTS),
+  )
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.3])
+@pytest.mark.parametrize('reduction', ['none', 'sum', 'mean'])
+def test_class_weights_equal_torch(golden, smoothing, reduction):
+  torch = pytest.importorskip('torch')
+  class_weights = np.array([1.0, 2.0, 0.5, 3.0])
+  logits = torch.tensor(golden.logits, requires_grad=True)
+  expected = torch.nn.functional.cross_entropy(
+    logits,
+    torch.tensor(golden.labels),
+    weight=torch.tensor(class_weights),
+    label_smoothing=smoothing,
+    reduction=reduction,
+  )
+  expected.sum().backward()
+
+  def loss(logits):
+    values = losses.label_smoothing_cross_entropy(
+      logits, golden.labels, smoothing, class_weights=class_weights
+    )
+    if reduction == 'mean':
+      weights = losses.label_weights(golden.labels, class_weights)
+      return losses.weighted_mean(values, normalizer=weights)
+    return values.sum() if reduction == 'sum' else values
+
+  np.testing.assert_allclose(loss(golden.logits), expected.detach(), rtol=1e-13)
+  gradient = jax.grad(lambda z: loss(z).sum())(golden.logits)
+  np.testing.assert_allclose(gradient, logits.grad, atol=1e-15)
+
+
+def test_class_weights_with_mixed_labels_equal_torch(golden):
+  torch = pytest.importorskip('torch')
+  class_weights = np.array([1.0, 2.0, 0.5, 3.0])
+  expected = torch.nn.functional.cross_entropy(
+    torch.tensor(golden.logits),
+    torch.tensor(golden.mixed),
+    weight=torch.tensor(class_weights),
+    label_smoothing=0.2,
+  )
+  values = losses.label_smoothing_cross_entropy(
+    golden.logits, golden.mixed, 0.2, class_weights=class_weights
+  )
+  # PyTorch divides by the number of examples here.
+  np.testing.assert_allclose(values.mean(), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+  ('values', 'kwargs', 'error', 'message'),
+  [
+    (np.ones(3, int), {}, TypeError, 'values must be floating point, got int'),
+    (VALUES, {'where': np.ones(4)}, TypeError, 'where must be boolean, got fl'),
+    (VALUES, {'where': np.ones(3, bool)}, ValueError, r'where must have .*4,'),
+    (VALUES, {'weights': np.ones(3)}, ValueError, r'weights must have .*\(4,'),
+    (
+      VALUES,
+      {'normalizer': np.ones((4, 1))},
+      ValueError,
+      r'normalizer must have shape \(4,\), .* got \(4, 1\)',
+    ),
+  ],
+)
+def test_bad_arguments_of_the_mean(values, kwargs, error, message):
+  with pytest.raises(error, match=message):
+    losses.weighted_mean(values, **kwargs)
+
+
+@pytest.mark.parametrize(
+  ('labels', 'weights', 'error', 'message'),
+  [
+    (np.zeros(2, bool), CLASS_WEIGHTS, TypeError, 'labels must be integer'),
+    (np.zeros(2, int), CLASS_WEIGHTS > 0, TypeError, 'class_weights must be a'),
+    (np.zeros(2, int), -CLASS_WEIGHTS, ValueError, 'class_weights must be in'),
+    (np.zeros(2, int), CLASS_WEIGHTS[None], ValueError, r'have shape \[K\]'),
+    (np.zeros((2, 4)), CLASS_WEIGHTS, ValueError, 'must have 3 classes'),
+  ],
+)
+def test_bad_arguments_of_label_weights(labels, weights, error, message):
+  with pytest.raises(error, match=message):
+    losses.label_weights(labels, weights)
