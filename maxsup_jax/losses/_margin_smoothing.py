@@ -90,8 +90,8 @@ def mbls_cross_entropy(
       needs none; distributions are used as they are, not normalised.
     alpha: strength of the penalty, at least 0: a scalar or an array that
       broadcasts to `[B]`. It may be traced, and then its value is not checked.
-    margin: `m`, at least 0, likewise. The paper has 10 for CIFAR-10 and 6 or 10
-      for text.
+    margin: `m`, at least 0, likewise. The default is that of the code published
+      with the paper.
     class_weights: weights of the classes, at least 0, `[K]`. They multiply the
       cross-entropy with the label, not the penalty. `label_weights` has the
       denominator of PyTorch's mean.

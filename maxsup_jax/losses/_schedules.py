@@ -70,7 +70,7 @@ def linear_alpha(
   steps_per_epoch: int,
   denominator: str | int = 'epochs',
 ) -> EpochSchedule:
-  r"""Linear in the epoch, as MaxSup and label smoothing are scheduled.
+  r"""Linear in the epoch, as the paper on MaxSup schedules its losses.
 
   .. math::
     \alpha(t) = \alpha_\mathrm{begin} +
@@ -83,7 +83,7 @@ def linear_alpha(
   * ``'epochs'``: `T`, as in the paper and in its ffcv trainer. The last epoch
     stays one step short of `end`.
   * ``'epochs-1'``: `T - 1`, as in its torchvision-style trainer and in its
-    long-tail and corruption experiments. The last epoch has `end`.
+    corruption experiments. The last epoch has `end`.
   * an integer: this number whatever `T` is. Its DeiT trainer has 299; the value
     then passes `end` in trainings of more than 300 epochs.
 

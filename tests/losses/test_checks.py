@@ -192,7 +192,7 @@ def test_weights_of_one_change_nothing_and_the_label_has_its_own(loss):
 
 
 def test_class_weights_of_the_kl_convention():
-  with pytest.raises(ValueError, match="class_weights .* convention 'kl'"):
+  with pytest.raises(ValueError, match=r"class_weights .* convention 'kl'"):
     losses.label_smoothing_cross_entropy(
       LOGITS, LABELS, convention='kl', class_weights=np.ones(4)
     )

@@ -98,6 +98,31 @@ def test_a_finished_run_is_not_trained_again(train, tmp_path, monkeypatch):
   assert timeless(tmp_path / 'run') == before
 
 
+def test_resuming_is_exact_with_an_objective_that_has_state(
+  train, tmp_path, monkeypatch
+):
+  """Within the second epoch: statistics and soft labels are restored."""
+  changes = {
+    'objective': {'name': 'ols', 'initial': 'smoothed'},
+    'batch_size': 200,
+  }
+  run, _ = train(tmp_path / 'whole', **changes)
+  assert run.steps_per_epoch == 7
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, 12)
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path / 'cut', **changes)
+  train(tmp_path / 'cut', **changes)
+  whole, cut = (last_state(run, tmp_path / x) for x in ('whole', 'cut'))
+  assert_same_bits(whole, cut)
+  assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
+  state = whole[0].objective_state
+  # Step 20 is the sixth of the third epoch.
+  assert 0 < state.counts.sum() <= 6 * 200
+  np.testing.assert_allclose(state.targets.sum(-1), 1, rtol=1e-5)
+  assert not np.allclose(state.targets, run.objective.init().targets)
+
+
 @pytest.mark.parametrize('step', [3, 6, 10, 19])
 def test_resuming_is_exact(train, tmp_path, monkeypatch, step):
   """In and between log windows, and before the first checkpoint."""
@@ -187,6 +212,48 @@ def test_objectives_train_with_a_schedule_of_alpha(train, tmp_path, name):
   _, records = train(tmp_path / 'run', objective=objective, duration='5 steps')
   gap = records[0]['objective'] - records[0]['nll']
   assert (gap == 0) == (name == 'ce')
+
+
+@pytest.mark.parametrize(
+  'objective',
+  [
+    {'name': 'zipf', 'ranking': 'votes'},
+    {'name': 'ce', 'class_weights': [1.0] * 9 + [5.0]},
+    {
+      'name': 'mbls',
+      'margin': 0.0,
+      'class_weights': [2.0] * 10,
+      'class_weights_mean': 'weights',
+    },
+  ],
+)
+def test_objectives_with_more_than_logits_and_labels(
+  train, tmp_path, objective
+):
+  _, records = train(tmp_path / 'run', objective=objective, duration='5 steps')
+  gap = records[0]['objective'] - records[0]['nll']
+  assert math.isfinite(gap)
+  assert gap > 0
+
+
+def test_what_the_program_cannot_give_an_objective_is_refused(train, tmp_path):
+  resnet, vit = {'name': 'resnet8'}, {'name': 'vit_tiny', 'patch_size': 4}
+  for objective, model, message in (
+    ({'name': 'distillation'}, resnet, "'distillation' needs the logits of"),
+    (
+      {'name': 'zipf', 'ranking': 'votes'},
+      vit,
+      "needs a model with a feature map, which 'vit_tiny' is not",
+    ),
+    (
+      {'name': 'ce', 'class_weights': [1.0, 2.0]},
+      resnet,
+      'class_weights must be 10 numbers, one for each class, got 2',
+    ),
+  ):
+    with pytest.raises(UsageError, match=message):
+      train(tmp_path / 'run', objective=objective, model=model)
+  assert not (tmp_path / 'run').exists()
 
 
 def test_another_dataset_under_the_same_name_is_refused(

@@ -138,6 +138,34 @@ def test_four_devices_train_as_one_does(name):
   assert sums_1[0]['nll'][1] == sums_4[0]['nll'][1] == 16
 
 
+def test_online_smoothing_on_four_devices_is_that_on_one():
+  """Three epochs of five steps, with examples that are masked."""
+  data = batches(15, 16)
+  for batch in data[::3]:
+    batch['mask'][12:] = False  # All of the last device.
+  objective = losses.ols_objective(10, steps_per_epoch=5, axis_name=AXIS)
+  one, four = (
+    Devices.fetch(
+      train(
+        RESNET(batch_norm_axis=AXIS),
+        Devices(jax.devices()[:n]),
+        data,
+        objective=objective,
+      )[0]
+    )
+    for n in (1, 4)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    (one.params, one.objective_state),
+    (four.params, four.objective_state),
+  )
+  targets = one.objective_state.targets
+  np.testing.assert_allclose(targets.sum(-1), 1, rtol=1e-5)
+  assert np.abs(targets - 0.1).max() > 0.1
+  assert not one.objective_state.counts.any()
+
+
 def test_per_device_statistics_do_depend_on_the_devices():
   """What cross-device BatchNorm is for; and that the test above can fail."""
   data = batches(3, 16)
