@@ -38,6 +38,30 @@ _PEAK_TFLOPS = {
   'TPU v6e': _V6E,
 }
 
+# GB/s of the memory of one JAX device, by `device_kind`: the same datasheets.
+_MEMORY_GB_PER_SECOND = {
+  'NVIDIA A100-SXM4-40GB': 1555.0,
+  'NVIDIA A100-SXM4-80GB': 2039.0,
+  'NVIDIA A100-PCIE-40GB': 1555.0,
+  'NVIDIA A100 80GB PCIe': 1935.0,
+  'NVIDIA H100 80GB HBM3': 3350.0,
+  'NVIDIA H100 PCIe': 2000.0,
+  'NVIDIA H200': 4800.0,
+  'TPU v4': 1228.0,
+  'TPU v5 lite': 819.0,
+  'TPU v5e': 819.0,
+  'TPU v5': 2765.0,
+  'TPU v5p': 2765.0,
+  'TPU v6 lite': 1640.0,
+  'TPU v6e': 1640.0,
+}
+
+
+def memory_bandwidth(device_kind: str) -> float | None:
+  """The peak of one device's memory in bytes/s; None where it is not known."""
+  gigabytes = _MEMORY_GB_PER_SECOND.get(device_kind)
+  return None if gigabytes is None else gigabytes * 1e9
+
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
   """The peak of one device in FLOP/s; None where it is not known.
@@ -92,8 +116,12 @@ def flops(program: Any) -> float | None:
   What `jit(vmap)` compiles is all of the step on the only device; what `pmap`
   compiles is the part of one of its devices.
   """
-  count = (program.cost_analysis() or {}).get('flops', 0)
-  return float(count) if count > 0 else None  # -1 stands for unknown
+  return _counted(program, 'flops')
+
+
+def bytes_accessed(program: Any) -> float | None:
+  """XLA's count of what a compiled program reads and writes in memory."""
+  return _counted(program, 'bytes accessed')
 
 
 def memory(compiled: Any) -> dict[str, int] | None:
@@ -121,3 +149,8 @@ def rate(
     'flops_per_second_per_device': per_second,
     'share_of_peak': per_second / peak if known else None,
   }
+
+
+def _counted(program: Any, name: str) -> float | None:
+  count = (program.cost_analysis() or {}).get(name, 0)
+  return float(count) if count > 0 else None  # -1 stands for unknown

@@ -1,6 +1,10 @@
 """Measures how fast the training step is, and what each objective costs.
 
   python -m experiments.benchmark
+  python -m experiments.benchmark --suite=losses
+  python -m experiments.benchmark --suite=losses --target=tpu
+
+The suite `step`, the default:
 
 Cross-entropy (CE), label smoothing (LS) and MaxSup are timed side by side in
 one run: every round takes some steps of each, in an order that changes from
@@ -29,24 +33,39 @@ are needed.
   pipeline      images/s of `maxsup_jax.data.train_batches` alone: images in
                 memory, padding, crops and flips.
 
+The suite `losses`: value and gradient, with respect to the logits, of each loss
+as a function of logits and labels, against the cross-entropy of optax, against
+the loss as one would write it with jax and optax, and against PyTorch where it
+is installed. All take turns as above.
+
+  bytes, passes what XLA says that the compiled program reads and writes, over
+                that of the baseline and over the size of the logits.
+  temp.         temporary memory over the size of the logits.
+  limit         time over that of reading the logits twice and writing the
+                gradient once, at the bandwidth of the device's memory.
+
+With --target=tpu the losses are compiled for a TPU v5e, on a machine without
+one, and nothing is timed; it needs `pip install libtpu`.
+
 Without flags it measures a small ResNet-18 on CPU, in a minute or two, and a
 ResNet-50 on 224x224 images elsewhere. Numbers of different machines compare
 only with the same flags.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments import _cli
 
-_SUITE = flags.DEFINE_string('suite', 'step', 'What to measure: step.')
+_SUITE = flags.DEFINE_string('suite', 'step', 'What to measure: step, losses.')
 _OUT = flags.DEFINE_string(
   'out',
-  'runs/benchmark-step.json',
-  'Write everything, each round too, to this file as JSON; empty for none.',
+  None,
+  'Write everything, each round too, to this file as JSON; empty for none '
+  '(default: runs/benchmark-SUITE.json).',
 )
 _MODEL = flags.DEFINE_string(
   'model', None, 'A name of maxsup_jax.models; resnet18 on CPU, else resnet50.'
@@ -68,16 +87,33 @@ _NUM_CLASSES = flags.DEFINE_integer(
   'num_classes', None, '100 on CPU, else 1000.', lower_bound=2
 )
 _DTYPE = flags.DEFINE_string(
-  'dtype', None, 'Of the computation; float32 on CPU, else bfloat16.'
+  'dtype',
+  None,
+  'step: of the computation; float32 on CPU, else bfloat16. losses: of the '
+  'logits; float32.',
 )
 _ROUNDS = flags.DEFINE_integer(
-  'rounds', None, 'How often the objectives take turns; 12.', lower_bound=2
+  'rounds',
+  None,
+  'How often the objectives take turns. step: 12. losses: what takes a minute, '
+  'but 5 to 20.',
+  lower_bound=2,
 )
 _STEPS_PER_ROUND = flags.DEFINE_integer(
   'steps_per_round',
   None,
-  'Steps of each objective in a round; 1 on CPU, else 20.',
+  'Steps of each objective in a round. step: 1 on CPU, else 20. losses: what '
+  'takes some time.',
   lower_bound=1,
+)
+_SHAPES = flags.DEFINE_list(
+  'shapes',
+  None,
+  'losses: examples x classes, 4096x1000,1024x21843,8192x32000.',
+)
+_LOSSES = flags.DEFINE_list('losses', None, 'losses: some of them; all.')
+_TARGET = flags.DEFINE_string(
+  'target', 'here', 'losses: here, or tpu to compile for a TPU without one.'
 )
 
 
@@ -87,10 +123,16 @@ class Suite(NamedTuple):
   Attributes:
     measure: returns the settings and the results, as JSON knows them.
     describe: the text to print, of the whole record.
+    flags: those that are its own, by name.
+    advice: what to do where the memory is not enough.
+    prepare: is called before jax is imported.
   """
 
   measure: Callable[[], dict[str, Any]]
   describe: Callable[[dict[str, Any]], str]
+  flags: Sequence[str] = ()
+  advice: str = 'try a smaller --batch_size'
+  prepare: Callable[[], None] = lambda: None
 
 
 def _measure_step():
@@ -116,16 +158,68 @@ def _describe_step(record):
   return _benchmark_report.describe_step(record)
 
 
-SUITES = {'step': Suite(_measure_step, _describe_step)}
+def _prepare_losses():
+  if _TARGET.value == 'tpu':
+    from experiments import _benchmark_tpu
+
+    _benchmark_tpu.prepare()
 
 
-def main():
+def _measure_losses():
+  from experiments import _benchmark_loss_suite
+
+  settings = _benchmark_loss_suite.choose_settings(
+    target=_TARGET.value,
+    shapes=_SHAPES.value,
+    losses=_LOSSES.value,
+    dtype=_DTYPE.value,
+    rounds=_ROUNDS.value,
+    steps_per_round=_STEPS_PER_ROUND.value,
+  )
+  return _benchmark_loss_suite.measure(settings)
+
+
+def _describe_losses(record):
+  from experiments import _benchmark_loss_report
+
+  return _benchmark_loss_report.describe(record)
+
+
+SUITES = {
+  'step': Suite(
+    _measure_step,
+    _describe_step,
+    flags=('model', 'image_size', 'batch_size', 'num_classes'),
+  ),
+  'losses': Suite(
+    _measure_losses,
+    _describe_losses,
+    flags=('shapes', 'losses', 'target'),
+    advice='try smaller --shapes',
+    prepare=_prepare_losses,
+  ),
+}
+
+
+def _chosen_suite():
   if _SUITE.value not in SUITES:
     raise _cli.UsageError(
       f'unknown suite {_SUITE.value!r}; known: {", ".join(SUITES)}'
     )
-  suite = SUITES[_SUITE.value]
-  out = _cli.checked_out(_OUT.value)
+  for name, suite in SUITES.items():
+    for flag in suite.flags:
+      if name != _SUITE.value and flags.FLAGS[flag].present:
+        raise _cli.UsageError(f'--{flag} belongs to --suite={name}')
+  return SUITES[_SUITE.value]
+
+
+def main():
+  suite = _chosen_suite()
+  out = _OUT.value
+  if out is None:
+    out = f'runs/benchmark-{_SUITE.value}.json'
+  out = _cli.checked_out(out)
+  suite.prepare()
   _cli.join_processes()
   import jax
 
@@ -140,7 +234,7 @@ def main():
     if 'RESOURCE_EXHAUSTED' not in str(e):
       raise
     raise _cli.UsageError(
-      'the devices have not enough memory; try a smaller --batch_size'
+      f'the devices have not enough memory; {suite.advice}'
     ) from e
   if jax.process_index() > 0:
     return
