@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from maxsup_jax import losses
 
-ALPHA = 0.1
+ALPHA, GAMMA, MARGIN, TAU = 0.1, 2.0, 1.0, 0.04
 
 
 class Entry(NamedTuple):
@@ -74,6 +75,68 @@ def _torch_maxsup(torch, logits, labels, extras):
   return _torch_cross_entropy(torch, logits, labels) + ALPHA * penalty
 
 
+def _random_logits(key, batch, classes):
+  return jax.random.normal(key, (batch, classes))
+
+
+def _soft_labels(key, batch, classes):
+  del batch
+  return jax.nn.softmax(jax.random.normal(key, (classes, classes)))
+
+
+def _focal(logits, labels, extras):
+  """What a user writes first; loses its digits as the probability nears 1."""
+  surprise = baseline(logits, labels, extras)
+  return (1 - jnp.exp(-surprise)) ** GAMMA * surprise
+
+
+def _torch_focal(torch, logits, labels, extras):
+  del extras
+  surprise = _torch_cross_entropy(torch, logits, labels)
+  return (1 - torch.exp(-surprise)) ** GAMMA * surprise
+
+
+def _with_entropy(logits, labels, extras):
+  log_q = jax.nn.log_softmax(logits)
+  entropy = -jnp.sum(jnp.exp(log_q) * log_q, -1)
+  return baseline(logits, labels, extras) - ALPHA * entropy
+
+
+def _with_squares(logits, labels, extras):
+  penalty = jnp.sum(logits**2, -1) / 2
+  return baseline(logits, labels, extras) + ALPHA * penalty
+
+
+def _with_margin(logits, labels, extras):
+  gaps = logits.max(-1, keepdims=True) - logits
+  penalty = jax.nn.relu(gaps - MARGIN).mean(-1)
+  return baseline(logits, labels, extras) + ALPHA * penalty
+
+
+def _torch_with_margin(torch, logits, labels, extras):
+  del extras
+  gaps = logits.max(-1, keepdim=True).values - logits
+  penalty = torch.relu(gaps - MARGIN).mean(-1)
+  return _torch_cross_entropy(torch, logits, labels) + ALPHA * penalty
+
+
+def _normalized(logits, labels, extras):
+  norm = jnp.linalg.norm(logits, axis=-1, keepdims=True) + 1e-7
+  return baseline(logits / norm / TAU, labels, extras)
+
+
+def _distilled(logits, labels, teacher_logits):
+  del labels
+  return optax.softmax_cross_entropy(logits, jax.nn.softmax(teacher_logits))
+
+
+def _torch_distilled(torch, logits, labels, teacher_logits):
+  del labels
+  return torch.nn.functional.cross_entropy(
+    logits, teacher_logits.softmax(-1), reduction='none'
+  )
+
+
 LOSSES: dict[str, Entry] = {
   'ce': Entry(
     'CE',
@@ -93,5 +156,71 @@ LOSSES: dict[str, Entry] = {
     lambda z, y, _: losses.maxsup_cross_entropy(z, y, ALPHA),
     composition=_with_top_minus_mean,
     torch=_torch_maxsup,
+  ),
+  'ols': Entry(
+    'OLS',
+    lambda z, y, targets: losses.ols_cross_entropy(z, y, targets),
+    extras=_soft_labels,
+    # The soft labels of 32,000 classes take as much as the logits of so many
+    # examples.
+    largest_classes=21843,
+    composition=lambda z, y, targets: (
+      0.5 * baseline(z, y, None)
+      + 0.5 * optax.softmax_cross_entropy(z, targets[y])
+    ),
+  ),
+  'zipf': Entry('Zipf', lambda z, y, _: losses.zipf_cross_entropy(z, y, ALPHA)),
+  'self_smoothing': Entry(
+    'self-knowledge',
+    lambda z, y, _: losses.adaptive_smoothing_cross_entropy(z, y, ALPHA),
+  ),
+  'adaptive_maxsup': Entry(
+    'MaxSup, adaptive',
+    lambda z, y, _: losses.maxsup_cross_entropy(
+      z, y, losses.confidence_alpha(z, 0.0, ALPHA)
+    ),
+  ),
+  'logit_penalty': Entry(
+    'logit penalty',
+    lambda z, y, _: losses.logit_penalty_cross_entropy(z, y, ALPHA),
+    composition=_with_squares,
+  ),
+  'confidence_penalty': Entry(
+    'confidence penalty',
+    lambda z, y, _: losses.confidence_penalty_cross_entropy(z, y, ALPHA),
+    composition=_with_entropy,
+  ),
+  'logit_norm': Entry(
+    'LogitNorm',
+    lambda z, y, _: losses.logit_norm_cross_entropy(z, y, TAU),
+    composition=_normalized,
+  ),
+  'focal': Entry(
+    'focal',
+    lambda z, y, _: losses.focal_cross_entropy(z, y, GAMMA),
+    composition=_focal,
+    torch=_torch_focal,
+  ),
+  'mbls': Entry(
+    'MbLS',
+    lambda z, y, _: losses.mbls_cross_entropy(z, y, ALPHA, margin=MARGIN),
+    composition=_with_margin,
+    torch=_torch_with_margin,
+  ),
+  'acls': Entry(
+    'ACLS',
+    lambda z, y, _: losses.acls_cross_entropy(z, y, ALPHA, margin=MARGIN),
+  ),
+  'distillation': Entry(
+    'distillation',
+    lambda z, y, teacher: losses.distillation(z, teacher),
+    extras=_random_logits,
+    composition=_distilled,
+    torch=_torch_distilled,
+  ),
+  'logit_matching': Entry(
+    'logit matching',
+    lambda z, y, teacher: losses.logit_matching(z, teacher),
+    extras=_random_logits,
   ),
 }

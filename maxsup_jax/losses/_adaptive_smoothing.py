@@ -167,10 +167,10 @@ def adaptive_smoothing_cross_entropy(
   teacher = rows
   if teacher_logits is not None:
     teacher = rows.like('teacher_logits', teacher_logits, where)
-  prior_BK = teacher.softmax(temperature)
-  prior_BK = rows.distribution('prior', prior_BK, class_weights)
-  loss = (1 - alpha) * target_cross_entropy(rows, target)
-  loss = loss + alpha * rows.cross_entropy_with(prior_BK)
+  imitation = rows.cross_entropy_with_softmax(
+    teacher, temperature, class_weights
+  )
+  loss = (1 - alpha) * target_cross_entropy(rows, target) + alpha * imitation
   return rows.finish(loss, target)
 
 

@@ -336,8 +336,7 @@ def _divergence(
   teacher_temperature = rows.number(teacher_temperature, _TEACHER_RANGE)
   student_temperature = rows.number(student_temperature, _STUDENT_RANGE)
   student = rows.tempered(student_temperature)
-  teacher_BK = teacher.softmax(teacher_temperature)
-  loss = student.cross_entropy_with(teacher_BK)
+  loss = student.cross_entropy_with_softmax(teacher, teacher_temperature)
   if divergence == 'kl':
     loss = loss - teacher.tempered(teacher_temperature).entropy()
   if scale_by_squared_temperature:

@@ -87,8 +87,8 @@ def focal_cross_entropy(
   rows = Rows.of(logits, axis, where)
   target = rows.target(labels)
   gamma = rows.number(gamma, GAMMA_RANGE)
-  log_normalizer = rows.log_normalizer()
-  others, alone_on_top = _sum_over_others(rows, target.logit)
+  total, others, alone_on_top = _sums(rows, target.logit)
+  log_normalizer = jnp.log(total)
   # The logit on top is 0, but has a gradient.
   top_logit = jnp.where(alone_on_top, target.logit, 0)
   surprise = jnp.where(
@@ -106,21 +106,22 @@ def focal_cross_entropy(
   return rows.finish(weight * doubt * surprise, target)
 
 
-def _sum_over_others(
+def _sums(
   rows: Rows, label_logit: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Sum of the exponentials of all classes but the label, without one-hots.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The sum of the exponentials of all classes, and of all but the label.
 
-  Where the label alone is on top, the difference between the sum over all and
-  its own exponential, which is 1, has no digits left, but the others are known
-  as those below the top. Elsewhere the difference is at least half of the sum.
+  The second without one-hots: where the label alone is on top, its exponential
+  is 1, and the difference of the two sums has no digits left, but the other
+  classes are known as those below the top. Elsewhere the difference is at least
+  half of the sum. The third value says where the label is alone on top.
   """
   weights_BK = jnp.exp(rows.z)
-  on_top_BK = rows.z == 0
-  below = rows.sum(jnp.where(on_top_BK, 0, weights_BK))
-  alone = (label_logit == 0) & (rows.sum(on_top_BK) == 1)
-  rest = rows.sum(weights_BK) - jnp.exp(label_logit)
-  return jnp.where(alone, below, rest), alone
+  below = rows.sum(jnp.where(rows.z < 0, weights_BK, 0))
+  on_top = rows.sum(jnp.where(rows.z < 0, 0, weights_BK))
+  total = below + on_top
+  alone = (label_logit == 0) & (on_top == 1)
+  return total, jnp.where(alone, below, total - jnp.exp(label_logit)), alone
 
 
 def focal_objective(gamma: float | Schedule = 2.0) -> Objective:

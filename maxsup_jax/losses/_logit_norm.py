@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from maxsup_jax.losses import _checks
-from maxsup_jax.losses._cross_entropy import target_cross_entropy
 from maxsup_jax.losses._objective import Objective, stateless
 from maxsup_jax.losses._rows import Rows
 from maxsup_jax.losses._schedules import Schedule
@@ -80,19 +79,20 @@ def logit_norm_cross_entropy(
     Wei et al., `Mitigating Neural Network Overconfidence with Logit
     Normalization <https://arxiv.org/abs/2205.09310>`_, ICML 2022.
   """
-  raw = Rows.of(logits, axis, where)
-  temperature = raw.number(temperature, TEMPERATURE_RANGE)
-  z_BK = raw.unshifted()
-  square_B = raw.sum(jnp.square(z_BK))
+  rows = Rows.of(logits, axis, where)
+  temperature = rows.number(temperature, TEMPERATURE_RANGE)
+  square_B = rows.sum(jnp.square(rows.unshifted()))
   # Twice guarded, so that the square root of 0 has gradient 0 and not NaN.
   positive_B = square_B > 0
   norm_B = jnp.where(
     positive_B, jnp.sqrt(jnp.where(positive_B, square_B, 1)), 0
   )
-  scaled_BK = z_BK / raw.expand(temperature * (norm_B + _EPSILON))
-  rows = Rows.of(scaled_BK, axis, where)
+  scale_B = temperature * (norm_B + _EPSILON)
+  # The target is linear in the logits, and read before they are scaled.
   target = rows.target(labels, class_weights)
-  return rows.finish(target_cross_entropy(rows, target), target)
+  log_normalizer = rows.tempered(scale_B).log_normalizer()
+  loss = log_normalizer * target.mass - target.logit / scale_B
+  return rows.finish(loss, target)
 
 
 def logit_norm_objective(temperature: float | Schedule = 0.04) -> Objective:

@@ -45,7 +45,7 @@ def min_ranks(
   last = scores_BK.ndim - 1
   places_BK = jax.lax.broadcasted_iota(jnp.int32, scores_BK.shape, last)
   sorted_BK, order_BK = jax.lax.sort(
-    (-scores_BK, places_BK), dimension=last, num_keys=1
+    (-scores_BK, places_BK), dimension=last, num_keys=1, is_stable=False
   )
   # A rank is the place at which its group of equal scores begins.
   same_BK = sorted_BK[..., 1:] == sorted_BK[..., :-1]
@@ -53,7 +53,7 @@ def min_ranks(
   begins_BK = jax.lax.cummax(jnp.where(first_BK, places_BK, 0), axis=last)
   # Sorting by the original places undoes the order, without scattering.
   _, ranks_BK = jax.lax.sort(
-    (order_BK, begins_BK + 1), dimension=last, num_keys=1
+    (order_BK, begins_BK + 1), dimension=last, num_keys=1, is_stable=False
   )
   return jnp.moveaxis(ranks_BK, -1, rows.axis)
 

@@ -115,6 +115,21 @@ class Rows:
     mass = self.sum(distribution_BK)
     return self.log_normalizer() * mass - self.dot(distribution_BK)
 
+  def cross_entropy_with_softmax(
+    self,
+    teacher: 'Rows',
+    temperature: jax.Array,
+    class_weights: ArrayLike | None = None,
+  ) -> jax.Array:
+    """The cross-entropy with the softmax of other logits, a constant."""
+    weights_BK = jax.lax.stop_gradient(jnp.exp(teacher.tempered(temperature).z))
+    # Normalised after the sums: their terms need not wait for the total.
+    total = self.sum(weights_BK)
+    weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
+    if weights_K is not None:
+      weights_BK = weights_BK * self.along_classes(weights_K)
+    return self.cross_entropy_with(weights_BK) / total
+
   def softmax(self, temperature: jax.Array) -> jax.Array:
     """The softmax of the logits divided by a temperature; 0 where masked."""
     rows = self.tempered(temperature)
@@ -147,14 +162,11 @@ class Rows:
     return Rows.of(jax.lax.stop_gradient(other_BK), self.axis, where)
 
   def tempered(self, temperature: jax.Array) -> Self:
-    """The rows of the logits divided by a temperature."""
-    temperature_B1 = self.expand(temperature)
-    return dataclasses.replace(
-      self,
-      logits=self.logits / temperature_B1,
-      shift=self.shift / temperature_B1,
-      z=self.z / temperature_B1,
-    )
+    """The rows with `z` divided by a temperature; all else stays as it is.
+
+    What reads the logits before the shift (`target`, `max`) is not tempered.
+    """
+    return dataclasses.replace(self, z=self.z / self.expand(temperature))
 
   def unshifted(self) -> jax.Array:
     """The logits before the shift; 0 where masked."""
