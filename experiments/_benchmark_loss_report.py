@@ -10,6 +10,9 @@ TITLE_WIDTH = 20
 _BASELINE = 'optax CE'
 _EMPTY = '-'
 
+# In sizes of the logits.
+_NOTABLE = 0.01
+
 
 def describe(record: dict[str, Any]) -> str:
   """What ran on what, a table for each shape, and what it means.
@@ -140,6 +143,13 @@ def _verdicts(shape):
     ]
     if names:
       yield f'{words}: ' + ', '.join(names)
+  larger = [
+    f'{x["title"]} {x["ours"]["temporaries_share"]:.0%}'
+    for x in shape['losses'].values()
+    if x['ours'] and (x['ours']['temporaries_share'] or 0) > _NOTABLE
+  ]
+  if larger:
+    yield f'Temporaries of more than {_NOTABLE:.0%}: ' + ', '.join(larger)
 
 
 def _notes(record):
@@ -176,7 +186,7 @@ def _target(platform):
     if most is not None
   ]
   parts.append(f'temporaries of at most {target.temporaries:.0%} of the logits')
-  return f'Target on {platform}: ' + ', '.join(parts)
+  return f'Target of LS and MaxSup on {platform}: ' + ', '.join(parts)
 
 
 def _heading(columns):

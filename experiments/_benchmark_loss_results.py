@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from experiments import _benchmark_costs as costs
 from experiments import _benchmark_timing as timing
+from experiments._benchmark_losses import Entry
 
 # Reading the logits for the sum of exponentials, reading them again for the
 # gradient, and writing it.
@@ -40,7 +41,7 @@ def section(
   compiled: Mapping[tuple[str, str], Any],
   values: Mapping[tuple[str, str], float],
   reasons: Mapping[tuple[str, str], str],
-  titles: Mapping[str, str],
+  entries: Mapping[str, Entry],
 ) -> dict[str, Any]:
   """The section of a shape.
 
@@ -51,7 +52,7 @@ def section(
     compiled: the programs, by the name of the loss and whose they are.
     values: the mean losses.
     reasons: why a program did not run.
-    titles: of the losses, by name.
+    entries: the rows of the losses, by name.
 
   Returns:
     The section, with a row for each program.
@@ -82,9 +83,13 @@ def section(
       both = ours is not None and other is not None
       rows[f'ratio_to_{kind}'] = timing.ratios(ours, other) if both else None
     return {
-      'title': titles[name],
+      'title': entries[name].title,
       **rows,
-      'target': verdict(rows['ours'], device.platform),
+      'target': (
+        verdict(rows['ours'], device.platform)
+        if entries[name].targeted
+        else None
+      ),
     }
 
   return {
@@ -92,7 +97,7 @@ def section(
     'limit_bytes': limit_bytes,
     'limit_seconds': limit,
     'baseline': row(first),
-    'losses': {name: loss(name) for name in titles},
+    'losses': {name: loss(name) for name in entries},
   }
 
 

@@ -169,7 +169,7 @@ class _Shape:
       compiled=self._compiled,
       values=self._values,
       reasons=self._reasons,
-      titles={name: LOSSES[name].title for name in self._settings.losses},
+      entries={name: LOSSES[name] for name in self._settings.losses},
     )
 
   def _add(self, name, entry, inputs):

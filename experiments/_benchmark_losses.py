@@ -25,7 +25,7 @@ class Entry(NamedTuple):
   differentiated with respect to the logits only.
 
   Attributes:
-    title: what the report calls it; at most 20 characters.
+    title: what the report calls it; at most 19 characters.
     loss: the loss of this package.
     extras: makes the further arrays that the loss takes, any tree of them, of
       a random key, B and K. It is compiled, and its arrays are no constants of
@@ -33,6 +33,8 @@ class Entry(NamedTuple):
     largest_classes: the largest K at which it is measured; None for any.
     composition: the same loss as one would write it without this package.
     torch: likewise in PyTorch, the module being its first argument.
+    targeted: whether it is held to the target of the platform, to cost what
+      cross-entropy costs.
   """
 
   title: str
@@ -41,6 +43,7 @@ class Entry(NamedTuple):
   largest_classes: int | None = None
   composition: Callable[..., jax.Array] | None = None
   torch: Callable[..., Any] | None = None
+  targeted: bool = False
 
 
 def baseline(logits, labels, extras):
@@ -150,12 +153,14 @@ LOSSES: dict[str, Entry] = {
     torch=lambda torch, z, y, _: _torch_cross_entropy(
       torch, z, y, label_smoothing=ALPHA
     ),
+    targeted=True,
   ),
   'maxsup': Entry(
     'MaxSup',
     lambda z, y, _: losses.maxsup_cross_entropy(z, y, ALPHA),
     composition=_with_top_minus_mean,
     torch=_torch_maxsup,
+    targeted=True,
   ),
   'ols': Entry(
     'OLS',
