@@ -129,15 +129,16 @@ def _normalized(logits, labels, extras):
 
 
 def _distilled(logits, labels, teacher_logits):
-  del labels
-  return optax.softmax_cross_entropy(logits, jax.nn.softmax(teacher_logits))
+  teacher_BK = jax.nn.softmax(teacher_logits)
+  imitation = optax.softmax_cross_entropy(logits, teacher_BK)
+  return 0.5 * baseline(logits, labels, None) + 0.5 * imitation
 
 
 def _torch_distilled(torch, logits, labels, teacher_logits):
-  del labels
-  return torch.nn.functional.cross_entropy(
+  imitation = torch.nn.functional.cross_entropy(
     logits, teacher_logits.softmax(-1), reduction='none'
   )
+  return 0.5 * _torch_cross_entropy(torch, logits, labels) + 0.5 * imitation
 
 
 LOSSES: dict[str, Entry] = {
@@ -175,9 +176,23 @@ LOSSES: dict[str, Entry] = {
     ),
   ),
   'zipf': Entry('Zipf', lambda z, y, _: losses.zipf_cross_entropy(z, y, ALPHA)),
-  'self_smoothing': Entry(
-    'self-knowledge',
+  'adaptive_ls': Entry(
+    'adaptive LS, self',
     lambda z, y, _: losses.adaptive_smoothing_cross_entropy(z, y, ALPHA),
+  ),
+  'regularization_only': Entry(
+    'regularization only',
+    lambda z, y, _: (
+      losses.cross_entropy(z, y)
+      + losses.smoothing_regularization(z, y, ALPHA, normalization='below')
+    ),
+  ),
+  'error_amplification_only': Entry(
+    'amplification only',
+    lambda z, y, _: (
+      losses.cross_entropy(z, y)
+      + losses.error_amplification(z, y, ALPHA, normalization='above')
+    ),
   ),
   'adaptive_maxsup': Entry(
     'MaxSup, adaptive',
@@ -218,14 +233,18 @@ LOSSES: dict[str, Entry] = {
   ),
   'distillation': Entry(
     'distillation',
-    lambda z, y, teacher: losses.distillation(z, teacher),
+    lambda z, y, teacher: losses.distillation_cross_entropy(
+      z, y, 0.5, teacher_logits=teacher
+    ),
     extras=_random_logits,
     composition=_distilled,
     torch=_torch_distilled,
   ),
   'logit_matching': Entry(
     'logit matching',
-    lambda z, y, teacher: losses.logit_matching(z, teacher),
+    lambda z, y, teacher: losses.logit_matching_cross_entropy(
+      z, y, teacher_logits=teacher
+    ),
     extras=_random_logits,
   ),
 }

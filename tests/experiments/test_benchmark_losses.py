@@ -209,7 +209,7 @@ def test_what_is_known_of_a_device_is_printed(record):
     '1.23 0.57',
     '4.80 TB/s here',
     'The target is missed by: LS (temporaries 0.500, at most 0.010)',
-    'Target of LS and MaxSup on gpu: at most 1.10 times the time of optax CE, temporaries',
+    'Target of LS and MaxSup on gpu: at most 1.10 times the time of optax CE',
   ):
     assert part in text
 
