@@ -1,16 +1,18 @@
-"""What the README says, runs."""
+"""What the README and the pages in docs say, runs."""
 
 import re
 import runpy
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 
 
-def blocks(language):
-  return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+def blocks(language, page=README):
+  return re.findall(rf'```{language}\n(.*?)```', page, re.S)
 
 
 def test_the_python_example_runs_and_learns(tmp_path):
@@ -21,6 +23,33 @@ def test_the_python_example_runs_and_learns(tmp_path):
   assert variables['value'] < 2.302585  # log 10, where it started
   train_step = variables['train_step']
   assert train_step._cache_size() == 1
+
+
+PAGES = sorted((ROOT / 'docs').glob('*.md'))
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
+def test_the_examples_of_the_pages_run(path, tmp_path):
+  found = blocks('python', path.read_text())
+  assert found
+  for number, code in enumerate(found):
+    script = tmp_path / f'example{number}.py'
+    script.write_text(code)
+    runpy.run_path(str(script))
+
+
+def test_the_page_of_losses_names_what_exists():
+  from maxsup_jax import losses
+
+  page = (ROOT / 'docs/losses.md').read_text()
+  table = page.split('## What they compute')[1].split('##')[0]
+  rows = re.findall(r'^\| `(\w+)`((?:<br>|, |`\w+`)+)', table, re.M)
+  assert {name for name, _ in rows} == set(losses.OBJECTIVES)
+  for _, functions in rows:
+    for function in re.findall(r'`(\w+)`', functions):
+      assert hasattr(losses, function), function
+  for function in re.findall(r'losses\.(\w+)\(', page):
+    assert hasattr(losses, function), function
 
 
 def test_every_program_and_file_that_is_named_exists():

@@ -22,9 +22,10 @@ def weighted_mean(
 
   Over several devices the sums are taken before the quotient: the mean does not
   depend on how the examples are spread, also where a device has none. Inside a
-  function that is differentiated, the value is that of all devices, but the
-  gradient that of the share of this device: sum it over the axis, as in the
-  example, with `psum` and not `pmean`.
+  function that is differentiated under `pmap` or `vmap`, the value is that of
+  all devices, but the gradient that of the share of this device: sum it over
+  the axis, as in the example, with `psum` and not `pmean`. Under `shard_map`
+  with `check_vma`, JAX sums the gradient of replicated parameters itself.
 
   The mean of PyTorch's cross-entropy with weights of the classes is
   ``weighted_mean(losses, normalizer=label_weights(labels, class_weights))``,
@@ -92,6 +93,9 @@ def weighted_mean(
   share = jnp.where(empty, 0, total / jnp.where(empty, 1, count))
   if axis_name is None:
     return share
+  if axis_name in jax.typeof(share).vma:
+    # Where JAX tracks what varies over devices, it knows how to transpose this.
+    return jax.lax.psum(share, axis_name)
   mean = jax.lax.psum(jax.lax.stop_gradient(share), axis_name)
   # The value is the mean, and the derivative that of the share.
   return share - jax.lax.stop_gradient(share) + mean

@@ -118,6 +118,34 @@ def test_devices_do_not_matter(shares, transform):
     np.testing.assert_allclose(actual[1][device], gradient, rtol=1e-4)
 
 
+def test_under_shard_map():
+  devices = jax.sharding.Mesh(jax.devices()[:4], 'devices')
+  values = np.arange(8, dtype=np.float32)
+  where = values != 6
+  along, everywhere = (
+    jax.sharding.PartitionSpec(*axes) for axes in (['devices'], [])
+  )
+
+  def loss(scale, values, where):
+    return losses.weighted_mean(
+      scale * values**2, where=where, axis_name='devices'
+    )
+
+  def step(scale, values, where):
+    return jax.value_and_grad(loss)(scale, values, where)
+
+  sharded = jax.shard_map(
+    step,
+    mesh=devices,
+    in_specs=(everywhere, along, along),
+    out_specs=(everywhere, everywhere),
+  )
+  expected = np.mean(values[where] ** 2)
+  np.testing.assert_allclose(
+    jax.jit(sharded)(2.0, values, where), (2 * expected, expected), rtol=1e-6
+  )
+
+
 def test_nothing_on_all_devices():
   mean = jax.pmap(
     lambda x, where: losses.weighted_mean(x, where=where, axis_name='devices'),
