@@ -93,7 +93,7 @@ def weighted_mean(
   share = jnp.where(empty, 0, total / jnp.where(empty, 1, count))
   if axis_name is None:
     return share
-  if axis_name in jax.typeof(share).vma:
+  if axis_name in jax.typeof(share).manual_axis_type.varying:
     # Where JAX tracks what varies over devices, it knows how to transpose this.
     return jax.lax.psum(share, axis_name)
   mean = jax.lax.psum(jax.lax.stop_gradient(share), axis_name)
