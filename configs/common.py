@@ -11,7 +11,8 @@ OBJECTIVES = {
   'ce': {'name': 'ce'},
   'ls': {'name': 'ls', 'alpha': 0.1, 'convention': 'uniform'},
   'maxsup': {'name': 'maxsup', 'alpha': 0.1},
-  # Negative label smoothing; how much is left to the user by its paper.
+  # Negative label smoothing, for noisy labels; the strength is an example. The
+  # loss is unbounded below: on clean labels it runs away.
   'nls': {'name': 'ls', 'alpha': -0.1, 'convention': 'uniform'},
   'ols': {'name': 'ols', 'alpha': 0.5, 'initial': 'uniform'},
   'zipf': {'name': 'zipf', 'alpha': 0.1, 'ranking': 'logits'},
