@@ -164,7 +164,7 @@ def adaptive_smoothing_cross_entropy(
   target = rows.target(labels, class_weights)
   alpha = rows.number(alpha, ALPHA_RANGE)
   temperature = rows.number(temperature, TEMPERATURE_RANGE)
-  teacher = rows
+  teacher = rows.constant()
   if teacher_logits is not None:
     teacher = rows.like('teacher_logits', teacher_logits, where)
   imitation = rows.cross_entropy_with_softmax(

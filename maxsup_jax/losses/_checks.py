@@ -37,6 +37,12 @@ def check_labels(
   labels: ArrayLike, logits_BK: jax.Array, axis: int
 ) -> jax.Array:
   """Returns class ids of shape [B], or distributions of shape [B, K]."""
+  if not isinstance(labels, jax.Array):
+    labels = np.asarray(labels)
+    if labels.dtype in (np.int64, np.uint64):
+      # JAX may keep 32 bits of them, in which a large id could be another.
+      fits = (labels >= 0) & (labels <= np.iinfo(np.int32).max)
+      labels = np.where(fits, labels, -1).astype(np.int32)
   labels = jnp.asarray(labels)
   if jnp.issubdtype(labels.dtype, jnp.integer):
     expected, kind = batch_shape(logits_BK, axis), 'class ids'

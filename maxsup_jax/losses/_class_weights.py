@@ -28,8 +28,9 @@ def with_class_weights(
       it stays the sum of the weighted losses over the number of examples.
       ``'weights'``: the sum over that of the weights of the labels, as in
       PyTorch; the losses are scaled for it by the number of examples over the
-      sum of the weights, of the whole batch. For labels that are distributions
-      PyTorch divides by the number of examples, and so do both.
+      sum of the weights, of the whole batch. The mean over several batches then
+      depends on how the examples are spread over them. For labels that are
+      distributions PyTorch divides by the number of examples, and so do both.
     axis_name: the axis of devices over which batches are spread, if they are.
 
   Returns:
@@ -62,7 +63,7 @@ def with_class_weights(
     if mean == 'weights' and class_ids:
       real = jnp.ones(jnp.shape(labels), bool) if where is None else where
       if jnp.ndim(real) > jnp.ndim(labels):
-        real = jnp.any(real, -1)
+        real = jnp.broadcast_to(jnp.any(real, -1), jnp.shape(labels))
       weights = label_weights(labels, weights_K, where=real)
       sums = jnp.sum(real), jnp.sum(weights)
       if axis_name is not None:

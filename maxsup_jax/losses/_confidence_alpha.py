@@ -10,8 +10,8 @@ from maxsup_jax.losses._rows import Rows
 
 def confidence_alpha(
   logits: ArrayLike,
-  low: float = 0.0,
-  high: float = 1.0,
+  low: ArrayLike = 0.0,
+  high: ArrayLike = 1.0,
   *,
   axis: int = -1,
   where: ArrayLike | None = None,
@@ -34,8 +34,9 @@ def confidence_alpha(
   Args:
     logits: unnormalised scores `z`, floating point, `[B, K]`; `B` may be any
       number of batch axes, also none.
-    low: the strength where the softmax is uniform.
-    high: the strength where it has one class only.
+    low: the strength where the softmax is uniform: a scalar or an array that
+      broadcasts to `[B]`. It may be traced.
+    high: the strength where it has one class only, likewise.
     axis: the class axis of the logits.
     where: boolean, what takes part: examples, `[B]`, or logits, `[B, K]` (axes
       of size one broadcast). A masked example gets `low`. A masked class takes
@@ -65,14 +66,14 @@ def confidence_alpha(
     Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
     <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, table 15.
   """
-  low = _checks.check_number('low', low)
-  high = _checks.check_number('high', high)
   rows = Rows.of(logits, axis, where)
+  low = rows.number(low, _checks.Range(name='low'))
+  high = rows.number(high, _checks.Range(name='high'))
   several = rows.count() > 1
   share = rows.entropy() / jnp.log(jnp.where(several, rows.count(), 2))
   # Rounding may lift the entropy of a uniform softmax above log K.
   confidence = jnp.where(several, jnp.clip(1 - share, 0, 1), 0)
-  alpha = low + (high - low) * confidence
+  confidence = jax.lax.stop_gradient(confidence)
   if rows.examples is not None:
-    alpha = jnp.where(rows.examples, alpha, low)
-  return jax.lax.stop_gradient(alpha)
+    confidence = jnp.where(rows.examples, confidence, 0)
+  return low + (high - low) * confidence

@@ -41,7 +41,9 @@ def distillation(
     p^t(T) = \mathrm{softmax}(v / T), \quad p(T) = \mathrm{softmax}(z / T)
 
   or the divergence :math:`\mathrm{KL}(p^t(T_t) \| p(T_s))`, which is less by
-  the entropy of the teacher, a constant: the gradient is the same.
+  the entropy of the teacher: the gradient in the logits is the same. It is
+  computed as that difference, with an absolute error of about 1e-6 in float32
+  that a squared temperature multiplies.
 
   Hinton et al. temper both sides alike and multiply by :math:`T^2`, so that the
   gradient keeps its size when the temperature changes. Müller et al. temper the

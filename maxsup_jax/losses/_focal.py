@@ -99,7 +99,10 @@ def focal_cross_entropy(
   # Where no other class is left in the floating-point numbers, 0^gamma is a
   # constant: its slope is infinite for gamma < 1.
   left = others > 0
-  log_doubt = jnp.log(jnp.where(left, others, 1)) - log_normalizer
+  others = jnp.where(left, others, 1)
+  # Scaled to 1, or the second derivative, -1 / others^2, would overflow.
+  scale = jax.lax.stop_gradient(1 / others)
+  log_doubt = jnp.log(others * scale) - jnp.log(scale) - log_normalizer
   nothing = jnp.where(gamma > 0, 0, 1)
   doubt = jnp.where(left, jnp.exp(gamma * log_doubt), nothing)
   weight = rows.target(labels, class_weights).mass

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from maxsup_jax.losses import _checks
 from maxsup_jax.losses._cross_entropy import target_cross_entropy
 from maxsup_jax.losses._objective import Objective, stateless
-from maxsup_jax.losses._rows import Rows, Target
+from maxsup_jax.losses._rows import Rows
 from maxsup_jax.losses._schedules import Schedule
 
 CONVENTIONS = ('uniform', 'others', 'kl')
@@ -66,7 +66,8 @@ def label_smoothing_cross_entropy(
   is then unbounded below: a wrong logit can run away.
 
   With weights `w` of the classes the loss is :math:`-\sum_k w_k s_k \log q_k`,
-  as in PyTorch. Note that its optimum then moves away from `s`.
+  as in PyTorch, and :math:`\sum_k w_k s_k \log (s_k / q_k)` for ``'kl'``. Note
+  that its optimum then moves away from `s`.
 
   Class ids never become a one-hot array.
 
@@ -79,8 +80,8 @@ def label_smoothing_cross_entropy(
       broadcasts to `[B]`. It may be traced, and then its value is not checked.
       Negative values smooth negatively; ``'kl'`` excludes them.
     convention: ``'uniform'``, ``'others'`` or ``'kl'``.
-    class_weights: weights of the classes, at least 0, `[K]`; not with ``'kl'``.
-      `label_weights` has the denominator of PyTorch's mean.
+    class_weights: weights of the classes, at least 0, `[K]`. `label_weights`
+      has the denominator of PyTorch's mean.
     axis: the class axis of the logits.
     where: boolean, what takes part: examples, `[B]`, or logits, `[B, K]` (axes
       of size one broadcast). The loss of a masked example, and its gradient,
@@ -97,8 +98,7 @@ def label_smoothing_cross_entropy(
   Raises:
     TypeError: if an argument has the wrong dtype.
     ValueError: if the shape of an argument does not fit the logits, if the
-      convention is unknown or has no class weights, or if a number is known and
-      outside its range.
+      convention is unknown, or if a number is known and outside its range.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -128,8 +128,6 @@ def label_smoothing_cross_entropy(
     <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, eqs. 1-4.
   """
   allowed = alpha_range(convention)
-  if convention == 'kl' and class_weights is not None:
-    raise ValueError("class_weights are not defined for the convention 'kl'")
   rows = Rows.of(logits, axis, where)
   target = rows.target(labels, class_weights)
   alpha = rows.number(alpha, allowed)
@@ -142,7 +140,7 @@ def label_smoothing_cross_entropy(
   loss = (1 - uniform_alpha) * target_cross_entropy(rows, target)
   loss = loss + uniform_alpha * _uniform_cross_entropy(rows, class_weights)
   if convention == 'kl':
-    loss = loss - _entropy(rows, target, alpha)
+    loss = loss - _entropy(rows, labels, alpha, class_weights)
   return rows.finish(loss, target)
 
 
@@ -152,22 +150,37 @@ def _uniform_cross_entropy(
   """Cross-entropy with the weighted uniform distribution."""
   if class_weights is None:
     return rows.log_normalizer() - rows.mean()
-  weights_K = jnp.asarray(class_weights, rows.z.dtype)
-  weights_BK = jnp.broadcast_to(rows.along_classes(weights_K), rows.z.shape)
-  mass, logit = rows.sum(weights_BK), rows.sum(weights_BK * rows.z)
-  return (rows.log_normalizer() * mass - logit) / rows.count()
+  return rows.cross_entropy_with(_spread(rows, class_weights)) / rows.count()
 
 
-def _entropy(rows: Rows, target: Target, alpha: jax.Array) -> jax.Array:
-  """Entropy of the labels smoothed towards the other classes."""
+def _entropy(
+  rows: Rows,
+  labels: ArrayLike,
+  alpha: jax.Array,
+  class_weights: ArrayLike | None,
+) -> jax.Array:
+  """Weighted entropy of the labels smoothed towards the other classes."""
   others = rows.count() - 1
   share = alpha / jnp.maximum(others, 1)
-  if target.distribution is None:
-    return -xlogy(1 - alpha, 1 - alpha) - others * xlogy(share, share)
-  label_BK = target.distribution
+  label_BK = rows.target(labels).distribution
+  if label_BK is None:
+    own, rest = jnp.ones((), rows.z.dtype), others
+    if class_weights is not None:
+      own = rows.target(labels, class_weights).mass
+      rest = rows.sum(_spread(rows, class_weights)) - own
+    return -own * xlogy(1 - alpha, 1 - alpha) - rest * xlogy(share, share)
   alpha_B1, share_B1 = rows.expand(alpha), rows.expand(share)
   smoothed_BK = (1 - alpha_B1) * label_BK + share_B1 * (1 - label_BK)
-  return -rows.sum(xlogy(smoothed_BK, smoothed_BK))
+  terms_BK = xlogy(smoothed_BK, smoothed_BK)
+  if class_weights is not None:
+    terms_BK = terms_BK * _spread(rows, class_weights)
+  return -rows.sum(terms_BK)
+
+
+def _spread(rows: Rows, class_weights: ArrayLike) -> jax.Array:
+  """The weights of the classes for every example, `[B, K]`."""
+  weights_K = jnp.asarray(class_weights, rows.z.dtype)
+  return jnp.broadcast_to(rows.along_classes(weights_K), rows.z.shape)
 
 
 def ls_objective(

@@ -68,6 +68,11 @@ def stateless(
   def apply(
     state, logits, labels, *, step=0, where=None, class_weights=None, **inputs
   ):
+    if set(inputs) != set(needs):
+      raise TypeError(
+        f'this objective needs {", ".join(needs) or "nothing"} besides logits '
+        f'and labels, got {", ".join(inputs) or "nothing"}'
+      )
     alpha = strength(step)
     if adaptive_alpha:
       alpha = alpha * confidence_alpha(logits, where=where)

@@ -11,7 +11,7 @@ from maxsup_jax.losses import _checks
 from maxsup_jax.losses._cross_entropy import target_cross_entropy
 from maxsup_jax.losses._objective import Objective, as_schedule
 from maxsup_jax.losses._rows import Rows
-from maxsup_jax.losses._schedules import Schedule
+from maxsup_jax.losses._schedules import Schedule, check_step
 
 ALPHA_RANGE = _checks.Range(low=0.0, high=1.0)
 INITIAL_TARGETS = ('uniform', 'smoothed', 'zeros')
@@ -115,6 +115,7 @@ def ols_update(
 
   An example whose top class is its label adds its softmax to the sum of that
   class, and 1 to its count. Where classes tie for the top, the first counts.
+  An example whose top logit is not finite adds nothing.
   Nothing gets a gradient. Call it on training batches only, after the loss.
 
   Args:
@@ -152,6 +153,8 @@ def ols_update(
   # Masked classes are -inf here, and never on top.
   counted_B = jnp.argmax(rows.logits, rows.axis) == target.ids
   counted_B &= ~jnp.isnan(target.known)
+  # A single NaN would stay in the soft labels.
+  counted_B &= jnp.isfinite(jnp.max(rows.logits, rows.axis))
   if rows.examples is not None:
     counted_B &= rows.examples
   softmax_BK = jnp.moveaxis(rows.softmax(jnp.ones(())), rows.axis, -1)
@@ -367,8 +370,9 @@ def ols_objective(
       where=where,
     )
     state = ols_update(state, logits, labels, where=where, axis_name=axis_name)
+    step = check_step(step)
     state = jax.lax.cond(
-      (jnp.asarray(step) + 1) % steps_per_epoch == 0,
+      (step + 1) % steps_per_epoch == 0,
       lambda state: ols_end_of_epoch(state, freeze_above=freeze_above),
       lambda state: state,
       state,

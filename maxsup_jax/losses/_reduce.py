@@ -13,7 +13,7 @@ def weighted_mean(
   weights: ArrayLike | None = None,
   normalizer: ArrayLike | None = None,
   where: ArrayLike | None = None,
-  axis_name: str | None = None,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
   r"""The mean of values per example, over masks and devices.
 
@@ -37,8 +37,8 @@ def weighted_mean(
     normalizer: what is summed in the denominator, `[B]`; None for the weights.
     where: boolean, the examples that take part, `[B]`. What the others hold
       does not matter.
-    axis_name: the axis of devices over which the examples are spread, if they
-      are.
+    axis_name: the axis or axes of devices over which the examples are spread,
+      if they are.
 
   Returns:
     A scalar, in float32 or wider; 0 where the denominator is 0.
@@ -72,10 +72,7 @@ def weighted_mean(
   """
   values = _floating('values', values)
   if where is not None:
-    where = jnp.asarray(where)
-    if where.dtype != jnp.bool_:
-      raise TypeError(f'where must be boolean, got {where.dtype}')
-    _check_shape('where', where, values)
+    where = _mask(where, values)
   ones = jnp.ones_like(values)
   factor = ones if weights is None else _like('weights', weights, values)
   divisor = factor
@@ -93,12 +90,14 @@ def weighted_mean(
   share = jnp.where(empty, 0, total / jnp.where(empty, 1, count))
   if axis_name is None:
     return share
-  if axis_name in jax.typeof(share).manual_axis_type.varying:
+  names = {axis_name} if isinstance(axis_name, str) else set(axis_name)
+  if names <= jax.typeof(share).manual_axis_type.varying:
     # Where JAX tracks what varies over devices, it knows how to transpose this.
     return jax.lax.psum(share, axis_name)
   mean = jax.lax.psum(jax.lax.stop_gradient(share), axis_name)
   # The value is the mean, and the derivative that of the share.
-  return share - jax.lax.stop_gradient(share) + mean
+  nothing = share - jax.lax.stop_gradient(share)
+  return mean + jnp.where(jnp.isfinite(share), nothing, 0)
 
 
 def label_weights(
@@ -168,9 +167,15 @@ def label_weights(
     )
   if where is None:
     return weights
+  return jnp.where(_mask(where, weights), weights, 0)
+
+
+def _mask(where: ArrayLike, values: jax.Array) -> jax.Array:
   where = jnp.asarray(where)
-  _check_shape('where', where, weights)
-  return jnp.where(where, weights, 0)
+  if where.dtype != jnp.bool_:
+    raise TypeError(f'where must be boolean, got {where.dtype}')
+  _check_shape('where', where, values)
+  return where
 
 
 def _floating(name: str, values: ArrayLike) -> jax.Array:

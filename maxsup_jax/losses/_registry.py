@@ -2,8 +2,10 @@
 
 import inspect
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.losses import (
@@ -187,7 +189,7 @@ def _weighted(
     if fields.get('class_weights_mean') is not None:
       raise UsageError('objective: class_weights_mean without class_weights')
     return objective
-  if not isinstance(weights, Sequence) or isinstance(weights, str):
+  if np.ndim(weights) != 1:
     raise UsageError(
       f'objective: class_weights must be a list of numbers, got {weights!r}'
     )

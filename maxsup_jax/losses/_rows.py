@@ -121,8 +121,8 @@ class Rows:
     temperature: jax.Array,
     class_weights: ArrayLike | None = None,
   ) -> jax.Array:
-    """The cross-entropy with the softmax of other logits, a constant."""
-    weights_BK = jax.lax.stop_gradient(jnp.exp(teacher.tempered(temperature).z))
+    """The cross-entropy with the softmax of other, tempered logits."""
+    weights_BK = jnp.exp(teacher.tempered(temperature).z)
     # Normalised after the sums: their terms need not wait for the total.
     total = self.sum(weights_BK)
     weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
@@ -145,8 +145,9 @@ class Rows:
     values: ArrayLike,
     class_weights: ArrayLike | None = None,
   ) -> jax.Array:
-    """Checks and reads a constant, weighted distribution; 0 where masked."""
+    """Checks and reads a constant distribution, and weights it; 0 if masked."""
     values_BK = _checks.check_distribution(name, values, self.z)
+    values_BK = jax.lax.stop_gradient(values_BK)
     if self.examples is not None:
       values_BK = jnp.where(self.expand(self.examples), values_BK, 0)
     if self.classes is not None:
@@ -154,12 +155,17 @@ class Rows:
     weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
     if weights_K is not None:
       values_BK = values_BK * self.along_classes(weights_K)
-    return jax.lax.stop_gradient(values_BK)
+    return values_BK
 
   def like(self, name: str, logits: ArrayLike, where: ArrayLike | None) -> Self:
     """Checks and reads other logits of the same shape, as constants."""
     other_BK = _checks.check_same_shape(name, logits, self.z)
     return Rows.of(jax.lax.stop_gradient(other_BK), self.axis, where)
+
+  def constant(self) -> Self:
+    """The same rows, without a gradient in the logits."""
+    stop = jax.lax.stop_gradient
+    return dataclasses.replace(self, logits=stop(self.logits), z=stop(self.z))
 
   def tempered(self, temperature: jax.Array) -> Self:
     """The rows with `z` divided by a temperature; all else stays as it is.

@@ -36,12 +36,18 @@ class EpochSchedule:
 
   def __call__(self, step: ArrayLike) -> jax.Array:
     """The value at a step, which counts from 0."""
-    step = jnp.asarray(step)
-    if not jnp.issubdtype(step.dtype, jnp.integer):
-      raise TypeError(f'step must be an integer, got {step.dtype}')
+    step = check_step(step)
     last = len(self.values) - 1
     epoch = jnp.clip(step // self.steps_per_epoch, 0, last)
     return jnp.asarray(self.values)[epoch]
+
+
+def check_step(step: ArrayLike) -> jax.Array:
+  """Returns a step, which must be an integer."""
+  step = jnp.asarray(step)
+  if not jnp.issubdtype(step.dtype, jnp.integer):
+    raise TypeError(f'step must be an integer, got {step.dtype}')
+  return step
 
 
 def constant_alpha(value: float = 0.1) -> EpochSchedule:

@@ -176,28 +176,6 @@ def test_class_weights(loss, class_weights, error, message):
     loss(LOGITS, LABELS, class_weights=class_weights)
 
 
-@weighted_loss
-def test_weights_of_one_change_nothing_and_the_label_has_its_own(loss):
-  logits = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-  labels = np.array([1, 2, 1])
-  plain = loss(logits, labels)
-  ones = loss(logits, labels, class_weights=np.ones(4))
-  np.testing.assert_allclose(ones, plain, rtol=1e-6)
-  # Integers, of another class, and of that of the label.
-  other = loss(logits, labels, class_weights=np.array([1, 3, 1, 1]))
-  assert (np.asarray(other != plain) == (labels == 1)).all() or (
-    # Where the smoothed label has all classes, so has the weight.
-    (other > plain).all()
-  )
-
-
-def test_class_weights_of_the_kl_convention():
-  with pytest.raises(ValueError, match=r"class_weights .* convention 'kl'"):
-    losses.label_smoothing_cross_entropy(
-      LOGITS, LABELS, convention='kl', class_weights=np.ones(4)
-    )
-
-
 @pytest.mark.parametrize(
   ('teacher', 'error', 'message'),
   [

@@ -336,19 +336,100 @@ def test_zipf_takes_votes_when_asked_to():
   np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  ('objective', 'inputs', 'message'),
+  [
+    (losses.adaptive_ls_objective(), {}, 'needs teacher_logits .* got nothing'),
+    (
+      losses.distillation_objective(),
+      {'votes': LOGITS},
+      'needs teacher_logits',
+    ),
+    (losses.zipf_objective(ranking='votes'), {}, 'needs votes .* got nothing'),
+    (
+      losses.adaptive_ls_objective(prior='self'),
+      {'teacher_logits': LOGITS},
+      'needs nothing besides logits and labels, got teacher_logits',
+    ),
+    (losses.mbls_objective(), {'margin': 0.0}, 'needs nothing .* got margin'),
+  ],
+)
+def test_an_objective_gets_what_it_needs_and_nothing_else(
+  objective, inputs, message
+):
+  with pytest.raises(TypeError, match=message):
+    objective.apply((), LOGITS, LABELS, **inputs)
+
+
+@pytest.mark.parametrize(
+  ('make', 'function'),
+  [
+    (losses.maxsup_objective, losses.maxsup_cross_entropy),
+    (losses.ls_objective, losses.label_smoothing_cross_entropy),
+    (
+      functools.partial(losses.adaptive_ls_objective, prior='self'),
+      losses.adaptive_smoothing_cross_entropy,
+    ),
+  ],
+)
+def test_alpha_follows_the_confidence_over_a_mask(make, function):
+  objective = make(0.4, adaptive_alpha=True)
+  where = np.array(
+    [[True, True, True, False], [False] * 4, [True, True, True, True]]
+  )
+  values, _ = objective.apply((), LOGITS, LABELS, where=where)
+  alpha = 0.4 * losses.confidence_alpha(LOGITS, where=where)
+  expected = function(LOGITS, LABELS, alpha, where=where)
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  unmasked = 0.4 * losses.confidence_alpha(LOGITS)
+  assert abs(alpha[0] - unmasked[0]) > 1e-3
+
+
 # Weights of the classes
 
 WEIGHTS = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
 
 
+@every_objective
+def test_every_objective_takes_class_weights(make, options, loss):
+  strength = () if options is None else (0.1,)
+  objective = losses.with_class_weights(
+    make(*strength, **(options or {})), WEIGHTS
+  )
+  values, _ = objective.apply((), LOGITS, LABELS)
+  # What the weights of the label do to the cross-entropy that is in it.
+  plain, _ = make(*strength, **(options or {})).apply((), LOGITS, LABELS)
+  assert (np.abs(values - plain)[WEIGHTS[LABELS] != 1] > 1e-3).all()
+  ones, _ = losses.with_class_weights(
+    make(*strength, **(options or {})), np.ones(4)
+  ).apply((), LOGITS, LABELS)
+  np.testing.assert_allclose(ones, plain, rtol=1e-6)
+
+
+def test_online_smoothing_takes_class_weights():
+  objective = losses.with_class_weights(
+    losses.ols_objective(4, 0.3, steps_per_epoch=5), WEIGHTS
+  )
+  state = objective.init()
+  values, after = objective.apply(state, LOGITS, LABELS)
+  expected = losses.ols_cross_entropy(
+    LOGITS, LABELS, state.targets, 0.3, class_weights=WEIGHTS
+  )
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  assert after.counts.sum() == 1
+
+
 @pytest.mark.parametrize('mean', ['examples', 'weights'])
-@pytest.mark.parametrize('where', [None, REAL, REAL[:, None]])
+@pytest.mark.parametrize(
+  'where', [None, REAL, REAL[:, None], np.ones((1, 4), bool)]
+)
 def test_mean_with_class_weights(mean, where):
   objective = losses.with_class_weights(
     losses.maxsup_objective(0.3), WEIGHTS, mean=mean
   )
   values, _ = objective.apply((), LOGITS, LABELS, where=where)
-  real = np.ones(3, bool) if where is None else REAL
+  masked = where is not None and where.shape[0] > 1
+  real = REAL if masked else np.ones(3, bool)
   expected = losses.maxsup_cross_entropy(
     LOGITS[real], LABELS[real], 0.3, class_weights=WEIGHTS
   )

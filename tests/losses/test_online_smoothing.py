@@ -103,6 +103,14 @@ def test_unknown_labels_add_nothing():
     np.testing.assert_array_equal(state.counts, [1, 0, 0, 0])
 
 
+@pytest.mark.parametrize('garbage', [np.nan, np.inf])
+def test_an_overflow_does_not_spoil_the_soft_labels(garbage):
+  logits = np.array([[garbage, 1, 2, 0], [2.0, 1, 0, 0]], np.float32)
+  state = losses.ols_update(losses.ols_init(K), logits, np.array([0, 0]))
+  np.testing.assert_array_equal(state.counts, [1, 0, 0, 0])
+  assert np.isfinite(state.sums).all()
+
+
 def test_masked_classes_are_not_on_top_and_have_no_part():
   logits = np.array([[9.0, 1, 2, 0]], np.float32)
   where = np.array([[False, True, True, True]])
@@ -210,6 +218,25 @@ def test_epochs_begin_inside_the_compiled_step():
     np.testing.assert_allclose(state.targets, targets, rtol=1e-5)
     np.testing.assert_array_equal(state.counts, counts)
   assert traces == 1
+
+
+def test_the_objective_freezes_rows():
+  logits, labels = batches(1)
+  objective = losses.ols_objective(
+    K, steps_per_epoch=1, initial='smoothed', smoothing=0.25, freeze_above=0.75
+  )
+  state = objective.init()
+  # An entry of exactly this is enough.
+  assert state.targets[0, 0] == 0.75
+  _, after = objective.apply(state, logits[0], labels[0])
+  np.testing.assert_array_equal(after.targets, state.targets)
+
+
+def test_a_fractional_step_is_refused():
+  objective = losses.ols_objective(K, lambda step: 0.5, steps_per_epoch=1)
+  logits, labels = batches(1)
+  with pytest.raises(TypeError, match='step must be an integer, got float32'):
+    objective.apply(objective.init(), logits[0], labels[0], step=1.5)
 
 
 def test_the_state_goes_through_a_checkpoint_as_a_pytree():

@@ -146,6 +146,33 @@ def test_under_shard_map():
   )
 
 
+def test_two_axes_of_devices():
+  values = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+
+  def mean(values):
+    return losses.weighted_mean(values, axis_name=('a', 'b'))
+
+  over_both = jax.vmap(jax.vmap(mean, axis_name='b'), axis_name='a')
+  np.testing.assert_allclose(over_both(values), np.full((2, 2), 3.5))
+  devices = jax.sharding.Mesh(
+    np.array(jax.devices()[:4]).reshape(2, 2), ('a', 'b')
+  )
+  spec = jax.sharding.PartitionSpec(('a', 'b'))
+  sharded = jax.shard_map(
+    mean, mesh=devices, in_specs=spec, out_specs=jax.sharding.PartitionSpec()
+  )
+  np.testing.assert_allclose(sharded(values.reshape(-1)), 3.5)
+
+
+def test_an_infinite_loss_is_an_infinite_mean():
+  values = np.array([[1.0, np.inf], [2.0, 3.0]], np.float32)
+  means = jax.vmap(
+    lambda x: losses.weighted_mean(x, axis_name='devices'),
+    axis_name='devices',
+  )(values)
+  np.testing.assert_array_equal(means, [np.inf, np.inf])
+
+
 def test_nothing_on_all_devices():
   mean = jax.pmap(
     lambda x, where: losses.weighted_mean(x, where=where, axis_name='devices'),
@@ -262,3 +289,8 @@ def test_bad_arguments_of_the_mean(values, kwargs, error, message):
 def test_bad_arguments_of_label_weights(labels, weights, error, message):
   with pytest.raises(error, match=message):
     losses.label_weights(labels, weights)
+
+
+def test_the_mask_of_label_weights_must_be_boolean():
+  with pytest.raises(TypeError, match='where must be boolean, got float'):
+    losses.label_weights(np.zeros(2, int), CLASS_WEIGHTS, where=np.ones(2))

@@ -1,5 +1,6 @@
 import inspect
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -276,6 +277,37 @@ def test_an_objective_with_state_needs_to_be_told_sizes(missing):
   message = f'objective: this objective needs to be told {missing}'
   with pytest.raises(UsageError, match=message):
     losses.make_objective({'name': 'ols'}, **told)
+
+
+def test_axes_of_devices_reach_statistics_and_weights():
+  logits = np.stack([LOGITS, LOGITS[:, ::-1]])
+  labels = np.stack([LABELS, LABELS])
+  for config in (
+    {'name': 'ols'},
+    {
+      'name': 'ce',
+      'class_weights': np.array([1.0, 2.0, 3.0, 4.0]),
+      'class_weights_mean': 'weights',
+    },
+  ):
+    apart, together = (
+      losses.make_objective(
+        config, num_classes=4, axis_name=axis_name, **LENGTH
+      )
+      for axis_name in ('devices', None)
+    )
+    values, state = jax.vmap(
+      lambda z, y, apart=apart: apart.apply(apart.init(), z, y),
+      axis_name='devices',
+    )(logits, labels)
+    expected, expected_state = together.apply(together.init(), logits, labels)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    for device in range(2):
+      jax.tree.map(
+        lambda a, b, i=device: np.testing.assert_allclose(a[i], b, rtol=1e-6),
+        state,
+        expected_state,
+      )
 
 
 @pytest.mark.parametrize(
