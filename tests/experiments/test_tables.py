@@ -5,25 +5,31 @@ from maxsup_jax import losses
 from maxsup_jax._errors import UsageError
 
 
-def record(field, value, shape=tables.SHAPE):
-  row = {'ours': {'bytes_ratio': None, 'ratio_to_baseline': None}}
-  row['ours'][field] = value
-  batch, classes = shape
-  section = {'batch': batch, 'classes': classes, 'losses': {'ce': row}}
-  return {'results': {'shapes': [section]}}
+def record(shapes):
+  sections = [
+    {'batch': b, 'classes': k, 'losses': {'ce': {'ours': row}}}
+    for (b, k), row in shapes.items()
+  ]
+  return {'results': {'shapes': sections}}
 
 
-def test_prices_are_filled_in_and_replaced():
-  compiled = record('bytes_ratio', 1.004)
-  timed = record('ratio_to_baseline', {'median': 1.26})
+@pytest.mark.parametrize(('passes', 'shown'), [(4.04, '4.0'), (None, '–')])
+def test_prices_are_filled_in_and_replaced(passes, shown):
+  compiled = record(
+    {
+      tables.SHAPE: {'bytes_ratio': 1.004, 'passes': 8.0},
+      tables.TILED_SHAPE: {'bytes_ratio': 2.0, 'passes': passes},
+    }
+  )
+  timed = record({tables.SHAPE: {'ratio_to_baseline': {'median': 1.26}}})
   page = '| `ce` | <!-- price:ce --> |\n| other | 3 |'
-  expected = '| `ce` | <!-- price:ce -->1.00 · 1.3 |\n| other | 3 |'
+  expected = f'| `ce` | <!-- price:ce -->1.00 · {shown} · 1.3 |\n| other | 3 |'
   assert tables.filled(page, compiled, timed) == expected
   assert tables.filled(expected, compiled, timed) == expected
 
 
 def test_a_record_of_other_shapes_is_refused():
-  other = record('bytes_ratio', 1.0, shape=(2, 3))
+  other = record({(2, 3): {'bytes_ratio': 1.0}})
   with pytest.raises(UsageError, match='no losses of shape'):
     tables.filled('', other, other)
 
