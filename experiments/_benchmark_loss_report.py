@@ -98,8 +98,8 @@ def _columns(record):
     return [('accessed', 12, _accessed), *space]
   limit_known = record['results']['memory_bandwidth'] is not None
   return [
-    ('time', 7, lambda row, _: _median(row['ratio_to_baseline'])),
-    ('quartiles', 12, lambda row, _: _quartiles(row['ratio_to_baseline'])),
+    ('time', 6, lambda row, _: _median(row['ratio_to_baseline'])),
+    ('quartiles', 13, lambda row, _: _quartiles(row['ratio_to_baseline'])),
     *space,
     (
       'limit',
@@ -118,11 +118,16 @@ def _accessed(row, _):
 
 
 def _median(ratio):
-  return _number(ratio and ratio['median'], '.2f')
+  return _number(ratio and ratio['median'], _form(ratio))
 
 
 def _quartiles(ratio):
-  return text.quartiles(ratio, 1, '.2f') if ratio else _EMPTY
+  return text.quartiles(ratio, 1, _form(ratio)) if ratio else _EMPTY
+
+
+def _form(ratio):
+  """Two decimals, while they fit into the column."""
+  return '.2f' if ratio and ratio['median'] < 100 else '.0f'
 
 
 def _number(value, form):

@@ -41,15 +41,13 @@ def filled(page: str, compiled: dict[str, Any], timed: dict[str, Any]) -> str:
     name = match[1]
     ratio, passes = bytes_accessed[name]['bytes_ratio'], tiled[name]['passes']
     time = times[name]['ratio_to_baseline']['median']
-    shown = '–' if passes is None else f'{passes:.1f}'
+    shown = '-' if passes is None else f'{passes:.1f}'
     return f'<!-- price:{name} -->{ratio:.2f} · {shown} · {time:.1f}'
 
   return re.sub(r'<!-- price:(\w+) -->[^|]*(?= \|)', price, page)
 
 
-def _losses(
-  record: dict[str, Any], shape: tuple[int, int]
-) -> dict[str, Any]:
+def _losses(record: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
   for section in record['results']['shapes']:
     if (section['batch'], section['classes']) == shape:
       return {name: loss['ours'] for name, loss in section['losses'].items()}

@@ -162,7 +162,7 @@ def _penalty(
   margin = rows.number(margin, MARGIN_RANGE)
   top_weight = rows.number(top_weight, TOP_WEIGHT_RANGE)
   rest_weight = rows.number(rest_weight, REST_WEIGHT_RANGE)
-  top = jnp.max(rows.logits, rows.axis)
+  top = rows.max() + jnp.squeeze(rows.shift, rows.axis)
   # The top of the shifted row is the constant 0. Ties with it are no excess.
   excess_BK = -rows.z - rows.expand(margin)
   rest = rows.sum(jnp.square(jnp.where(excess_BK > 0, excess_BK, 0)))

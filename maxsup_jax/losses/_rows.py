@@ -99,7 +99,24 @@ class Rows:
 
   def max(self) -> jax.Array:
     """The top logit: 0, with a gradient that ties share evenly."""
-    return jnp.max(self.logits, self.axis) - jnp.squeeze(self.shift, self.axis)
+
+    def of_logits(logits_BK, z_BK):
+      del z_BK
+      top_B = jnp.max(logits_BK, self.axis)
+      return top_B - jnp.squeeze(self.shift, self.axis)
+
+    def of_z(logits_BK, z_BK):
+      del logits_BK
+      where = {}
+      if self.classes is not None:
+        where = {'where': self.classes, 'initial': -jnp.inf}
+      return jnp.max(z_BK, self.axis, **where)
+
+    # The same numbers. On CPUs XLA has stored z for other sums; elsewhere it
+    # takes the maximum of the logits for the shift already.
+    return jax.lax.platform_dependent(
+      self.logits, self.z, cpu=of_z, default=of_logits
+    )
 
   def log_normalizer(self) -> jax.Array:
     """The log of the sum of exponentials; the largest of them is 1."""

@@ -13,7 +13,7 @@ def record(shapes):
   return {'results': {'shapes': sections}}
 
 
-@pytest.mark.parametrize(('passes', 'shown'), [(4.04, '4.0'), (None, '–')])
+@pytest.mark.parametrize(('passes', 'shown'), [(4.04, '4.0'), (None, '-')])
 def test_prices_are_filled_in_and_replaced(passes, shown):
   compiled = record(
     {
