@@ -64,14 +64,16 @@ from maxsup_jax.losses._distillation import (
   distillation,
   distillation_cross_entropy,
   distillation_objective,
-  logit_matching,
-  logit_matching_cross_entropy,
-  logit_matching_objective,
 )
 from maxsup_jax.losses._focal import focal_cross_entropy, focal_objective
 from maxsup_jax.losses._label_smoothing import (
   label_smoothing_cross_entropy,
   ls_objective,
+)
+from maxsup_jax.losses._logit_matching import (
+  logit_matching,
+  logit_matching_cross_entropy,
+  logit_matching_objective,
 )
 from maxsup_jax.losses._logit_norm import (
   logit_norm_cross_entropy,

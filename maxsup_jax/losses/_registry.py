@@ -17,6 +17,7 @@ from maxsup_jax.losses import (
   _distillation,
   _focal,
   _label_smoothing,
+  _logit_matching,
   _logit_norm,
   _logit_penalty,
   _margin_smoothing,
@@ -48,7 +49,7 @@ OBJECTIVES: Mapping[str, Callable[..., Objective]] = types.MappingProxyType(
     'mbls': _margin_smoothing.mbls_objective,
     'acls': _acls.acls_objective,
     'distillation': _distillation.distillation_objective,
-    'logit_matching': _distillation.logit_matching_objective,
+    'logit_matching': _logit_matching.logit_matching_objective,
   }
 )
 
