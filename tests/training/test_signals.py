@@ -19,6 +19,15 @@ def test_notes_the_first_signal_and_gives_the_handlers_back(number):
   assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def interruptible():
+  """Ctrl-C, also where the tests run in the background of a shell."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 def test_a_second_interrupt_is_an_interrupt():
   with StopRequest() as request:
     os.kill(os.getpid(), signal.SIGINT)
