@@ -192,3 +192,39 @@ def test_large_alpha(golden):
     + 3 * losses.max_suppression(golden.logits),
     rtol=1e-14,
   )
+
+
+def test_the_rule_of_other_platforms_gives_the_same(monkeypatch):
+  """What runs on TPUs and GPUs, run here."""
+  logits = np.array(
+    [[3.0, 1.0, 3.0, 0.0], [0.5, 1.5, 9.0, -0.5], [9.0, 9.0, 9.0, 9.0]],
+    np.float32,
+  )
+  exists = np.array([[True] * 4, [True, True, False, True], [False] * 4])
+
+  def values_and_gradients():
+    return [
+      (
+        losses.max_suppression(logits, where=where),
+        jax.jacrev(lambda z, w=where: losses.max_suppression(z, where=w))(
+          logits
+        ),
+        jax.hessian(lambda z: jnp.sum(losses.acls_penalty(z, 0.5)))(logits),
+      )
+      for where in (None, exists)
+    ]
+
+  on_cpu = values_and_gradients()
+  calls = []
+
+  def elsewhere(*arguments, default, **others):
+    calls.append(others)
+    return default(*arguments)
+
+  monkeypatch.setattr(jax.lax, 'platform_dependent', elsewhere)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    values_and_gradients(),
+    on_cpu,
+  )
+  assert calls
