@@ -222,7 +222,7 @@ def mean(values_N: np.ndarray, weights: ArrayLike | None = None) -> float:
   if weights is None:
     return float(values_N.mean())
   weights_N = _bins.multiplicities(weights, len(values_N))
-  return float(weights_N @ values_N / weights_N.sum())
+  return float((weights_N * values_N).sum() / weights_N.sum())
 
 
 def positive(value: float, name: str) -> float:

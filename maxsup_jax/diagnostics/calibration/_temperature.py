@@ -54,7 +54,8 @@ def fit_temperature(
   its only minimum. The temperature is a bound, and `bound` says which, where
   the NLL has no minimum within the bounds: the lower one if every label has
   the largest logit (any sharper softmax is better), the upper one if the
-  logits say less than nothing. It is 1 where the NLL does not depend on it.
+  logits say less than nothing. It is 1 where all logits of each example are
+  equal, as then the NLL does not depend on it.
 
   `'ece'` minimises the expected calibration error with bins of equal width,
   on the grid that Guo et al. (2025) search: 0.1, 0.6, ..., 9.6; then 10 points
@@ -128,7 +129,10 @@ def _fit_nll(
   def derivatives(T):
     return _derivatives(logits_NK, labels_N, 1 / T)
 
-  T, bound = _minimum(derivatives, low, high)
+  if (logits_NK == logits_NK[:, :1]).all():
+    T, bound = 1.0, None  # the loss does not depend on T
+  else:
+    T, bound = _minimum(derivatives, low, high)
   at_one = nll(1.0)
   value = at_one if T == 1 else nll(T)
   if value > at_one:  # by rounding alone
@@ -142,10 +146,9 @@ def _minimum(
   """Where the first derivative by 1/T, which falls with T, changes sign."""
   slope, curvature = derivatives(1.0)
   if slope == 0:
-    # The minimum; or the losses of all examples are 0 in float64, and larger
-    # only where the softmax is softer; or they do not depend on T.
-    flat = curvature == 0 and derivatives(high)[0] < 0
-    return (low, 'lower') if flat else (1.0, None)
+    # Without curvature every softmax is, in float64, on the largest logits
+    # alone, and the label is one of them: the data are separable.
+    return (1.0, None) if curvature else (low, 'lower')
   if slope < 0:
     if derivatives(low)[0] <= 0:
       return low, 'lower'

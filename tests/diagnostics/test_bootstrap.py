@@ -1,0 +1,189 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import bootstrap
+
+
+def test_resamples_count_draws():
+  weights = np.stack(list(bootstrap.resamples(20, 4000, seed=1)))
+  assert weights.shape == (4000, 20)
+  assert weights.dtype == np.int64
+  assert (weights.sum(1) == 20).all()
+  # Moments of the multinomial distribution: 1, 1 - 1/n and -1/n.
+  np.testing.assert_allclose(weights.mean(0), 1, atol=0.07)
+  covariance = np.cov(weights.T)
+  np.testing.assert_allclose(np.diag(covariance), 1 - 1 / 20, atol=0.12)
+  off_diagonal = covariance[~np.eye(20, dtype=bool)]
+  assert off_diagonal.mean() == pytest.approx(-1 / 20, abs=0.005)
+  share = np.bincount(weights.ravel(), minlength=4)[:4] / weights.size
+  expected = stats.binom.pmf(np.arange(4), 20, 1 / 20)
+  np.testing.assert_allclose(share, expected, atol=0.01)
+
+
+def test_resamples_depend_on_the_seed_alone():
+  a, b = (list(bootstrap.resamples(30, count, seed=4)) for count in (5, 3))
+  np.testing.assert_array_equal(a[:3], b)
+  assert not np.array_equal(a[0], a[1])
+  c = next(bootstrap.resamples(30, 1, seed=5))
+  assert not np.array_equal(a[0], c)
+
+
+def test_one_example_is_drawn_once():
+  assert next(bootstrap.resamples(1, 1)).tolist() == [1]
+
+
+def test_the_mean_of_a_bernoulli_variable_has_a_closed_form():
+  # On resamples of 60 examples of which 18 are 1, the sum is binomial.
+  x = np.arange(60) < 18
+  samples = bootstrap.bootstrap(
+    {'sum': lambda w: w @ x}, 60, resamples=20_000, seed=2
+  )['sum']
+  binomial = stats.binom(60, 18 / 60)
+  assert samples.mean() == pytest.approx(18, abs=0.1)
+  share = np.bincount(samples.astype(int), minlength=61) / 20_000
+  np.testing.assert_allclose(share, binomial.pmf(np.arange(61)), atol=0.01)
+  for level in (0.5, 0.9, 0.95):
+    low, high = bootstrap.interval(samples, level)
+    assert abs(low - binomial.ppf((1 - level) / 2)) <= 1
+    assert abs(high - binomial.ppf((1 + level) / 2)) <= 1
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+  rng, covered = np.random.default_rng(0), 0
+  for seed in range(300):
+    x = rng.uniform(size=80) < 0.4
+    samples = bootstrap.bootstrap(
+      {'mean': lambda w, x=x: w @ x / 80}, 80, resamples=200, seed=seed
+    )
+    low, high = bootstrap.interval(samples['mean'], 0.9)
+    covered += low <= 0.4 <= high
+  # 300 intervals: a standard deviation of 0.017.
+  assert covered / 300 == pytest.approx(0.9, abs=0.05)
+
+
+def test_agrees_with_scipy():
+  x = np.random.default_rng(5).exponential(size=40)
+  samples = bootstrap.bootstrap(
+    {'mean': lambda w: w @ x / 40}, 40, resamples=8000
+  )
+  expected = stats.bootstrap(
+    (x,), np.mean, n_resamples=8000, method='percentile', rng=0
+  )
+  np.testing.assert_allclose(
+    bootstrap.interval(samples['mean']),
+    expected.confidence_interval,
+    rtol=0.03,
+  )
+
+
+def test_statistics_share_their_resamples():
+  seen = {'a': [], 'b': []}
+
+  def statistic(name):
+    return lambda w: seen[name].append(w) or w[0]
+
+  samples = bootstrap.bootstrap(
+    {name: statistic(name) for name in seen}, 10, resamples=50, seed=3
+  )
+  np.testing.assert_array_equal(seen['a'], seen['b'])
+  np.testing.assert_array_equal(
+    seen['a'], list(bootstrap.resamples(10, 50, seed=3))
+  )
+  np.testing.assert_array_equal(samples['a'], [w[0] for w in seen['a']])
+  alone = bootstrap.bootstrap({'c': lambda w: w[0]}, 10, resamples=50, seed=3)
+  np.testing.assert_array_equal(alone['c'], samples['a'])
+  assert samples['a'].dtype == np.float64
+
+
+def test_pairing_narrows_the_interval_of_a_difference():
+  rng = np.random.default_rng(6)
+  a = rng.normal(size=200)
+  b = a + 0.1 + 0.01 * rng.normal(size=200)
+  statistics = {'a': lambda w: w @ a / 200, 'b': lambda w: w @ b / 200}
+  paired = bootstrap.bootstrap(statistics, 200, resamples=500)
+  other = bootstrap.bootstrap(statistics, 200, resamples=500, seed=1)
+  low, high = bootstrap.paired_interval(paired['b'], paired['a'])
+  assert 0.09 < low < (b - a).mean() < high < 0.11
+  low, high = bootstrap.paired_interval(other['b'], paired['a'])
+  assert low < 0 < 0.2 < high
+
+
+def test_a_statistic_cannot_change_the_weights():
+  def spoil(weights):
+    weights[:] = 0
+
+  with pytest.raises(ValueError, match='read-only'):
+    bootstrap.bootstrap({'spoil': spoil}, 5)
+
+
+def test_undefined_samples():
+  samples = np.append(np.arange(11.0), np.full(5, np.nan))
+  assert bootstrap.undefined_share(samples) == 5 / 16
+  # Left out, not sorted to the end.
+  assert bootstrap.interval(samples, 0.8) == pytest.approx((1, 9))
+  assert bootstrap.interval(samples, 0.8, max_undefined=5 / 16).low == (
+    pytest.approx(1)
+  )
+  assert np.isnan(bootstrap.interval(samples, max_undefined=0.3)).all()
+  half = np.array([1.0, np.nan])
+  assert bootstrap.interval(half) == (1, 1)
+  assert np.isnan(bootstrap.interval(np.append(half, np.nan))).all()
+  nothing = np.full(3, np.nan)
+  assert np.isnan(bootstrap.interval(nothing, max_undefined=1)).all()
+
+
+def test_a_pair_is_undefined_where_either_is():
+  a = np.array([1.0, np.nan, 3.0, 4.0, 5.0, 6.0])
+  b = np.array([0.0, 0.0, np.nan, 1.0, 1.0, 1.0])
+  assert bootstrap.undefined_share(a - b) == 1 / 3
+  low, high = bootstrap.paired_interval(a, b, 0.5)
+  np.testing.assert_allclose(
+    (low, high), np.quantile([1, 3, 4, 5], (0.25, 0.75))
+  )
+  assert np.isnan(bootstrap.paired_interval(a, b, max_undefined=0.3)).all()
+
+
+def test_a_statistic_may_be_undefined():
+  samples = bootstrap.bootstrap(
+    {'ratio': lambda w: w[0] / w[1] if w[1] else float('nan')}, 3, resamples=600
+  )['ratio']
+  share = bootstrap.undefined_share(samples)
+  assert share == pytest.approx((2 / 3) ** 3, abs=0.07)
+  assert np.isfinite(bootstrap.interval(samples)).all()
+
+
+@pytest.mark.parametrize(
+  ('call', 'message'),
+  [
+    (lambda: bootstrap.resamples(0, 1), 'n is 0'),
+    (lambda: bootstrap.resamples(3, 0), 'count is 0'),
+    (lambda: bootstrap.bootstrap({}, 3), 'no statistics'),
+    (lambda: bootstrap.bootstrap({'a': np.sum}, 0), 'n is 0'),
+    (
+      lambda: bootstrap.bootstrap({'a': np.sum}, 3, resamples=0),
+      'resamples is',
+    ),
+    (
+      lambda: bootstrap.bootstrap({'a': lambda w: np.inf}, 3),
+      "statistic 'a' returned inf; expected a finite number or NaN",
+    ),
+    (lambda: bootstrap.bootstrap({'a': lambda w: w}, 2), "'a' returned"),
+    (lambda: bootstrap.bootstrap({'a': lambda w: None}, 2), 'returned None'),
+    (lambda: bootstrap.interval([0.0, 1.0], 1.0), 'level is 1.0'),
+    (lambda: bootstrap.interval([0.0, 1.0], 0.0), 'level is 0.0'),
+    (lambda: bootstrap.interval([0.0], max_undefined=2), 'max_undefined is 2'),
+    (lambda: bootstrap.interval([]), r'samples have the shape \(0,\)'),
+    (lambda: bootstrap.interval([[1.0]]), r'samples have the shape \(1, 1\)'),
+    (lambda: bootstrap.interval([1.0, np.inf]), 'samples hold an infinity'),
+    (
+      lambda: bootstrap.paired_interval([1.0, 2.0], [1.0]),
+      'differ: samples_a 2, samples_b 1',
+    ),
+  ],
+)
+def test_bad_input_is_one_line(call, message):
+  with pytest.raises(UsageError, match=message) as e:
+    call()
+  assert '\n' not in str(e.value)

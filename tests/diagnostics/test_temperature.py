@@ -1,0 +1,322 @@
+import numpy as np
+import pytest
+from scipy import optimize
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import calibration
+
+
+def make(n=800, K=5, seed=0, scale=2.5, dtype=np.float64):
+  """Logits that are `scale` times too large."""
+  rng = np.random.default_rng(seed)
+  logits = rng.normal(size=(n, K))
+  labels = (logits + rng.gumbel(size=(n, K))).argmax(1)
+  return (scale * logits).astype(dtype), labels
+
+
+def nll(logits, labels, T):
+  z = logits.astype(np.float64) / T
+  top = z.max(1)
+  normalizer = top + np.log(np.exp(z - top[:, None]).sum(1))
+  return (normalizer - z[np.arange(len(z)), labels]).mean()
+
+
+def ece(logits, labels, T, bins=15):
+  z = np.asarray(logits, np.float64) / T
+  p = np.exp(z - z.max(1, keepdims=True))
+  confidence = (p / p.sum(1, keepdims=True)).max(1)
+  correct = z.argmax(1) == labels
+  bin_N = np.ceil(confidence * bins)
+  return sum(
+    abs((correct[bin_N == b] - confidence[bin_N == b]).sum())
+    for b in range(1, bins + 1)
+  ) / len(z)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+@pytest.mark.parametrize('scale', [0.05, 0.4, 1.0, 2.5, 40.0])
+def test_agrees_with_scipy(scale, dtype):
+  logits, labels = make(scale=scale, dtype=dtype)
+  fit = calibration.fit_temperature(logits, labels)
+  z = logits.astype(np.float64)
+
+  def slope(beta):
+    p = np.exp(beta * z - (beta * z).max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    return ((p * z).sum(1) - z[np.arange(len(z)), labels]).mean()
+
+  T = 1 / optimize.brentq(slope, 1e-2, 1e2, xtol=1e-15, rtol=1e-14)
+  assert fit.temperature == pytest.approx(T, rel=1e-9)
+  # The minimum, found without derivatives; it is flat there.
+  direct = optimize.minimize_scalar(
+    lambda x: nll(logits, labels, np.exp(x)),
+    bounds=np.log([1e-2, 1e2]),
+    method='bounded',
+    options={'xatol': 1e-9},
+  )
+  assert fit.temperature == pytest.approx(np.exp(direct.x), rel=1e-6)
+  assert fit.value == pytest.approx(direct.fun, rel=1e-12)
+  assert fit.value == pytest.approx(nll(logits, labels, T), rel=1e-12)
+  assert fit.value_at_one == pytest.approx(nll(logits, labels, 1), rel=1e-12)
+  assert fit.bound is None
+  assert fit.objective == 'nll'
+
+
+def test_agrees_with_sklearn():
+  # Private there; the public CalibratedClassifierCV(method='temperature')
+  # needs a fitted classifier and cross-validation around it.
+  sklearn_calibration = pytest.importorskip('sklearn.calibration')
+  if not hasattr(sklearn_calibration, '_TemperatureScaling'):
+    pytest.skip('no temperature scaling in this scikit-learn')
+  logits, labels = make()
+  beta = sklearn_calibration._TemperatureScaling().fit(logits, labels).beta_
+  fit = calibration.fit_temperature(logits, labels)
+  assert 1 / fit.temperature == pytest.approx(beta, rel=1e-5)
+
+
+def test_agrees_with_lbfgs_of_torch():
+  torch = pytest.importorskip('torch')
+  logits, labels = make()
+  log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+  z, y = torch.tensor(logits), torch.tensor(labels)
+  optimizer = torch.optim.LBFGS(
+    [log_t], max_iter=200, tolerance_grad=1e-12, line_search_fn='strong_wolfe'
+  )
+
+  def closure():
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(z / log_t.exp(), y)
+    loss.backward()
+    return loss
+
+  optimizer.step(closure)
+  fit = calibration.fit_temperature(logits, labels)
+  assert fit.temperature == pytest.approx(log_t.exp().item(), rel=1e-6)
+
+
+def test_closed_form():
+  # Right in 3 of 4 cases by a margin of 5: sigmoid(5 / T) = 3/4.
+  logits = np.tile([5.0, 0.0], (4, 1))
+  fit = calibration.fit_temperature(logits, np.array([0, 0, 1, 0]))
+  assert fit.temperature == pytest.approx(5 / np.log(3), rel=1e-9)
+  single = calibration.fit_temperature(np.full(4, -5.0), np.array([0, 0, 1, 0]))
+  assert single.temperature == pytest.approx(fit.temperature, rel=1e-9)
+
+
+@pytest.mark.parametrize('factor', [0.1, 3.0, 17.0])
+def test_scaling_logits_scales_the_temperature(factor):
+  logits, labels = make()
+  T = calibration.fit_temperature(logits, labels).temperature
+  scaled = calibration.fit_temperature(factor * logits, labels)
+  assert scaled.temperature == pytest.approx(factor * T, rel=1e-9)
+
+
+def test_shifting_logits_does_not_matter():
+  logits, labels = make()
+  T = calibration.fit_temperature(logits, labels).temperature
+  shifted = logits + 1e3 * np.random.default_rng(1).normal(size=(800, 1))
+  got = calibration.fit_temperature(shifted, labels)
+  assert got.temperature == pytest.approx(T, rel=1e-9)
+
+
+@pytest.mark.parametrize('size', [1e-3, 1.0, 1e4, 1e6])
+def test_separable_data_want_the_lowest_temperature(size):
+  labels = np.array([0, 1, 2, 1])
+  logits = size * np.eye(3)[labels]
+  fit = calibration.fit_temperature(logits, labels, bounds=(0.02, 5.0))
+  assert (fit.temperature, fit.bound) == (0.02, 'lower')
+  assert fit.value <= fit.value_at_one
+
+
+@pytest.mark.parametrize('size', [1e-3, 1.0, 1e4])
+def test_wrong_data_want_the_highest_temperature(size):
+  labels = np.array([0, 1, 2, 1])
+  logits = size * np.eye(3)[(labels + 1) % 3]
+  fit = calibration.fit_temperature(logits, labels)
+  assert (fit.temperature, fit.bound) == (100.0, 'upper')
+  assert fit.value < fit.value_at_one
+
+
+def test_constant_logits_leave_the_temperature_alone():
+  fit = calibration.fit_temperature(np.zeros((3, 4)), np.array([0, 1, 2]))
+  assert (fit.temperature, fit.bound) == (1.0, None)
+  assert fit.value == fit.value_at_one == pytest.approx(np.log(4))
+
+
+def test_one_example():
+  logits = np.array([[2.0, 0.0]])
+  assert calibration.fit_temperature(logits, [0]).bound == 'lower'
+  assert calibration.fit_temperature(logits, [1]).bound == 'upper'
+
+
+@pytest.mark.parametrize('objective', ['nll', 'ece'])
+def test_hard_data_are_never_fitted_worse_than_at_one(objective):
+  rng = np.random.default_rng(3)
+  for _ in range(60):
+    n, K = rng.integers(1, 12), rng.integers(2, 5)
+    logits = 10.0 ** rng.uniform(-3, 4) * rng.standard_t(1, size=(n, K))
+    labels = rng.integers(0, K, n)
+    fit = calibration.fit_temperature(logits, labels, objective=objective)
+    assert fit.value <= fit.value_at_one
+    if objective == 'nll':
+      assert 0.01 <= fit.temperature <= 100
+      # No temperature of a fine grid is better.
+      grid = [nll(logits, labels, T) for T in np.geomspace(0.01, 100, 200)]
+      assert fit.value <= min(grid) * (1 + 1e-12) + 1e-14
+
+
+def test_few_passes_over_the_logits(monkeypatch):
+  from maxsup_jax.diagnostics.calibration import _temperature
+
+  passes = []
+  derivatives = _temperature._derivatives
+  monkeypatch.setattr(
+    _temperature,
+    '_derivatives',
+    lambda *args: passes.append(args) or derivatives(*args),
+  )
+  for scale in (0.05, 2.5, 40.0):
+    passes.clear()
+    calibration.fit_temperature(*make(scale=scale))
+    assert len(passes) <= 14
+
+
+def test_the_grid_of_the_calibration_error():
+  logits, labels = make()
+  fit = calibration.fit_temperature(logits, labels, objective='ece')
+  values = {}
+
+  def search(grid, best):
+    for T in grid:
+      if T > 0:
+        values[T] = ece(logits, labels, T)
+        if best is None or values[T] < values[best] - 1e-12:
+          best = T
+    return best
+
+  T = search([0.1 + 0.5 * i for i in range(20)], None)
+  T = search([T - 0.5 + i / 9 for i in range(10)], T)
+  T = search([T - 0.1 + 0.2 * i / 9 for i in range(10)], T)
+  assert fit.temperature == pytest.approx(T, rel=1e-12)
+  assert fit.value == pytest.approx(values[T], rel=1e-9)
+  assert fit.value_at_one == pytest.approx(ece(logits, labels, 1), rel=1e-9)
+  assert fit.bound is None
+  assert fit.objective == 'ece'
+
+
+def test_the_grid_skips_temperatures_that_are_not_positive():
+  labels = np.array([0, 1, 2])
+  fit = calibration.fit_temperature(
+    0.01 * np.eye(3)[labels], labels, objective='ece'
+  )
+  # From 0.1 on, 0.1 - 0.5 + 4/9 is the smallest positive one, and then
+  # 0.0444 - 0.1 + 0.2 i / 9 with i = 3.
+  smallest = 0.1 - 0.5 + 4 / 9
+  smallest += -0.1 + 0.2 * 3 / 9
+  assert fit.temperature == pytest.approx(smallest)
+  assert fit.bound == 'lower'
+
+
+def test_the_grid_yields_to_one():
+  # Confidence 0.7311 for 731 right out of 1000: 1 is nearly perfect.
+  logits = np.tile([1.0, 0.0], (1000, 1))
+  fit = calibration.fit_temperature(
+    logits, (np.arange(1000) >= 731).astype(int), objective='ece'
+  )
+  assert fit.temperature == 1
+  assert fit.value == fit.value_at_one < 1e-4
+
+
+def test_bins_of_the_objective_matter():
+  logits, labels = make()
+  for bins in (5, 20):
+    fit = calibration.fit_temperature(
+      logits, labels, objective='ece', bins=bins
+    )
+    expected = ece(logits, labels, fit.temperature, bins)
+    assert fit.value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize('objective', ['nll', 'ece'])
+def test_scaling_fits_and_reports_on_different_examples(objective):
+  logits, labels = make(401)
+  result = calibration.temperature_scaling(
+    logits, labels, fit_fraction=0.25, seed=3, objective=objective, bins=10
+  )
+  a, b = result.fit_examples, result.report_examples
+  assert len(a) == 100
+  np.testing.assert_array_equal(np.sort(np.append(a, b)), np.arange(401))
+  assert result.fit == calibration.fit_temperature(
+    logits[a], labels[a], objective=objective, bins=10
+  )
+  T = result.temperature
+  for at, temperature in ((result.before, 1.0), (result.after, T)):
+    z, y = logits[b] / temperature, labels[b]
+    assert at.expected_calibration_error == pytest.approx(
+      calibration.expected_calibration_error(z, y, bins=10), rel=1e-9
+    )
+    assert at.negative_log_likelihood == pytest.approx(nll(z, y, 1), rel=1e-9)
+    assert at.brier_score == pytest.approx(
+      calibration.brier_score(z, y), rel=1e-9
+    )
+  assert result.before.accuracy == result.after.accuracy
+  assert result.before.accuracy == (logits[b].argmax(1) == labels[b]).mean()
+  assert (
+    result.after.expected_calibration_error
+    < result.before.expected_calibration_error
+  )
+
+
+def test_the_split_depends_on_the_seed_alone():
+  logits, labels = make(100)
+
+  def split(logits, seed):
+    return calibration.temperature_scaling(logits, labels, seed=seed)
+
+  a, b, c = split(logits, 0), split(2 * logits, 0), split(logits, 1)
+  np.testing.assert_array_equal(a.fit_examples, b.fit_examples)
+  assert a.temperature == pytest.approx(b.temperature / 2, rel=1e-9)
+  assert not np.array_equal(a.fit_examples, c.fit_examples)
+  # Not the first half: data are often sorted by class.
+  assert not np.array_equal(a.fit_examples, np.arange(50))
+
+
+@pytest.mark.parametrize('fraction', [0.01, 0.5, 0.99])
+def test_two_examples_are_enough(fraction):
+  result = calibration.temperature_scaling(
+    np.eye(2), np.array([0, 1]), fit_fraction=fraction
+  )
+  assert len(result.fit_examples) == len(result.report_examples) == 1
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'objective': 'mse'}, "objective is 'mse'; expected one of nll, ece"),
+    ({'bins': 0}, 'bins is 0'),
+    ({'bounds': (0.0, 10.0)}, 'bounds are 0.0 and 10.0; expected 0 < lowest'),
+    ({'bounds': (2.0, 10.0)}, 'bounds are 2.0 and 10.0'),
+    ({'bounds': (0.1, np.inf)}, 'bounds are 0.1 and inf'),
+    ({'logits': [[0.0, np.inf]] * 2}, r'logits\[0, 1\] is inf'),
+    ({'labels': [0, 2]}, r'labels\[1\] is 2'),
+  ],
+)
+def test_bad_input_is_one_line(arguments, message):
+  arguments = {'logits': np.eye(2), 'labels': np.array([0, 1])} | arguments
+  for function in (
+    calibration.fit_temperature,
+    calibration.temperature_scaling,
+  ):
+    with pytest.raises(UsageError, match=message) as e:
+      function(**arguments)
+    assert '\n' not in str(e.value)
+
+
+def test_a_split_needs_two_examples_and_a_fraction():
+  with pytest.raises(UsageError, match='needs 2 examples or more'):
+    calibration.temperature_scaling(np.eye(2)[:1], np.array([0]))
+  for fraction in (0, 1, np.nan):
+    with pytest.raises(UsageError, match='fit_fraction is'):
+      calibration.temperature_scaling(
+        np.eye(2), np.array([0, 1]), fit_fraction=fraction
+      )
