@@ -1,0 +1,103 @@
+"""Selective classification: accept the surest predictions, and count errors.
+
+A confidence is a number per example, larger is surer; `scores` computes those
+of logits that are in use, and `fit_pnorm` fits one. `risk_coverage` sorts the
+examples by it; all metrics are functions of that curve:
+
+>>> import numpy as np
+>>> from maxsup_jax.diagnostics import selective
+>>> logits = np.array([[4.0, 0, 0], [3, 0, 0], [0, 2, 0], [0, 0.5, 1]])
+>>> errors = selective.errors(logits, [0, 1, 1, 1])
+>>> curve = selective.risk_coverage(selective.scores(logits)['msp'], errors)
+>>> print(curve.risk.round(4))
+[0.     0.5    0.3333 0.5   ]
+>>> print(round(selective.aurc(curve), 4), selective.auroc(curve))
+0.2708 0.75
+
+Examples that tie in the confidence are accepted in a random order, and a curve
+is the expectation over it: no metric depends on the order of the examples.
+Where several metrics have the same name, each convention has a name here.
+
+`suppression` and `max_logit_given_confidence` are for the question why a loss
+changes the ranking.
+"""
+
+from maxsup_jax.diagnostics.selective._areas import (
+  augrc,
+  aurc,
+  auroc,
+  e_aurc,
+  naurc,
+)
+from maxsup_jax.diagnostics.selective._curve import (
+  Ranking,
+  RiskCoverage,
+  risk_coverage,
+)
+from maxsup_jax.diagnostics.selective._max_logit import (
+  MaxLogitProfile,
+  Windows,
+  max_logit_given_confidence,
+)
+from maxsup_jax.diagnostics.selective._operating_points import (
+  Selection,
+  Threshold,
+  apply_threshold,
+  coverage_at_risk,
+  risk_at_coverage,
+  selective_accuracy_coverage,
+  threshold_for_coverage,
+  threshold_for_risk,
+)
+from maxsup_jax.diagnostics.selective._pixels import pool_pixels
+from maxsup_jax.diagnostics.selective._pnorm import (
+  PNormFit,
+  fit_pnorm,
+  max_logit_pnorm,
+  pnorm_softmax,
+)
+from maxsup_jax.diagnostics.selective._scores import (
+  SCORES,
+  Score,
+  errors,
+  scores,
+  temperature_msp,
+)
+from maxsup_jax.diagnostics.selective._suppression import (
+  expected_suppression,
+  suppression,
+)
+
+__all__ = [
+  'SCORES',
+  'MaxLogitProfile',
+  'PNormFit',
+  'Ranking',
+  'RiskCoverage',
+  'Score',
+  'Selection',
+  'Threshold',
+  'Windows',
+  'apply_threshold',
+  'augrc',
+  'aurc',
+  'auroc',
+  'coverage_at_risk',
+  'e_aurc',
+  'errors',
+  'expected_suppression',
+  'fit_pnorm',
+  'max_logit_given_confidence',
+  'max_logit_pnorm',
+  'naurc',
+  'pnorm_softmax',
+  'pool_pixels',
+  'risk_at_coverage',
+  'risk_coverage',
+  'scores',
+  'selective_accuracy_coverage',
+  'suppression',
+  'temperature_msp',
+  'threshold_for_coverage',
+  'threshold_for_risk',
+]

@@ -1,0 +1,319 @@
+"""Scores of normalised logits, and the choice of the norm."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics._blocks import map_rows
+from maxsup_jax.diagnostics.selective._areas import aurc
+from maxsup_jax.diagnostics.selective._curve import Ranking
+from maxsup_jax.diagnostics.selective._scores import (
+  checked,
+  errors,
+  log_odds_of_rows,
+  scores,
+)
+
+# Below it (1 / p)-th powers of sums over classes could overflow.
+_SMALLEST_P = 0.1
+# Whole powers up to this one are made by multiplication.
+_MULTIPLIED = 32
+# A spread of the logits that is less, relative to them, is rounding.
+_ROUNDING = 1e-13
+
+
+def max_logit_pnorm(
+  logits: ArrayLike, p: float, *, centered: bool = True
+) -> np.ndarray:
+  r"""The largest logit over the p-norm of the logits (MaxLogit-pNorm).
+
+  .. math::
+    \max_k \frac{v_k - \mu}{\|v - \mu\|_p}, \qquad \mu = \frac{1}{K} \sum_k v_k
+
+  or :math:`\mu = 0` if not centred. The centred score does not change when the
+  logits are shifted or scaled; it lies between 0 and
+  :math:`(K - 1) / ((K - 1)^p + K - 1)^{1/p}`, which it reaches where all logits
+  but the largest are equal. At p = 1 that is 1/2, and every example whose
+  largest logit is the only one above the mean ties there. For large p it tends
+  to 1 wherever the largest logit is the farthest from the mean.
+
+  Not centred, and where all logits are negative, the score is negative and
+  grows with the norm: its meaning is turned around.
+
+  Args:
+    logits: floating point `[N, K]`. A single logit of a binary classifier
+      cannot be normalised; nor can two, if centred: the score is constant.
+    p: 0, or from 0.1 to infinity. 0 counts the classes: the norm is K, and the
+      centred score is the centred maximum logit over K.
+    centered: whether to subtract the mean over the classes.
+
+  Returns:
+    A confidence per example, float64 `[N]`: larger is surer. It is 0 where the
+    norm is: for equal logits if centred, for logits that are 0 if not.
+
+  Raises:
+    UsageError: for a wrong p, fewer classes than explained above, a wrong
+      shape or dtype, no examples, NaN or infinity.
+
+  Examples:
+    >>> from maxsup_jax.diagnostics import selective
+    >>> logits = [[4.0, 0.0, -1.0], [40.0, 0.0, -10.0], [1.0, 1.0, 1.0]]
+    >>> print(selective.max_logit_pnorm(logits, 2).round(4))
+    [0.8018 0.8018 0.    ]
+    >>> print(selective.max_logit_pnorm(logits, 2, centered=False).round(4))
+    [0.9701 0.9701 0.5774]
+
+  References:
+    Cattelan and Silva, `How to Fix a Broken Confidence Estimator
+    <https://arxiv.org/abs/2305.15508>`_, 2024.
+  """
+  logits = _normalizable(logits)
+  if centered and logits.shape[1] == 2:
+    raise UsageError(
+      'the centred score of two classes is constant; use the MSP, or '
+      'centered=False'
+    )
+  return _pnorm_scores(logits, (_exponent(p),), centered)[:, 0]
+
+
+def pnorm_softmax(
+  logits: ArrayLike, p: float, temperature: float = 1.0
+) -> np.ndarray:
+  r"""The maximum softmax probability of normalised logits (p-NormSoftmax).
+
+  .. math:: \max_k \mathrm{softmax}\left( \frac{v}{T \|v\|_p} \right)_k
+
+  as the log-odds of `scores`, which rank alike.
+
+  Args:
+    logits: floating point `[N, K]`, of more than a single logit.
+    p: 0, or from 0.1 to infinity; 0 counts the classes: the norm is K.
+    temperature: T, greater than 0.
+
+  Returns:
+    A confidence per example, float64 `[N]`: larger is surer. Where all logits
+    are 0 they stay 0.
+
+  Raises:
+    UsageError: for a wrong p or temperature (from 1e-100 to 1e100), a single
+      logit, a wrong shape or dtype, no examples, NaN or infinity.
+
+  Examples:
+    >>> from maxsup_jax.diagnostics import selective
+    >>> logits = [[4.0, 0.0, -1.0], [40.0, 0.0, -10.0], [0.0, 0.0, 0.0]]
+    >>> print(selective.pnorm_softmax(logits, 2, temperature=0.5).round(4))
+    [ 1.4605  1.4605 -0.6931]
+
+  References:
+    Cattelan and Silva, `Improving Selective Classification Performance of Deep
+    Neural Networks through Post-Hoc Logit Normalization and Temperature
+    Scaling <https://arxiv.org/abs/2305.15508v1>`_, 2023.
+  """
+  temperature = _checks.between(temperature, 'temperature', 1e-100, 1e100)
+  p = _exponent(p)
+
+  def block(v):
+    scale = _scaled(v, centered=False)
+    norm = _norms(v, (p,), False)[:, 0]
+    if not p:
+      # The norm is K and not in proportion to the logits.
+      norm = norm / np.where(scale > 0, scale, 1)
+    v /= temperature * norm[:, None]
+    return log_odds_of_rows(v)
+
+  return map_rows(block, _normalizable(logits))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PNormFit:
+  """A norm of the logits, chosen on held-out examples.
+
+  Attributes:
+    p: the norm; None for the MSP, where no norm was better.
+    centered: whether the mean over the classes is subtracted.
+    grid: the norms that were tried.
+    aurc: the AURC of each, convention `'paper'`, `[len(grid)]`; NaN where the
+      score is constant by construction (two classes, centred).
+    msp_aurc: the AURC of the MSP.
+  """
+
+  p: float | None
+  centered: bool
+  grid: tuple[float, ...]
+  aurc: np.ndarray
+  msp_aurc: float
+
+  def score(self, logits: ArrayLike) -> np.ndarray:
+    """The confidence of other examples, by the norm that was chosen.
+
+    Args:
+      logits: floating point `[N, K]` of the same classifier.
+
+    Returns:
+      `max_logit_pnorm`, or the log-odds of the MSP if `p` is None; float64
+      `[N]`.
+    """
+    if self.p is None:
+      return scores(logits, ('msp',))['msp']
+    return max_logit_pnorm(logits, self.p, centered=self.centered)
+
+
+def fit_pnorm(
+  logits: ArrayLike,
+  labels: ArrayLike,
+  *,
+  grid: Iterable[float] = range(1, 11),
+  centered: bool = True,
+  fallback: bool = True,
+) -> PNormFit:
+  """Chooses the norm of MaxLogit-pNorm with the least AURC.
+
+  Use examples that are not evaluated on afterwards.
+
+  Args:
+    logits: floating point `[N, K]`, held out from training and from testing.
+    labels: class ids, integer `[N]`.
+    grid: the norms to try, as in `max_logit_pnorm`. The first of equally good
+      ones is taken. The default is that of Xia et al.; Cattelan and Silva try 0
+      to 9.
+    centered: whether to subtract the mean over the classes.
+    fallback: whether to take the MSP unless a norm is better. For two classes,
+      where the centred score is constant, the MSP is all there is.
+
+  Returns:
+    The fit; its method `score` applies it.
+
+  Raises:
+    UsageError: for an empty grid or a wrong p in it, two classes if centred
+      and without fallback, a single logit if not centred, a wrong shape or
+      dtype, no examples, NaN or infinity, or a label outside `[0, K)`.
+
+  Examples:
+    The third example is wrong, and its logits are large:
+
+    >>> import numpy as np
+    >>> from maxsup_jax.diagnostics import selective
+    >>> logits = np.array([[2, 0, 0.1], [0, 0.1, 2], [9, 6.5, -3], [0, 3, 0.2]])
+    >>> fit = selective.fit_pnorm(logits, [0, 2, 1, 1], grid=(2, 3))
+    >>> print(fit.p, fit.aurc.round(4), round(fit.msp_aurc, 4))
+    2 [0.0312 0.0312] 0.4896
+    >>> print(fit.score(logits).round(4))
+    [0.8157 0.8157 0.5398 0.815 ]
+
+  References:
+    Cattelan and Silva, `How to Fix a Broken Confidence Estimator
+    <https://arxiv.org/abs/2305.15508>`_, 2024; Xia et al., `Towards
+    Understanding Why Label Smoothing Degrades Selective Classification and How
+    to Fix It <https://arxiv.org/abs/2403.14715>`_, 2025, section 5.
+  """
+  wrong = errors(logits, labels)
+  grid = tuple(grid)
+  if not grid:
+    raise UsageError('grid is empty; expected norms to try')
+  exponents = tuple(_exponent(p) for p in grid)
+  msp_aurc = _aurc(scores(logits, ('msp',))['msp'], wrong)
+  constant = centered and checked(logits).shape[1] == 2
+  if constant:
+    if not fallback:
+      raise UsageError(
+        'the centred score of two classes is constant: there is no norm to '
+        'choose; use centered=False, or fallback=True for the MSP'
+      )
+    aurcs = np.full(len(grid), np.nan)
+  else:
+    confidence = _pnorm_scores(_normalizable(logits), exponents, centered)
+    aurcs = np.array([_aurc(c, wrong) for c in confidence.T])
+  best, best_aurc = None, msp_aurc if fallback else math.inf
+  for p, value in zip(grid, aurcs):
+    if value < best_aurc:
+      best, best_aurc = p, value
+  return PNormFit(best, centered, grid, aurcs, msp_aurc)
+
+
+def _aurc(confidence: np.ndarray, wrong: np.ndarray) -> float:
+  return aurc(Ranking(confidence, wrong).curve())
+
+
+def _exponent(p: float) -> float:
+  if not (p == 0 or p >= _SMALLEST_P):
+    raise UsageError(f'p is {p}; expected 0, or from {_SMALLEST_P} to infinity')
+  return float(p)
+
+
+def _normalizable(logits: ArrayLike) -> np.ndarray:
+  if np.ndim(logits) == 1 or np.shape(logits)[1:] == (1,):
+    raise UsageError(
+      'the single logit of a binary classifier cannot be normalised: its sign '
+      'is all that would be left; use the MSP'
+    )
+  return checked(logits)
+
+
+def _pnorm_scores(
+  logits: np.ndarray, exponents: Sequence[float], centered: bool
+) -> np.ndarray:
+  """MaxLogit-pNorm for several norms in one pass: `[N, len(exponents)]`."""
+
+  def block(v):
+    scale = _scaled(v, centered)
+    top = v.max(1)
+    result = top[:, None] / _norms(v, exponents, centered)
+    # K, the norm for p = 0, is not in proportion to the logits.
+    for i, p in enumerate(exponents):
+      if not p:
+        result[:, i] *= scale
+    return result
+
+  return map_rows(block, logits)
+
+
+def _scaled(v: np.ndarray, centered: bool) -> np.ndarray:
+  """Centres rows and scales them to a largest absolute value of 1, in place.
+
+  So no power overflows, and the largest does not underflow. Rows without spread
+  become 0.
+
+  Returns:
+    What the rows were divided by, 0 for those that became 0.
+  """
+  size = scale = np.abs(v).max(1)
+  if centered:
+    v -= v.mean(1, keepdims=True)
+    scale = np.abs(v).max(1)
+  spread = scale > _ROUNDING * size
+  v /= np.where(spread, scale, np.inf)[:, None]
+  return np.where(spread, scale, 0)
+
+
+def _norms(
+  v: np.ndarray, exponents: Sequence[float], centered: bool
+) -> np.ndarray:
+  """Norms of scaled rows; 1 for rows of 0."""
+  size = np.abs(v)
+  result = np.empty((len(v), len(exponents)))
+  power, degree = size, 1
+  for i in np.argsort(exponents, kind='stable'):
+    p = exponents[i]
+    if p == 0:
+      norm = v.shape[1]
+    elif p == math.inf:
+      norm = 1
+    elif p == 1 and centered:
+      # Half of it is above the mean. Where that is the largest logit alone the
+      # score is 1/2 exactly: a tie is a tie, whatever the rounding.
+      norm = 2 * np.maximum(v, 0).sum(1)
+    elif p == int(p) and p <= _MULTIPLIED:
+      while degree < p:
+        power = power * size
+        degree += 1
+      norm = power.sum(1) ** (1 / p)
+    else:
+      norm = (size**p).sum(1) ** (1 / p)
+    result[:, i] = norm
+  result[~size.any(1)] = 1
+  return result
