@@ -1,0 +1,166 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import selective
+
+FIELDS = (
+  'coverage',
+  'risk',
+  'generalized_risk',
+  'threshold',
+  'errors',
+  'ends',
+)
+
+
+def naive_risks(confidence, errors):
+  """Selective risks in one order, by the definition."""
+  order = sorted(range(len(errors)), key=lambda i: -confidence[i])
+  errors = [float(errors[i]) for i in order]
+  return [sum(errors[:i]) / i for i in range(1, len(errors) + 1)]
+
+
+def with_ties(rng, n, levels=6):
+  return rng.integers(levels, size=n) / levels, rng.random(n) < 0.4
+
+
+def test_without_ties():
+  rng = np.random.default_rng(0)
+  confidence, errors = rng.permutation(30) / 7, rng.random(30) < 0.3
+  n = np.arange(1, 31)
+  for ties in ('expected', 'stable'):
+    curve = selective.risk_coverage(confidence, errors, ties=ties)
+    expected = np.array(naive_risks(confidence, errors))
+    np.testing.assert_allclose(curve.risk, expected, rtol=1e-15)
+    np.testing.assert_allclose(curve.generalized_risk, expected * n / 30)
+    np.testing.assert_array_equal(curve.coverage, n / 30)
+    np.testing.assert_array_equal(curve.threshold, np.sort(confidence)[::-1])
+    np.testing.assert_array_equal(curve.ends, n)
+    assert len(curve) == 30
+    assert curve.error_rate == errors.mean()
+
+
+def test_ties_are_the_mean_over_all_orders():
+  confidence = [0.5, 0.9, 0.5, 0.1, 0.5, 0.9, 0.1]
+  errors = [1, 0, 0, 1, 1, 1, 0]
+  orders = [
+    naive_risks([confidence[i] for i in order], [errors[i] for i in order])
+    for order in itertools.permutations(range(7))
+  ]
+  curve = selective.risk_coverage(confidence, errors)
+  np.testing.assert_allclose(curve.risk, np.mean(orders, 0), rtol=1e-12)
+  np.testing.assert_array_equal(curve.ends, [2, 5, 7])
+
+
+def test_stable_ties_keep_the_order():
+  confidence, errors = [0.5, 0.9, 0.5, 0.5], [1, 0, 0, 1]
+  curve = selective.risk_coverage(confidence, errors, ties='stable')
+  np.testing.assert_array_equal(curve.errors, [0, 1, 0, 1])
+  np.testing.assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 2])
+  np.testing.assert_array_equal(curve.ends, [1, 4])
+
+
+def test_negative_zero_ties_with_zero():
+  curve = selective.risk_coverage([0.0, -0.0], [1, 0])
+  np.testing.assert_array_equal(curve.risk, [0.5, 0.5])
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_the_order_of_the_examples_does_not_matter(seed):
+  rng = np.random.default_rng(seed)
+  confidence, errors = with_ties(rng, 40)
+  order = rng.permutation(40)
+  a = selective.risk_coverage(confidence, errors)
+  b = selective.risk_coverage(confidence[order], errors[order])
+  for field in ('coverage', 'risk', 'generalized_risk', 'threshold', 'ends'):
+    np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+
+
+@pytest.mark.parametrize('ties', ['expected', 'stable'])
+@pytest.mark.parametrize('seed', range(6))
+def test_a_resample_is_the_curve_of_the_repeated_examples(seed, ties):
+  rng = np.random.default_rng(seed)
+  if seed == 0:
+    confidence, errors = rng.random(50), rng.random(50) < 0.5
+  else:
+    confidence, errors = with_ties(rng, 50)
+  weights = rng.multinomial(50, np.full(50, 1 / 50))
+  ranking = selective.Ranking(confidence, errors, ties=ties)
+  resample = ranking.curve(weights)
+  repeated = selective.risk_coverage(
+    np.repeat(confidence, weights), np.repeat(errors, weights), ties=ties
+  )
+  for field in FIELDS:
+    np.testing.assert_array_equal(
+      getattr(resample, field), getattr(repeated, field), err_msg=field
+    )
+  if ties == 'expected':
+    # In any order: the examples as they were drawn.
+    drawn = rng.permutation(np.repeat(np.arange(50), weights))
+    shuffled = selective.risk_coverage(confidence[drawn], errors[drawn])
+    np.testing.assert_array_equal(resample.risk, shuffled.risk)
+
+
+def test_other_sizes_of_a_resample():
+  ranking = selective.Ranking([0.2, 0.7, 0.7], [1, 1, 0])
+  curve = ranking.curve([0, 3, 1])
+  np.testing.assert_allclose(curve.risk, [0.75] * 4)
+  np.testing.assert_array_equal(curve.ends, [4])
+  curve = ranking.curve(np.array([1, 0, 0], np.uint8))
+  np.testing.assert_array_equal(curve.threshold, [0.2])
+  everything = ranking.curve(np.ones(3, int))
+  np.testing.assert_array_equal(everything.risk, ranking.curve().risk)
+
+
+def test_real_valued_errors():
+  curve = selective.risk_coverage([3.0, 2, 2, 1], [0.5, 0.0, 0.25, 1.0])
+  np.testing.assert_allclose(curve.risk, [0.5, 0.625 / 2, 0.75 / 3, 1.75 / 4])
+
+
+def test_rounding_errors_of_ties_do_not_add_up():
+  # Every tie has 3 examples of which one is wrong: 1/3 is not a float64.
+  n = 300_000
+  confidence, errors = np.arange(n) // 3, np.arange(n) % 3 == 0
+  curve = selective.risk_coverage(confidence, errors)
+  np.testing.assert_array_equal(
+    curve.generalized_risk[2::3], np.arange(1, n // 3 + 1) / n
+  )
+
+
+@pytest.mark.parametrize(
+  ('confidence', 'errors', 'message'),
+  [
+    ([0.1, np.nan], [0, 1], r'confidence\[1\] is nan'),
+    ([0.1, np.inf], [0, 1], r'confidence\[1\] is inf'),
+    ([0.1, 0.2], [0, 2], r'errors\[1\] is 2.0; expected from 0 to 1'),
+    ([0.1, 0.2], [0], 'the numbers of examples differ'),
+    ([], [], 'confidence is empty'),
+    ([[0.1]], [0], r'confidence has the shape \(1, 1\)'),
+  ],
+)
+def test_bad_input(confidence, errors, message):
+  with pytest.raises(UsageError, match=message):
+    selective.risk_coverage(confidence, errors)
+
+
+def test_unknown_ties():
+  with pytest.raises(UsageError, match="ties is 'random'; expected one of exp"):
+    selective.risk_coverage([0.1], [0], ties='random')
+
+
+@pytest.mark.parametrize(
+  ('weights', 'message'),
+  [
+    ([1, 1], r'weights has the shape \(2,\); expected \(3,\)'),
+    ([1.0, 1.0, 1.0], 'weights has the dtype float64; expected integers'),
+    ([1, -1, 1], r'weights\[1\] is -1; expected at least 0'),
+    ([0, 0, 0], 'weights are all 0'),
+  ],
+)
+def test_bad_weights(weights, message):
+  ranking = selective.Ranking([0.1, 0.2, 0.3], [0, 1, 0])
+  with pytest.raises(UsageError, match=message):
+    ranking.curve(weights)
