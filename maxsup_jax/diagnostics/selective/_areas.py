@@ -136,7 +136,7 @@ def e_aurc(curve: RiskCoverage, reference: str = 'finite') -> float:
     reference: one of the above.
 
   Returns:
-    The difference. 0 if no example is wrong or, but for rounding, all are.
+    The difference; 0 if no example is wrong, or all are.
 
   Raises:
     UsageError: if the reference is unknown.

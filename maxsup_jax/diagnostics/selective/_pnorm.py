@@ -36,11 +36,11 @@ def max_logit_pnorm(
     \max_k \frac{v_k - \mu}{\|v - \mu\|_p}, \qquad \mu = \frac{1}{K} \sum_k v_k
 
   or :math:`\mu = 0` if not centred. The centred score does not change when the
-  logits are shifted or scaled; it lies between 0 and
-  :math:`(K - 1) / ((K - 1)^p + K - 1)^{1/p}`, which it reaches where all logits
-  but the largest are equal. At p = 1 that is 1/2, and every example whose
-  largest logit is the only one above the mean ties there. For large p it tends
-  to 1 wherever the largest logit is the farthest from the mean.
+  logits are shifted or, but for p = 0, scaled. From p = 1 on it lies between 0
+  and :math:`(K - 1) / ((K - 1)^p + K - 1)^{1/p}`, which it reaches where all
+  logits but the largest are equal. At p = 1 that is 1/2, and every example
+  whose largest logit is the only one above the mean ties there. For large p it
+  tends to 1 wherever the largest logit is the farthest from the mean.
 
   Not centred, and where all logits are negative, the score is negative and
   grows with the norm: its meaning is turned around.
@@ -211,6 +211,7 @@ def fit_pnorm(
     Understanding Why Label Smoothing Degrades Selective Classification and How
     to Fix It <https://arxiv.org/abs/2403.14715>`_, 2025, section 5.
   """
+  logits = np.asarray(logits)
   wrong = errors(logits, labels)
   grid = tuple(grid)
   if not grid:

@@ -67,8 +67,9 @@ def suppression(
     section 4.
   """
   logits, labels = _checks.logits_and_labels(logits, labels)
-  if logits.dtype == np.float64:
-    logits = _to_jax_float(logits)
+  # In JAX's precision, so that the largest is the one that JAX sees.
+  with np.errstate(over='ignore'):
+    logits = _checks.finite(np.asarray(jnp.asarray(logits)), 'logits')
   labels_N = jnp.asarray(labels, jnp.int32)
 
   def added(logits_NK):
@@ -83,7 +84,6 @@ def suppression(
     return jnp.sum(values_N + target[:, 0])
 
   gradient_NK = np.asarray(jax.grad(added)(jnp.asarray(logits)), np.float64)
-  # The largest of what JAX has seen, which may have been rounded.
   return gradient_NK[np.arange(len(labels)), logits.argmax(1)]
 
 
@@ -99,9 +99,8 @@ def expected_suppression(
 
   With P the probability that the prediction is wrong, given the input:
 
-  * `'ls'`, label smoothing: :math:`\alpha (1 - P - 1/K)`. The surer the
-    prediction is correct, the more its logit is suppressed; the two lose
-    their order by confidence;
+  * `'ls'`, label smoothing: :math:`\alpha (1 - P - 1/K)`. The more
+    probably a prediction is correct, the more its logit is suppressed;
   * `'maxsup'`: :math:`\alpha (1 - 1/K)`, whatever P is;
   * `'soft'`, targets :math:`(1 - \alpha) \delta_y + \alpha q` with a
     distribution q that depends on the input, as in distillation:
@@ -156,8 +155,3 @@ def _probabilities(values: ArrayLike, name: str) -> np.ndarray:
       f'{name} is {values[outside].flat[0]}; expected from 0 to 1'
     )
   return values
-
-
-def _to_jax_float(logits: np.ndarray) -> np.ndarray:
-  """Float64 logits in the precision that JAX will use."""
-  return np.asarray(jnp.asarray(logits))

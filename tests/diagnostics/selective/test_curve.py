@@ -56,10 +56,10 @@ def test_ties_are_the_mean_over_all_orders():
 
 
 def test_stable_ties_keep_the_order():
-  confidence, errors = [0.5, 0.9, 0.5, 0.5], [1, 0, 0, 1]
+  confidence, errors = [0.5, 0.9, 0.5, 0.5], [1, 0, 0, 0]
   curve = selective.risk_coverage(confidence, errors, ties='stable')
-  np.testing.assert_array_equal(curve.errors, [0, 1, 0, 1])
-  np.testing.assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 2])
+  np.testing.assert_array_equal(curve.errors, [0, 1, 0, 0])
+  np.testing.assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 4])
   np.testing.assert_array_equal(curve.ends, [1, 4])
 
 
@@ -121,12 +121,13 @@ def test_real_valued_errors():
 
 
 def test_rounding_errors_of_ties_do_not_add_up():
-  # Every tie has 3 examples of which one is wrong: 1/3 is not a float64.
-  n = 300_000
-  confidence, errors = np.arange(n) // 3, np.arange(n) % 3 == 0
+  # Every tie has 49 examples of which one is wrong.
+  assert 1 / 49 * 49 < 1
+  n = 49_000
+  confidence, errors = np.arange(n) // 49, np.arange(n) % 49 == 0
   curve = selective.risk_coverage(confidence, errors)
   np.testing.assert_array_equal(
-    curve.generalized_risk[2::3], np.arange(1, n // 3 + 1) / n
+    curve.generalized_risk[48::49], np.arange(1, 1001) / n
   )
 
 

@@ -1,5 +1,6 @@
 import decimal
 
+import ml_dtypes
 import numpy as np
 import pytest
 from scipy import special, stats
@@ -142,6 +143,14 @@ def test_input_is_not_changed_and_blocks_do_not_matter():
   part = selective.scores(logits[6000:7000])
   for name in of:
     np.testing.assert_array_equal(of[name][6000:7000], part[name])
+
+
+def test_half_precision():
+  logits = np.array([[1.5, 0.25, -2], [3, 1, 0]], ml_dtypes.bfloat16)
+  for name, confidence in selective.scores(logits).items():
+    np.testing.assert_array_equal(
+      confidence, selective.SCORES[name].function(logits.astype(np.float64))
+    )
 
 
 def test_temperature_msp():

@@ -139,6 +139,8 @@ def test_end_points_of_the_line():
 def test_bad_input(logits, labels):
   with pytest.raises(UsageError, match=r'the loss has the shape \(\); expect'):
     selective.suppression(lambda z, y: LS(z, y).mean(), logits, labels)
+  with pytest.raises(UsageError, match=r'logits\[0, 1\] is inf'):
+    selective.suppression(LS, [[0.0, 1e300]], [0])
   expected = selective.expected_suppression
   with pytest.raises(UsageError, match="target is 'ce'; expected one of ls"):
     expected(0.1, K, ALPHA, target='ce')
