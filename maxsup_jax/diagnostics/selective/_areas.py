@@ -229,7 +229,7 @@ def auroc(curve: RiskCoverage) -> float:
   if not pairs:
     return math.nan
   below = wrong.sum() - np.cumsum(wrong)
-  return float(np.dot(correct, below + wrong / 2) / pairs)
+  return float((correct * (below + wrong / 2)).sum() / pairs)
 
 
 def _reachable(
@@ -240,7 +240,7 @@ def _reachable(
 
 
 def _trapezoid(y: np.ndarray, x: np.ndarray) -> float:
-  return float(np.dot(y[1:] + y[:-1], np.diff(x)) / 2)
+  return float(((y[1:] + y[:-1]) * np.diff(x)).sum() / 2)
 
 
 def _without_start(area: float, first: float, n: int) -> float:
