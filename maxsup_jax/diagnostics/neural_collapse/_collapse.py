@@ -1,0 +1,187 @@
+"""All measures of neural collapse of arrays that are in memory."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import sparse
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics.neural_collapse._between_class import between_class
+from maxsup_jax.diagnostics.neural_collapse._measures import (
+  Spread,
+  check_weights,
+  measure,
+)
+from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
+from maxsup_jax.diagnostics.neural_collapse._within_class import (
+  GROUPS,
+  row_measures,
+)
+
+# Rows that are made float64 at a time.
+_BLOCK = 2048
+
+
+def neural_collapse(
+  features: ArrayLike,
+  labels: ArrayLike,
+  weights: ArrayLike | None = None,
+  bias: ArrayLike | None = None,
+  logits: ArrayLike | None = None,
+  *,
+  num_classes: int | None = None,
+  group_by: str = 'labels',
+  global_mean: str = 'classes',
+) -> NeuralCollapse:
+  r"""Measures neural collapse, in float64 on the host.
+
+  .. math::
+    \mathrm{NC1} = \frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+) =
+    \frac{1}{N} \sum_i \|\bar H^+ (h_i - \bar h_{y_i})\|^2
+
+  in the second form, with the pseudo-inverse from a singular value
+  decomposition of the class means that keeps K - 1 values. See
+  `NeuralCollapse` for the other measures. For features that are not in memory,
+  or on accelerators, use `ClassMeans` and `WithinClass`.
+
+  The paper measures the training set, without augmentation, with the network
+  in evaluation mode.
+
+  Args:
+    features: penultimate features h, floating point `[N, D]`.
+    labels: class ids, integer `[N]`.
+    weights: the classifier's weights, `[K, D]`, one row per class, or None.
+    bias: its bias, `[K]`, or None; zeros for a classifier without one.
+    logits: floating point `[N, K]`, or None. The predictions are the largest
+      ones; without logits, those of the weights and the bias. Without both
+      there are none.
+    num_classes: K; by default that of the weights or the logits, else one more
+      than the largest label.
+    group_by: 'labels', or 'predictions': an example belongs to the class that
+      is predicted. So the paper compares the correct and the wrong predictions
+      of a test set. Classes that are never predicted are left out.
+    global_mean: :math:`h_G` is the mean of the class means, 'classes' (Guo et
+      al., Papyan et al.), or the mean of the examples, 'samples' (Zhu et al.).
+
+  Returns:
+    The measures; None for those that need an array that was not given.
+
+  Raises:
+    UsageError: one line, for wrong shapes, dtypes or labels, numbers that are
+      not finite, fewer than two classes, or a class without examples.
+
+  Examples:
+    >>> import numpy as np
+    >>> from maxsup_jax.diagnostics import neural_collapse as nc
+    >>> features = np.array([[3., 0, 1, 0], [2, 1, 0, 0], [0, 3, 0, 1],
+    ...   [1, 2, 1, 0], [0, 0, 3, 2], [0, 1, 2, 1]])
+    >>> labels = np.array([0, 0, 1, 1, 2, 2])
+    >>> weights = np.array([[1, 0, -.5, 0], [-.5, 1, 0, .25], [0, -.5, 1, .5]])
+    >>> result = nc.neural_collapse(features, labels, weights)
+    >>> for name in ('nc1', 'nc2', 'nc3', 'ncc_accuracy', 'residual'):
+    ...   value = getattr(result, name)
+    ...   print(name, value if value is None else round(value, 6))
+    nc1 0.163591
+    nc2 0.41546
+    nc3 0.535959
+    ncc_accuracy 1.0
+    residual None
+
+  References:
+    Guo et al., `Cross Entropy versus Label Smoothing: A Neural Collapse
+    Perspective <https://arxiv.org/abs/2402.03979>`_, TMLR 2025, eqs. 4 to 6.
+    Papyan, Han and Donoho, `Prevalence of Neural Collapse
+    <https://arxiv.org/abs/2008.08186>`_, PNAS 2020.
+    Zhu et al., `A Geometric Analysis of Neural Collapse with Unconstrained
+    Features <https://arxiv.org/abs/2105.02375>`_, NeurIPS 2021.
+    Zhou et al., `Are All Losses Created Equal: A Neural Collapse Perspective
+    <https://arxiv.org/abs/2210.02192>`_, NeurIPS 2022.
+  """
+  features = _checks.matrix(features, 'features')
+  if logits is not None:
+    logits = _checks.class_scores(logits)
+  K = _num_classes(num_classes, labels, weights, logits)
+  labels = _checks.class_ids(labels, K)
+  _checks.same_length(features=features, labels=labels)
+  _checks.one_of(group_by, 'group_by', GROUPS)
+  weights, bias = check_weights(weights, bias, K, features.shape[1])
+  predictions = _predictions(features, weights, bias, logits, K)
+  if group_by == 'predictions' and predictions is None:
+    raise UsageError("group_by='predictions' needs logits, or weights and bias")
+  groups = labels if group_by == 'labels' else predictions
+
+  count = np.bincount(groups, minlength=K)
+  total = np.zeros((K, features.shape[1]))
+  for rows in _blocks(len(labels)):
+    ids = groups[rows]
+    member = sparse.csr_array(
+      (np.ones(len(ids)), (ids, np.arange(len(ids)))), (K, len(ids))
+    )
+    total += member @ features[rows].astype(np.float64)
+  between = between_class(
+    count,
+    total / np.maximum(count, 1)[:, None],
+    epsilon=float(np.finfo(features.dtype).eps),
+    global_mean=global_mean,
+    allow_empty=group_by == 'predictions',
+  )
+
+  cells = groups
+  if predictions is not None:
+    cells = groups + K * (predictions == labels)
+  sums = np.zeros((2, 2 * K))
+  nearest_is_label = nearest_is_prediction = 0
+  for rows in _blocks(len(labels)):
+    found = row_measures(
+      np, between, features[rows].astype(np.float64), groups[rows]
+    )
+    for row, values in zip(sums, (found.square, found.whitened)):
+      row += np.bincount(cells[rows], values, minlength=2 * K)
+    nearest_is_label += int((found.nearest == labels[rows]).sum())
+    if predictions is not None:
+      nearest_is_prediction += int((found.nearest == predictions[rows]).sum())
+  spread = Spread(
+    np.bincount(cells, minlength=2 * K).reshape(2, K),
+    *sums.reshape(2, 2, K),
+    nearest_is_label,
+    nearest_is_prediction,
+    predicted=predictions is not None,
+  )
+  return measure(between, spread, weights, bias)
+
+
+def _blocks(N: int) -> list[slice]:
+  return [slice(i, i + _BLOCK) for i in range(0, N, _BLOCK)]
+
+
+def _num_classes(num_classes, labels, weights, logits) -> int:
+  """The number of classes, on which all that say it must agree."""
+  said = {}
+  if num_classes is not None:
+    said['num_classes'] = _checks.at_least(num_classes, 'num_classes', 2)
+  if weights is not None:
+    said['weights'] = len(_checks.matrix(weights, 'weights'))
+  if logits is not None:
+    said['logits'] = logits.shape[1]
+  if len(set(said.values())) > 1:
+    line = ', '.join(f'{name} {K}' for name, K in said.items())
+    raise UsageError(f'the numbers of classes differ: {line}')
+  K = next(iter(said.values()), 0) or int(np.max(labels, initial=-1)) + 1
+  if K < 2:
+    raise UsageError(f'there is {K} class; expected at least 2')
+  return K
+
+
+def _predictions(features, weights, bias, logits, K) -> np.ndarray | None:
+  """The classes that the network predicts, if that is known."""
+  if logits is not None:
+    _checks.same_length(features=features, logits=logits)
+    return logits.argmax(1)
+  if weights is None or bias is None:
+    return None
+  return np.concatenate(
+    [
+      (features[rows].astype(np.float64) @ weights.T + bias).argmax(1)
+      for rows in _blocks(len(features))
+    ]
+  )

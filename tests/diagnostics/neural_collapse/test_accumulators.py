@@ -1,0 +1,338 @@
+"""The two passes over batches, against arrays in memory in float64."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics._class_sums import Pair, class_sums
+from maxsup_jax.diagnostics.neural_collapse import (
+  ClassMeans,
+  WithinClass,
+  neural_collapse,
+)
+
+K, D = 5, 12
+
+
+@pytest.fixture(scope='module')
+def data():
+  """Unbalanced classes with positive features, as after a ReLU."""
+  rng = np.random.default_rng(0)
+  labels = rng.permutation(np.repeat(np.arange(K), [40, 7, 90, 23, 40]))
+  means = rng.normal(size=(K, D))
+  features = np.maximum(
+    means[labels] + 0.7 * rng.normal(size=(len(labels), D)), 0
+  ).astype(np.float32)
+  weights = means + 0.3 * rng.normal(size=(K, D))
+  bias = rng.normal(size=K)
+  predictions = (features @ weights.T + bias).argmax(1)
+  return features, labels, predictions, weights, bias
+
+
+def two_passes(features, labels, predictions, shards, group_by='labels'):
+  means = ClassMeans.init(K, D)
+  groups = labels if group_by == 'labels' else predictions
+  for rows in shards:
+    means = means.update(features[rows], groups[rows])
+  between = means.compute(allow_empty=group_by == 'predictions')
+  within = WithinClass.init(K)
+  for rows in shards:
+    within = within.update(
+      between,
+      features[rows],
+      labels[rows],
+      predictions=predictions[rows],
+      group_by=group_by,
+    )
+  return between, within
+
+
+def assert_same(a, b, rtol=2e-6, atol=1e-7):
+  for field in dataclasses.fields(a):
+    np.testing.assert_allclose(
+      getattr(a, field.name),
+      getattr(b, field.name),
+      rtol,
+      atol,
+      err_msg=field.name,
+    )
+
+
+@pytest.mark.parametrize('group_by', ['labels', 'predictions'])
+def test_shards_equal_the_whole(data, group_by):
+  features, labels, predictions, weights, bias = data
+  N = len(labels)
+  whole = neural_collapse(features, labels, weights, bias, group_by=group_by)
+  assert 0 < whole.num_wrong < whole.num_correct
+  order = np.random.default_rng(1).permutation(N)
+  for shards in (
+    [np.arange(N)],
+    np.array_split(np.arange(N), 4),
+    np.array_split(order, 9),
+  ):
+    between, within = two_passes(
+      features, labels, predictions, shards, group_by
+    )
+    assert_same(within.compute(between, weights, bias), whole)
+
+
+def test_merge_equals_one_after_the_other(data):
+  features, labels, predictions, _, _ = data
+  parts = []
+  for rows in (slice(0, 150), slice(150, None)):
+    parts.append(ClassMeans.init(K, D).update(features[rows], labels[rows]))
+  between = parts[0].merge(parts[1]).compute()
+  spreads = [
+    WithinClass.init(K).update(
+      between, features[rows], labels[rows], predictions=predictions[rows]
+    )
+    for rows in (slice(0, 150), slice(150, None))
+  ]
+  whole = neural_collapse(features, labels)
+  merged = spreads[0].merge(spreads[1]).compute(between)
+  assert merged.nc1 == pytest.approx(whole.nc1, rel=1e-6)
+  assert merged.num_correct == (predictions == labels).sum()
+  assert merged.num_samples == len(labels)
+  np.testing.assert_array_equal(between.count, np.bincount(labels))
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_padding_takes_no_part(data, jit):
+  features, labels, predictions, _, _ = data
+  pad = np.full((3, D), np.nan, np.float32)
+  h = np.concatenate([features, pad])
+  y = np.append(labels, [0, -1, 99])
+  p = np.append(predictions, [1, 1, -1])
+  real = np.arange(len(y)) < len(labels)
+
+  if jit:
+    means = jax.jit(lambda *a: ClassMeans.init(K, D).update(*a))(h, y, real)
+    between = means.compute()
+    within = jax.jit(
+      lambda b, h, y, p, w: WithinClass.init(K).update(
+        b, h, y, w, predictions=p
+      )
+    )(between, h, y, p, real)
+  else:
+    between = ClassMeans.init(K, D).update(h, y, real).compute()
+    within = WithinClass.init(K).update(between, h, y, real, predictions=p)
+  whole = two_passes(features, labels, predictions, [slice(None)])
+  result, expected = within.compute(between), whole[1].compute(whole[0])
+  assert result.nc1 == pytest.approx(expected.nc1, rel=1e-6)
+  assert result.num_samples == len(labels)
+  assert result.ncc_mismatch == expected.ncc_mismatch
+  assert result.num_wrong == expected.num_wrong
+
+
+def test_under_jit_other_labels_are_masked(data):
+  features, labels, predictions, _, _ = data
+  y = np.where(np.arange(len(labels)) % 10 == 3, -1, labels)
+  y[4] = K
+  p = np.where(np.arange(len(labels)) % 10 == 5, K, predictions)
+  means = jax.jit(lambda *a: ClassMeans.init(K, D).update(*a))(features, y)
+  kept = (y >= 0) & (y < K)
+  between = means.compute()
+  np.testing.assert_array_equal(between.count, np.bincount(labels[kept]))
+  within = jax.jit(
+    lambda b, h, y, p: WithinClass.init(K).update(b, h, y, predictions=p)
+  )(between, features, y, p)
+  kept &= p < K
+  assert within.compute(between).num_samples == kept.sum()
+  with pytest.raises(UsageError, match=r'labels\[3\] is -1'):
+    ClassMeans.init(K, D).update(features, y)
+  with pytest.raises(UsageError, match=r'predictions\[5\] is 5'):
+    WithinClass.init(K).update(between, features, labels, predictions=p)
+
+
+@pytest.mark.parametrize('mapped', ['pmap', 'vmap'])
+def test_a_mapped_step_sums_over_devices(data, mapped):
+  features, labels, predictions, _, _ = data
+
+  def map_(step, in_axes):
+    if mapped == 'pmap':
+      return jax.pmap(step, 'devices', in_axes=in_axes)
+    return jax.jit(jax.vmap(step, in_axes, axis_name='devices'))
+
+  h, y, p = (a.reshape(4, 50, *a.shape[1:]) for a in data[:3])
+  # Half of the last device's batch is padding.
+  real = np.ones((4, 50), bool)
+  real[3, 25:] = False
+  flat = real.reshape(-1)
+
+  @functools.partial(map_, in_axes=(None, 0, 0, 0))
+  def first(state, h, y, w):
+    return state.update(h, y, w, axis_name='devices')
+
+  @functools.partial(map_, in_axes=(None, 0, 0, 0))
+  def first_sums(state, h, y, w):
+    return jax.lax.psum(ClassMeans.batch_sums(h, y, w, K), 'devices')
+
+  state = first(ClassMeans.init(K, D), h, y, real)
+  sums = first_sums(ClassMeans.init(K, D), h, y, real)
+  one = jax.tree.map(lambda a: a[0], state)
+  other = ClassMeans.init(K, D).add(jax.tree.map(lambda a: a[2], sums))
+  for means in (one, other):
+    between = means.compute()
+    np.testing.assert_array_equal(between.count, np.bincount(labels[flat]))
+
+  @functools.partial(map_, in_axes=(None, None, 0, 0, 0, 0))
+  def second(state, between, h, y, p, w):
+    return state.update(between, h, y, w, predictions=p, axis_name='devices')
+
+  @functools.partial(map_, in_axes=(None, 0, 0, 0, 0))
+  def second_sums(between, h, y, p, w):
+    return jax.lax.psum(
+      WithinClass.batch_sums(between, h, y, w, predictions=p), 'devices'
+    )
+
+  state = second(WithinClass.init(K), between, h, y, p, real)
+  sums = second_sums(between, h, y, p, real)
+  one = jax.tree.map(lambda a: a[1], state)
+  other = WithinClass.init(K).add(
+    jax.tree.map(lambda a: a[3], sums), predicted=True
+  )
+  logits = np.eye(K)[predictions]
+  whole = neural_collapse(features[flat], labels[flat], logits=logits[flat])
+  for within in (one, other):
+    result = within.compute(between)
+    for name in ('nc1', 'nc1_wrong', 'ncc_accuracy', 'ncc_mismatch', 'cdnv'):
+      assert getattr(result, name) == pytest.approx(
+        getattr(whole, name), rel=2e-6
+      ), name
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_pairs_keep_what_float32_loses(jit):
+  """The compiler must not simplify the compensation away."""
+  add = jax.jit(Pair.add) if jit else Pair.add
+  rng = np.random.default_rng(0)
+  values = (1e6 * rng.normal(size=(2000, 3))).astype(np.float32)
+  values = np.concatenate([values + 1e6, -values - np.float32(1e6)])
+  values = rng.permutation(values).astype(np.float32)
+  pair = Pair.zeros((3,))
+  plain = np.zeros(3, np.float32)
+  for value in values:
+    pair = add(pair, value)
+    plain = plain + value
+  exact = values.astype(np.float64).sum(0)
+  assert np.abs(plain - exact).min() > 1
+  np.testing.assert_allclose(pair.compute(), exact, rtol=1e-6, atol=1e-3)
+  half = functools.reduce(add, values[:2000], Pair.zeros((3,)))
+  rest = functools.reduce(add, values[2000:], Pair.zeros((3,)))
+  np.testing.assert_allclose(
+    half.merge(rest).compute(), exact, rtol=1e-6, atol=1e-3
+  )
+
+
+def test_a_loop_under_jit_keeps_the_pairs():
+  values = jnp.asarray(np.tile(np.float32([1e8, 1.0, -1e8, 1.0]), 500))
+  pair = jax.jit(
+    lambda v: jax.lax.fori_loop(
+      0, len(v), lambda i, p: p.add(v[i]), Pair.zeros(())
+    )
+  )(values)
+  assert pair.compute() == 1000
+
+
+def test_many_batches_equal_float64():
+  """A thousand batches far from the origin, against one float64 sum."""
+  rng = np.random.default_rng(2)
+  y = np.arange(64) % 2
+  h = (rng.gamma(2.0, size=(1000, 64, 3)) + 100).astype(np.float32)
+  h[:, y == 1] += 1
+  update = jax.jit(ClassMeans.update)
+  means = ClassMeans.init(2, 3)
+  for batch in h:
+    means = update(means, batch, y)
+  between = means.compute()
+  exact = np.stack(
+    [h[:, y == k].reshape(-1, 3).astype(np.float64).mean(0) for k in (0, 1)]
+  )
+  np.testing.assert_allclose(between.means, exact, rtol=1e-7)
+  within = WithinClass.init(2)
+  update = jax.jit(WithinClass.update)
+  for batch in h:
+    within = update(within, between, batch, y)
+  whole = neural_collapse(h.reshape(-1, 3), np.tile(y, 1000))
+  result = within.compute(between)
+  assert result.trace_within == pytest.approx(whole.trace_within, rel=1e-6)
+  assert result.nc1 == pytest.approx(whole.nc1, rel=5e-6)
+
+
+def test_sums_of_accelerators_equal_those_of_the_host(data, monkeypatch):
+  """Other platforms multiply by a one-hot matrix."""
+  features, labels, _, _, _ = data
+  ids = np.where(np.arange(len(labels)) % 7 == 0, K, labels)
+  features = features.copy()
+  features[0] = np.nan
+  expected = class_sums(jnp.asarray(features), jnp.asarray(ids), K)
+  monkeypatch.setattr(
+    jax.lax,
+    'platform_dependent',
+    lambda *a, cpu, default: default(*a),
+  )
+  other = class_sums(jnp.asarray(features), jnp.asarray(ids), K)
+  np.testing.assert_allclose(other, expected, rtol=1e-6)
+  assert np.isfinite(np.asarray(expected)).all()
+
+
+def test_half_precision_is_summed_in_single():
+  h = np.ones((1000, 2), ml_dtypes.bfloat16)
+  h[500:] = 3
+  means = ClassMeans.init(2, 2).update(h, np.arange(1000) // 500)
+  assert means.compute().means.tolist() == [[1, 1], [3, 3]]
+
+
+def test_test_examples_about_the_class_means_of_training(data):
+  features, labels, _, _, _ = data
+  between = ClassMeans.init(K, D).update(features, labels).compute()
+  within = WithinClass.init(K).update(between, features[:1], labels[:1])
+  result = within.compute(between)
+  k = labels[0]
+  square = ((features[0] - features[labels == k].mean(0)) ** 2).sum()
+  assert result.trace_within == pytest.approx(square, rel=1e-5)
+  assert result.counts.tolist() == np.bincount([k], minlength=K).tolist()
+  assert np.isnan(result.nc1_per_class).sum() == K - 1
+
+
+def test_bad_input_is_one_line(data):
+  features, labels, predictions, _, _ = data
+  means = ClassMeans.init(K, D)
+  with pytest.raises(UsageError, match='there are no examples'):
+    means.compute()
+  with pytest.raises(UsageError, match='class 1 has no examples'):
+    means.update(features[labels != 1], labels[labels != 1]).compute()
+  bad = features.copy()
+  bad[labels == 2, 0] = np.inf
+  with pytest.raises(UsageError, match='features of class 2 are not all'):
+    means.update(bad, labels).compute()
+  for arguments, message in (
+    ((features[:, 1:], labels), r'shape \(200, 11\); expected \[examples, 12'),
+    ((labels[:, None] * np.ones(D, int), labels), 'features has the dtype int'),
+    ((features, labels[1:]), r'labels has the shape \(199,\)'),
+    ((features, labels * 1.0), 'labels has the dtype float'),
+    ((features, labels, labels), 'where has the dtype int'),
+    ((features, labels, labels[1:] > 0), 'where has the shape'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      means.update(*arguments)
+  between = means.update(features, labels).compute()
+  within = WithinClass.init(K)
+  with pytest.raises(UsageError, match='there are no examples'):
+    within.compute(between)
+  with pytest.raises(UsageError, match='needs the predictions'):
+    within.update(between, features, labels, group_by='predictions')
+  with pytest.raises(UsageError, match='between has 5 classes; expected 6'):
+    WithinClass.init(6).update(between, features, labels)
+  with pytest.raises(UsageError, match='class 2 are not all finite'):
+    within.update(between, bad, labels).compute(between)
+  mixed = within.update(between, features, labels)
+  mixed = mixed.update(between, features, labels, predictions=predictions)
+  with pytest.raises(UsageError, match='some batches had predictions'):
+    mixed.compute(between)
