@@ -140,3 +140,31 @@ def check_batch(
       f'{name}[{i}] is {labels[i]}; expected from 0 to {num_classes - 1}, as '
       f'there are {num_classes} classes'
     )
+
+
+def check_means(
+  count_K: np.ndarray, means_KD: np.ndarray, allow_empty: bool = False
+) -> np.ndarray:
+  """Checks that all class means exist, and returns which classes do, `[K]`.
+
+  Raises:
+    UsageError: one line that names the class.
+  """
+  present_K = count_K > 0
+  if not present_K.any():
+    raise UsageError('there are no examples')
+  empty = np.flatnonzero(~present_K)
+  if len(empty) == 1 and not allow_empty:
+    raise UsageError(f'class {empty[0]} has no examples: it has no mean')
+  if len(empty) and not allow_empty:
+    some = ', '.join(str(k) for k in empty[:5])
+    more = f' and {len(empty) - 5} more' if len(empty) > 5 else ''
+    raise UsageError(
+      f'classes {some}{more} have no examples: they have no mean'
+    )
+  bad_K = present_K & ~np.isfinite(means_KD).all(1)
+  if bad_K.any():
+    raise UsageError(
+      f'the features of class {int(bad_K.argmax())} are not all finite'
+    )
+  return present_K

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics._class_sums import check_means
 
 GLOBAL_MEANS = ('classes', 'samples')
 
@@ -63,15 +63,7 @@ def between_class(
     UsageError: one line, for an empty class, or means that are not finite.
   """
   _checks.one_of(global_mean, 'global_mean', GLOBAL_MEANS)
-  present_K = count_K > 0
-  if not present_K.any():
-    raise UsageError('there are no examples')
-  if not allow_empty and not present_K.all():
-    raise UsageError(_empty_line(present_K))
-  finite_K = np.isfinite(means_KD).all(1)
-  if (present_K & ~finite_K).any():
-    k = int((present_K & ~finite_K).argmax())
-    raise UsageError(f'the features of class {k} are not all finite')
+  present_K = check_means(count_K, means_KD, allow_empty)
   if global_mean == 'samples':
     center_D = np.average(means_KD[present_K], 0, count_K[present_K])
   else:
@@ -94,13 +86,3 @@ def between_class(
     coordinates=U_KR[:, :R] * values_R[:R],
     singular_values=values_R[:R],
   )
-
-
-def _empty_line(present_K: np.ndarray) -> str:
-  """Names the classes without examples."""
-  empty = np.flatnonzero(~present_K)
-  if len(empty) == 1:
-    return f'class {empty[0]} has no examples: its mean is undefined'
-  some = ', '.join(str(k) for k in empty[:5])
-  more = f' and {len(empty) - 5} more' if len(empty) > 5 else ''
-  return f'classes {some}{more} have no examples: their means are undefined'

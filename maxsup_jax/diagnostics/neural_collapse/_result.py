@@ -15,8 +15,8 @@ class NeuralCollapse:
   \frac{1}{N} \sum_k n_k \Sigma_k`, :math:`\Sigma_B = \frac{1}{K} \bar H \bar
   H^T`, and :math:`E = (I - 11^T/K) / \sqrt{K - 1}`, the Gram matrix of a
   simplex ETF of norm 1. :math:`A \sim B` stands for :math:`\|A / \|A\|_F - B /
-  \|B\|_F\|_F`, from 0 to 2. At full collapse all is 0 but norms, `trace_between` and
-  `ncc_accuracy`.
+  \|B\|_F\|_F`, from 0 to 2. At full collapse all is 0 but the norms,
+  `trace_between` and `ncc_accuracy`.
 
   What needs weights, bias or predictions that were not given is None. NaN is
   what does not exist: with :math:`\bar H = 0` (all class means equal, the

@@ -1,0 +1,39 @@
+"""What an objective did to the features and the logits of a classifier.
+
+>>> import numpy as np
+>>> from maxsup_jax.diagnostics import representation
+>>> features = np.array([[1, 0], [.8, .6], [0, 1], [-.6, .8]])
+>>> variation = representation.cosine_variation(features, [0, 0, 1, 1])
+>>> print(round(variation.within, 4), round(variation.r_squared, 4))
+0.1 0.8182
+"""
+
+from maxsup_jax.diagnostics.representation._cosine import (
+  CosineSums,
+  CosineVariation,
+  Variation,
+  cosine_variation,
+)
+from maxsup_jax.diagnostics.representation._density import (
+  Density,
+  LogitHistogram,
+  logit_density,
+)
+from maxsup_jax.diagnostics.representation._near_zero import near_zero_share
+from maxsup_jax.diagnostics.representation._stability import (
+  Stability,
+  stability,
+)
+
+__all__ = [
+  'CosineSums',
+  'CosineVariation',
+  'Density',
+  'LogitHistogram',
+  'Stability',
+  'Variation',
+  'cosine_variation',
+  'logit_density',
+  'near_zero_share',
+  'stability',
+]

@@ -1,0 +1,155 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics.representation import (
+  CosineVariation,
+  cosine_variation,
+)
+
+FIXTURE = np.array([[1, 0], [0.8, 0.6], [0, 1], [-0.6, 0.8]])
+K, D = 4, 6
+
+
+@pytest.fixture(scope='module')
+def data():
+  rng = np.random.default_rng(0)
+  labels = rng.permutation(np.repeat(np.arange(K), [3, 20, 9, 8]))
+  features = rng.normal(size=(K, D))[labels] + rng.normal(size=(40, D))
+  return (10 * features).astype(np.float32), labels
+
+
+def double_sum(features, labels, K):
+  """The definition: every pair of examples, with loops over the classes."""
+  norms = np.linalg.norm(features, axis=1)
+  distance = 1 - features @ features.T / np.outer(norms, norms)
+  means = np.array(
+    [
+      [distance[labels == j][:, labels == k].mean() for k in range(K)]
+      for j in range(K)
+    ]
+  )
+  return np.diag(means), means.mean()
+
+
+def test_golden_values():
+  result = cosine_variation(FIXTURE, np.array([0, 0, 1, 1]))
+  assert result.within == pytest.approx(0.1, abs=1e-12)
+  assert result.total == pytest.approx(0.55, abs=1e-12)
+  assert result.r_squared == pytest.approx(0.8181818181818, abs=1e-12)
+  assert result.class_separation == result.r_squared
+  assert result.counts.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize('balanced', [True, False])
+def test_equals_the_double_sum(data, balanced):
+  features, labels = data
+  if balanced:
+    labels = np.arange(40) % K
+  within_K, total = double_sum(features.astype(np.float64), labels, K)
+  result = cosine_variation(features, labels)
+  np.testing.assert_allclose(result.within_per_class, within_K, atol=1e-12)
+  assert result.within == pytest.approx(within_K.mean(), abs=1e-12)
+  assert result.total == pytest.approx(total, abs=1e-12)
+  assert result.r_squared == pytest.approx(1 - within_K.mean() / total)
+
+
+def test_the_length_of_a_feature_does_not_matter(data):
+  features, labels = data
+  scale = np.float32(10) ** np.random.default_rng(1).uniform(-30, 20, (40, 1))
+  scaled = cosine_variation((features * scale).astype(np.float32), labels)
+  plain = cosine_variation(features, labels)
+  assert scaled.within == pytest.approx(plain.within, rel=1e-5)
+  variation = CosineVariation.init(K, D)
+  variation = variation.update((features * scale).astype(np.float32), labels)
+  assert variation.compute().total == pytest.approx(plain.total, rel=1e-5)
+
+
+def test_shards_and_merges_equal_the_whole(data):
+  features, labels = data
+  whole = cosine_variation(features, labels)
+  order = np.random.default_rng(1).permutation(40)
+  states = []
+  for rows in np.array_split(order, 5):
+    state = CosineVariation.init(K, D).update(features[rows], labels[rows])
+    states.append(state)
+  merged = functools.reduce(CosineVariation.merge, states)
+  state = CosineVariation.init(K, D)
+  for rows in np.array_split(np.arange(40), 3):
+    state = state.update(features[rows], labels[rows])
+  for result in (merged.compute(), state.compute()):
+    assert result.within == pytest.approx(whole.within, abs=3e-7)
+    assert result.total == pytest.approx(whole.total, abs=3e-7)
+    np.testing.assert_array_equal(result.counts, whole.counts)
+
+
+def test_padding_and_devices(data):
+  features, labels = data
+  h = features.reshape(4, 10, D).copy()
+  y = labels.reshape(4, 10).copy()
+  real = np.ones((4, 10), bool)
+  real[3, 7:] = False
+  h[3, 7:] = [[np.nan], [0.0], [np.inf]]
+  y[3, 7:] = -1
+  expected = cosine_variation(features[:37], labels[:37])
+
+  def step(state, h, y, w):
+    return state.update(h, y, w, axis_name='devices')
+
+  state = CosineVariation.init(K, D)
+  for map_ in (
+    jax.pmap(step, 'devices', in_axes=(None, 0, 0, 0)),
+    jax.jit(jax.vmap(step, (None, 0, 0, 0), axis_name='devices')),
+  ):
+    state = jax.tree.map(
+      lambda a: a[1], map_(CosineVariation.init(K, D), h, y, real)
+    )
+    assert state.compute().within == pytest.approx(expected.within, abs=3e-7)
+  sums = CosineVariation.batch_sums(h[3], y[3], real[3], K)
+  assert int(sums.count.sum()) == 7
+  added = CosineVariation.init(K, D).add(sums)
+  np.testing.assert_array_equal(added.count, sums.count)
+
+
+def test_one_direction_has_no_separation():
+  features = np.float32([[0.1, 0.2, 0.3]]) * np.arange(1, 7)[:, None]
+  labels = np.arange(6) % 2
+  result = cosine_variation(features, labels)
+  assert result.total == pytest.approx(0, abs=1e-12)
+  assert np.isnan(result.r_squared)
+  state = CosineVariation.init(2, 3).update(features.astype(np.float32), labels)
+  assert np.isnan(state.compute().r_squared)
+
+
+def test_separated_classes_have_r_squared_one():
+  result = cosine_variation(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0]))
+  assert result.r_squared == 1
+
+
+def test_bad_input_is_one_line(data):
+  features, labels = data
+  zero = features.copy()
+  zero[[3, 5]] = 0
+  with pytest.raises(UsageError, match=r'features\[3\] is all 0'):
+    cosine_variation(zero, labels)
+  with pytest.raises(UsageError, match='features of 2 examples are all 0'):
+    CosineVariation.init(K, D).update(zero, labels).compute()
+  with pytest.raises(UsageError, match='class 4 has no examples'):
+    cosine_variation(features, labels, num_classes=5)
+  with pytest.raises(UsageError, match='there are no examples'):
+    CosineVariation.init(K, D).compute()
+  with pytest.raises(UsageError, match=r'labels\[\d+\] is 3; expected from'):
+    cosine_variation(features, labels, num_classes=3)
+  with pytest.raises(UsageError, match=r'labels\[\d+\] is 3; expected from'):
+    CosineVariation.init(3, D).update(features, labels)
+  with pytest.raises(UsageError, match='features 40, labels 39'):
+    cosine_variation(features, labels[1:])
+  with pytest.raises(UsageError, match='labels has the dtype float64'):
+    cosine_variation(features, labels * 1.0)
+  bad = features.copy()
+  bad[labels == 1, 0] = np.nan
+  with pytest.raises(UsageError, match='features of class 1 are not all fin'):
+    CosineVariation.init(K, D).update(bad, labels).compute()

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics.representation import (
+  LogitHistogram,
+  logit_density,
+  near_zero_share,
+  stability,
+)
+
+
+@pytest.fixture(scope='module')
+def logits():
+  rng = np.random.default_rng(0)
+  z = rng.normal(size=(300, 7)) - 0.3
+  z[np.arange(300), np.arange(300) % 5] += 3
+  return z.astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def labels():
+  rng = np.random.default_rng(1)
+  return rng.permutation(np.repeat(np.arange(7), [90, 1, 9, 50, 60, 60, 30]))
+
+
+def test_stability_equals_the_definition(logits, labels):
+  logits = 20 * logits
+  p = scipy.special.softmax(logits.astype(np.float64), 1)
+  variance = []
+  for c in range(7):
+    rows = [p[i] for i in range(300) if labels[i] == c]
+    center = sum(rows) / len(rows)
+    variance.append(sum(((r - center) ** 2).sum() for r in rows) / len(rows))
+  result = stability(logits, labels)
+  np.testing.assert_allclose(result.variance_per_class, variance, atol=1e-12)
+  assert result.value == pytest.approx(1 - np.mean(variance), abs=1e-12)
+  assert result.variance == pytest.approx(np.mean(variance), abs=1e-12)
+  assert result.variance > 0.1
+  assert result.variance_per_class[1] == 0
+  assert result.counts.tolist() == [90, 1, 9, 50, 60, 60, 30]
+  order = np.random.default_rng(1).permutation(300)
+  other = stability(logits[order] + 5, labels[order])
+  assert other.value == pytest.approx(result.value, abs=1e-6)
+
+
+def test_stability_of_equal_predictions_is_one():
+  labels = np.arange(6) % 3
+  assert stability(np.eye(3)[labels], labels).value == 1
+  assert stability(np.array([0.5, 0.5]), np.array([0, 1])).value == 1
+
+
+def test_stability_of_the_worst_predictions():
+  logits = 1000.0 * np.eye(2)[[0, 1, 0, 1]]
+  assert stability(logits, np.array([0, 0, 1, 1])).value == pytest.approx(0.5)
+
+
+def test_stability_of_an_empty_class_is_refused(logits):
+  with pytest.raises(UsageError, match='classes 2, 3, 4, 5, 6 have no exam'):
+    stability(logits, np.arange(300) % 2)
+
+
+def test_near_zero_share(logits):
+  expected = [np.mean([abs(float(z)) < 0.5 for z in row]) for row in logits]
+  share = near_zero_share(logits, 0.5)
+  np.testing.assert_array_equal(share, expected)
+  assert share.dtype == np.float64
+  edge = np.array([[0.01, -0.01, 0.0099, 0.0]])
+  assert near_zero_share(edge).tolist() == [0.5]
+  with pytest.raises(UsageError, match=r'threshold is 0; expected more than 0'):
+    near_zero_share(logits, 0)
+  with pytest.raises(UsageError, match=r'logits\[0, 0\] is nan'):
+    near_zero_share(logits * np.nan)
+
+
+@pytest.mark.parametrize('bandwidth', ['scott', 'silverman', 0.07, 2.5])
+def test_density_equals_scipy(logits, bandwidth):
+  values = logits.reshape(-1).astype(np.float64)
+  rule = bandwidth
+  if not isinstance(bandwidth, str):
+    rule = bandwidth / values.std(ddof=1)
+  exact = scipy.stats.gaussian_kde(values, rule)
+  grid, density = logit_density(logits, bandwidth=bandwidth)
+  np.testing.assert_allclose(density, exact(grid), atol=2e-3 * density.max())
+  assert (density >= 0).all()
+  assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
+  assert np.diff(grid) == pytest.approx(grid[1] - grid[0])
+  mean = np.trapezoid(grid * density, grid)
+  assert mean == pytest.approx(values.mean(), abs=0.02 * exact.factor)
+
+
+@pytest.mark.parametrize('of', ['top', 'true'])
+def test_density_of_one_logit_per_example(logits, labels, of):
+  values = logits.max(1) if of == 'top' else logits[np.arange(300), labels]
+  exact = scipy.stats.gaussian_kde(values.astype(np.float64))
+  grid, density = logit_density(logits, labels, of=of)
+  np.testing.assert_allclose(density, exact(grid), atol=2e-3 * density.max())
+
+
+def test_bins_are_exact():
+  rng = np.random.default_rng(0)
+  values = rng.normal(size=1000).astype(np.float32)
+  values[:40] = np.arange(-20, 20) / 16
+  histogram = LogitHistogram(width=1 / 16).update(values)
+  expected = {}
+  for value in values.tolist():
+    index = int(np.floor(value * 16))
+    expected[index] = expected.get(index, 0) + 1
+  found = dict(enumerate(histogram.counts.tolist(), histogram.start))
+  assert {i: n for i, n in found.items() if n} == expected
+
+
+def test_shards_and_merges_equal_the_whole(logits, monkeypatch):
+  whole = LogitHistogram().update(logits)
+  shards = [LogitHistogram().update(z) for z in np.array_split(logits, 7)]
+  forward = backward = one_by_one = LogitHistogram()
+  for shard in shards:
+    forward = forward.merge(shard)
+    backward = shard.merge(backward)
+  for z in np.array_split(logits[::-1], 3):
+    one_by_one = one_by_one.update(z)
+  from maxsup_jax.diagnostics.representation import _density
+
+  monkeypatch.setattr(_density, '_CHUNK', 100)
+  chunked = LogitHistogram().update(logits)
+  for other in (forward, backward, one_by_one, chunked):
+    assert (other.start, other.size) == (whole.start, whole.size)
+    np.testing.assert_array_equal(other.counts, whole.counts)
+    assert other.mean == pytest.approx(whole.mean, rel=1e-12)
+    assert other.squares == pytest.approx(whole.squares, rel=1e-12)
+  assert whole.mean == pytest.approx(logits.astype(np.float64).mean())
+  assert whole.squares / whole.size == pytest.approx(
+    logits.astype(np.float64).var()
+  )
+
+
+def test_far_outliers_do_not_need_endless_bins():
+  values = np.random.default_rng(0).normal(size=(1000, 5))
+  values[0, 0] = 1e5
+  grid, density = logit_density(values, bandwidth=0.3)
+  assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
+  with pytest.raises(UsageError, match='need more than 4194304 bins'):
+    LogitHistogram().update(values)
+
+
+def test_bad_input_is_one_line(logits, labels):
+  for arguments, message in (
+    ({'of': 'any'}, "of is 'any'; expected one of all, top, true"),
+    ({'of': 'true'}, "of='true' needs labels"),
+    ({'bandwidth': 'best'}, "bandwidth is 'best'; expected one of scott"),
+    ({'bandwidth': 0}, 'bandwidth is 0; expected at least two bins'),
+    ({'bandwidth': np.inf}, 'bandwidth is inf; expected at least two bins'),
+    ({'logits': logits * np.nan}, r'logits\[0, 0\] is nan'),
+    ({'logits': np.ones((4, 3))}, 'the logits are all equal: give'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      logit_density(**{'logits': logits} | arguments)
+  with pytest.raises(UsageError, match=r'width is 0.1; expected a power of'):
+    LogitHistogram(0.1)
+  with pytest.raises(UsageError, match=r'widths differ: 0.5 and 0.25'):
+    LogitHistogram(0.5).merge(LogitHistogram(0.25))
+  with pytest.raises(UsageError, match='there are no logits'):
+    LogitHistogram().compute()
+  with pytest.raises(UsageError, match='at least two bins of 1'):
+    LogitHistogram(1.0).update(logits).compute()
+  grid, density = logit_density(np.ones((4, 3)), bandwidth=0.1)
+  assert grid[density.argmax()] == pytest.approx(1, abs=0.05)
