@@ -1,0 +1,251 @@
+"""Penultimate features of three classes, projected onto a plane."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import _blocks, _checks
+
+# Three points whose distance from a line, or from each other, is smaller than
+# this share of their size span no plane that means anything.
+_FLAT = 1e-6
+_EQUAL = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+  """A plane in the space of the features, with axes and an origin.
+
+  Attributes:
+    basis: float64 `[D, 2]`, or `[D + 1, 2]` with `with_bias`; orthonormal
+      columns: the directions to the right and up.
+    origin: float64, `[D]` or `[D + 1]`: the point that becomes (0, 0).
+    classes: the three class ids that define the plane.
+    templates_2d: float64 `[3, 2]`: where the points that define the plane lie
+      in it, in the order of `classes`: the templates of `template_plane`, or
+      the class means of `class_mean_plane`.
+    with_bias: whether features have a 1 appended before they are projected.
+  """
+
+  basis: np.ndarray
+  origin: np.ndarray
+  classes: tuple[int, int, int]
+  templates_2d: np.ndarray
+  with_bias: bool
+
+  def project(self, features: ArrayLike) -> np.ndarray:
+    """Projects features onto the plane.
+
+    Args:
+      features: floating point `[N, D]`, of any examples.
+
+    Returns:
+      Coordinates, float64 `[N, 2]`: right and up.
+
+    Raises:
+      UsageError: features that are not `[N, D]` or not finite.
+    """
+    features = _checks.matrix(features, 'features')
+    D = len(self.basis) - self.with_bias
+    if features.shape[1] != D:
+      raise UsageError(
+        f'features has the shape {features.shape}; expected [examples, {D}], '
+        'as the plane was made for'
+      )
+    # The appended 1 adds the last row of the basis to every point.
+    shift = self.basis[D:].sum(0) - self.origin @ self.basis
+    return _blocks.map_rows(lambda x: x @ self.basis[:D] + shift, features)
+
+
+def template_plane(
+  weights: ArrayLike,
+  classes: Sequence[int],
+  *,
+  bias: ArrayLike | None = None,
+  center: bool = False,
+) -> Plane:
+  r"""The plane through the templates of three classes.
+
+  A template is the row of the last layer that belongs to a class. The plane is
+  spanned by the differences of the templates of the classes `a`, `b`, `c`:
+
+  .. math::
+    e_1 = \frac{w_c - w_b}{\|w_c - w_b\|}, \qquad
+    e_2 = \frac{v - (v^\top e_1)\, e_1}{\|v - (v^\top e_1)\, e_1\|}, \quad
+    v = w_a - w_b
+
+  so `a` is up, `b` at the lower left and `c` at the lower right, at one height.
+  A projection onto it keeps the differences of the three logits exactly:
+  :math:`x^\top (w_i - w_j) = (x B)(B^\top (w_i - w_j))` with
+  :math:`B = (e_1, e_2)`.
+
+  The paper says in words that an orthonormal basis of the plane through the
+  three templates is found, and no more. It defines a template as the weights
+  *and* the bias of a class, for features with a 1 appended: pass `bias` for
+  this, and the plane lies in D + 1 dimensions. Centring is not mentioned;
+  for templates that form a regular simplex both choices give the same picture.
+
+  Args:
+    weights: floating point `[K, D]`, a row for each class (the transpose of
+      the kernel of a Flax `Dense` layer).
+    classes: the ids of the classes `a`, `b` and `c`, all different.
+    bias: floating point `[K]`, or None to project in D dimensions.
+    center: put the origin at the mean of the three templates; else it is 0.
+
+  Returns:
+    The plane.
+
+  Raises:
+    UsageError: for wrong shapes, or three templates on a line, which span no
+      plane.
+
+  Examples:
+    >>> plane = template_plane(np.eye(3), (0, 1, 2))
+    >>> plane.project(np.eye(3)).round(3) + 0.0
+    array([[ 0.   ,  0.816],
+           [-0.707, -0.408],
+           [ 0.707, -0.408]])
+
+  References:
+    Müller et al., `When Does Label Smoothing Help?
+    <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019, Section 2, Figure 1.
+  """
+  weights = _checks.matrix(weights, 'weights').astype(np.float64)
+  classes = _three(classes, len(weights))
+  templates = weights[list(classes)]
+  if bias is not None:
+    bias = _checks.finite(bias, 'bias').astype(np.float64)
+    if bias.shape != (len(weights),):
+      raise UsageError(
+        f'bias has the shape {bias.shape}; expected [{len(weights)}], one '
+        'number for each row of weights'
+      )
+    templates = np.column_stack([templates, bias[list(classes)]])
+  _check_span(templates, 'templates', classes)
+  a, b, c = templates
+  e1 = _unit(c - b)
+  # Orthogonalised twice: once leaves an error where the triangle is flat.
+  e2 = _unit(a - b)
+  for _ in range(2):
+    e2 = _unit(e2 - (e2 @ e1) * e1)
+  basis = np.column_stack([e1, e2])
+  origin = templates.mean(0) if center else np.zeros(len(basis))
+  return Plane(
+    basis=basis,
+    origin=origin,
+    classes=classes,
+    templates_2d=(templates - origin) @ basis,
+    with_bias=bias is not None,
+  )
+
+
+def class_mean_plane(
+  features: ArrayLike, labels: ArrayLike, classes: Sequence[int]
+) -> Plane:
+  r"""The plane through the mean features of three classes.
+
+  The basis is that of the first two right singular vectors of the centred
+  class means,
+
+  .. math::
+    \begin{pmatrix} \mu_a - \bar\mu \\ \mu_b - \bar\mu \\ \mu_c - \bar\mu
+    \end{pmatrix} = U S V^\top, \qquad B = (v_1, v_2)
+
+  and the origin is the mean of the examples of the three classes. This is how
+  the code behind the figures of the MaxSup paper draws them, though its text
+  speaks of templates. It shows where the features lie, not what the classifier
+  reads from them, and unlike `template_plane` it follows the data it is given:
+  compare training and validation features on the plane of one of them.
+
+  Singular vectors have no sign: here the first class lies on the positive side
+  of both axes (the second class, on an axis where the first one lies at 0).
+  Where the class means form a regular triangle, any rotation of the axes is a
+  solution, and rounding chooses.
+
+  Args:
+    features: floating point `[N, D]`.
+    labels: class ids, integer `[N]`; examples of other classes are left out.
+    classes: the ids of three different classes, each with an example.
+
+  Returns:
+    The plane; `templates_2d` holds the class means.
+
+  Raises:
+    UsageError: for wrong shapes, a class without an example, or three class
+      means on a line, which span no plane.
+
+  Examples:
+    >>> features = np.array([[4.0, 0, 0], [-2, 1, 0], [-2, -1, 0]])
+    >>> plane = class_mean_plane(features, np.array([0, 1, 2]), (0, 1, 2))
+    >>> plane.templates_2d.round(3) + 0.0
+    array([[ 4.,  0.],
+           [-2.,  1.],
+           [-2., -1.]])
+
+  References:
+    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
+    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, Figures 1, 3 and 4.
+  """
+  features = _checks.matrix(features, 'features')
+  # Any other class may be among the labels, also one above these three.
+  labels = np.asarray(labels)
+  highest = labels.max(initial=0) if labels.dtype.kind in 'iu' else 0
+  labels = _checks.class_ids(labels, int(highest) + 1)
+  _checks.same_length(features=features, labels=labels)
+  classes = _three(classes)
+  missing = [k for k in classes if k not in labels]
+  if missing:
+    raise UsageError(f'there is no example of the class {missing[0]}')
+  groups = [features[labels == k].astype(np.float64) for k in classes]
+  means = np.stack([group.mean(0) for group in groups])
+  _check_span(means, 'means', classes)
+  basis = np.linalg.svd(means - means.mean(0))[2][:2].T
+  at = (means - means.mean(0)) @ basis
+  size = np.abs(at).max()
+  for axis in range(2):
+    sign = next(x for x in at[:, axis] if abs(x) > _FLAT * size)
+    basis[:, axis] *= np.sign(sign)
+  origin = np.concatenate(groups).mean(0)
+  return Plane(
+    basis=basis,
+    origin=origin,
+    classes=classes,
+    templates_2d=(means - origin) @ basis,
+    with_bias=False,
+  )
+
+
+def _three(
+  classes: Sequence[int], num_classes: int | None = None
+) -> tuple[int, int, int]:
+  """Checks three different class ids."""
+  ids = np.asarray(classes)
+  upper = np.iinfo(np.int64).max if num_classes is None else num_classes
+  ids = _checks.class_ids(ids, upper, 'classes').tolist()
+  if len(ids) != 3 or len(set(ids)) != 3:
+    raise UsageError(f'classes is {ids}; expected three different class ids')
+  return tuple(ids)
+
+
+def _check_span(
+  points: np.ndarray, name: str, classes: tuple[int, int, int]
+) -> None:
+  """Refuses three points on a line."""
+  # The singular values of the differences do not depend on the order of them.
+  spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
+  size = np.linalg.norm(points, axis=1).max()
+  # Points of one feature have a single singular value, and lie on a line.
+  flat = len(spread) < 2 or spread[1] <= max(_FLAT * spread[0], _EQUAL * size)
+  if flat:
+    a, b, c = classes
+    raise UsageError(
+      f'the {name} of the classes {a}, {b} and {c} lie on a line, or in a '
+      'point; three that span a plane are needed'
+    )
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+  return vector / np.linalg.norm(vector)
