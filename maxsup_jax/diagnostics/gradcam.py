@@ -1,0 +1,241 @@
+"""Grad-CAM: where in an image the evidence for a class is."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import _checks
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+  """What a layer gave, and how the score of a class depends on it.
+
+  It may be returned from a function under `jax.jit`.
+
+  Attributes:
+    logits: `[B, K]`.
+    classes: int `[B]`: the class of each example whose logit is differentiated.
+    activations: the output of the layer, `[B, h, w, C]` or `[B, T, C]`.
+    gradients: of the logit with respect to them, the same shape.
+  """
+
+  logits: jax.Array
+  classes: jax.Array
+  activations: jax.Array
+  gradients: jax.Array
+
+
+def class_gradients(
+  forward: Callable[[Any], tuple[jax.Array, jax.Array]],
+  classes: ArrayLike | None = None,
+) -> Gradients:
+  """Differentiates the logit of a class with respect to a layer's output.
+
+  Examples must not influence each other, as they do in a network that
+  normalises with the statistics of the batch.
+
+  Args:
+    forward: takes what is added to the output of the layer, and returns the
+      logits `[B, K]` and that output with it. `models.at_layer` makes such a
+      function; for a network that is split at the layer it is
+      `lambda delta: (head(activations + delta), activations + delta)`. It is
+      also called with the number 0.
+    classes: int `[B]`, or one for all examples; None for those predicted.
+
+  Returns:
+    Logits, activations and gradients.
+
+  Raises:
+    UsageError: classes of a wrong shape or dtype, or out of range.
+
+  Examples:
+    >>> activations = jnp.ones((1, 2, 2, 3))
+    >>> head = lambda a: a.mean((1, 2)) @ jnp.array([[1.0, 2], [3, 4], [5, 6]])
+    >>> result = class_gradients(
+    ...   lambda delta: (head(activations + delta), activations + delta), 0
+    ... )
+    >>> result.gradients[0, 0, 0]
+    Array([0.25, 0.75, 1.25], dtype=float32)
+  """
+  logits, activations = jax.eval_shape(forward, 0.0)
+  B, K = logits.shape
+  if classes is not None:
+    classes = jnp.asarray(classes)
+    if classes.shape not in ((), (B,)):
+      raise UsageError(
+        f'classes has the shape {classes.shape}; expected [{B}], one class for '
+        'each example, or one for all'
+      )
+    if not jnp.issubdtype(classes.dtype, jnp.integer):
+      raise UsageError(
+        f'classes has the dtype {classes.dtype}; expected integer class ids'
+      )
+    # Under jit they have no value yet; one out of range then gives NaN.
+    if not isinstance(classes, jax.core.Tracer):
+      _checks.class_ids(classes.ravel(), K, 'classes')
+    classes = jnp.broadcast_to(classes, (B,))
+
+  def score(delta):
+    logits, activations = forward(delta)
+    ids = logits.argmax(-1) if classes is None else classes
+    # Of each example its own logit: a sum keeps their gradients apart.
+    picked = jnp.take_along_axis(logits, ids[:, None], -1)
+    return picked.sum(), (logits, ids, activations)
+
+  zeros = jnp.zeros(activations.shape, activations.dtype)
+  gradients, (logits, ids, activations) = jax.grad(score, has_aux=True)(zeros)
+  return Gradients(logits, ids, activations, gradients)
+
+
+def gradcam(
+  activations: ArrayLike, gradients: ArrayLike, *, normalize: bool = False
+) -> jax.Array:
+  r"""Class activation maps, weighted by gradients.
+
+  .. math::
+    M_{ij} = \mathrm{ReLU}\left(\sum_c \alpha_c A_{ijc}\right), \qquad
+    \alpha_c = \frac{1}{h w} \sum_{ij} \frac{\partial z_y}{\partial A_{ijc}}
+
+  For a network that ends in global average pooling and a linear layer with
+  weights w this is CAM: :math:`\mathrm{ReLU}(\sum_c w_{yc} A_{ijc}) / (h w)`.
+
+  The maps have the scale of the logits, so those of two networks can be
+  compared in shape only, or after normalising. `normalize` divides by the
+  largest value and keeps 0 at 0, no evidence for the class; other tools
+  subtract the smallest value first. A map without any positive value, as where
+  the gradients vanish, is all 0, never NaN.
+
+  Args:
+    activations: A, floating point, `[B, h, w, C]`.
+    gradients: of the score of a class with respect to them, `[B, h, w, C]`.
+    normalize: divide each map by its largest value.
+
+  Returns:
+    The maps, float32 (float64 for float64 activations), `[B, h, w]`, at least
+    0.
+
+  Raises:
+    UsageError: if the shapes are not `[B, h, w, C]` or differ.
+
+  Examples:
+    >>> activations = jnp.arange(8.0).reshape(1, 2, 2, 2)
+    >>> gradients = jnp.ones((1, 2, 2, 2)) * jnp.array([1.0, -0.5])
+    >>> gradcam(activations, gradients)
+    Array([[[0. , 0.5],
+            [1.5, 2.5]]], dtype=float32)
+    >>> gradcam(activations, 0 * gradients, normalize=True).max().item()
+    0.0
+
+  References:
+    Selvaraju et al., `Grad-CAM: Visual Explanations from Deep Networks via
+    Gradient-based Localization <https://arxiv.org/abs/1610.02391>`_, ICCV 2017,
+    eq. 1 and 2.
+  """
+  activations, gradients = jnp.asarray(activations), jnp.asarray(gradients)
+  if activations.ndim != 4 or activations.shape != gradients.shape:
+    raise UsageError(
+      f'activations has the shape {activations.shape} and gradients '
+      f'{gradients.shape}; expected [B, h, w, C] for both (tokens become such '
+      'an array by tokens_to_map)'
+    )
+  dtype = jnp.promote_types(activations.dtype, jnp.float32)
+  activations, gradients = activations.astype(dtype), gradients.astype(dtype)
+  weights_BC = gradients.mean((1, 2))
+  # The default precision would round the factors on TPUs and GPUs.
+  maps = jnp.einsum(
+    'bhwc,bc->bhw',
+    activations,
+    weights_BC,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  maps = jax.nn.relu(maps)
+  return normalized(maps) if normalize else maps
+
+
+def normalized(maps: ArrayLike) -> jax.Array:
+  """Divides each map by its largest value; a map of zeros stays as it is.
+
+  Args:
+    maps: floating point `[B, h, w]`, at least 0.
+
+  Returns:
+    `[B, h, w]`, with the largest value 1, or 0.
+
+  Examples:
+    >>> normalized(jnp.array([[[1.0, 4.0]], [[0.0, 0.0]]]))
+    Array([[[0.25, 1.  ]],
+           [[0.  , 0.  ]]], dtype=float32)
+  """
+  maps = jnp.asarray(maps)
+  top_B11 = maps.max((1, 2), keepdims=True)
+  return jnp.where(top_B11 > 0, maps / jnp.where(top_B11 > 0, top_B11, 1), 0)
+
+
+def tokens_to_map(
+  tokens: ArrayLike,
+  *,
+  drop_cls: bool = True,
+  grid: tuple[int, int] | None = None,
+) -> jax.Array:
+  """Arranges the tokens of a vision transformer as a feature map.
+
+  Args:
+    tokens: `[B, T, C]`, the patches row by row, after the class token.
+    drop_cls: leave out the first token, the class token.
+    grid: rows and columns of patches; None for a square.
+
+  Returns:
+    `[B, h, w, C]`.
+
+  Raises:
+    UsageError: if the tokens do not fill the grid.
+
+  Examples:
+    >>> tokens_to_map(jnp.ones((2, 1 + 9, 4))).shape
+    (2, 3, 3, 4)
+    >>> tokens_to_map(jnp.ones((2, 6, 4)), drop_cls=False, grid=(2, 3)).shape
+    (2, 2, 3, 4)
+  """
+  tokens = jnp.asarray(tokens)
+  if tokens.ndim != 3:
+    raise UsageError(f'tokens has the shape {tokens.shape}; expected [B, T, C]')
+  if drop_cls:
+    tokens = tokens[:, 1:]
+  B, T, C = tokens.shape
+  h, w = grid or (math.isqrt(T), math.isqrt(T))
+  if h * w != T or not T:
+    shape = 'a square' if grid is None else f'a grid of {h}x{w}'
+    raise UsageError(
+      f'{T} patch tokens ({"without" if drop_cls else "no"} class token) do '
+      f'not fill {shape}'
+    )
+  return tokens.reshape(B, h, w, C)
+
+
+def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
+  """Enlarges maps to the size of the images, bilinearly.
+
+  Pixels are squares whose values stand at their centres, as in OpenCV and in
+  torch with `align_corners=False`.
+
+  Args:
+    maps: floating point `[B, h, w]`.
+    size: height and width wanted, not below those of the maps.
+
+  Returns:
+    `[B, *size]`.
+
+  Examples:
+    >>> upsample(jnp.array([[[0.0, 1.0]]]), (1, 4))
+    Array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
+  """
+  maps = jnp.asarray(maps)
+  return jax.image.resize(maps, (len(maps), *size), 'bilinear', antialias=False)

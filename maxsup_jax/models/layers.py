@@ -1,0 +1,120 @@
+"""The inside of a model: outputs of any layer, and what they do to the logits.
+
+Nothing here changes a model, so training pays nothing for it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.models import _checks
+from maxsup_jax.models.resnet import ResNet
+from maxsup_jax.models.vit import ViT
+
+AtLayer = Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
+
+
+def at_layer(model: nn.Module, layer: str) -> AtLayer:
+  """Looks at the output of one layer, and adds to it.
+
+  The returned function evaluates the model as `model.apply(variables, images)`
+  does, but adds `perturbation` to what the layer returns. The gradient of a
+  logit with respect to it is the gradient with respect to the layer's output.
+
+  Args:
+    model: a module with the contract of this package.
+    layer: the path of a submodule that returns one array, in the names of the
+      parameter tree, such as 'layer3_0' or 'block11/norm1'.
+
+  Returns:
+    `apply(variables, images, perturbation=0.0) -> (logits, activations)`. The
+    perturbation broadcasts to the shape of the activations, which are returned
+    with it.
+
+  Raises:
+    UsageError: when the function is called, if the model has no such layer;
+      one line, which lists those beside it.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from maxsup_jax.models import create_model
+    >>> model = create_model('resnet8', 10, width=8)
+    >>> images = jnp.ones((2, 8, 8, 1))
+    >>> variables = jax.jit(model.init)(jax.random.key(0), images)
+    >>> _, activations = at_layer(model, 'layer3_0')(variables, images)
+    >>> activations.shape
+    (2, 2, 2, 32)
+  """
+  path = tuple(layer.split('/'))
+
+  def apply(variables, images, perturbation=0.0):
+    found, names = [], []
+
+    def watch(method, args, kwargs, context):
+      y = method(*args, **kwargs)
+      if context.method_name == '__call__':
+        names.append(context.module.path)
+        if context.module.path == path:
+          if not isinstance(y, jax.Array):
+            raise UsageError(f'layer {layer!r} does not return one array')
+          found.append(y + perturbation)
+          return found[-1]
+      return y
+
+    with nn.intercept_methods(watch):
+      logits, _ = model.apply(variables, images, train=False)
+    if not found:
+      raise UsageError(f'unknown layer {layer!r}; {_nearby(path, names)}')
+    return logits, found[0]
+
+  return apply
+
+
+def _nearby(path: tuple[str, ...], names: list[tuple[str, ...]]) -> str:
+  """Lists the layers at the deepest level of the path that exists."""
+  level = 0
+  while any(n[: level + 1] == path[: level + 1] for n in names):
+    level += 1
+  known = {
+    '/'.join(n[: level + 1])
+    for n in names
+    if len(n) > level and n[:level] == path[:level]
+  }
+  if not known:
+    return f'{"/".join(path[:level])!r} has no layers inside'
+  return f'known: {_checks.known(known)}'
+
+
+def saliency_layer(model: nn.Module) -> str:
+  """The layer whose output Grad-CAM weights, unless told otherwise.
+
+  For ResNets the last block, whose output is `out['feature_map']`. For ViTs the
+  first norm of the last block: what the class token attends to last. After that
+  block the patches influence no logit, and their gradients vanish.
+
+  Args:
+    model: a `ResNet` or a `ViT`.
+
+  Returns:
+    A path for `at_layer`.
+
+  Raises:
+    UsageError: for another kind of model.
+
+  Examples:
+    >>> from maxsup_jax.models import create_model
+    >>> saliency_layer(create_model('resnet18', 10))
+    'layer4_1'
+    >>> saliency_layer(create_model('vit_tiny', 10))
+    'block11/norm1'
+  """
+  if isinstance(model, ResNet):
+    return f'layer{len(model.stage_sizes)}_{model.stage_sizes[-1] - 1}'
+  if isinstance(model, ViT):
+    return f'block{model.depth - 1}/norm1'
+  raise UsageError(
+    f'no layer is known to look at in a {type(model).__name__}; name one'
+  )

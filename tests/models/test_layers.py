@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.models.layers import at_layer, saliency_layer
+from maxsup_jax.models.registry import create_model
+from maxsup_jax.models.resnet import BasicBlock, ResNet
+from maxsup_jax.models.vit import ViT
+
+
+def resnet(**fields):
+  return ResNet(5, (1, 2), BasicBlock, stem='cifar', width=4, **fields)
+
+
+def vit(**fields):
+  return ViT(5, dim=12, depth=2, heads=3, patch_size=4, **fields)
+
+
+def images(seed=1):
+  return jax.random.normal(jax.random.key(seed), (2, 8, 12, 3))
+
+
+@pytest.mark.parametrize('model', [resnet(), vit(), vit(dtype=jnp.bfloat16)])
+def test_the_logits_are_those_of_the_model(model, random_variables):
+  variables = random_variables(model, images())
+  expected, _ = jax.jit(model.apply)(variables, images())
+  apply = at_layer(model, saliency_layer(model))
+  logits, _ = jax.jit(apply)(variables, images())
+  np.testing.assert_array_equal(logits, expected)
+  # Looking leaves no trace in the model.
+  again, _ = jax.jit(model.apply)(variables, images())
+  np.testing.assert_array_equal(again, expected)
+
+
+def test_the_last_block_of_a_resnet_gives_the_feature_map(random_variables):
+  model = resnet()
+  variables = random_variables(model, images())
+  _, out = model.apply(variables, images())
+  assert saliency_layer(model) == 'layer2_1'
+  _, activations = at_layer(model, 'layer2_1')(variables, images())
+  np.testing.assert_array_equal(activations, out['feature_map'])
+
+
+def test_a_norm_of_a_vit_gives_normalised_tokens(random_variables):
+  model = vit()
+  variables = random_variables(model, images())
+  _, activations = at_layer(model, 'block1/norm1')(variables, images())
+  assert activations.shape == (2, 1 + 6, 12)
+  norm = variables['params']['block1']['norm1']
+  plain = (activations - norm['bias']) / norm['scale']
+  np.testing.assert_allclose(plain.mean(-1), 0, atol=1e-5)
+  np.testing.assert_allclose(plain.std(-1), 1, rtol=1e-4)
+  _, last = at_layer(model, 'norm')(variables, images())
+  tokens = model.apply(variables, images())[1]['tokens']
+  np.testing.assert_array_equal(last, tokens)
+
+
+def test_a_perturbation_is_added(random_variables):
+  model = resnet()
+  variables = random_variables(model, images())
+  apply = at_layer(model, 'layer2_1')
+  logits, activations = apply(variables, images())
+  delta = jnp.ones(activations.shape)
+  moved, with_it = apply(variables, images(), delta)
+  np.testing.assert_array_equal(with_it, activations + 1)
+  # The head is linear: each logit moves by the sum of its weights.
+  kernel = variables['params']['head']['kernel']
+  step = np.broadcast_to(kernel.sum(0), logits.shape)
+  np.testing.assert_allclose(moved - logits, step, atol=1e-4)
+
+
+def test_layers_that_are_not_there(random_variables):
+  for model, layer, known in (
+    (resnet(), 'layer9_0', 'known: bn1, conv1, head, layer1_0, layer2_0'),
+    (vit(), 'block0/norm3', 'known: block0/attn, block0/drop_path1'),
+    (vit(), 'block0/norm1/x', "'block0/norm1' has no layers inside"),
+  ):
+    variables = random_variables(model, images())
+    with pytest.raises(UsageError, match='unknown layer') as e:
+      at_layer(model, layer)(variables, images())
+    assert known in str(e.value)
+    assert '\n' not in str(e.value)
+
+
+def test_registry_models_have_a_saliency_layer():
+  assert saliency_layer(create_model('resnet50', 10)) == 'layer4_2'
+  assert saliency_layer(create_model('vit_small', 10)) == 'block11/norm1'
+  with pytest.raises(UsageError, match='BasicBlock'):
+    saliency_layer(BasicBlock(4))
