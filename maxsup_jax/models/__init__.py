@@ -1,6 +1,8 @@
 """Flax linen models: ResNets and ViTs that return logits and features."""
 
 from maxsup_jax.models.drop_path import DropPath as DropPath
+from maxsup_jax.models.layers import at_layer as at_layer
+from maxsup_jax.models.layers import saliency_layer as saliency_layer
 from maxsup_jax.models.parameters import PARAMETER_KINDS as PARAMETER_KINDS
 from maxsup_jax.models.parameters import count_parameters as count_parameters
 from maxsup_jax.models.parameters import decay_mask as decay_mask

@@ -1,0 +1,307 @@
+"""Images and trained networks for the program that draws Grad-CAM maps."""
+
+import dataclasses
+import math
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from maxsup_jax import models
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data import Source, transforms
+from maxsup_jax.diagnostics import gradcam
+from maxsup_jax.reports.gradcam import Column
+from maxsup_jax.training import setup
+from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.steps import normalize
+from maxsup_jax.training.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A run with the weights of one of its checkpoints.
+
+  Attributes:
+    name: the name of its work directory.
+    run: what `setup.build` makes of its configuration.
+    variables: what to apply the model with.
+    step: of the checkpoint.
+    layer: whose output is weighted.
+    map_size: height and width of that output, of the patches for a ViT.
+  """
+
+  name: str
+  run: setup.Run
+  variables: dict[str, Any]
+  step: int
+  layer: str
+  map_size: tuple[int, int]
+
+  @property
+  def class_names(self) -> Sequence[str]:
+    """The names of the classes, or their ids."""
+    source = self.run.eval_source
+    return source.label_names or [str(k) for k in range(source.num_classes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """The images of a figure.
+
+  Attributes:
+    pixels: uint8 `[R, H, W, C]`.
+    titles: where each comes from.
+    labels: class ids, or None where it is not known.
+  """
+
+  pixels: np.ndarray
+  titles: tuple[str, ...]
+  labels: tuple[int | None, ...]
+
+
+def restore(
+  workdir: str,
+  *,
+  name: str,
+  data_dir: str | None = None,
+  split: str | None = None,
+  step: int | None = None,
+  layer: str | None = None,
+  ema: bool = False,
+) -> Trained:
+  """Reads a run, and the newest of its checkpoints unless another is named.
+
+  Raises:
+    UsageError: one line, if there is no run, no checkpoint or no such layer.
+  """
+  directory = Workdir(workdir, writes=False)
+  config = directory.config()
+  run = setup.build(config, data_dir=data_dir, eval_split=split, training=False)
+  if ema and 'ema' not in run.weights:
+    raise UsageError(
+      f'{workdir} has no averaged weights: its config.ema_decay is None'
+    )
+  checkpoints = Checkpoints(directory.checkpoints)
+  steps = checkpoints.steps()
+  if not steps:
+    raise UsageError(f'no checkpoint in {directory.checkpoints}')
+  step = steps[-1] if step is None else step
+  state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
+  checkpoints.close()
+  variables = state.variables(ema=ema)
+  layer = models.saliency_layer(run.model) if layer is None else layer
+  size = _map_size(run, variables, layer)
+  return Trained(name, run, variables, step, layer, size)
+
+
+def _map_size(
+  run: setup.Run, variables: dict[str, Any], layer: str
+) -> tuple[int, int]:
+  """The size of the maps; refuses a layer without, before any compilation."""
+  H, W, C = run.eval_source.image_shape
+  images = jax.ShapeDtypeStruct((1, H, W, C), np.float32)
+  _, out = jax.eval_shape(models.at_layer(run.model, layer), variables, images)
+  if out.ndim == 4:
+    return out.shape[1:3]
+  if isinstance(run.model, models.ViT):
+    size = H // run.model.patch_size, W // run.model.patch_size
+    if out.ndim == 3 and out.shape[1] == 1 + math.prod(size):
+      return size
+  raise UsageError(
+    f'the output of layer {layer!r} has the shape {list(out.shape)}; expected '
+    '[B, h, w, C], or the tokens of a ViT, [B, T, C]'
+  )
+
+
+def check_runs_agree(runs: Sequence[Trained], *, by_index: bool) -> None:
+  """Refuses runs that cannot look at the same images."""
+  first = runs[0]
+  for other in runs[1:]:
+    shapes = [list(t.run.eval_source.image_shape) for t in (first, other)]
+    if shapes[0] != shapes[1]:
+      raise UsageError(
+        f'the images of {first.name} are {shapes[0]}, those of {other.name} '
+        f'{shapes[1]}: their maps cannot be compared'
+      )
+    sources = [t.run.eval_source.name for t in (first, other)]
+    if by_index and sources[0] != sources[1]:
+      raise UsageError(
+        f'{first.name} was evaluated on {sources[0]}, {other.name} on '
+        f'{sources[1]}: an index means another image; set --split, or give '
+        'image files'
+      )
+
+
+def is_index(item: str) -> bool:
+  """Whether an item of --images is an index rather than a file."""
+  return bool(re.fullmatch(r'[+-]?\d+', item))
+
+
+def read_images(items: Sequence[str], source: Source) -> Images:
+  """Reads images by index into a source, or from files.
+
+  A file is scaled and cropped at its centre to the shape of the source's
+  images, and read in grey where they are grey.
+
+  Args:
+    items: indices and paths.
+    source: has the other images, and the shape.
+
+  Raises:
+    UsageError: one line, about the first item that cannot be read.
+  """
+  pixels, titles, labels = [], [], []
+  names = source.label_names
+  for item in items:
+    if is_index(item):
+      index = int(item)
+      if not 0 <= index < len(source):
+        raise UsageError(
+          f'--images: {index} is not an index of {source.name}, which has '
+          f'{len(source)} images: from 0 to {len(source) - 1}'
+        )
+      example = source[index]
+      label = int(example['label'])
+      pixels.append(example['image'])
+      titles.append(f'#{index}: {names[label] if names else label}')
+      labels.append(label)
+    else:
+      pixels.append(_read_file(item, source.image_shape))
+      titles.append(pathlib.Path(item).name)
+      labels.append(None)
+  return Images(np.stack(pixels), tuple(titles), tuple(labels))
+
+
+def _read_file(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+  H, W, C = shape
+  try:
+    data = pathlib.Path(path).read_bytes()
+  except OSError as e:
+    raise UsageError(f'--images: {path} cannot be read: {e.strerror}') from None
+  mode = cv2.IMREAD_GRAYSCALE if C == 1 else cv2.IMREAD_COLOR
+  # imread would print a warning of its own.
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
+  if image is None:
+    raise UsageError(
+      f'--images: {path} is not an image that can be read, such as PNG or JPEG'
+    )
+  # OpenCV's channels are blue, green, red.
+  image = image[..., None] if C == 1 else np.ascontiguousarray(image[..., ::-1])
+  if H == W:
+    return transforms.center_crop(transforms.resize(image, H), H)
+  # Scaled to cover the shape, and cropped to it.
+  height, width, _ = image.shape
+  scale = max(H / height, W / width)
+  size = max(W, round(width * scale)), max(H, round(height * scale))
+  method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+  image = cv2.resize(image, size, interpolation=method).reshape(*size[::-1], C)
+  top, left = (size[1] - H) // 2, (size[0] - W) // 2
+  return image[top : top + H, left : left + W]
+
+
+def targets(
+  target: str, labels: Sequence[int | None], runs: Sequence[Trained]
+) -> np.ndarray | None:
+  """What --target means: class ids `[R]`, or None for those predicted.
+
+  Raises:
+    UsageError: one line, for a target that is unknown or out of range.
+  """
+  if target == 'predicted':
+    return None
+  if target == 'label':
+    if None in labels:
+      raise UsageError(
+        '--target=label: the label of an image file is not known; give '
+        '--target=predicted or a class id'
+      )
+    return np.array(labels)
+  if not re.fullmatch(r'\d+', target):
+    raise UsageError(
+      f'--target={target}: expected predicted, label or a class id'
+    )
+  for trained in runs:
+    K = trained.run.eval_source.num_classes
+    if int(target) >= K:
+      raise UsageError(
+        f'--target={target}: {trained.name} has the classes 0 to {K - 1}'
+      )
+  return np.full(len(labels), int(target))
+
+
+def column(
+  trained: Trained, images: Images, classes: np.ndarray | None
+) -> Column:
+  """Computes the maps of one network.
+
+  Args:
+    trained: the network.
+    images: what it looks at.
+    classes: see `targets`.
+
+  Returns:
+    Its column of the figure.
+  """
+  dataset = trained.run.config.dataset
+  apply = models.at_layer(trained.run.model, trained.layer)
+
+  @jax.jit
+  def maps_of(variables, pixels):
+    x = normalize(pixels, dataset.mean, dataset.std)
+    result = gradcam.class_gradients(
+      lambda delta: apply(variables, x, delta), classes
+    )
+    parts = result.activations, result.gradients
+    if result.activations.ndim == 3:
+      parts = [gradcam.tokens_to_map(p, grid=trained.map_size) for p in parts]
+    maps = gradcam.upsample(gradcam.gradcam(*parts), pixels.shape[1:3])
+    return maps, result.classes, result.logits
+
+  maps, explained, logits = jax.device_get(
+    maps_of(trained.variables, images.pixels)
+  )
+  predicted = logits.argmax(-1)
+  confidence = jax.nn.softmax(logits).max(-1)
+  names = trained.class_names
+  return Column(
+    title=trained.name,
+    maps=maps,
+    predicted=[names[k] for k in predicted],
+    confidence=[float(c) for c in confidence],
+    correct=[
+      None if label is None else bool(k == label)
+      for k, label in zip(predicted, images.labels)
+    ],
+    explained=[names[k] for k in explained],
+  )
+
+
+def names_of(workdirs: Sequence[str]) -> list[str]:
+  """The shortest ends of the paths that tell the runs apart."""
+  paths = [os.path.abspath(w).split(os.sep) for w in workdirs]
+  for length in range(1, max(map(len, paths)) + 1):
+    names = [os.sep.join(p[-length:]) for p in paths]
+    if len(set(names)) == len(set(map(tuple, paths))):
+      break
+  return names
+
+
+def caption(runs: Sequence[Trained], target: str) -> str:
+  """What the figure shows, and of which layers and checkpoints."""
+  what = {
+    'predicted': 'the predicted class',
+    'label': "the label's class",
+  }.get(target, f'class {target}')
+  layers = '; '.join(
+    f'{r.name}: {r.layer} ({r.map_size[0]}x{r.map_size[1]}) of '
+    f'{r.run.config.model.name}, {r.run.config.objective.name}, '
+    f'step {r.step:,}'
+    for r in runs
+  )
+  return f'Grad-CAM of {what}, enlarged bilinearly. {layers}.'

@@ -1,0 +1,1 @@
+"""Figures and the page of a report, from what diagnostics measured."""

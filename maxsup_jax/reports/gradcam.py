@@ -1,0 +1,220 @@
+"""The figure of Grad-CAM maps: images in rows, networks in columns."""
+
+import dataclasses
+import pathlib
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from maxsup_jax._errors import UsageError
+
+FORMATS = ('.png', '.svg', '.pdf')
+NORMALIZATIONS = {
+  'map': "each map divided by its own largest value, so the networks' maps "
+  'can be compared in shape, not in strength',
+  'row': 'the maps of a row divided by the largest value among them, so those '
+  'of one architecture can be compared in strength, too',
+}
+
+_CELL = 1.55  # inches
+_RIGHT, _WRONG = '#1a7f37', '#b3261e'
+_NAME = 18  # characters of a class name
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """What one network makes of the images.
+
+  Attributes:
+    title: what stands above the column.
+    maps: `[R, H, W]`, at least 0, of the size of the images; not normalised.
+    predicted: the names of the R predicted classes.
+    confidence: their probabilities, `[R]`.
+    correct: whether each prediction is right; None where that is not known.
+    explained: the names of the R classes that the maps show evidence for.
+  """
+
+  title: str
+  maps: np.ndarray
+  predicted: Sequence[str]
+  confidence: Sequence[float]
+  correct: Sequence[bool | None]
+  explained: Sequence[str]
+
+
+def normalize(maps: np.ndarray, normalization: str = 'map') -> np.ndarray:
+  """Brings the maps of a figure to one scale, from 0 to 1.
+
+  Args:
+    maps: `[columns, rows, H, W]`, at least 0.
+    normalization: 'map' divides each map by its largest value, 'row' all maps
+      of a row by the largest value among them. What is 0 stays 0.
+
+  Returns:
+    `[columns, rows, H, W]`.
+
+  Raises:
+    UsageError: for another normalization.
+
+  Examples:
+    >>> maps = np.array([1.0, 2.0, 4.0, 0.0]).reshape(2, 1, 1, 2)
+    >>> normalize(maps).ravel()
+    array([0.5, 1. , 1. , 0. ])
+    >>> normalize(maps, 'row').ravel()
+    array([0.25, 0.5 , 1.  , 0.  ])
+  """
+  if normalization not in NORMALIZATIONS:
+    raise UsageError(
+      f'normalization is {normalization!r}; expected one of '
+      f'{", ".join(NORMALIZATIONS)}'
+    )
+  maps = np.asarray(maps, np.float64)
+  axes = (2, 3) if normalization == 'map' else (0, 2, 3)
+  top = maps.max(axes, keepdims=True)
+  return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
+
+
+def gradcam_figure(
+  images: np.ndarray,
+  rows: Sequence[str],
+  columns: Sequence[Column],
+  *,
+  normalization: str = 'map',
+  caption: str = '',
+) -> Figure:
+  """Draws the images, and over each of them the map of every network.
+
+  Above an overlay stands the predicted class with its probability, and a mark
+  that says whether it is right. One colour scale, from 0 to 1, holds for the
+  whole figure; `normalization` says what 1 is.
+
+  Args:
+    images: uint8 `[R, H, W, C]`, grey (one channel) or RGB.
+    rows: what stands above each image, R of them.
+    columns: the networks.
+    normalization: see `normalize`; it is explained below the figure.
+    caption: what else to say below it.
+
+  Returns:
+    The figure, to be saved with `save`.
+
+  Raises:
+    UsageError: for shapes that do not belong together.
+  """
+  images = np.asarray(images)
+  R, H, W, C = images.shape
+  if len(rows) != R or any(c.maps.shape != (R, H, W) for c in columns):
+    raise UsageError(
+      f'images has the shape {images.shape}; there are {len(rows)} row titles '
+      f'and maps of the shapes {[c.maps.shape for c in columns]}'
+    )
+  if C not in (1, 3):
+    raise UsageError(f'images have {C} channels; expected 1 or 3')
+  maps = normalize(np.stack([c.maps for c in columns]), normalization)
+  width = _CELL * (1 + len(columns)) + 0.7
+  below = textwrap.wrap(
+    f'{caption} Scale: {NORMALIZATIONS[normalization]}.'.strip(),
+    width=max(30, int(width * 17)),
+  )
+  fig = Figure(
+    (width, (_CELL * H / W + 0.32) * R + 0.35 + 0.14 * len(below)),
+    layout='constrained',
+  )
+  axes = fig.subplots(R, 1 + len(columns), squeeze=False)
+  heat = matplotlib.cm.ScalarMappable(
+    matplotlib.colors.Normalize(0, 1), 'inferno'
+  )
+  for r in range(R):
+    grey = C == 1
+    image = images[r, ..., 0] if grey else images[r]
+    for ax in axes[r]:
+      ax.set(xticks=[], yticks=[])
+      ax.imshow(image, cmap='gray' if grey else None, vmin=0, vmax=255)
+    axes[r, 0].set_title(_shorten(rows[r]), fontsize=8)
+    for i, column in enumerate(columns):
+      ax = axes[r, 1 + i]
+      ax.imshow(
+        maps[i, r],
+        cmap=heat.cmap,
+        norm=heat.norm,
+        # Where there is no evidence the image shows most.
+        alpha=0.3 + 0.45 * maps[i, r],
+        interpolation='bilinear',
+      )
+      _describe(ax, column, r)
+  # Above the titles, which have one line or two.
+  lines = max(1 + ax.get_title().count('\n') for ax in axes[0])
+  for ax, title in zip(axes[0], ['image', *(c.title for c in columns)]):
+    ax.annotate(
+      _shorten(title, 24),
+      (0.5, 1),
+      (0, 8 + 11 * lines),
+      xycoords='axes fraction',
+      textcoords='offset points',
+      ha='center',
+      va='bottom',
+      fontsize=9,
+      fontweight='bold',
+    )
+  bar = fig.colorbar(heat, ax=axes, fraction=0.05, aspect=30, pad=0.02)
+  bar.set_label('evidence for the class', fontsize=8)
+  bar.ax.tick_params(labelsize=7)
+  fig.supxlabel('\n'.join(below), fontsize=7, x=0.02, ha='left')
+  return fig
+
+
+def check_path(path: str | pathlib.Path) -> str:
+  """Refuses a file whose name does not end in one of `FORMATS`.
+
+  Returns:
+    The suffix, in lower case.
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in FORMATS:
+    raise UsageError(
+      f'{path} does not say what to write; expected a name that ends in '
+      f'{", ".join(FORMATS)}'
+    )
+  return suffix
+
+
+def save(figure: Figure, path: str | pathlib.Path) -> None:
+  """Writes a figure as PNG, SVG or PDF, by the suffix; without a date in it.
+
+  Args:
+    figure: what to write.
+    path: ends in one of `FORMATS`.
+
+  Raises:
+    UsageError: for another suffix.
+  """
+  suffix = check_path(path)
+  # Equal figures give equal files.
+  undated = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
+  with matplotlib.rc_context({'svg.hashsalt': 'maxsup_jax'}):
+    figure.savefig(path, dpi=160, metadata=undated.get(suffix))
+
+
+def _describe(ax: Axes, column: Column, r: int) -> None:
+  """Says above an overlay what is predicted, and what is shown if not that."""
+  correct = column.correct[r]
+  mark, color = {
+    True: (' ✓', _RIGHT),
+    False: (' ✗', _WRONG),
+    None: ('', 'black'),
+  }[None if correct is None else bool(correct)]
+  lines = [f'{_shorten(column.predicted[r])} {column.confidence[r]:.1%}{mark}']
+  explained = _shorten(column.explained[r])
+  if not column.maps[r].max() > 0:
+    lines.append(f'no evidence for {explained}')
+  elif column.explained[r] != column.predicted[r]:
+    lines.append(f'evidence for {explained}')
+  ax.set_title('\n'.join(lines), fontsize=8, color=color, linespacing=1.05)
+
+
+def _shorten(name: str, length: int = _NAME) -> str:
+  return name if len(name) <= length else name[: length - 1] + '…'
