@@ -1,0 +1,73 @@
+"""The unconstrained feature model: collapse without a network.
+
+If the features of the training examples may be anything, the objective of a
+classifier has minimisers in closed form: a simplex. How weights and features get
+there, and how the objective curves around it, then depends on the loss alone:
+cross-entropy, label smoothing or MaxSup.
+
+>>> from maxsup_jax.diagnostics import unconstrained
+>>> for objective in ('ls', 'maxsup'):
+...   problem = unconstrained.Problem(
+...     num_classes=4, per_class=3, dim=6, objective=objective, alpha=0.1,
+...     lambda_w=5e-3, lambda_h=2e-3)
+...   best = unconstrained.minimizer(problem)
+...   print(f'{best.margin:.4f} {best.probability:.4f}')
+3.3949 0.9086
+3.3949 0.9086
+"""
+
+from maxsup_jax.diagnostics.unconstrained._closed_form import (
+  Minimizer,
+  minimizer,
+)
+from maxsup_jax.diagnostics.unconstrained._collapse import collapse
+from maxsup_jax.diagnostics.unconstrained._conditioning import (
+  ConditionNumbers,
+  condition_numbers,
+)
+from maxsup_jax.diagnostics.unconstrained._descent import (
+  Trajectory,
+  gradient_descent,
+  log_spaced_steps,
+  metric_at_threshold,
+  steps_to_threshold,
+)
+from maxsup_jax.diagnostics.unconstrained._hessian import (
+  Eigenvalue,
+  HessianSpectrum,
+  hessian_spectrum,
+)
+from maxsup_jax.diagnostics.unconstrained._problem import (
+  OBJECTIVES,
+  Problem,
+  objective_value,
+)
+from maxsup_jax.diagnostics.unconstrained._solve import (
+  Gap,
+  Solution,
+  gap,
+  solve,
+)
+
+__all__ = [
+  'OBJECTIVES',
+  'ConditionNumbers',
+  'Eigenvalue',
+  'Gap',
+  'HessianSpectrum',
+  'Minimizer',
+  'Problem',
+  'Solution',
+  'Trajectory',
+  'collapse',
+  'condition_numbers',
+  'gap',
+  'gradient_descent',
+  'hessian_spectrum',
+  'log_spaced_steps',
+  'metric_at_threshold',
+  'minimizer',
+  'objective_value',
+  'solve',
+  'steps_to_threshold',
+]
