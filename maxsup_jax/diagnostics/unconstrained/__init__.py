@@ -1,9 +1,9 @@
 """The unconstrained feature model: collapse without a network.
 
 If the features of the training examples may be anything, the objective of a
-classifier has minimisers in closed form: a simplex. How weights and features get
-there, and how the objective curves around it, then depends on the loss alone:
-cross-entropy, label smoothing or MaxSup.
+classifier has minimisers in closed form: a simplex. How weights and features
+get there, and how the objective curves around it, then depends on the loss
+alone: cross-entropy, label smoothing or MaxSup.
 
 >>> from maxsup_jax.diagnostics import unconstrained
 >>> for objective in ('ls', 'maxsup'):

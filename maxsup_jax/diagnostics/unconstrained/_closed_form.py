@@ -63,9 +63,9 @@ def minimizer(problem: Problem, *, seed: int | None = None) -> Minimizer:
   all 0.
 
   For MaxSup, which the paper does not have, the minimisers are those of LS with
-  the same `alpha`: MaxSup is nowhere below LS, and equal to it where the largest
-  logit is that of the class, as it is at the minimisers of LS. It is 0 for every
-  `alpha` from :math:`1 - \epsilon` on.
+  the same `alpha`: MaxSup is nowhere below LS, and equal to it where the
+  largest logit is that of the class, as it is at the minimisers of LS. They are
+  0 for every `alpha` from :math:`1 - \epsilon` on.
 
   Args:
     problem: the problem.

@@ -187,9 +187,10 @@ def _bias_block(problem: Problem, beta: float) -> np.ndarray:
   """The block of the joint Hessian that couples the bias with the rest.
 
   For a vector a whose sum is 0 it acts on four directions: P diag(a) P in W and
-  in H (P takes the mean out), a on all examples through H, and a in b. The logits
-  see the first two in one direction, the last two in another, and the data term
-  couples these, as it weighs the diagonal of [class, logit] more than the rest.
+  in H (P takes the mean out), a on all examples through H, and a in b. The
+  logits move in one direction with the first two and in another with the last
+  two. The data term couples these, as it weighs the logit of the class more
+  than the others.
   """
   K = problem.num_classes
   lw, lh, lb = problem.lambda_w, problem.lambda_h, problem.lambda_b

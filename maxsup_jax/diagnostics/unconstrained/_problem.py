@@ -18,7 +18,7 @@ SMOOTHING = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  r"""A classifier whose features are free, and the objective it is trained with.
+  r"""A classifier whose features are free, and the objective it trains with.
 
   .. math::
     \min_{W, H, b} \; \frac{1}{N} \sum_{k=1}^{K} \sum_{i=1}^{n}
@@ -87,7 +87,7 @@ class Problem:
     for name in ('lambda_w', 'lambda_h', 'lambda_b'):
       value = getattr(self, name)
       bias = name == 'lambda_b'
-      if not (math.isfinite(value) and (value > 0 or bias and value == 0)):
+      if not (math.isfinite(value) and (value > 0 or (bias and value == 0))):
         raise UsageError(
           f'{name} is {value}; expected a number {">=" if bias else ">"} 0'
         )
