@@ -27,6 +27,9 @@ class Trajectory:
 
   Attributes:
     problem: what is minimised.
+    learning_rate: of the descent.
+    seed: of the start.
+    scale: standard deviation of the start.
     steps: updates made so far, int64; 0 is the start.
     value: of the objective, as all that follows float64.
     error: share of the examples whose largest logit is not that of their class.
@@ -43,6 +46,9 @@ class Trajectory:
   """
 
   problem: Problem
+  learning_rate: float
+  seed: int
+  scale: float
   steps: np.ndarray
   value: np.ndarray
   error: np.ndarray
@@ -120,6 +126,7 @@ def gradient_descent(
     maxsup 90.0
   """
   steps = _checks.at_least(steps, 'steps', 1)
+  scale = default_scale(problem) if scale is None else scale
   positive(learning_rate, 'learning_rate')
   if record is None:
     record = np.arange(steps + 1)
@@ -151,7 +158,14 @@ def gradient_descent(
       f'gradient descent diverged before step {record[bad.argmax()]}; '
       f'learning_rate is {learning_rate}, try a smaller one'
     )
-  return Trajectory(problem=problem, steps=record, **measured)
+  return Trajectory(
+    problem=problem,
+    learning_rate=float(learning_rate),
+    seed=int(seed),
+    scale=float(scale),
+    steps=record,
+    **measured,
+  )
 
 
 def steps_to_threshold(
@@ -209,12 +223,13 @@ def positive(value: float, name: str) -> None:
     raise UsageError(f'{name} is {value}; expected a number > 0')
 
 
-def start(
-  problem: Problem, seed: int, scale: float | None
-) -> tuple[np.ndarray, ...]:
+def default_scale(problem: Problem) -> float:
+  """Of a start with weights and features of norm 1, about."""
+  return problem.dim**-0.5
+
+
+def start(problem: Problem, seed: int, scale: float) -> tuple[np.ndarray, ...]:
   """Random weights and features, and a bias of 0, in float64."""
-  if scale is None:
-    scale = problem.dim**-0.5
   positive(scale, 'scale')
   seed = _checks.at_least(seed, 'seed', 0)
   # Of NumPy: the same on every platform and for every version of JAX.
@@ -256,7 +271,7 @@ def _measure(objective, strengths, parameters):
   means = H.reshape(K, -1, D).mean(1)
   return {
     'value': _problem.regularized(objective, strengths, parameters),
-    'error': (Z.argmax(-1) != jnp.arange(K)[:, None]).mean(),
+    'error': (Z.argmax(-1) != jnp.arange(K)[:, None]).mean(dtype=Z.dtype),
     'weight_norm': jnp.linalg.norm(W, axis=1).mean(),
     'feature_norm': jnp.linalg.norm(means - means.mean(0), axis=1).mean(),
     **collapse(W, H),

@@ -11,9 +11,6 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 
 OBJECTIVES = ('ce', 'ls', 'maxsup')
-# Temperature of the largest logit in `smooth_maxsup`, a step on the way to the
-# minimiser of MaxSup.
-SMOOTHING = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,22 +171,26 @@ def strengths(problem: Problem) -> tuple[float, float, float, float]:
   return problem.alpha, problem.lambda_w, problem.lambda_h, problem.lambda_b
 
 
-def regularized(objective: str, strengths, parameters) -> jax.Array:
-  """`objective_value` for traced strengths and checked parameters."""
+def regularized(
+  objective: str, strengths, parameters, temperature=None
+) -> jax.Array:
+  """`objective_value` for traced strengths and checked parameters.
+
+  With a temperature MaxSup has a smooth maximum of the logits: log-sum-exp.
+  """
   alpha, lambda_w, lambda_h, lambda_b = strengths
   W, H, b = parameters
   Z = logits_by_class(W, H, b)
   target = (Z * jnp.eye(len(W), dtype=Z.dtype)[:, None]).sum(-1)
   loss = jax.nn.logsumexp(Z, axis=-1) - target
-  if objective != 'ce':
-    suppressed = {
-      'ls': lambda: target,
-      'maxsup': lambda: Z.max(-1),
-      'smooth_maxsup': lambda: (
-        SMOOTHING * jax.nn.logsumexp(Z / SMOOTHING, axis=-1)
-      ),
-    }[objective]()
-    loss += alpha * (suppressed - Z.mean(-1))
+  if objective == 'ls':
+    loss += alpha * (target - Z.mean(-1))
+  elif objective == 'maxsup':
+    if temperature is None:
+      top = Z.max(-1)
+    else:
+      top = temperature * jax.nn.logsumexp(Z / temperature, axis=-1)
+    loss += alpha * (top - Z.mean(-1))
   penalty = (
     lambda_w * jnp.square(W).sum()
     + lambda_h * jnp.square(H).sum()

@@ -18,6 +18,9 @@ from maxsup_jax.diagnostics.unconstrained._precision import double_precision
 from maxsup_jax.diagnostics.unconstrained._problem import Problem
 
 METHODS = ('lbfgs', 'gd')
+# L-BFGS gets stuck at the kinks of MaxSup that it meets far from the minimiser:
+# it starts with smooth versions of it.
+_TEMPERATURES = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,19 +119,18 @@ def solve(
   if max_steps is None:
     max_steps = 15_000 if method == 'lbfgs' else 200_000
   max_steps = _checks.at_least(max_steps, 'max_steps', 1)
+  scale = _descent.default_scale(problem) if scale is None else scale
   parameters = _descent.start(problem, seed, scale)
   with double_precision():
     if method == 'lbfgs':
       steps = 0
-      objectives = [problem.objective]
-      if problem.objective == 'maxsup':
-        # L-BFGS gets stuck at the kinks that it meets far from the minimiser.
-        objectives.insert(0, 'smooth_maxsup')
-      for objective in objectives:
-        parameters, more = _lbfgs(
-          objective, _problem.strengths(problem), parameters, max_steps
-        )
-        steps += more
+      smooth = _TEMPERATURES if problem.objective == 'maxsup' else ()
+      for temperature in (*smooth, None):
+        if steps < max_steps:
+          parameters, more = _lbfgs(
+            problem, parameters, temperature, max_steps - steps
+          )
+          steps += more
     else:
       parameters, steps = _gradient_descent(
         parameters,
@@ -193,9 +195,9 @@ def _centred(logits):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _value_and_gradient(objective, strengths, parameters):
+def _value_and_gradient(objective, strengths, parameters, temperature=None):
   return jax.value_and_grad(_problem.regularized, 2)(
-    objective, strengths, parameters
+    objective, strengths, parameters, temperature
   )
 
 
@@ -203,7 +205,7 @@ def _largest(gradient):
   return jnp.max(jnp.stack([jnp.abs(g).max() for g in gradient]))
 
 
-def _lbfgs(objective, strengths, parameters, max_steps):
+def _lbfgs(problem, parameters, temperature, max_steps):
   shapes = [p.shape for p in parameters]
   ends = np.cumsum([p.size for p in parameters])[:-1]
 
@@ -212,7 +214,9 @@ def _lbfgs(objective, strengths, parameters, max_steps):
     return tuple(p.reshape(s) for p, s in zip(parts, shapes))
 
   def value_and_gradient(vector):
-    value, gradient = _value_and_gradient(objective, strengths, split(vector))
+    value, gradient = _value_and_gradient(
+      problem.objective, _problem.strengths(problem), split(vector), temperature
+    )
     return float(value), np.concatenate([np.ravel(g) for g in gradient])
 
   result = optimize.minimize(

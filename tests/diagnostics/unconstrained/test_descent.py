@@ -1,0 +1,185 @@
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import unconstrained
+
+SMALL = unconstrained.Problem(
+  3, 4, 5, objective='ls', alpha=0.2, lambda_w=2e-2, lambda_h=1e-2
+)
+
+
+def reference(problem, steps, learning_rate, seed):
+  """The same descent, with the gradients of LS written out."""
+  random = np.random.default_rng(seed)
+  K, n, D = problem.num_classes, problem.per_class, problem.dim
+  W = random.standard_normal((K, D)) / math.sqrt(D)
+  H = random.standard_normal((K * n, D)) / math.sqrt(D)
+  b = np.zeros(K)
+  onehot = np.repeat(np.eye(K), n, axis=0)
+  target = (1 - problem.alpha) * onehot + problem.alpha / K
+  for _ in range(steps):
+    Z = H @ W.T + b
+    softmax = np.exp(Z) / np.exp(Z).sum(1, keepdims=True)
+    G = (softmax - target) / len(H)
+    W, H, b = (
+      W - learning_rate * (G.T @ H + problem.lambda_w * W),
+      H - learning_rate * (G @ W + problem.lambda_h * H),
+      b - learning_rate * (G.sum(0) + problem.lambda_b * b),
+    )
+  return W, H, b
+
+
+def test_it_is_gradient_descent(x64):
+  path = unconstrained.gradient_descent(
+    SMALL, steps=40, learning_rate=0.5, seed=2, record=[0, 7, 40]
+  )
+  np.testing.assert_array_equal(path.steps, [0, 7, 40])
+  for i, step in enumerate(path.steps):
+    W, H, b = reference(SMALL, step, 0.5, 2)
+    means = H.reshape(3, 4, 5).mean(1)
+    expected = {
+      'value': jax.jit(unconstrained.objective_value, static_argnums=0)(
+        SMALL, W, H, b
+      ),
+      'weight_norm': np.linalg.norm(W, axis=1).mean(),
+      'feature_norm': np.linalg.norm(means - means.mean(0), axis=1).mean(),
+      'error': np.mean((H @ W.T + b).argmax(1) != np.repeat(range(3), 4)),
+      **jax.jit(unconstrained.collapse)(W, H),
+    }
+    for name, value in expected.items():
+      assert getattr(path, name)[i] == pytest.approx(float(value), rel=1e-9)
+  assert path.error[0] > 0
+  assert (path.learning_rate, path.seed) == (0.5, 2)
+  assert path.scale == pytest.approx(5**-0.5)
+
+
+def test_what_is_recorded_does_not_matter():
+  every = unconstrained.gradient_descent(SMALL, steps=100)
+  steps = unconstrained.log_spaced_steps(100, 10)
+  some = unconstrained.gradient_descent(SMALL, steps=100, record=steps)
+  np.testing.assert_array_equal(every.steps, np.arange(101))
+  for field in dataclasses.fields(some)[5:]:
+    np.testing.assert_allclose(
+      getattr(some, field.name),
+      getattr(every, field.name)[steps],
+      rtol=1e-12,
+    )
+
+
+def test_it_comes_to_the_minimiser():
+  path = unconstrained.gradient_descent(SMALL, steps=3000, record=[3000])
+  best = unconstrained.minimizer(SMALL)
+  assert path.value[0] == pytest.approx(best.value, abs=1e-9)
+  assert path.weight_norm[0] == pytest.approx(best.weight_norm, abs=1e-4)
+  assert path.feature_norm[0] == pytest.approx(best.feature_norm, abs=1e-4)
+  assert max(path.nc1[0], path.nc2[0], path.nc3[0]) < 1e-3
+  assert path.error[0] == 0
+
+
+@pytest.fixture(scope='module')
+def paths():
+  """CE, LS and MaxSup from one start."""
+  return {
+    (objective, alpha): unconstrained.gradient_descent(
+      unconstrained.Problem(10, 10, 32, objective=objective, alpha=alpha),
+      steps=1800,
+      record=range(0, 1801, 3),
+    )
+    for objective, alpha in (
+      ('ce', 0.0),
+      ('ls', 0.05),
+      ('ls', 0.1),
+      ('ls', 0.2),
+      ('maxsup', 0.1),
+    )
+  }
+
+
+def test_smoothing_collapses_sooner(paths):
+  """Early thresholds only: late ones of NC2 and all of NC3 may turn round."""
+
+  def steps(metric, threshold, count=4):
+    return [
+      unconstrained.steps_to_threshold(path, metric, threshold)
+      for path in list(paths.values())[:count]
+    ]
+
+  for metric, threshold in (('nc1', 1e-2), ('nc2', 1e-1)):
+    reached = steps(metric, threshold)
+    assert reached == sorted(reached, reverse=True), metric
+    assert len(set(reached)) == 4
+  # About what others measured, as means of five seeds: 743, 618, 547, 473.
+  np.testing.assert_allclose(steps('nc1', 1e-2), [743, 618, 547, 473], rtol=0.1)
+  at_equal_nc1 = [
+    unconstrained.metric_at_threshold(path, 'nc2', 'nc1', 1e-2)
+    for path in list(paths.values())[:4]
+  ]
+  assert at_equal_nc1 == sorted(at_equal_nc1, reverse=True)
+
+
+def test_maxsup_goes_the_way_of_ls(paths):
+  ls, maxsup = paths['ls', 0.1], paths['maxsup', 0.1]
+  assert ls.error[0] > 0
+  assert ls.error[60:].max() == maxsup.error[60:].max() == 0
+  for metric in ('nc1', 'nc2', 'nc3'):
+    np.testing.assert_allclose(
+      getattr(maxsup, metric)[60:], getattr(ls, metric)[60:], rtol=0.1
+    )
+  assert abs(maxsup.nc2[2] - ls.nc2[2]) > 1e-6
+
+
+def test_thresholds():
+  path = unconstrained.gradient_descent(SMALL, steps=3)
+  path = dataclasses.replace(
+    path,
+    steps=np.array([0, 5, 10, 20]),
+    nc1=np.array([1.0, 0.1, 0.05, 0.2]),
+    nc2=np.array([math.nan, 3.0, 2.0, 1.0]),
+  )
+  assert unconstrained.steps_to_threshold(path, 'nc1', 0.1) == 10
+  assert unconstrained.steps_to_threshold(path, 'nc2', 2.5) == 10
+  assert math.isnan(unconstrained.steps_to_threshold(path, 'nc1', 0.05))
+  assert unconstrained.metric_at_threshold(path, 'nc2', 'nc1', 0.1) == 2
+  assert math.isnan(unconstrained.metric_at_threshold(path, 'nc2', 'nc1', 0.01))
+  for call in (
+    lambda: unconstrained.steps_to_threshold(path, 'loss', 1),
+    lambda: unconstrained.metric_at_threshold(path, 'loss', 'nc1', 1),
+    lambda: unconstrained.metric_at_threshold(path, 'nc1', 'loss', 1),
+  ):
+    with pytest.raises(UsageError, match='expected one of nc1, nc2, nc3'):
+      call()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'steps': 0}, 'steps is 0'),
+    ({'learning_rate': 0.0}, 'learning_rate is 0.0; expected a number > 0'),
+    ({'scale': math.nan}, 'scale is nan'),
+    ({'seed': -1}, 'seed is -1'),
+    ({'steps': 4, 'record': [0, 5]}, 'from 0 to steps, 4'),
+    ({'record': [2, 2]}, 'record has to be'),
+    ({'record': [-1, 2]}, 'record has to be'),
+    ({'record': []}, 'record has to be'),
+    ({'record': [0.5]}, 'record has to be'),
+    ({'learning_rate': 1e9, 'steps': 200}, 'diverged before step'),
+  ],
+)
+def test_bad_arguments_are_one_line(arguments, message):
+  with pytest.raises(UsageError, match=message) as e:
+    unconstrained.gradient_descent(SMALL, **arguments)
+  assert '\n' not in str(e.value)
+
+
+def test_log_spaced_steps():
+  steps = unconstrained.log_spaced_steps(4000, 60)
+  assert (steps[0], steps[1], steps[-1]) == (0, 1, 4000)
+  assert (np.diff(steps) > 0).all()
+  np.testing.assert_array_equal(unconstrained.log_spaced_steps(1), [0, 1])
+  with pytest.raises(UsageError, match='steps is 0'):
+    unconstrained.log_spaced_steps(0)
