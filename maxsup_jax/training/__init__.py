@@ -6,5 +6,6 @@ that the steps alone can be used where neither tfds nor grain is installed.
   durations, schedules, optimizers, config   what a run card says
   state, metrics, steps, parallel            what the devices compute
   checkpoints, workdir, tensorboard, clock   what is written
-  setup, loop, evaluation, signals           what puts them together
+  evaluation, extraction, npz                what is measured of a checkpoint
+  setup, loop, signals                       what puts them together
 """

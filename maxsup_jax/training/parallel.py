@@ -92,3 +92,23 @@ class Devices:
     first = [x.addressable_shards[0].data for x in jax.tree.leaves(tree)]
     leaves = [np.array(x[0]) for x in jax.device_get(first)]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+  @staticmethod
+  def gather(tree: Any) -> Any:
+    """Joins the parts of this process's devices to one host array per leaf.
+
+    Args:
+      tree: leaves of shape `[devices, b, ...]`, one row of it on each device.
+
+    Returns:
+      The same tree with leaves `[local devices * b, ...]`, in the order in
+      which `shard` splits a batch. Each leaf is a copy.
+    """
+    shards = [
+      sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)
+      for x in jax.tree.leaves(tree)
+    ]
+    # One call, so that all of them travel at the same time.
+    parts = jax.device_get([[s.data for s in leaf] for leaf in shards])
+    leaves = [np.concatenate([p[0] for p in leaf]) for leaf in parts]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)

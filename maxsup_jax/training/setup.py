@@ -103,6 +103,12 @@ class Run:
       std=self.config.dataset.std,
     )
 
+  def extract_step(self) -> Callable:
+    """The per-device outputs of the model, see `steps.make_extract_step`."""
+    return steps.make_extract_step(
+      self.model, mean=self.config.dataset.mean, std=self.config.dataset.std
+    )
+
   def train_batches(self, start_step: int) -> Iterator[data.Batch]:
     """This process's part of the batches from a step on."""
     return data.train_batches(

@@ -196,3 +196,35 @@ def make_eval_step(
     )
 
   return eval_step
+
+
+def make_extract_step(
+  model: nn.Module,
+  *,
+  mean: Sequence[float] = (0.0,),
+  std: Sequence[float] = (1.0,),
+) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
+  """Builds what gives a model's outputs themselves, for one device's part.
+
+  Args:
+    model: see `make_train_step`.
+    mean: see `normalize`.
+    std: see `normalize`.
+
+  Returns:
+    `extract_step(variables, batch) -> outputs`, to be mapped over devices:
+    `logits` [b, K] and `features` [b, D], what the head sees, float32, in
+    evaluation mode; `labels` and `mask` are those of the batch.
+  """
+
+  def extract_step(variables, batch):
+    images = normalize(batch['image'], mean, std)
+    logits, outputs = model.apply(variables, images, train=False)
+    return {
+      'logits': logits,
+      'features': outputs['penultimate'],
+      'labels': batch['label'],
+      'mask': batch['mask'],
+    }
+
+  return extract_step

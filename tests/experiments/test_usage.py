@@ -130,7 +130,7 @@ def test_evaluation_needs_no_divisible_batch(data_dir):
   assert sum(b['mask'].sum() for b in run.eval_batches()) == 355
 
 
-@pytest.mark.parametrize('name', ['train', 'evaluate'])
+@pytest.mark.parametrize('name', ['train', 'evaluate', 'extract'])
 def test_help_imports_nothing_heavy(name):
   code = (
     f'import sys, experiments.{name};'

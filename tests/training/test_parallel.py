@@ -39,6 +39,16 @@ def test_donated_state_is_gone_and_what_was_fetched_stays(count):
   np.testing.assert_array_equal(devices.fetch(after), np.full((64, 64), 8.0))
 
 
+@pytest.mark.parametrize('count', [1, 4])
+def test_gathers_the_rows_in_the_order_they_were_sharded_in(count):
+  devices = Devices(jax.devices()[:count][::-1])
+  rows = np.arange(24).reshape(8, 3)
+  mapped = devices.map(lambda batch: {'twice': batch['x'] * 2, **batch})
+  gathered = devices.gather(mapped(devices.shard({'x': rows})))
+  np.testing.assert_array_equal(gathered['x'], rows)
+  np.testing.assert_array_equal(gathered['twice'], rows * 2)
+
+
 def test_stream_keeps_order_and_forgets_nothing():
   devices = Devices()
   batches = [{'x': np.full(4, i, np.float32)} for i in range(5)]
