@@ -9,6 +9,10 @@ Arguments, after a colon and separated by commas:
   model=resnet8   any model; vit_tiny, vit_small and vit_base get 2x2 patches
   seed=0
 
+To follow neural collapse and calibration during training, on both splits:
+
+  python -m experiments.train --config.diagnostics_every='5 epochs'
+
 On two CPU cores (Intel Xeon, jax 0.10.2) the default takes 23 s, 11 to 16 of
 them training (two runs), and reaches 99.15% of the 355 test digits. Over the
 seeds 0, 1 and 2 that is 98.87% to 99.44%; with loss=ls 99.44% (all three), with

@@ -6,6 +6,6 @@ that the steps alone can be used where neither tfds nor grain is installed.
   durations, schedules, optimizers, config   what a run card says
   state, metrics, steps, parallel            what the devices compute
   checkpoints, workdir, tensorboard, clock   what is written
-  evaluation, extraction, npz                what is measured of a checkpoint
+  evaluation, diagnostics, extraction, npz   what is measured of a state
   setup, loop, signals                       what puts them together
 """

@@ -24,6 +24,9 @@ AT_LEAST_ONE = (
 AT_LEAST_ZERO = ('schedule.warmup_start', 'schedule.end')
 # Fields that change how fast a run is, not what it computes.
 SPEED_FIELDS = ('dataset.num_threads', 'dataset.workers', 'dataset.in_memory')
+# Fields that runs of earlier versions do not have, and that change nothing
+# while they are None.
+LATER_FIELDS = ('diagnostics_every',)
 
 
 def default_config() -> ConfigDict:
@@ -101,6 +104,9 @@ def default_config() -> ConfigDict:
       'eval_every': '1 epoch',
       'checkpoint_every': '1 epoch',
       'keep_checkpoints': 3,
+      # Neural collapse and calibration of both splits, so often and at the end;
+      # None for never. It reads the whole training split twice.
+      'diagnostics_every': placeholder(str),
     }
   )
 

@@ -1,6 +1,7 @@
 """The training loop: restore, step, log, evaluate, save, stop."""
 
 import contextlib
+import functools
 import signal
 import sys
 from collections import deque
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.clock import Clock
+from maxsup_jax.training.diagnostics import Passes, diagnose
 from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.metrics import Window
 from maxsup_jax.training.setup import Run
@@ -44,9 +46,9 @@ class NonFiniteError(ArithmeticError):
 def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
   """Trains until the end, from the newest checkpoint if there is one.
 
-  At each step that asks for it, in this order: log, evaluate, save. So the
-  lines of `metrics.jsonl` up to a checkpoint are on disk before it is, and a
-  run that is killed at any moment resumes as if it had never been.
+  At each step that asks for it, in this order: log, evaluate, diagnose, save.
+  So the lines of `metrics.jsonl` up to a checkpoint are on disk before it is,
+  and a run that is killed at any moment resumes as if it had never been.
 
   Args:
     run: what to train, see `setup.build`.
@@ -86,6 +88,9 @@ class _Loop:
     self.step = int(state.step)
     self.state = run.devices.replicate(state)
     self.eval_step = run.devices.map(run.eval_step())
+    self.passes = Passes(*map(run.devices.map, run.diagnostic_passes()))
+    # Splits whose neural collapse is undefined, once that has been said.
+    self.undefined = set()
     # Sums of steps that the host has not seen, and the window of those it has.
     self.pending = deque()
     self.window = Window(extra.get('window'))
@@ -138,6 +143,10 @@ class _Loop:
         self.log()
       if last or self.step % run.eval_every == 0:
         self.evaluate()
+      if run.diagnostics_every and (
+        last or self.step % run.diagnostics_every == 0
+      ):
+        self.diagnose()
       stop = self.asked_to_stop()
       if last or stop or self.step % run.checkpoint_every == 0:
         self.save()
@@ -201,6 +210,37 @@ class _Loop:
           f'NLL {means["nll"]:.4f}, ECE {means["ece"]:.2%}'
           + (' (averaged weights)' if weights == 'ema' else '')
         )
+
+  def diagnose(self):
+    """Writes neural collapse and calibration of both splits."""
+    self.collect()
+    dataset = self.run.config.dataset
+    sources = {
+      dataset.train_split: self.run.train_source,
+      dataset.eval_split: self.run.eval_source,
+    }
+    with self.clock.paused():
+      for split, source in sources.items():
+        for weights in self.run.weights:
+          found, problem = diagnose(
+            self.passes,
+            self.state,
+            functools.partial(self.run.eval_batches, source),
+            self.run.devices,
+            ema=weights == 'ema',
+          )
+          self.write('diagnostics', found, split=split, weights=weights)
+          self.say(
+            f'step {self.step}: {split} NC1 {found["nc1"]:.4g}, '
+            f'NC2 {found["nc2"]:.4f}, NC3 {found["nc3"]:.4f}, '
+            f'ECE {found["ece"]:.2%}'
+            + (' (averaged weights)' if weights == 'ema' else '')
+          )
+          if problem and split not in self.undefined:
+            self.undefined.add(split)
+            self.say(
+              f'the neural collapse of {source.name} is undefined: {problem}'
+            )
 
   def save(self):
     """Starts to save a checkpoint, if this step has none."""

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from maxsup_jax import data, losses, models
 from maxsup_jax._errors import UsageError
-from maxsup_jax.training import steps
+from maxsup_jax.training import diagnostics, steps
 from maxsup_jax.training.durations import to_steps
 from maxsup_jax.training.optimizers import make_optimizer
 from maxsup_jax.training.parallel import AXIS, Devices
@@ -39,6 +39,8 @@ class Run:
     log_every: steps between lines of training metrics.
     eval_every: steps between evaluations.
     checkpoint_every: steps between checkpoints.
+    diagnostics_every: steps between measurements of neural collapse; None for
+      no such measurements.
   """
 
   config: ConfigDict
@@ -54,6 +56,7 @@ class Run:
   log_every: int
   eval_every: int
   checkpoint_every: int
+  diagnostics_every: int | None
 
   @property
   def weights(self) -> tuple[str, ...]:
@@ -109,6 +112,12 @@ class Run:
       self.model, mean=self.config.dataset.mean, std=self.config.dataset.std
     )
 
+  def diagnostic_passes(self) -> diagnostics.Passes:
+    """The per-device passes over a split, see `diagnostics.make_passes`."""
+    return diagnostics.make_passes(
+      self.model, mean=self.config.dataset.mean, std=self.config.dataset.std
+    )
+
   def train_batches(self, start_step: int) -> Iterator[data.Batch]:
     """This process's part of the batches from a step on."""
     return data.train_batches(
@@ -120,12 +129,20 @@ class Run:
       **self._reading,
     )
 
-  def eval_batches(self) -> Iterator[data.Batch]:
-    """This process's part of the evaluation split, padded and masked."""
+  def eval_batches(
+    self, source: data.Source | None = None
+  ) -> Iterator[data.Batch]:
+    """This process's part of a split, in its order, padded and masked.
+
+    Args:
+      source: the split; by default that of evaluation.
+    """
     # Every device gets the same number of examples, padding among them.
     share = -(-self.config.eval_batch_size // self.devices.count)
     return data.eval_batches(
-      self.eval_source, batch_size=share * self.devices.count, **self._reading
+      self.eval_source if source is None else source,
+      batch_size=share * self.devices.count,
+      **self._reading,
     )
 
   @property
@@ -230,6 +247,9 @@ def build(
     checkpoint_every=in_steps(
       config.checkpoint_every, field='checkpoint_every'
     ),
+    diagnostics_every=None
+    if config.diagnostics_every is None
+    else in_steps(config.diagnostics_every, field='diagnostics_every'),
   )
 
 

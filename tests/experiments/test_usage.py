@@ -97,6 +97,7 @@ def test_evaluate_needs_a_run(run_program, tmp_path):
     ({'duration': '0 epochs'}, r'config\.duration'),
     ({'duration': '-1 epochs'}, r'config\.duration'),
     ({'eval_every': '0 steps'}, r'config\.eval_every'),
+    ({'diagnostics_every': '0 steps'}, r'config\.diagnostics_every'),
     ({'checkpoint_every': 'never'}, r'config\.checkpoint_every'),
   ],
 )
@@ -170,3 +171,18 @@ def test_digits_card_knows_every_loss_and_model(data_dir):
   for card in cards:
     run = setup.build(resolve(get_config(card)), data_dir=data_dir)
     assert run.total_steps == 30 * (1442 // 64)
+
+
+def test_a_field_that_came_later_and_is_off_keeps_the_directory():
+  """A run that was made before there was the field is still found."""
+  from experiments.train import default_workdir
+  from maxsup_jax.training import config as config_lib
+
+  off = resolve({})
+  before = off.copy_and_resolve_references()
+  with before.unlocked():
+    for field in config_lib.LATER_FIELDS:
+      del before[field]
+  assert default_workdir(off) == default_workdir(before)
+  on = resolve({'diagnostics_every': '1 epoch'})
+  assert default_workdir(on) != default_workdir(off)

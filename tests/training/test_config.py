@@ -67,6 +67,7 @@ def test_resolved_is_locked():
     ({'schedule': {'factor': 0.0}}, r'config\.schedule\.factor is 0'),
     ({'schedule': {'end': -0.1}}, r'config\.schedule\.end is -0\.1'),
     ({'seed': 2**32}, r'below 2\*\*32'),
+    ({'diagnostics_every': 5}, r'config\.diagnostics_every is 5 \(int\)'),
     ([], 'a mapping of fields, not a list'),
   ],
 )

@@ -1,0 +1,161 @@
+"""Neural collapse and calibration of a split, on any number of devices.
+
+Two passes over the split, in evaluation mode: class means first, then the
+distances to them. What a batch adds is summed over the devices, so that no
+feature leaves them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics.neural_collapse import ClassMeans, WithinClass
+from maxsup_jax.training import metrics
+from maxsup_jax.training.evaluation import Totals
+from maxsup_jax.training.parallel import AXIS, Devices
+from maxsup_jax.training.state import TrainState
+from maxsup_jax.training.steps import Batch, normalize
+
+# Attributes of `NeuralCollapse`, which are also their names in a record.
+COLLAPSE = (
+  'nc1',
+  'nc2',
+  'nc3',
+  'nc2h',
+  'nc2w',
+  'w_norm',
+  'h_norm',
+  'ncc_accuracy',
+)
+
+
+class Passes(NamedTuple):
+  """Functions of one device's part of a batch, or of its copy of a sum.
+
+  Attributes:
+    first: `(variables, batch) -> (sums, class_sums)`: the sums are those of
+      `steps.make_eval_step` but for the objective, then what `ClassMeans` adds.
+    second: `(variables, between, batch) -> within_sums`, what `WithinClass`
+      adds.
+    add_first: `(class_means, class_sums) -> class_means`. Apart from the model,
+      so that this is compiled once, wherever the sums come from.
+    add_second: `(within_class, within_sums) -> within_class`.
+  """
+
+  first: Callable
+  second: Callable
+  add_first: Callable
+  add_second: Callable
+
+
+def make_passes(
+  model: nn.Module,
+  *,
+  mean: Sequence[float] = (0.0,),
+  std: Sequence[float] = (1.0,),
+) -> Passes:
+  """Builds both passes over a split, to be mapped over devices.
+
+  Args:
+    model: a module with the contract of `maxsup_jax.models`.
+    mean: see `steps.normalize`.
+    std: see `steps.normalize`.
+
+  Returns:
+    The functions; all sums are over the global batch.
+  """
+
+  def outputs(variables, batch: Batch):
+    images = normalize(batch['image'], mean, std)
+    logits, outputs = model.apply(variables, images, train=False)
+    return logits, outputs['penultimate']
+
+  def first(variables, batch):
+    labels, mask = batch['label'], batch['mask']
+    logits, features = outputs(variables, batch)
+    sums = {
+      'classification': metrics.classification_sums(logits, labels, mask),
+      'calibration': metrics.calibration_sums(logits, labels, mask),
+    }
+    class_sums = ClassMeans.batch_sums(features, labels, mask, logits.shape[-1])
+    return jax.lax.psum((sums, class_sums), AXIS)
+
+  def second(variables, between, batch):
+    _, features = outputs(variables, batch)
+    sums = WithinClass.batch_sums(
+      between, features, batch['label'], batch['mask']
+    )
+    return jax.lax.psum(sums, AXIS)
+
+  return Passes(
+    first,
+    second,
+    add_first=lambda class_means, sums: class_means.add(sums),
+    add_second=lambda within, sums: within.add(sums, predicted=False),
+  )
+
+
+def diagnose(
+  passes: Passes,
+  state: TrainState,
+  batches: Callable[[], Iterable[dict[str, np.ndarray]]],
+  devices: Devices,
+  *,
+  ema: bool = False,
+) -> tuple[dict[str, float], str | None]:
+  """Measures a replicated state on a split.
+
+  Args:
+    passes: those of `make_passes`, each mapped by `devices`.
+    state: on the devices, replicated.
+    batches: gives this process's part of every batch, padding masked, as often
+      as it is called.
+    devices: where the state lives.
+    ema: whether to measure the averaged weights.
+
+  Returns:
+    The numbers: `examples`, `accuracy`, `nll` and `ece`, as `evaluate` gives
+    them, and those of `COLLAPSE`, in the conventions that are the defaults of
+    `maxsup_jax.diagnostics`. And one line that says why the latter are all NaN,
+    if they are (a class has no example, say), or None.
+  """
+  variables = state.variables(ema=ema)
+  head = devices.fetch(variables['params']['head'])
+  D, K = head['kernel'].shape
+  totals, pending = Totals(), []
+  class_means = devices.replicate(ClassMeans.init(K, D))
+  for batch in devices.stream(batches()):
+    sums, class_sums = passes.first(variables, batch)
+    class_means = passes.add_first(class_means, class_sums)
+    pending.append(sums)
+    # One batch computes while the sums of the one before travel.
+    if len(pending) > 1:
+      totals.add(devices.fetch(pending.pop(0)))
+  while pending:
+    totals.add(devices.fetch(pending.pop(0)))
+  means = totals.means()
+  found: dict[str, Any] = {
+    name: means[name] for name in ('examples', 'accuracy', 'nll', 'ece')
+  }
+  try:
+    between = devices.fetch(class_means).compute()
+    on_devices = devices.replicate(between)
+    within_class = devices.replicate(WithinClass.init(K))
+    for batch in devices.stream(batches()):
+      before = within_class
+      within_class = passes.add_second(
+        before, passes.second(variables, on_devices, batch)
+      )
+      # The host must not run ahead: its batches wait in the devices' memory.
+      jax.block_until_ready(before)
+    collapse = devices.fetch(within_class).compute(
+      between, head['kernel'].T, head['bias']
+    )
+  except UsageError as e:
+    # Hours of training are worth more than these numbers.
+    return found | dict.fromkeys(COLLAPSE, float('nan')), str(e)
+  return found | {n: float(getattr(collapse, n)) for n in COLLAPSE}, None

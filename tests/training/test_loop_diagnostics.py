@@ -1,0 +1,279 @@
+"""Neural collapse and calibration that training logs."""
+
+import dataclasses
+import json
+import math
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from maxsup_jax import data
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import loop, setup
+from maxsup_jax.training.config import resolve
+from maxsup_jax.training.diagnostics import COLLAPSE
+from maxsup_jax.training.extraction import extract
+from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.workdir import Workdir
+from tests.runs import assert_same_bits, last_state, timeless
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+CONFIG = {
+  'duration': '10 steps',
+  'batch_size': 32,
+  # 355 test images: the last of the batches is padded on any of the devices.
+  'eval_batch_size': 100,
+  'dataset': {'name': 'digits', 'in_memory': True, 'augment': {'pad': 1}},
+  'model': {'name': 'resnet8', 'width': 4},
+  'optimizer': {'learning_rate': 0.05},
+  'log_every': '2 steps',
+  'eval_every': '5 steps',
+  'checkpoint_every': '3 steps',
+  'keep_checkpoints': 10,
+}
+ON = {'diagnostics_every': '4 steps'}
+
+
+@pytest.fixture
+def train(data_dir):
+  def train(path, devices=1, **changes):
+    run = setup.build(
+      resolve(CONFIG | changes),
+      data_dir=data_dir,
+      devices=Devices(jax.devices()[:devices]),
+    )
+    return run, loop.train(run, Workdir(path))
+
+  return train
+
+
+def diagnostics_of(path):
+  return [r for r in timeless(path) if r['kind'] == 'diagnostics']
+
+
+def relative_distance(a, b):
+  return np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b))
+
+
+def reference(logits, features, labels, W_KD):
+  """Every number from its definition, in float64."""
+  logits, H, W = (x.astype(np.float64) for x in (logits, features, W_KD))
+  N, K = logits.shape
+  classes = range(K)
+  means = np.stack([H[labels == k].mean(0) for k in classes])
+  centered = means - means.mean(0)
+  deviation = H - means[labels]
+  within = deviation.T @ deviation / N
+  between = centered.T @ centered / K
+  etf = (np.eye(K) - 1 / K) / np.sqrt(K - 1)
+  distances = ((H[:, None] - means) ** 2).sum(-1)
+  probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  confidence = probabilities.max(-1)
+  correct = logits.argmax(-1) == labels
+  ece = 0
+  for b in range(15):
+    inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+    ece += abs((correct[inside] - confidence[inside]).sum()) / N
+  return {
+    'examples': N,
+    'accuracy': correct.mean(),
+    'nll': -np.log(probabilities[np.arange(N), labels]).mean(),
+    'ece': ece,
+    'nc1': np.trace(within @ np.linalg.pinv(between, 1e-10)) / K,
+    'nc2': relative_distance(W @ centered.T, etf),
+    'nc3': relative_distance(W, centered),
+    'nc2h': relative_distance(centered @ centered.T, etf),
+    'nc2w': relative_distance(W @ W.T, etf),
+    'w_norm': np.linalg.norm(W, axis=1).mean(),
+    'h_norm': np.linalg.norm(centered, axis=1).mean(),
+    'ncc_accuracy': (distances.argmin(1) == labels).mean(),
+  }
+
+
+@pytest.mark.parametrize('count', [1, 4])
+def test_agrees_with_the_definitions_on_the_same_features(
+  train, tmp_path, count
+):
+  """Both splits, both sets of weights; train images are not augmented."""
+  changes = ON | {'ema_decay': 0.5}
+  run, _ = train(tmp_path / 'run', devices=count, **changes)
+  found = diagnostics_of(tmp_path / 'run')[-4:]
+  assert [(r['split'], r['weights']) for r in found] == [
+    ('train', 'raw'),
+    ('train', 'ema'),
+    ('test', 'raw'),
+    ('test', 'ema'),
+  ]
+  state, _ = last_state(run, tmp_path / 'run')
+  step = run.devices.map(run.extract_step())
+  sources = {'train': run.train_source, 'test': run.eval_source}
+  for record in found:
+    variables = state.variables(ema=record['weights'] == 'ema')
+    batches = list(
+      extract(
+        step,
+        run.devices.replicate(variables),
+        run.eval_batches(sources[record['split']]),
+        run.devices,
+      )
+    )
+    expected = reference(
+      *(
+        np.concatenate([b[name] for b in batches])
+        for name in ('logits', 'features', 'labels')
+      ),
+      variables['params']['head']['kernel'].T,
+    )
+    assert expected.keys() == record.keys() - {
+      'kind',
+      'step',
+      'epoch',
+      'split',
+      'weights',
+    }
+    assert record['step'] == 10
+    for name, value in expected.items():
+      assert record[name] == pytest.approx(value, rel=1e-4), name
+    assert record['accuracy'] == expected['accuracy']
+  # Different weights and splits have different numbers.
+  assert len({r['nc1'] for r in found}) == 4
+
+
+def test_is_written_when_asked_and_at_the_end(train, tmp_path, monkeypatch):
+  events = []
+  write = loop.Tensorboard.write
+
+  def recorded(self, record):
+    events.append(record)
+    write(self, record)
+
+  monkeypatch.setattr(loop.Tensorboard, 'write', recorded)
+  train(tmp_path / 'run', **ON)
+  lines = timeless(tmp_path / 'run')
+  assert [(r['kind'], r['step'], r.get('split')) for r in lines] == [
+    ('train', 2, None),
+    ('train', 4, None),
+    ('diagnostics', 4, 'train'),
+    ('diagnostics', 4, 'test'),
+    ('eval', 5, 'test'),
+    ('train', 6, None),
+    ('train', 8, None),
+    ('diagnostics', 8, 'train'),
+    ('diagnostics', 8, 'test'),
+    ('train', 10, None),
+    ('eval', 10, 'test'),
+    ('diagnostics', 10, 'train'),
+    ('diagnostics', 10, 'test'),
+  ]
+  evaluation, _, test = lines[-3:]
+  for name in ('examples', 'accuracy', 'nll', 'ece'):
+    assert test[name] == evaluation[name]
+  assert all(math.isfinite(test[name]) for name in COLLAPSE)
+  assert Workdir(tmp_path / 'run').metrics() == events
+
+
+def test_changes_nothing_of_the_training(train, tmp_path):
+  run, _ = train(tmp_path / 'off')
+  train(tmp_path / 'on', **ON)
+  assert_same_bits(
+    last_state(run, tmp_path / 'off'), last_state(run, tmp_path / 'on')
+  )
+  rest = [r for r in timeless(tmp_path / 'on') if r['kind'] != 'diagnostics']
+  assert rest == timeless(tmp_path / 'off')
+
+
+@pytest.mark.parametrize('step', [4, 5, 8])
+def test_resuming_is_exact(train, tmp_path, monkeypatch, step):
+  """Lines after the checkpoints of steps 3 and 6 are written again."""
+  run, _ = train(tmp_path / 'whole', **ON)
+  batches = setup.Run.train_batches
+
+  def ending(self, start_step):
+    for i, batch in enumerate(batches(self, start_step), start_step):
+      if i == step:
+        raise KeyboardInterrupt
+      yield batch
+
+  with monkeypatch.context() as patch:
+    patch.setattr(setup.Run, 'train_batches', ending)
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path / 'cut', **ON)
+  train(tmp_path / 'cut', **ON)
+  assert_same_bits(
+    last_state(run, tmp_path / 'whole'), last_state(run, tmp_path / 'cut')
+  )
+  assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
+
+
+def test_a_class_without_examples_ends_no_training(
+  train, tmp_path, monkeypatch, capfd
+):
+  """Said once, and null in the records; the rest is measured."""
+  build = setup.build
+
+  def without_threes(*args, **kwargs):
+    run = build(*args, **kwargs)
+    examples = map(run.eval_source.__getitem__, range(355))
+    kept = [e for e in examples if e['label'] != 3]
+    source = data.ArraySource(
+      np.stack([e['image'] for e in kept]),
+      [e['label'] for e in kept],
+      num_classes=10,
+      name='digits/no threes',
+    )
+    return dataclasses.replace(run, eval_source=source)
+
+  monkeypatch.setattr(setup, 'build', without_threes)
+  train(tmp_path / 'run', **ON)
+  found = diagnostics_of(tmp_path / 'run')
+  assert len(found) == 6
+  for record in found:
+    defined = record['split'] == 'train'
+    for name in COLLAPSE:
+      assert (record[name] is not None) == defined
+    for name in ('accuracy', 'nll', 'ece'):
+      assert math.isfinite(record[name])
+  assert found[-1]['examples'] < 355
+  said = [x for x in capfd.readouterr().err.splitlines() if 'undefined' in x]
+  assert len(said) == 1
+  assert 'the neural collapse of digits/no threes is undefined: ' in said[0]
+  assert 'class 3 ' in said[0]
+
+
+def test_one_split_for_both_is_measured_once(train, tmp_path):
+  dataset = CONFIG['dataset'] | {'train_split': 'test'}
+  train(tmp_path / 'run', dataset=dataset, duration='2 steps', **ON)
+  found = diagnostics_of(tmp_path / 'run')
+  assert [(r['step'], r['split']) for r in found] == [(2, 'test')]
+
+
+def test_its_time_is_not_training(train, tmp_path, monkeypatch):
+  diagnose = loop.diagnose
+
+  def slow(*args, **kwargs):
+    time.sleep(1)
+    return diagnose(*args, **kwargs)
+
+  monkeypatch.setattr(loop, 'diagnose', slow)
+  train(tmp_path / 'run', duration='6 steps', diagnostics_every='2 steps')
+  rates = [
+    r['images_per_second']
+    for r in Workdir(tmp_path / 'run').metrics()
+    if r['kind'] == 'train'
+  ]
+  # Two steps between two lines; the two seconds in between do not count.
+  assert all(2 * CONFIG['batch_size'] / rate < 1.5 for rate in rates[1:])
+
+
+def test_a_run_from_before_there_were_diagnostics_resumes(train, tmp_path):
+  train(tmp_path / 'run', duration='3 steps')
+  path = tmp_path / 'run' / 'config.json'
+  config = json.loads(path.read_text())
+  assert config.pop('diagnostics_every', 'missing') is None
+  path.write_text(json.dumps(config))
+  train(tmp_path / 'run', duration='3 steps')
+  with pytest.raises(UsageError, match=r'diagnostics_every: None there'):
+    train(tmp_path / 'run', duration='3 steps', **ON)
