@@ -185,20 +185,39 @@ def test_changes_nothing_of_the_training(train, tmp_path):
   assert rest == timeless(tmp_path / 'off')
 
 
-@pytest.mark.parametrize('step', [4, 5, 8])
-def test_resuming_is_exact(train, tmp_path, monkeypatch, step):
-  """Lines after the checkpoints of steps 3 and 6 are written again."""
-  run, _ = train(tmp_path / 'whole', **ON)
-  batches = setup.Run.train_batches
+def interrupt_before(patch, what, number):
+  """Makes the training end in an error, before a batch or a measurement."""
+  batches, diagnose, calls = setup.Run.train_batches, loop.diagnose, []
 
-  def ending(self, start_step):
+  def ending_batches(self, start_step):
     for i, batch in enumerate(batches(self, start_step), start_step):
-      if i == step:
+      if i == number:
         raise KeyboardInterrupt
       yield batch
 
+  def ending_diagnose(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == number:
+      raise KeyboardInterrupt
+    return diagnose(*args, **kwargs)
+
+  if what == 'batch':
+    patch.setattr(setup.Run, 'train_batches', ending_batches)
+  else:
+    patch.setattr(loop, 'diagnose', ending_diagnose)
+
+
+@pytest.mark.parametrize(
+  ('what', 'number'), [('batch', 5), ('batch', 8), ('diagnose', 6)]
+)
+def test_resuming_is_exact(train, tmp_path, monkeypatch, what, number):
+  """Lines after the checkpoints of steps 3, 6 and 9 are written again.
+
+  The sixth measurement is the last one of all, at a step that is saved.
+  """
+  run, _ = train(tmp_path / 'whole', **ON)
   with monkeypatch.context() as patch:
-    patch.setattr(setup.Run, 'train_batches', ending)
+    interrupt_before(patch, what, number)
     with pytest.raises(KeyboardInterrupt):
       train(tmp_path / 'cut', **ON)
   train(tmp_path / 'cut', **ON)
@@ -251,21 +270,18 @@ def test_one_split_for_both_is_measured_once(train, tmp_path):
 
 
 def test_its_time_is_not_training(train, tmp_path, monkeypatch):
-  diagnose = loop.diagnose
+  numbers = dict.fromkeys((*COLLAPSE, 'ece'), 0.0)
 
-  def slow(*args, **kwargs):
+  def slow(*_, **__):
     time.sleep(1)
-    return diagnose(*args, **kwargs)
+    return numbers, None
 
   monkeypatch.setattr(loop, 'diagnose', slow)
-  train(tmp_path / 'run', duration='6 steps', diagnostics_every='2 steps')
-  rates = [
-    r['images_per_second']
-    for r in Workdir(tmp_path / 'run').metrics()
-    if r['kind'] == 'train'
-  ]
+  train(tmp_path / 'run', duration='4 steps', diagnostics_every='2 steps')
+  lines = Workdir(tmp_path / 'run').metrics()
+  (last,) = (r for r in lines if (r['kind'], r['step']) == ('train', 4))
   # Two steps between two lines; the two seconds in between do not count.
-  assert all(2 * CONFIG['batch_size'] / rate < 1.5 for rate in rates[1:])
+  assert 2 * CONFIG['batch_size'] / last['images_per_second'] < 1.5
 
 
 def test_a_run_from_before_there_were_diagnostics_resumes(train, tmp_path):
