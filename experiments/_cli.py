@@ -35,12 +35,19 @@ _MULTIHOST = flags.DEFINE_bool(
 )
 
 
-def run(main: Callable[[], int | None], config: str | None = None) -> None:
+def run(
+  main: Callable[..., int | None],
+  config: str | None = None,
+  *,
+  files: bool = False,
+) -> None:
   """Runs a program: parses flags, and prints a user's mistake as one line.
 
   Args:
     main: takes nothing and returns an exit code, or None for 0.
     config: the default run card, for programs with the flag --config.
+    files: whether arguments may stand beside the flags; `main` takes their
+      list then.
   """
 
   def parse(argv):
@@ -53,7 +60,7 @@ def run(main: Callable[[], int | None], config: str | None = None) -> None:
         # So that --help of the program lists them, too.
         flags.FLAGS.register_key_flag_for_module(argv[0], flag)
       rest = flags.FLAGS(argv)
-      if len(rest) > 1:
+      if len(rest) > 1 and not files:
         raise UsageError(
           f'unexpected argument {rest[1]!r}; known flags: {_known_flags()}'
         )
@@ -63,11 +70,11 @@ def run(main: Callable[[], int | None], config: str | None = None) -> None:
       _refuse(e)
     return rest
 
-  def guarded(_):
+  def guarded(argv):
     # orbax logs every save as a warning.
     logging.set_verbosity(logging.ERROR)
     try:
-      return main()
+      return main(argv[1:]) if files else main()
     except UsageError as e:
       _refuse(e)
 

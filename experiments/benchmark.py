@@ -3,6 +3,7 @@
   python -m experiments.benchmark
   python -m experiments.benchmark --suite=losses
   python -m experiments.benchmark --suite=losses --target=tpu
+  python -m experiments.benchmark --suite=diagnostics
 
 The suite `step`, the default:
 
@@ -47,6 +48,10 @@ is installed. All take turns as above.
 With --target=tpu the losses are compiled for a TPU v5e, on a machine without
 one, and nothing is timed; it needs `pip install libtpu`.
 
+The suite `diagnostics`: the calibration and the selective-classification table
+of a report, the bootstrap, and the accumulators of neural collapse beside the
+matrix products that they contain. The first three run on the host.
+
 Without flags it measures a small ResNet-18 on CPU, in a minute or two, and a
 ResNet-50 on 224x224 images elsewhere. Numbers of different machines compare
 only with the same flags.
@@ -60,7 +65,9 @@ from absl import flags
 
 from experiments import _cli
 
-_SUITE = flags.DEFINE_string('suite', 'step', 'What to measure: step, losses.')
+_SUITE = flags.DEFINE_string(
+  'suite', 'step', 'What to measure: step, losses, diagnostics.'
+)
 _OUT = flags.DEFINE_string(
   'out',
   None,
@@ -80,7 +87,8 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size',
   None,
-  'Images in a step, over all devices; 16 a device on CPU, else 256.',
+  'step: images in a step, over all devices; 16 a device on CPU, else 256. '
+  'diagnostics: rows in an update of neural collapse; 4096.',
   lower_bound=1,
 )
 _NUM_CLASSES = flags.DEFINE_integer(
@@ -96,7 +104,7 @@ _ROUNDS = flags.DEFINE_integer(
   'rounds',
   None,
   'How often the objectives take turns. step: 12. losses: what takes a minute, '
-  'but 5 to 20.',
+  'but 5 to 20. diagnostics: 5.',
   lower_bound=2,
 )
 _STEPS_PER_ROUND = flags.DEFINE_integer(
@@ -109,11 +117,18 @@ _STEPS_PER_ROUND = flags.DEFINE_integer(
 _SHAPES = flags.DEFINE_list(
   'shapes',
   None,
-  'losses: examples x classes, 4096x1000,1024x21843,8192x32000.',
+  'Examples x classes. losses: 4096x1000,1024x21843,8192x32000. diagnostics: '
+  '50000x1000.',
 )
 _LOSSES = flags.DEFINE_list('losses', None, 'losses: some of them; all.')
 _TARGET = flags.DEFINE_string(
   'target', 'here', 'losses: here, or tpu to compile for a TPU without one.'
+)
+_FEATURES = flags.DEFINE_integer(
+  'features', None, 'diagnostics: of an example; 2048.', lower_bound=1
+)
+_RESAMPLES = flags.DEFINE_integer(
+  'resamples', None, 'diagnostics: of the bootstrap; 1000.', lower_bound=1
 )
 
 
@@ -123,7 +138,7 @@ class Suite(NamedTuple):
   Attributes:
     measure: returns the settings and the results, as JSON knows them.
     describe: the text to print, of the whole record.
-    flags: those that are its own, by name.
+    flags: those that not all suites have, by name.
     advice: what to do where the memory is not enough.
     prepare: is called before jax is imported.
   """
@@ -185,6 +200,25 @@ def _describe_losses(record):
   return _benchmark_loss_report.describe(record)
 
 
+def _measure_diagnostics():
+  from experiments import _benchmark_diagnostics
+
+  settings = _benchmark_diagnostics.choose_settings(
+    shapes=_SHAPES.value,
+    features=_FEATURES.value,
+    batch_size=_BATCH_SIZE.value,
+    resamples=_RESAMPLES.value,
+    rounds=_ROUNDS.value,
+  )
+  return _benchmark_diagnostics.measure(settings)
+
+
+def _describe_diagnostics(record):
+  from experiments import _benchmark_diagnostics
+
+  return _benchmark_diagnostics.describe(record)
+
+
 SUITES = {
   'step': Suite(
     _measure_step,
@@ -198,6 +232,12 @@ SUITES = {
     advice='try smaller --shapes',
     prepare=_prepare_losses,
   ),
+  'diagnostics': Suite(
+    _measure_diagnostics,
+    _describe_diagnostics,
+    flags=('shapes', 'batch_size', 'features', 'resamples'),
+    advice='try smaller --shapes',
+  ),
 }
 
 
@@ -206,10 +246,12 @@ def _chosen_suite():
     raise _cli.UsageError(
       f'unknown suite {_SUITE.value!r}; known: {", ".join(SUITES)}'
     )
-  for name, suite in SUITES.items():
-    for flag in suite.flags:
-      if name != _SUITE.value and flags.FLAGS[flag].present:
-        raise _cli.UsageError(f'--{flag} belongs to --suite={name}')
+  for flag in {flag for suite in SUITES.values() for flag in suite.flags}:
+    owners = [name for name, suite in SUITES.items() if flag in suite.flags]
+    if _SUITE.value not in owners and flags.FLAGS[flag].present:
+      raise _cli.UsageError(
+        f'--{flag} belongs to --suite={" or ".join(owners)}'
+      )
   return SUITES[_SUITE.value]
 
 

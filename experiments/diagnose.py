@@ -1,0 +1,124 @@
+"""Measures what the papers measure, from anyone's logits, onto one page.
+
+  python -m experiments.diagnose ce.npz ls.npz maxsup.npz --out=report
+
+Each file holds the `logits` [N, K] and `labels` [N] of one model and, where
+there are any, its `features` [N, D], the `weights` [K, D] and `bias` [K] of its
+last layer; `python -m experiments.extract` writes them, numpy.savez does, too.
+The first model is the one that the others are compared with. --train names the
+files of the training split, in the same order.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from experiments import _cli
+
+_OUT = flags.DEFINE_string(
+  'out', None, 'The directory of the report; it is made.'
+)
+_OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Replace the report that is in --out.'
+)
+_TRAIN = flags.DEFINE_list(
+  'train', [], 'Files of the training split, one for each model.'
+)
+_NAMES = flags.DEFINE_list(
+  'names', [], 'What to call the models, one name for each.'
+)
+_SECTIONS = flags.DEFINE_list('sections', [], 'Only these; by default all.')
+_HELD_OUT = flags.DEFINE_float(
+  'held_out',
+  0.2,
+  'The share of the examples on which temperatures, norms and thresholds are '
+  'chosen; they are reported on the others.',
+)
+_SEEDS = flags.DEFINE_list(
+  'seeds',
+  ['0', '1', '2', '3', '4'],
+  'Of the splits into held-out and other examples; the first one seeds the '
+  'bootstrap, too.',
+)
+_RESAMPLES = flags.DEFINE_integer(
+  'resamples', 1000, 'Of the bootstrap; 0 for no intervals.'
+)
+_LEVEL = flags.DEFINE_float('level', 0.95, 'Of the intervals.')
+_BINS = flags.DEFINE_integer('bins', 15, 'Of the calibration errors.')
+_CLASSES = flags.DEFINE_list(
+  'classes', ['0', '1', '2'], 'The three classes of the projections.'
+)
+_ALPHA = flags.DEFINE_float(
+  'alpha', 0.1, 'The strength for which the pressure on logits is drawn.'
+)
+
+
+def main(paths):
+  from tqdm import tqdm
+
+  from maxsup_jax.reports import archive, report
+  from maxsup_jax.reports.measured import Measured
+  from maxsup_jax.training.provenance import provenance
+
+  if not paths:
+    raise _cli.UsageError('which .npz files? See --help')
+  if _OUT.value is None:
+    raise _cli.UsageError('--out is needed: the directory of the report')
+  if _TRAIN.value and len(_TRAIN.value) != len(paths):
+    raise _cli.UsageError(
+      f'--train has {len(_TRAIN.value)} files; expected one for each of the '
+      f'{len(paths)} models'
+    )
+  options = _options()
+  sections = _SECTIONS.value or list(report.SECTIONS)
+  report.check_sections(sections)
+  out = Path(_OUT.value)
+  report.check_out(out, _OVERWRITE.value)
+
+  def bar(items, what):
+    return tqdm(items, what, file=sys.stderr, leave=False, dynamic_ncols=True)
+
+  outputs = archive.read_all(bar(paths, 'reading'), _NAMES.value)
+  train = [None] * len(outputs)
+  if _TRAIN.value:
+    train = archive.read_all(
+      bar(_TRAIN.value, 'reading'), [o.name for o in outputs]
+    )
+    archive.check_same_classes([outputs[0], *train])
+  models = [Measured(o, t) for o, t in zip(outputs, train)]
+  built = report.build(
+    models, options, sections, lambda items: bar(items, 'measuring')
+  )
+  page = report.write(out, built, models, options, provenance())
+  print(report.as_text(built))
+  print(page)
+  return 0
+
+
+def _options():
+  """Reads the flags, and refuses what is wrong before any file is read."""
+  from maxsup_jax.reports.measured import Options
+
+  return Options(
+    held_out=_HELD_OUT.value,
+    seeds=_whole_numbers('seeds', _SEEDS.value),
+    resamples=_RESAMPLES.value,
+    level=_LEVEL.value,
+    bins=_BINS.value,
+    classes=_whole_numbers('classes', _CLASSES.value),
+    alpha=_ALPHA.value,
+  )
+
+
+def _whole_numbers(flag, texts):
+  try:
+    return tuple(int(t) for t in texts)
+  except ValueError:
+    raise _cli.UsageError(
+      f'--{flag}={",".join(texts)}: expected whole numbers'
+    ) from None
+
+
+if __name__ == '__main__':
+  _cli.run(main, files=True)

@@ -1,0 +1,133 @@
+"""How all figures look, and how they become files."""
+
+import base64
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLORS = (
+  '#000000',
+  '#E69F00',
+  '#0072B2',
+  '#CC79A7',
+  '#009E73',
+  '#D55E00',
+  '#56B4E9',
+  '#8C6D00',
+)
+# So that lines differ on paper without colours, too.
+LINES = ('-', '--', '-.', ':', (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '*')
+CORRECT, WRONG = '#0072B2', '#D55E00'
+WIDTH = 7.2  # inches, of a figure as wide as the text
+
+_SETTINGS = {
+  'font.size': 9,
+  'axes.titlesize': 9.5,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'grid.color': '#dddddd',
+  'grid.linewidth': 0.6,
+  'legend.frameon': True,
+  'legend.framealpha': 0.85,
+  'legend.edgecolor': 'none',
+  'legend.fontsize': 8,
+  'lines.linewidth': 1.4,
+  'figure.constrained_layout.use': True,
+  # Letters as shapes: the page looks the same whatever fonts there are.
+  'svg.fonttype': 'path',
+  # The same figure gives the same bytes.
+  'svg.hashsalt': 'maxsup_jax',
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+  """The settings of all figures; use it while drawing and while saving."""
+  with matplotlib.rc_context(_SETTINGS):
+    yield
+
+
+def color(i: int) -> str:
+  """The colour of the i-th model."""
+  return COLORS[i % len(COLORS)]
+
+
+def line(i: int) -> dict:
+  """Colour and dashes of the i-th model's lines."""
+  return {'color': color(i), 'linestyle': LINES[i % len(LINES)]}
+
+
+def marker(i: int) -> str:
+  """The marker of the i-th model."""
+  return MARKERS[i % len(MARKERS)]
+
+
+def panels(
+  count: int, *, columns: int = 3, height: float = 2.6, **kwargs
+) -> tuple[Figure, list[Axes]]:
+  """A figure of equal panels, row by row.
+
+  Args:
+    count: how many.
+    columns: at most so many in a row.
+    height: of a row, in inches.
+    **kwargs: for `Figure.subplots`.
+
+  Returns:
+    The figure and its panels; unused places are empty.
+  """
+  columns = min(columns, count)
+  rows = -(-count // columns)
+  # A single panel need not be as wide as the text.
+  width = WIDTH * (0.62 if columns == 1 else 1)
+  figure = Figure(figsize=(width, height * rows))
+  axes = figure.subplots(rows, columns, squeeze=False, **kwargs).ravel()
+  for unused in axes[count:]:
+    unused.set_visible(False)
+  return figure, list(axes[:count])
+
+
+def thin(*arrays: np.ndarray, limit: int = 1500) -> Sequence[np.ndarray]:
+  """Keeps so many points of a curve as can be seen, dense at its start."""
+  n = len(arrays[0])
+  if n <= limit:
+    return arrays
+  keep = np.unique(
+    np.concatenate(
+      [
+        np.linspace(0, n - 1, limit // 2),
+        np.geomspace(1, n, limit // 2) - 1,
+      ]
+    ).astype(int)
+  )
+  return [a[keep] for a in arrays]
+
+
+def svg(figure: Figure) -> bytes:
+  """The figure as SVG, the same bytes each time."""
+  out = io.BytesIO()
+  with style():
+    figure.savefig(out, format='svg', metadata={'Date': None})
+  return out.getvalue()
+
+
+def png(figure: Figure, dpi: int = 200) -> bytes:
+  """The figure as PNG."""
+  out = io.BytesIO()
+  with style():
+    figure.savefig(out, format='png', dpi=dpi, metadata={'Software': None})
+  return out.getvalue()
+
+
+def data_address(svg_bytes: bytes) -> str:
+  """An SVG as an address that holds it."""
+  return 'data:image/svg+xml;base64,' + base64.b64encode(svg_bytes).decode()

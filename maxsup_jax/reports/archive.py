@@ -1,0 +1,257 @@
+"""The .npz files that a report is made from: anyone's logits and labels.
+
+| array | shape | |
+|---|---|---|
+| `logits` | `[N, K]` float | needed |
+| `labels` | `[N]` integer | needed |
+| `features` | `[N, D]` float | the penultimate features |
+| `weights` | `[K, D]` float | of the last layer, a row for each class |
+| `bias` | `[K]` float | of the last layer |
+| `class_names` | `[K]` str | |
+| `metadata` | str | a JSON object: `name`, `dataset`, `split`, `objective` … |
+| `history` | str | a JSON list: the lines of a run's `metrics.jsonl` |
+
+`python -m experiments.extract` writes them; `numpy.savez` does, too.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import _checks
+
+ARRAYS = ('logits', 'labels', 'features', 'weights', 'bias')
+_KNOWN = (*ARRAYS, 'class_names', 'metadata', 'history')
+# Logits of a head computed in bfloat16 differ from its weights by this much.
+_HEAD_TOLERANCE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+  """What a classifier gave for the examples of one split.
+
+  Attributes:
+    name: what the report calls the model.
+    path: the file.
+    logits: `[N, K]`, K at least 2.
+    labels: int64 `[N]`.
+    features: `[N, D]`, or None.
+    weights: `[K, D]`, or None.
+    bias: `[K]`, or None.
+    class_names: K names, or None.
+    metadata: what is known about the run.
+    history: the lines of its `metrics.jsonl`.
+    head_error: the largest difference between the logits and
+      `features @ weights.T + bias`, over the standard deviation of the logits,
+      on some examples; None if something of it is not there. Where it is not
+      small, the classifier is not this linear layer.
+  """
+
+  name: str
+  path: str
+  logits: np.ndarray
+  labels: np.ndarray
+  features: np.ndarray | None = None
+  weights: np.ndarray | None = None
+  bias: np.ndarray | None = None
+  class_names: tuple[str, ...] | None = None
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  history: Sequence[Mapping[str, Any]] = ()
+  head_error: float | None = None
+
+  @property
+  def num_examples(self) -> int:
+    """N."""
+    return len(self.labels)
+
+  @property
+  def num_classes(self) -> int:
+    """K."""
+    return self.logits.shape[1]
+
+  @property
+  def linear(self) -> bool:
+    """Whether the logits are those of the features and the weights."""
+    return self.head_error is not None and self.head_error < _HEAD_TOLERANCE
+
+  def class_name(self, k: int) -> str:
+    """The name of a class, or its number."""
+    return self.class_names[k] if self.class_names else f'class {k}'
+
+
+def read(path: str | os.PathLike, name: str | None = None) -> Outputs:
+  """Reads and checks a file.
+
+  Args:
+    path: of an .npz file.
+    name: what to call the model; by default what its metadata say, or the
+      file's name.
+
+  Returns:
+    Its content.
+
+  Raises:
+    UsageError: one line, which names the file and what is wrong with it.
+  """
+  arrays, others = _arrays(path)
+  for needed in ('logits', 'labels'):
+    if needed not in arrays:
+      raise UsageError(
+        f'{path} has no array {needed!r}; it has '
+        f'{", ".join([*arrays, *others]) or "none"}'
+      )
+  try:
+    return _checked(Path(path), name, arrays)
+  except UsageError as e:
+    raise UsageError(f'{path}: {e}') from None
+
+
+def _arrays(
+  path: str | os.PathLike,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """The arrays of a file that have a meaning here, and the others' names."""
+  try:
+    with open(path, 'rb') as stream:
+      file = np.load(stream, allow_pickle=False)
+      if not isinstance(file, np.lib.npyio.NpzFile):
+        raise UsageError(f'{path} is not an npz file of named arrays')
+      with file:
+        return (
+          {k: file[k] for k in file.files if k in _KNOWN},
+          [k for k in file.files if k not in _KNOWN],
+        )
+  except UsageError:
+    raise
+  except FileNotFoundError:
+    raise UsageError(f'no file {path}') from None
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    raise UsageError(
+      f'{path} cannot be read as an npz file of plain arrays ({e})'
+    ) from None
+
+
+def _checked(
+  path: Path, name: str | None, arrays: dict[str, np.ndarray]
+) -> Outputs:
+  logits, labels = _checks.logits_and_labels(arrays['logits'], arrays['labels'])
+  K = logits.shape[1]
+  features = weights = bias = None
+  if 'features' in arrays:
+    features = _checks.matrix(arrays['features'], 'features')
+    _checks.same_length(logits=logits, features=features)
+  if 'weights' in arrays:
+    weights = _checks.matrix(arrays['weights'], 'weights')
+    if len(weights) != K or (
+      features is not None and weights.shape[1] != features.shape[1]
+    ):
+      D = '' if features is None else f' = [{K}, {features.shape[1]}]'
+      raise UsageError(
+        f'weights has the shape {weights.shape}; expected [classes, features]'
+        f'{D}, a row for each class'
+      )
+  if 'bias' in arrays:
+    bias = _checks.finite(arrays['bias'], 'bias')
+    if bias.shape != (K,):
+      raise UsageError(f'bias has the shape {bias.shape}; expected ({K},)')
+  class_names = None
+  if 'class_names' in arrays:
+    class_names = tuple(str(c) for c in np.ravel(arrays['class_names']))
+    if len(class_names) != K:
+      raise UsageError(
+        f'class_names has {len(class_names)} names; there are {K} classes'
+      )
+  metadata = _json(arrays, 'metadata', dict)
+  return Outputs(
+    name=name or str(metadata.get('name') or path.stem),
+    path=str(path),
+    logits=logits,
+    labels=labels,
+    features=features,
+    weights=weights,
+    bias=bias,
+    class_names=class_names,
+    metadata=metadata,
+    history=_json(arrays, 'history', list),
+    head_error=_head_error(logits, features, weights, bias),
+  )
+
+
+def _json(arrays: dict[str, np.ndarray], key: str, kind: type) -> Any:
+  if key not in arrays:
+    return kind()
+  try:
+    value = json.loads(str(arrays[key]))
+  except ValueError as e:
+    raise UsageError(f'{key} is not JSON ({e})') from None
+  if not isinstance(value, kind):
+    raise UsageError(f'{key} is a JSON {type(value).__name__}, not a {kind}')
+  return value
+
+
+def _head_error(logits, features, weights, bias):
+  if features is None or weights is None:
+    return None
+  some = slice(None, None, -(-len(logits) // 1000))
+  computed = features[some].astype(np.float64) @ weights.T.astype(np.float64)
+  if bias is not None:
+    computed += bias
+  scale = logits[some].std(dtype=np.float64)
+  error = np.abs(computed - logits[some]).max()
+  return float(error / scale) if scale else (0.0 if not error else np.inf)
+
+
+def read_all(
+  paths: Sequence[str | os.PathLike], names: Sequence[str] = ()
+) -> list[Outputs]:
+  """Reads the files of a report: models that can be compared.
+
+  Args:
+    paths: of .npz files.
+    names: one for each, or none.
+
+  Returns:
+    Their contents, with distinct names and the same number of classes.
+
+  Raises:
+    UsageError: one line.
+  """
+  if names and len(names) != len(paths):
+    raise UsageError(f'{len(names)} names for {len(paths)} files')
+  models = [read(p, n) for p, n in zip(paths, names or [None] * len(paths))]
+  taken = [m.name for m in models]
+  if len(set(taken)) < len(taken):
+    if names:
+      raise UsageError(f'the names are not distinct: {", ".join(taken)}')
+    # Files of different runs with one name: number them.
+    models = [
+      dataclasses.replace(m, name=f'{m.name} {taken[: i + 1].count(m.name)}')
+      if taken.count(m.name) > 1
+      else m
+      for i, m in enumerate(models)
+    ]
+    if len({m.name for m in models}) < len(models):
+      raise UsageError('the files have equal names; give them distinct ones')
+  check_same_classes(models)
+  return models
+
+
+def check_same_classes(models: Sequence[Outputs]) -> None:
+  """Refuses files with different numbers of classes."""
+  for m in models[1:]:
+    if m.num_classes != models[0].num_classes:
+      raise UsageError(
+        f'{m.path} has {m.num_classes} classes, {models[0].path} '
+        f'{models[0].num_classes}; models of one report share their classes'
+      )
+
+
+def paired(models: Sequence[Outputs]) -> bool:
+  """Whether all models saw the same examples, as far as labels tell."""
+  return all(np.array_equal(models[0].labels, m.labels) for m in models)

@@ -1,0 +1,133 @@
+"""What a report consists of: sections of text, tables and figures."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as MatplotlibFigure
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A paragraph."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+  """A paragraph that says what is missing, and why."""
+
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A cell of a table.
+
+  Attributes:
+    value: what it says.
+    details: smaller lines below it.
+    mark: '' or how it compares, 'better' or 'worse', where an interval excludes
+      zero; the last two details are then the difference and its interval.
+    best: whether to set it off as the best of its kind.
+  """
+
+  value: str
+  details: Sequence[str] = ()
+  mark: str = ''
+  best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table; the first cell of a row is its heading."""
+
+  columns: Sequence[str]
+  rows: Sequence[Sequence[str | Cell]]
+  caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """A figure.
+
+  Attributes:
+    name: of its files, without suffix.
+    figure: drawn.
+    caption: what it shows, for which data and by which convention.
+  """
+
+  name: str
+  figure: MatplotlibFigure
+  caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A part of the report.
+
+  Attributes:
+    name: as in --sections and in results.json.
+    title: its heading.
+    blocks: what the page shows.
+    numbers: for results.json: nested mappings, lists, numbers, strings.
+    curves: for the CSV files: a name, and columns of equal length.
+  """
+
+  name: str
+  title: str
+  blocks: Sequence[Text | Note | Table | Figure]
+  numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  curves: Mapping[str, Mapping[str, Sequence]] = dataclasses.field(
+    default_factory=dict
+  )
+
+
+class Curves:
+  """Collects rows of equal columns for a CSV file."""
+
+  def __init__(self):
+    self.columns: dict[str, list] = {}
+
+  def add(self, length: int, **columns) -> None:
+    """Adds so many rows; a single value is repeated."""
+    for name, values in columns.items():
+      single = isinstance(values, str) or np.ndim(values) == 0
+      values = [values] * length if single else list(np.asarray(values))
+      assert len(values) == length, (name, len(values), length)
+      self.columns.setdefault(name, []).extend(values)
+
+
+def percent(value: float | None) -> str:
+  """A share as a percentage; '—' where it is undefined.
+
+  With two decimals, or with so many that a small one keeps two digits.
+  """
+  if undefined(value):
+    return '—'
+  size = abs(100 * value)
+  # What is below is noise of float64, or as good as zero.
+  if size < 1e-7:
+    return '0%'
+  decimals = max(2, 1 - math.floor(math.log10(size)))
+  return f'{100 * value:.{decimals}f}%'
+
+
+def number(value: float | None, digits: int = 4) -> str:
+  """A number with so many significant digits; '—' where it is undefined."""
+  if undefined(value):
+    return '—'
+  if value == 0:
+    return '0'
+  if not 1e-4 <= abs(value) < 1e6:
+    return f'{value:.2e}'
+  decimals = digits - 1 - math.floor(math.log10(abs(value)))
+  return f'{value:.{max(0, decimals)}f}'
+
+
+def undefined(value: float | None) -> bool:
+  """Whether there is no such number."""
+  return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,203 @@
+"""The section on the logits: their densities, and the pressure on the top."""
+
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import representation, selective
+from maxsup_jax.reports import _style, blocks
+from maxsup_jax.reports.blocks import Curves, Figure, Note, Section, Table
+from maxsup_jax.reports.measured import Measured, Options, describe
+
+NAME, TITLE = 'logits', 'Logits and gradients'
+_NEAR_ZERO = (0.001, 0.01, 0.1)
+
+
+def section(models: list[Measured], options: Options) -> Section:
+  """Builds the section."""
+  data = describe(models)
+  notes, densities, numbers = [], {}, {}
+  for m in models:
+    numbers[m.name] = _numbers(m)
+    try:
+      densities[m.name] = representation.logit_density(m.outputs.logits)
+    except UsageError as e:
+      notes.append(Note(f'{m.name} has no density of logits: {e}.'))
+    try:
+      stability = representation.stability(m.outputs.logits, m.outputs.labels)
+      numbers[m.name]['stability'] = stability.value
+    except UsageError as e:
+      notes.append(Note(f'{m.name} has no stability: {e}.'))
+  profiles = {
+    m.name: selective.max_logit_given_confidence(
+      m.outputs.logits, m.outputs.labels
+    )
+    for m in models
+  }
+  density_csv, profile_csv = Curves(), Curves()
+  for name, (grid, density) in densities.items():
+    density_csv.add(len(grid), model=name, logit=grid, density=density)
+  for name, p in profiles.items():
+    profile_csv.add(
+      len(p.confidence),
+      model=name,
+      confidence=p.confidence,
+      **{
+        f'{group}_{what}': getattr(getattr(p, group), what)
+        for group in ('correct', 'wrong')
+        for what in ('mean', 'std', 'count')
+      },
+    )
+  figures = []
+  if densities:
+    figures.append(
+      Figure(
+        'logit_density',
+        _densities(models, densities),
+        f'Densities of all logits of all examples. {data}. Kernel density '
+        "estimate of pooled logits, with Scott's bandwidth; the range is cut "
+        'where less than 0.1% of the logits lie beyond.',
+      )
+    )
+  return Section(
+    NAME,
+    TITLE,
+    [
+      Figure(
+        'max_logit',
+        _profiles(models, profiles),
+        'Top logit at equal confidence. '
+        f'{data}. Mean and standard deviation of the top logit of correct and '
+        'of wrong predictions in a window of width 0.05 over the maximum '
+        'softmax probability; nothing is drawn where the window holds fewer '
+        'than two examples. Where label smoothing presses harder on what is '
+        'right, correct predictions lie below wrong ones.',
+      ),
+      Figure(
+        'suppression',
+        _pressure(models[0].outputs.num_classes, options.alpha),
+        'Pressure on the top logit. Computed, not measured: expected gradient '
+        'of the regularizer with respect to the top logit, over α, for '
+        f'K = {models[0].outputs.num_classes:,} classes, as a function of the '
+        'probability that the prediction is wrong. Positive values push it '
+        'down. LS: 1 − P(error) − 1/K. MaxSup: 1 − 1/K, whatever the '
+        'probability. Soft targets: 1 − P(error) − q, where q is what the soft '
+        'target gives the top class; calibrated ones have no pressure.',
+      ),
+      *figures,
+      _table(numbers, data),
+      *notes,
+    ],
+    numbers,
+    {'logit_density': density_csv.columns, 'max_logit': profile_csv.columns},
+  )
+
+
+def _profiles(models, profiles):
+  with _style.style():
+    figure, axes = _style.panels(len(models), height=2.6, sharex=True)
+    for m, ax in zip(models, axes):
+      p = profiles[m.name]
+      for group, color, style in (
+        ('correct', _style.CORRECT, '-'),
+        ('wrong', _style.WRONG, '--'),
+      ):
+        windows = getattr(p, group)
+        several = windows.count > 1
+        mean = np.where(several, windows.mean, np.nan)
+        std = np.where(several, windows.std, np.nan)
+        ax.plot(p.confidence, mean, style, color=color, label=group)
+        ax.fill_between(
+          p.confidence,
+          mean - std,
+          mean + std,
+          color=color,
+          alpha=0.18,
+          linewidth=0,
+        )
+      ax.set_title(m.name)
+      ax.set_xlabel('maximum softmax probability')
+    axes[0].set_ylabel('top logit')
+    axes[0].legend(loc='best')
+  return figure
+
+
+def _pressure(K: int, alpha: float):
+  error = np.linspace(0, 1, 101)
+  with _style.style():
+    figure, (ax,) = _style.panels(1, height=2.7)
+    for target, label, i in (
+      ('ls', 'label smoothing', 1),
+      ('maxsup', 'MaxSup', 2),
+    ):
+      value = selective.expected_suppression(error, K, alpha, target=target)
+      ax.plot(error, value / alpha, label=label, **_style.line(i))
+    value = selective.expected_suppression(
+      error, K, alpha, target='soft', top_probability=1 - error
+    )
+    ax.plot(error, value / alpha, label='calibrated soft', **_style.line(4))
+    ax.axhline(0, color='#888888', linewidth=0.8)
+    ax.set_xlabel('P(error)')
+    ax.set_ylabel('gradient on the top logit / α')
+    ax.set_xlim(0, 1)
+    ax.legend(loc='lower left')
+  return figure
+
+
+def _densities(models, densities):
+  with _style.style():
+    figure, (ax,) = _style.panels(1, height=2.7)
+    low, high = [], []
+    for i, m in enumerate(models):
+      if m.name not in densities:
+        continue
+      grid, density = densities[m.name]
+      ax.plot(grid, density, label=m.name, **_style.line(i))
+      ax.fill_between(
+        grid, density, color=_style.color(i), alpha=0.12, linewidth=0
+      )
+      below = np.cumsum(density) / density.sum()
+      low.append(grid[np.searchsorted(below, 0.0005)])
+      high.append(grid[np.searchsorted(below, 0.9995)])
+    ax.set_xlim(min(low), max(high))
+    ax.set_ylim(0)
+    ax.legend()
+    ax.set_xlabel('logit')
+    ax.set_ylabel('density')
+  return figure
+
+
+def _numbers(m: Measured) -> dict[str, float]:
+  logits = m.outputs.logits
+  record = {
+    'mean_top_logit': float(logits.max(1).mean(dtype=np.float64)),
+    'mean_logit': float(logits.mean(dtype=np.float64)),
+    'std_logit': float(logits.std(dtype=np.float64)),
+  }
+  for threshold in _NEAR_ZERO:
+    share = representation.near_zero_share(logits, threshold=threshold)
+    record[f'near_zero_share_{threshold:g}'] = float(share.mean())
+  return record
+
+
+def _table(numbers, data: str) -> Table:
+  titles = {
+    'mean_top_logit': ('mean top logit', blocks.number),
+    'mean_logit': ('mean logit', blocks.number),
+    'std_logit': ('standard deviation of the logits', blocks.number),
+    **{
+      f'near_zero_share_{t:g}': (f'logits within ±{t:g}', blocks.percent)
+      for t in _NEAR_ZERO
+    },
+    'stability': ('stability (Shen et al.)', blocks.number),
+  }
+  return Table(
+    ['', *numbers],
+    [
+      [title, *[form(r.get(key)) for r in numbers.values()]]
+      for key, (title, form) in titles.items()
+    ],
+    f'{data}. Logits within a threshold of zero: mean over the examples of the '
+    'share of the classes. Stability: 1 minus the mean variance of the '
+    'predicted distributions within a class; closer to 1 means that examples '
+    'of a class look more alike to the classifier.',
+  )

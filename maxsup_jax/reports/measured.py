@@ -1,0 +1,131 @@
+"""What several sections of a report need of a model, computed once."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import calibration, selective
+from maxsup_jax.reports.archive import Outputs
+
+RISK = 0.05
+COVERAGE = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to measure.
+
+  Attributes:
+    held_out: the share of the examples on which temperatures, norms and
+      thresholds are chosen.
+    seeds: of the splits into held-out and other examples; the first one also
+      seeds the bootstrap.
+    resamples: of the bootstrap; 0 for no intervals.
+    level: of the intervals.
+    bins: of the reliability diagrams and calibration errors.
+    classes: the three classes of the projections.
+    alpha: the strength for which the pressure on the top logit is drawn.
+  """
+
+  held_out: float = 0.2
+  seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+  resamples: int = 1000
+  level: float = 0.95
+  bins: int = 15
+  classes: tuple[int, int, int] = (0, 1, 2)
+  alpha: float = 0.1
+
+  def __post_init__(self):
+    for ok, text in (
+      (0 < self.held_out < 1, f'held_out is {self.held_out}; expected a share'),
+      (self.seeds and min(self.seeds) >= 0, f'seeds are {self.seeds}'),
+      (self.resamples >= 0, f'resamples is {self.resamples}; expected >= 0'),
+      (0 < self.level < 1, f'level is {self.level}; expected a share'),
+      (self.bins >= 1, f'bins is {self.bins}; expected at least 1'),
+      (
+        len(set(self.classes)) == 3 == len(self.classes),
+        f'classes are {self.classes}; expected three different ones',
+      ),
+      (self.alpha > 0, f'alpha is {self.alpha}; expected more than 0'),
+    ):
+      if not ok:
+        raise UsageError(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """A model with what was computed from it.
+
+  Attributes:
+    outputs: of the split that the report is about.
+    train: of the training split, or None.
+  """
+
+  outputs: Outputs
+  train: Outputs | None = None
+
+  @property
+  def name(self) -> str:
+    """What the report calls it."""
+    return self.outputs.name
+
+  @functools.cached_property
+  def examples(self) -> calibration.PerExample:
+    """Confidence, correctness, NLL and Brier score of every example."""
+    return calibration.per_example(self.outputs.logits, self.outputs.labels)
+
+  @functools.cached_property
+  def errors(self) -> np.ndarray:
+    """True where the prediction is wrong, `[N]`."""
+    return ~self.examples.correct
+
+  @functools.cached_property
+  def scores(self) -> dict[str, np.ndarray]:
+    """Every confidence score, `[N]` each."""
+    return selective.scores(self.outputs.logits, tuple(selective.SCORES))
+
+  def ranking(self, score: str = 'msp') -> selective.Ranking:
+    """The examples ordered by a score."""
+    if score not in self._rankings:
+      self._rankings[score] = selective.Ranking(self.scores[score], self.errors)
+    return self._rankings[score]
+
+  @functools.cached_property
+  def _rankings(self) -> dict[str, selective.Ranking]:
+    return {}
+
+
+def splits(n: int, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Splits n examples, once for each seed, into held-out and other ones."""
+  count = min(max(1, round(options.held_out * n)), n - 1)
+  orders = [np.random.default_rng(s).permutation(n) for s in options.seeds]
+  return [(np.sort(o[:count]), np.sort(o[count:])) for o in orders]
+
+
+def describe(models: list[Measured], *, train: bool = False) -> str:
+  """The data in one line, for captions.
+
+  Args:
+    models: of a report.
+    train: whether what is described shows the training split, too.
+  """
+  outputs = [m.outputs for m in models]
+  text = _data(outputs)
+  trained = [m.train for m in models if m.train is not None]
+  if train and trained:
+    text += f'; training split: {_data(trained)}'
+  return f'{text}, {outputs[0].num_classes:,} classes'
+
+
+def _data(outputs: list[Outputs]) -> str:
+  sets = dict.fromkeys(
+    ', '.join(
+      str(o.metadata[k]) for k in ('dataset', 'split') if o.metadata.get(k)
+    )
+    for o in outputs
+  )
+  named = '; '.join(filter(None, sets))
+  counts = ' / '.join(dict.fromkeys(f'{o.num_examples:,}' for o in outputs))
+  return f'{named + ": " if named else ""}{counts} examples'

@@ -1,0 +1,167 @@
+"""The section with pictures of the features of three classes."""
+
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import projection
+from maxsup_jax.reports import _style
+from maxsup_jax.reports.archive import Outputs
+from maxsup_jax.reports.blocks import Curves, Figure, Note, Section
+from maxsup_jax.reports.measured import Measured, Options
+
+NAME, TITLE = 'projection', 'Pictures of the features'
+_PER_CLASS = 100
+_CLASS_COLORS = ('#D55E00', '#009E73', '#0072B2')
+
+
+def section(models: list[Measured], options: Options) -> Section:
+  """Builds the section from the models that have features."""
+  if models[0].outputs.num_classes < 3:
+    return Section(NAME, TITLE, [Note('A plane needs three classes.')])
+  parts, csv, numbers = [], Curves(), {}
+  for kind, needs in (
+    ('template_plane', ('features', 'weights')),
+    ('mean_plane', ('features',)),
+  ):
+    drawn = {}
+    for m in models:
+      missing = [n for n in needs if getattr(m.outputs, n) is None]
+      try:
+        if missing:
+          raise UsageError(
+            f'{m.outputs.path} has no {" and no ".join(missing)}'
+          )
+        drawn[m.name] = _project(m, kind, options)
+      except UsageError as e:
+        parts.append(Note(f'{m.name}: {e}.'))
+        numbers.setdefault(m.name, {})[kind] = {'not_available': str(e)}
+    for name, panels in drawn.items():
+      for part, (points, classes) in panels.items():
+        csv.add(
+          len(points),
+          model=name,
+          plane=kind,
+          split=part,
+          label=classes,
+          x=points[:, 0],
+          y=points[:, 1],
+        )
+    if drawn:
+      names = [models[0].outputs.class_name(c) for c in options.classes]
+      parts.append(
+        Figure(
+          kind,
+          _draw(drawn, names, options),
+          _CAPTIONS[kind].format(
+            classes=', '.join(names), per_class=_PER_CLASS
+          ),
+        )
+      )
+  return Section(
+    NAME,
+    TITLE,
+    parts,
+    numbers,
+    {'projection': csv.columns} if csv.columns else {},
+  )
+
+
+def check_classes(models: list[Measured], options: Options) -> None:
+  """Refuses classes that there are not, before anything is computed."""
+  K = models[0].outputs.num_classes
+  if K > 2 and not all(0 <= c < K for c in options.classes):
+    raise UsageError(
+      f'classes are {options.classes}; expected from 0 to {K - 1}'
+    )
+
+
+_CAPTIONS = {
+  'template_plane': (
+    'Penultimate features of the classes {classes}, projected on the plane '
+    'through the three rows of the last layer, bias included, as Müller et al. '
+    '(2019) draw them; at most {per_class} examples of each class, a column '
+    'for each split. Differences of the three logits are kept exactly. The '
+    'panels of a model share their limits; those of different models do not.'
+  ),
+  'mean_plane': (
+    'Penultimate features of the classes {classes}, projected on the plane '
+    'through the three class means, centred, as the figures of Zhou et al. '
+    '(2025) were made; at most {per_class} examples of each class, a column '
+    'for each split. The panels of a model share their limits; those of '
+    'different models do not.'
+  ),
+}
+
+
+def _project(m: Measured, kind: str, options: Options) -> dict:
+  panels = {}
+  for part, outputs in (('train', m.train), ('test', m.outputs)):
+    if outputs is None or outputs.features is None:
+      continue
+    rows = _chosen(outputs, options)
+    panels[part] = outputs, rows
+  # The basis is that of the training split, where there is one.
+  outputs, rows = next(iter(panels.values()))
+  if kind == 'template_plane':
+    plane = projection.template_plane(
+      m.outputs.weights, options.classes, bias=m.outputs.bias
+    )
+  else:
+    plane = projection.class_mean_plane(
+      outputs.features[rows], outputs.labels[rows], options.classes
+    )
+  return {
+    part: (plane.project(o.features[r]), o.labels[r])
+    for part, (o, r) in panels.items()
+  }
+
+
+def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
+  """At most so many examples of each class, drawn by the first seed."""
+  random = np.random.default_rng(options.seeds[0])
+  rows = []
+  for c in options.classes:
+    of_class = np.flatnonzero(outputs.labels == c)
+    if not len(of_class):
+      raise UsageError(
+        f'{outputs.path} has no example of {outputs.class_name(c)}'
+      )
+    rows.append(random.permutation(of_class)[:_PER_CLASS])
+  return np.sort(np.concatenate(rows))
+
+
+def _draw(drawn, names, options: Options):
+  parts = list(dict.fromkeys(p for panels in drawn.values() for p in panels))
+  with _style.style():
+    figure, axes = _style.panels(
+      len(drawn) * len(parts), columns=max(2, len(parts)), height=3.1
+    )
+    for ax in axes:
+      ax.set_visible(False)
+    for i, (model, panels) in enumerate(drawn.items()):
+      points = np.concatenate([p for p, _ in panels.values()])
+      center = (points.max(0) + points.min(0)) / 2
+      half = 1.08 * max((points.max(0) - points.min(0)).max() / 2, 1e-12)
+      for j, (part, (xy, labels)) in enumerate(panels.items()):
+        ax = axes[i * len(parts) + j]
+        ax.set_visible(True)
+        for c, color, marker, name in zip(
+          options.classes, _CLASS_COLORS, 'o^s', names
+        ):
+          ax.scatter(
+            *xy[labels == c].T,
+            s=9,
+            color=color,
+            marker=marker,
+            linewidths=0,
+            alpha=0.6,
+            label=name,
+          )
+        ax.set(
+          xlim=(center[0] - half, center[0] + half),
+          ylim=(center[1] - half, center[1] + half),
+          aspect='equal',
+          title=f'{model}, {part}' if len(parts) > 1 else model,
+        )
+    axes[0].legend(loc='best')
+  return figure

@@ -1,0 +1,236 @@
+"""The section on the features: variation, neural collapse, trajectories."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import neural_collapse, representation
+from maxsup_jax.reports import _style, blocks
+from maxsup_jax.reports.archive import Outputs
+from maxsup_jax.reports.blocks import (
+  Curves,
+  Figure,
+  Note,
+  Section,
+  Table,
+)
+from maxsup_jax.reports.measured import Measured, Options, describe
+
+NAME, TITLE = 'representation', 'Features and neural collapse'
+
+# Attributes of `neural_collapse.NeuralCollapse`, and how the field calls them.
+_COLLAPSE = {
+  'nc1': 'NC1: 1/K tr(Σw Σb⁺)',
+  'nc1_correct': 'NC1 of correct predictions',
+  'nc1_wrong': 'NC1 of wrong predictions',
+  'nc2': 'NC2 (Guo): WᵀH to a simplex',
+  'nc3': 'NC3 (Guo): W to H',
+  'nc2h': 'HᵀH to a simplex',
+  'nc2w': 'NC2 (Zhu): WᵀW to a simplex',
+  'residual': 'NC4 (Zhu): ‖Wᵀh + b‖',
+  'equinorm_h': 'NC2 (Papyan): unequal norms of H',
+  'equiangularity_h': 'NC2 (Papyan): unequal angles of H',
+  'ncc_mismatch': 'NC4 (Papyan): nearest mean is not the prediction',
+  'ncc_accuracy': 'accuracy of the nearest class mean',
+  'trace_ratio': 'tr Σw / tr Σb',
+  'cdnv': 'CDNV',
+  'w_norm': 'mean norm of W',
+  'h_norm': 'mean norm of H',
+}
+_TRAJECTORIES = {
+  'error': 'error',
+  'nc1': 'NC1',
+  'nc2': 'NC2',
+  'nc3': 'NC3',
+  'ece': 'ECE',
+  'h_norm': 'norm of the means',
+}
+
+
+def section(models: list[Measured], options: Options) -> Section:
+  """Builds the section from the models that have features."""
+  numbers: dict[str, Any] = {}
+  parts = []
+  for m in models:
+    numbers[m.name] = {}
+    for part, outputs in (('train', m.train), ('test', m.outputs)):
+      if outputs is None:
+        continue
+      if outputs.features is None:
+        reason = f'{outputs.path} has no features'
+        numbers[m.name][part] = {'not_available': reason}
+        parts.append(Note(f'{m.name}: {reason}.'))
+        continue
+      try:
+        numbers[m.name][part] = measure(outputs)
+      except UsageError as e:
+        numbers[m.name][part] = {'not_available': str(e)}
+        parts.append(Note(f'{m.name}, {split_name(outputs, part)}: {e}.'))
+  measured = {
+    (m.name, part): numbers[m.name][part]
+    for m in models
+    for part in ('train', 'test')
+    if 'nc1' in numbers[m.name].get(part, {})
+  }
+  if measured:
+    parts = [*_tables(measured, describe(models, train=True)), *parts]
+  csv = Curves()
+  figures = list(_trajectories(models, csv))
+  return Section(
+    NAME,
+    TITLE,
+    [*parts, *figures],
+    numbers,
+    {'trajectories': csv.columns} if csv.columns else {},
+  )
+
+
+def measure(outputs: Outputs) -> dict[str, float | None]:
+  """The cosine variation and neural collapse of one split."""
+  variation = representation.cosine_variation(
+    outputs.features, outputs.labels, num_classes=outputs.num_classes
+  )
+  classifier = {
+    'weights': outputs.weights,
+    'bias': outputs.bias,
+    'logits': outputs.logits,
+  }
+  collapse, grouped = (
+    neural_collapse.neural_collapse(
+      outputs.features, outputs.labels, **classifier, group_by=group
+    )
+    for group in ('labels', 'predictions')
+  )
+  record = {
+    field.name: value
+    for field in dataclasses.fields(collapse)
+    if not isinstance(value := getattr(collapse, field.name), np.ndarray)
+  }
+  return record | {
+    'd_within': variation.within,
+    'd_total': variation.total,
+    'r_squared': variation.r_squared,
+    'nc1_correct': grouped.nc1_correct,
+    'nc1_wrong': grouped.nc1_wrong,
+    'never_predicted': grouped.num_dropped,
+  }
+
+
+def split_name(outputs: Outputs, part: str) -> str:
+  """The name of the split, if the file says it."""
+  return str(outputs.metadata.get('split') or part)
+
+
+def _tables(measured, data: str) -> Iterator[Table]:
+  columns = ['', *[f'{name}, {part}' for name, part in measured]]
+
+  def rows(titles):
+    return [
+      [title, *[blocks.number(r[key]) for r in measured.values()]]
+      for key, title in titles.items()
+      if any(r[key] is not None for r in measured.values())
+    ]
+
+  yield Table(
+    columns,
+    rows(
+      {
+        'd_within': 'd within, variation within classes',
+        'd_total': 'd total, variation of all features',
+        'r_squared': 'R² = 1 − d within / d total, class separation',
+      }
+    ),
+    f'{data}. Cosine distances of penultimate features, every class weighted '
+    'equally (Kornblith et al., 2021; Zhou et al., 2025). More variation '
+    'within classes goes with features that transfer better.',
+  )
+  yield Table(
+    columns,
+    rows(_COLLAPSE),
+    f'{data}. W: weights of the last layer; H: class means of the features, '
+    'centred by the mean of the class means. Complete collapse is 0 in all but '
+    'norms and accuracy. NC1, NC2 and NC3 as in '
+    'Guo et al. (2025), with the 1/K of the paper and NC3 not squared; class '
+    'means are centred by the mean of the class means, weights are not '
+    'centred. Correct and wrong predictions are grouped by the predicted '
+    'class.',
+  )
+
+
+def _trajectories(models, csv: Curves) -> Iterator[Figure]:
+  runs = {}
+  for m in models:
+    records = [r for r in m.outputs.history if r.get('kind') == 'diagnostics']
+    for record in records:
+      if record.get('weights', 'raw') != 'raw':
+        continue
+      error = record.get('accuracy')
+      row = {'error': None if error is None else 1 - error} | {
+        key: record.get(key) for key in _TRAJECTORIES if key != 'error'
+      }
+      split = record.get('split', '')
+      runs.setdefault(m.name, {}).setdefault(split, []).append(
+        {'epoch': record.get('epoch'), **row}
+      )
+      csv.add(
+        1,
+        model=m.name,
+        split=split,
+        step=record.get('step'),
+        epoch=record.get('epoch'),
+        **{k: float('nan') if v is None else v for k, v in row.items()},
+      )
+  if not runs:
+    yield Note(
+      'No trajectories of neural collapse: no run logged them (set '
+      'config.diagnostics_every in training).'
+    )
+    return
+  # The training split is drawn first, with solid lines.
+  splits = sorted({s for r in runs.values() for s in r}, key=_train_first)
+  order = {m.name: i for i, m in enumerate(models)}
+  yield Figure(
+    'trajectories',
+    _draw_trajectories(runs, splits, order),
+    'Neural collapse during training, as the runs logged it: '
+    + ', '.join(
+      f'{split} {style}' for split, style in zip(splits, _SPLIT_STYLES)
+    )
+    + '. NC1 with the 1/K of the paper, NC3 not squared; BatchNorm in '
+    'evaluation mode, no augmentation.',
+  )
+
+
+_SPLIT_STYLES = {'solid': '-', 'dashed': '--', 'dotted': ':'}
+
+
+def _train_first(split: str) -> tuple[bool, str]:
+  return not split.startswith('train'), split
+
+
+def _draw_trajectories(runs, splits, order):
+  with _style.style():
+    figure, axes = _style.panels(len(_TRAJECTORIES), height=2.2, sharex=True)
+    for (key, title), ax in zip(_TRAJECTORIES.items(), axes):
+      for name, by_split in runs.items():
+        for split, style in zip(splits, _SPLIT_STYLES.values()):
+          records = [r for r in by_split.get(split, []) if r[key] is not None]
+          ax.plot(
+            [r['epoch'] for r in records],
+            [r[key] for r in records],
+            style,
+            color=_style.color(order[name]),
+            label=name if split == splits[0] else None,
+            marker=_style.marker(order[name]),
+            markersize=2.5,
+          )
+      ax.set_title(title)
+      if key == 'nc1':
+        ax.set_yscale('log')
+    for ax in axes[-3:]:
+      ax.set_xlabel('epoch')
+    axes[0].legend()
+  return figure

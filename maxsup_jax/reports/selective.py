@@ -1,0 +1,346 @@
+"""The section on selective classification: which predictions to accept."""
+
+import collections
+
+import numpy as np
+
+from maxsup_jax.diagnostics import selective
+from maxsup_jax.reports import _style, blocks
+from maxsup_jax.reports.blocks import Cell, Curves, Figure, Section, Table
+from maxsup_jax.reports.calibration import median_and_range
+from maxsup_jax.reports.measured import (
+  COVERAGE,
+  RISK,
+  Measured,
+  Options,
+  describe,
+  splits,
+)
+
+NAME, TITLE = 'selective', 'Selective classification'
+# Coverages of the magnified corner, where label smoothing does its damage.
+_INSET = 0.2
+_AURC = {
+  'paper': 'from risk 0 at coverage 0 (Xia et al.)',
+  'torch_uncertainty': 'from coverage 1/N (torch-uncertainty)',
+  'fd_shifts': 'extended flat to coverage 0 (fd-shifts)',
+  'mean': 'mean risk over coverages (Geifman et al.)',
+}
+
+
+def section(models: list[Measured], options: Options) -> Section:
+  """Builds the section."""
+  curves = {m.name: m.ranking().curve() for m in models}
+  data = describe(models)
+  scores = {m.name: _scores(m) for m in models}
+  fits = {m.name: _fits(m, options) for m in models}
+  conventions = {
+    name: {c: selective.aurc(curve, convention=c) for c in _AURC}
+    for name, curve in curves.items()
+  }
+  csv, norms = Curves(), Curves()
+  for m in models:
+    for score in selective.SCORES:
+      curve = m.ranking(score).curve()
+      coverage, risk, generalized, threshold = _style.thin(
+        curve.coverage,
+        curve.risk,
+        curve.generalized_risk,
+        curve.threshold,
+        limit=4000,
+      )
+      csv.add(
+        len(coverage),
+        model=m.name,
+        score=score,
+        coverage=coverage,
+        risk=risk,
+        generalized_risk=generalized,
+        threshold=threshold,
+      )
+    for seed, fit in zip(options.seeds, fits[m.name]['pnorm']):
+      norms.add(
+        len(fit['grid']),
+        model=m.name,
+        seed=seed,
+        p=fit['grid'],
+        aurc_held_out=fit['grid_aurc'],
+        aurc_held_out_msp=fit['msp_aurc'],
+      )
+  figures = [
+    Figure(
+      'risk_coverage',
+      _risk_coverage(models, curves),
+      f'Risk-coverage curves. {data}. The error among the accepted predictions '
+      'when the surest are accepted first, ranked by the maximum softmax '
+      'probability (log-odds in float64), ties by expectation. Small panel: '
+      f'coverages up to {_INSET:.0%}. The legend has error and AURC (trapezoid '
+      'from risk 0 at coverage 0).',
+    )
+  ]
+  if models[0].outputs.num_classes > 2:
+    figures.append(
+      Figure(
+        'pnorm',
+        _norms(models, fits),
+        f'Choosing the norm. {data}. AURC of the centred MaxLogit-pNorm score '
+        'less that of the maximum softmax probability on the same held-out '
+        'part, in percentage points; below 0 the norm ranks better. Lines: '
+        f'median over {len(options.seeds)} splits; bands: their range.',
+      )
+    )
+  return Section(
+    NAME,
+    TITLE,
+    [
+      figures[0],
+      _score_table(scores, data),
+      *figures[1:],
+      _fit_table(fits, options, data),
+      _convention_table(conventions, data),
+    ],
+    {
+      m.name: {
+        'scores': scores[m.name],
+        'aurc_conventions': conventions[m.name],
+        **fits[m.name],
+      }
+      for m in models
+    },
+    {'risk_coverage': csv.columns, 'pnorm': norms.columns},
+  )
+
+
+def _risk_coverage(models, curves):
+  with _style.style():
+    figure, (ax,) = _style.panels(1, height=3.6)
+    figure.set_size_inches(_style.WIDTH, 3.6)
+    inset = ax.inset_axes((0.08, 0.5, 0.36, 0.46))
+    highest = left = corner = 0.0
+    for i, m in enumerate(models):
+      curve = curves[m.name]
+      coverage, risk = _style.thin(curve.coverage, curve.risk)
+      label = (
+        f'{m.name} (error {blocks.percent(float(m.errors.mean()))}, AURC '
+        f'{blocks.percent(selective.aurc(curve))})'
+      )
+      ax.plot(100 * coverage, 100 * risk, label=label, **_style.line(i))
+      inset.plot(100 * coverage, 100 * risk, **_style.line(i))
+      highest = max(highest, 100 * risk.max())
+      left = max(left, 100 * risk[coverage <= 0.5].max(initial=0))
+      corner = max(corner, 100 * risk[coverage <= _INSET].max(initial=0))
+    # The small panel lies above the curves, in the upper left.
+    highest = highest or 1.0
+    ax.set(xlim=(0, 100), ylim=(0, max(1.06 * highest, left / 0.36)))
+    inset.set(xlim=(0, 100 * _INSET), ylim=(0, 1.1 * corner or 0.1 * highest))
+    inset.tick_params(labelsize=7)
+    ax.set_xlabel('coverage (%)')
+    ax.set_ylabel('risk (%)')
+    figure.legend(loc='outside upper left', ncols=2)
+  return figure
+
+
+def _norms(models, fits):
+  with _style.style():
+    figure, (ax,) = _style.panels(1, height=2.9)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.axhline(0, color='#888888', linewidth=0.8)
+    for i, m in enumerate(models):
+      records = fits[m.name]['pnorm']
+      gain = [
+        100 * (np.asarray(r['grid_aurc']) - r['msp_aurc']) for r in records
+      ]
+      grid = records[0]['grid']
+      ax.plot(
+        grid,
+        np.median(gain, 0),
+        label=m.name,
+        marker=_style.marker(i),
+        markersize=3,
+        **_style.line(i),
+      )
+      ax.fill_between(
+        grid,
+        np.min(gain, 0),
+        np.max(gain, 0),
+        color=_style.color(i),
+        alpha=0.13,
+        linewidth=0,
+      )
+    ax.set_xlabel('p')
+    ax.set_ylabel('AURC less that of the MSP (points)')
+    figure.legend(loc='outside right upper')
+  return figure
+
+
+def _scores(m: Measured) -> dict[str, dict[str, float]]:
+  """All metrics of all scores."""
+  records = {}
+  for score in selective.SCORES:
+    curve = m.ranking(score).curve()
+    records[score] = {
+      'aurc': selective.aurc(curve),
+      'augrc': selective.augrc(curve),
+      'augrc_torch_uncertainty': selective.augrc(
+        curve, convention='torch_uncertainty'
+      ),
+      'e_aurc': selective.e_aurc(curve),
+      'e_aurc_closed_form': selective.e_aurc(curve, reference='closed_form'),
+      'naurc': selective.naurc(curve),
+      'auroc_f': selective.auroc(curve),
+      **{
+        f'coverage_at_risk_{r:g}': selective.coverage_at_risk(curve, r)
+        for r in (0.01, 0.02, 0.05, 0.1)
+      },
+      **{
+        f'risk_at_coverage_{c:g}': selective.risk_at_coverage(curve, c)
+        for c in (0.5, 0.8, 0.9)
+      },
+      **{
+        f'selective_accuracy_coverage_{a:g}': (
+          selective.selective_accuracy_coverage(curve, a)
+        )
+        for a in (0.9, 0.95, 0.98)
+      },
+    }
+  return records
+
+
+def _score_table(scores, data: str) -> Table:
+  rows = []
+  best = {n: _best([r['aurc'] for r in s.values()]) for n, s in scores.items()}
+  for key, score in selective.SCORES.items():
+    rows.append(
+      [
+        score.title,
+        *[
+          Cell(
+            blocks.percent(records[key]['aurc']),
+            [f'AUROC {blocks.percent(records[key]["auroc_f"])}'],
+            best=records[key]['aurc'] == best[name],
+          )
+          for name, records in scores.items()
+        ],
+      ]
+    )
+  return Table(
+    ['AURC by score', *scores],
+    rows,
+    f'{data}. How well each confidence score ranks the predictions, the best '
+    'of each model underlined; all metrics of all scores are in results.json. '
+    'Scores without a parameter only; the norms are below.',
+  )
+
+
+def _best(values: list[float]) -> float:
+  defined = [v for v in values if not blocks.undefined(v)]
+  return min(defined, default=float('nan'))
+
+
+def _fits(m: Measured, options: Options) -> dict[str, list]:
+  """What is chosen on the held-out part and measured on the others."""
+  norms, thresholds = [], []
+  logits, labels = m.outputs.logits, m.outputs.labels
+  msp, errors = m.scores['msp'], m.errors
+  for fit, rest in splits(len(labels), options):
+    if m.outputs.num_classes > 2:
+      chosen = selective.fit_pnorm(logits[fit], labels[fit])
+      curve = selective.risk_coverage(chosen.score(logits[rest]), errors[rest])
+      before = selective.risk_coverage(msp[rest], errors[rest])
+      norms.append(
+        {
+          'p': chosen.p,
+          'grid': [float(p) for p in chosen.grid],
+          'grid_aurc': [float(a) for a in chosen.aurc],
+          'msp_aurc': float(chosen.msp_aurc),
+          'before': selective.aurc(before),
+          'after': selective.aurc(curve),
+        }
+      )
+    record = {}
+    held_out = selective.risk_coverage(msp[fit], errors[fit])
+    for name, find, target in (
+      ('risk', selective.threshold_for_risk, RISK),
+      ('coverage', selective.threshold_for_coverage, COVERAGE),
+    ):
+      threshold = find(held_out, target)
+      applied = selective.apply_threshold(threshold, msp[rest], errors[rest])
+      record[name] = {
+        'target': target,
+        'threshold': float(threshold.value),
+        'coverage': float(applied.coverage),
+        'risk': float(applied.risk),
+      }
+    thresholds.append(record)
+  return {'pnorm': norms, 'thresholds': thresholds}
+
+
+def _fit_table(fits, options: Options, data: str) -> Table:
+  rows = []
+
+  def add(title, values, form):
+    rows.append([title, *[values(f, form) for f in fits.values()]])
+
+  def over(part, *keys):
+    def values(fit, form):
+      numbers = []
+      for record in fit[part]:
+        for key in keys:
+          record = record[key]
+        numbers.append(record)
+      defined = [n for n in numbers if not blocks.undefined(n)]
+      return median_and_range(defined, form) if defined else '—'
+
+    return values
+
+  if any(f['pnorm'] for f in fits.values()):
+    rows.append(
+      [
+        'chosen p',
+        *[_chosen(f['pnorm']) for f in fits.values()],
+      ]
+    )
+    add('AURC, MSP', over('pnorm', 'before'), blocks.percent)
+    add('AURC, chosen score', over('pnorm', 'after'), blocks.percent)
+  for name, target, other in (
+    ('risk', RISK, 'coverage'),
+    ('coverage', COVERAGE, 'risk'),
+  ):
+    add(
+      f'{name} at the threshold for {target:.0%} {name}',
+      over('thresholds', name, name),
+      blocks.percent,
+    )
+    add(f'its {other}', over('thresholds', name, other), blocks.percent)
+  return Table(
+    ['chosen on held-out data', *fits],
+    rows,
+    f'{data}. The p of the centred MaxLogit-pNorm score and the thresholds are '
+    f'chosen on {options.held_out:.0%} of the examples and applied to the '
+    f'others; median and range over {len(options.seeds)} random splits. Where '
+    'no p beats it on the held-out part, the maximum softmax probability stays '
+    '("MSP"). Thresholds are on the maximum softmax probability; "—" where '
+    'none reaches the target.',
+  )
+
+
+def _chosen(records: list[dict]) -> str:
+  """What was chosen, and how often if not always."""
+  counts = collections.Counter(
+    'MSP' if r['p'] is None else f'{r["p"]:g}' for r in records
+  )
+  if len(counts) == 1:
+    return next(iter(counts))
+  return ', '.join(f'{p} ({n}×)' for p, n in counts.most_common())
+
+
+def _convention_table(conventions, data: str) -> Table:
+  return Table(
+    ['AURC by convention', *conventions],
+    [
+      [title, *[blocks.percent(c[key]) for c in conventions.values()]]
+      for key, title in _AURC.items()
+    ],
+    f'{data}; maximum softmax probability. Four numbers go by the name of '
+    'AURC; the first is the one of this report.',
+  )

@@ -1,0 +1,212 @@
+"""The first section: every model in a column, with intervals."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from maxsup_jax.diagnostics import bootstrap, calibration, selective
+from maxsup_jax.reports import blocks
+from maxsup_jax.reports.archive import paired
+from maxsup_jax.reports.blocks import Cell, Section, Table, Text
+from maxsup_jax.reports.measured import (
+  COVERAGE,
+  RISK,
+  Measured,
+  Options,
+  describe,
+)
+
+NAME, TITLE = 'summary', 'Summary'
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+  """A row of the table.
+
+  Attributes:
+    title: its heading, with the convention.
+    better: 1 if more is better, -1 if less is.
+    form: writes a value.
+    of_curve: computes it from the risk-coverage curve of the MSP, or None.
+  """
+
+  title: str
+  better: int
+  form: Callable[[float], str]
+  of_curve: Callable[[selective.RiskCoverage], float] | None = None
+
+
+STATISTICS = {
+  'error': Statistic('error', -1, blocks.percent),
+  'nll': Statistic('NLL', -1, blocks.number),
+  'brier': Statistic('Brier score', -1, blocks.number),
+  'ece': Statistic('ECE', -1, blocks.percent),
+  'aurc': Statistic('AURC', -1, blocks.percent, selective.aurc),
+  'augrc': Statistic('AUGRC', -1, blocks.percent, selective.augrc),
+  'e_aurc': Statistic('E-AURC', -1, blocks.percent, selective.e_aurc),
+  'naurc': Statistic('NAURC', -1, blocks.number, selective.naurc),
+  'auroc_f': Statistic('AUROC of failures', 1, blocks.percent, selective.auroc),
+  'coverage_at_risk': Statistic(
+    f'coverage at {RISK:.0%} risk',
+    1,
+    blocks.percent,
+    functools.partial(selective.coverage_at_risk, risk=RISK),
+  ),
+  'risk_at_coverage': Statistic(
+    f'risk at {COVERAGE:.0%} coverage',
+    -1,
+    blocks.percent,
+    functools.partial(selective.risk_at_coverage, coverage=COVERAGE),
+  ),
+}
+
+
+def section(
+  models: list[Measured],
+  options: Options,
+  progress: Callable[[Iterable], Iterable] = iter,
+) -> Section:
+  """Builds the section.
+
+  Args:
+    models: the first one is what the others are compared with.
+    options: see `Options`.
+    progress: wraps the bootstrap's loop over models.
+
+  Returns:
+    A table, with intervals and paired differences if there are resamples.
+  """
+  values = [_values(m, options) for m in models]
+  samples = [
+    bootstrap.bootstrap(
+      _statistics(m, options),
+      m.outputs.num_examples,
+      resamples=options.resamples,
+      seed=options.seeds[0],
+    )
+    for m in (progress(models) if options.resamples else ())
+  ]
+  comparable = paired([m.outputs for m in models])
+  rows, numbers = [], {m.name: {} for m in models}
+  for name, statistic in STATISTICS.items():
+    row: list[str | Cell] = [statistic.title]
+    for i, m in enumerate(models):
+      record = {'value': values[i][name]}
+      if samples:
+        record['interval'] = bootstrap.interval(samples[i][name], options.level)
+      if samples and i and comparable:
+        record['difference'] = values[i][name] - values[0][name]
+        record['difference_interval'] = bootstrap.paired_interval(
+          samples[i][name], samples[0][name], options.level
+        )
+      numbers[m.name][name] = record
+      row.append(_cell(statistic, record))
+    rows.append(row)
+  columns = ['', *[m.name for m in models]]
+  return Section(
+    NAME,
+    TITLE,
+    [
+      *_remarks(models, options, comparable),
+      Table(columns, rows, _caption(models, options, comparable)),
+    ],
+    numbers,
+  )
+
+
+def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
+  """Each statistic as a function of the examples' multiplicities."""
+  per, ranking = m.examples, m.ranking()
+
+  def mean(values):
+    return lambda weights: float(np.average(values, weights=weights))
+
+  def ece(weights):
+    curve = calibration.reliability_curve(
+      per.confidence, per.correct, bins=options.bins, weights=weights
+    )
+    return calibration.calibration_error(curve)
+
+  # One resample gives one curve, which all statistics of curves share.
+  latest = [None, None]
+
+  def curve_of(weights):
+    if latest[0] is not weights:
+      latest[:] = weights, ranking.curve(weights)
+    return latest[1]
+
+  return {
+    'error': mean(m.errors),
+    'nll': mean(per.nll),
+    'brier': mean(per.brier),
+    'ece': ece,
+  } | {
+    name: (lambda weights, of=s.of_curve: of(curve_of(weights)))
+    for name, s in STATISTICS.items()
+    if s.of_curve
+  }
+
+
+def _values(m: Measured, options: Options) -> dict[str, float]:
+  once = np.ones(m.outputs.num_examples, np.int64)
+  return {n: f(once) for n, f in _statistics(m, options).items()}
+
+
+def _cell(statistic: Statistic, record: dict) -> Cell:
+  form, details, mark = statistic.form, [], ''
+  if 'interval' in record:
+    details.append(_interval(form, record['interval']))
+  if 'difference' in record:
+    low, high = record['difference_interval']
+    sign = 1 if low > 0 else -1 if high < 0 else 0
+    mark = {1: 'better', -1: 'worse', 0: ''}[sign * statistic.better]
+    record['excludes_zero'] = bool(sign)
+    details.append(f'Δ {_signed(form, record["difference"])} {mark}'.strip())
+    details.append(_interval(lambda v: _signed(form, v), (low, high)))
+  return Cell(form(record['value']), details, mark)
+
+
+def _interval(form: Callable, bounds: tuple[float, float]) -> str:
+  return f'[{form(bounds[0])}, {form(bounds[1])}]'
+
+
+def _signed(form: Callable[[float], str], value: float) -> str:
+  text = form(value)
+  return '+' + text if value > 0 else text.replace('-', '−')
+
+
+def _remarks(models, options, comparable) -> list[Text]:
+  if len(models) < 2 or not options.resamples:
+    return []
+  if comparable:
+    return [
+      Text(
+        f'Differences (Δ) are to {models[0].name}, on the same examples; '
+        '"better" and "worse" mark those whose paired interval excludes zero. '
+        'Intervals are of the sampling of these examples only: they say '
+        'nothing about another seed of training.'
+      )
+    ]
+  return [
+    Text('The files hold different labels, so there are no paired differences.')
+  ]
+
+
+def _caption(models, options, comparable) -> str:
+  text = (
+    f'{describe(models)}. ECE: {options.bins} bins of equal width, closed on '
+    'the right. Selective classification ranks by the maximum softmax '
+    'probability (log-odds in float64), ties by expectation: AURC is the '
+    'trapezoid from risk 0 at coverage 0; E-AURC and NAURC are relative to '
+    'the perfect ranking of as many examples; AUROC of failures is the '
+    'probability that a correct prediction is surer than a wrong one.'
+  )
+  if options.resamples:
+    text += (
+      f' In brackets: {options.level:.0%} percentile intervals of '
+      f'{options.resamples:,} bootstrap resamples. Resampling adds noise to '
+      'the bins: the interval of the ECE lies too high.'
+    )
+  return text

@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.reports import archive
+
+
+def test_everything_is_read(write_npz):
+  path = write_npz(
+    'a',
+    class_names=np.array(list('abcde')),
+    metadata=np.array(json.dumps({'name': 'CE', 'split': 'test'})),
+    history=np.array(json.dumps([{'step': 1}])),
+    something_else=np.zeros(3),
+  )
+  outputs = archive.read(path)
+  assert outputs.name == 'CE'
+  assert outputs.class_name(1) == 'b'
+  assert outputs.history == [{'step': 1}]
+  assert (outputs.num_examples, outputs.num_classes) == (400, 5)
+  assert outputs.linear
+  assert archive.read(path, 'mine').name == 'mine'
+
+
+def test_logits_and_labels_are_enough(write_npz):
+  outputs = archive.read(write_npz('b', features=None, weights=None, bias=None))
+  assert outputs.name == 'b'
+  assert outputs.features is outputs.head_error is None
+  assert outputs.class_name(1) == 'class 1'
+
+
+def test_another_head_is_noticed(write_npz):
+  half = np.load(write_npz('a'))['logits'] / 2
+  outputs = archive.read(write_npz('b', logits=half))
+  assert not outputs.linear
+  # The weights of a square matrix may be transposed: the logits tell.
+  square = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+  features = np.load(write_npz('a'))['features'][:, :5]
+  right = {'weights': square, 'bias': None, 'features': features}
+  logits = features @ square.T
+  assert archive.read(write_npz('c', logits=logits, **right)).linear
+  right['weights'] = square.T
+  assert not archive.read(write_npz('d', logits=logits, **right)).linear
+
+
+def test_a_single_logit_is_binary(write_npz):
+  path = write_npz(
+    'b',
+    {'logits': np.array([1.0, -2.0]), 'labels': np.array([1, 0])},
+  )
+  np.testing.assert_array_equal(archive.read(path).logits, [[0, 1], [0, -2]])
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'labels': None}, r"has no array 'labels'; it has logits, features"),
+    ({'labels': np.full(400, 5)}, r'labels\[0\] is 5; expected from 0 to 4'),
+    ({'labels': np.zeros(3, int)}, r'differ: logits 400, labels 3'),
+    ({'features': np.ones((3, 8))}, r'differ: logits 400, features 3'),
+    ({'features': np.full((400, 8), np.nan)}, r'features\[0, 0\] is nan'),
+    (
+      {'weights': np.ones((8, 5))},
+      r'weights has the shape \(8, 5\); expected \[classes, features\] = '
+      r'\[5, 8\]',
+    ),
+    ({'bias': np.ones(4)}, r'bias has the shape \(4,\); expected \(5,\)'),
+    ({'class_names': np.array(['a'])}, r'class_names has 1 names; there are 5'),
+    ({'metadata': np.array('{')}, r'metadata is not JSON'),
+    ({'history': np.array('{}')}, r'history is a JSON dict, not a'),
+    (
+      {'labels': np.array([None] * 400, object)},
+      r'cannot be read as an npz file of plain arrays',
+    ),
+  ],
+)
+def test_what_is_wrong_is_one_line_with_the_file(write_npz, changes, message):
+  path = write_npz('bad', **changes)
+  with pytest.raises(UsageError, match=message) as e:
+    archive.read(path)
+  assert str(path) in str(e.value)
+  assert '\n' not in str(e.value)
+
+
+def test_files_that_are_no_archives(tmp_path):
+  with pytest.raises(UsageError, match='no file'):
+    archive.read(tmp_path / 'missing.npz')
+  (tmp_path / 'text.npz').write_text('hello')
+  with pytest.raises(UsageError, match='cannot be read'):
+    archive.read(tmp_path / 'text.npz')
+  np.save(tmp_path / 'bare.npy', np.zeros(3))
+  with pytest.raises(UsageError, match='not an npz file of named arrays'):
+    archive.read(tmp_path / 'bare.npy')
+  full = tmp_path / 'full.npz'
+  np.savez(full, logits=np.zeros((100, 3)), labels=np.zeros(100, int))
+  (tmp_path / 'cut.npz').write_bytes(full.read_bytes()[:1500])
+  with pytest.raises(UsageError, match='cannot be read'):
+    archive.read(tmp_path / 'cut.npz')
+  (tmp_path / 'empty.npz').touch()
+  with pytest.raises(UsageError, match='cannot be read'):
+    archive.read(tmp_path / 'empty.npz')
+
+
+def test_names(write_npz):
+  paths = [write_npz('a'), write_npz('b')]
+  assert [o.name for o in archive.read_all(paths)] == ['a', 'b']
+  assert [o.name for o in archive.read_all(paths, ['x', 'y'])] == ['x', 'y']
+  same = [paths[0], paths[0], paths[1]]
+  assert [o.name for o in archive.read_all(same)] == ['a 1', 'a 2', 'b']
+  with pytest.raises(UsageError, match='1 names for 2 files'):
+    archive.read_all(paths, ['x'])
+  with pytest.raises(UsageError, match='not distinct: x, x'):
+    archive.read_all(paths, ['x', 'x'])
+
+
+def test_models_share_their_classes(write_npz):
+  other = write_npz(
+    'other', {'logits': np.zeros((4, 3)), 'labels': np.arange(4) % 3}
+  )
+  with pytest.raises(UsageError, match=r'has 3 classes, .* 5; models of one'):
+    archive.read_all([write_npz('a'), other])
+
+
+def test_paired_models_have_the_same_labels(two_models):
+  assert archive.paired(two_models)
+  moved = dataclasses.replace(
+    two_models[1], labels=np.roll(two_models[1].labels, 1)
+  )
+  assert not archive.paired([two_models[0], moved])
