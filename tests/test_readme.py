@@ -25,7 +25,7 @@ def test_the_python_example_runs_and_learns(tmp_path, monkeypatch):
     return original(*arguments)
 
   monkeypatch.setattr(losses, 'maxsup_cross_entropy', counted)
-  (code,) = blocks('python')
+  code, _ = blocks('python')
   script = tmp_path / 'example.py'
   script.write_text(code)
   variables = runpy.run_path(str(script))
@@ -34,11 +34,22 @@ def test_the_python_example_runs_and_learns(tmp_path, monkeypatch):
   assert len(traces) == 1
 
 
+def test_the_example_of_measurements_runs(tmp_path):
+  _, code = blocks('python')
+  script = tmp_path / 'example.py'
+  script.write_text(code)
+  variables = runpy.run_path(str(script))
+  assert 0 < variables['ece'] < 1
+  assert 0 < variables['aurc'] < variables['errors'].mean() < 1
+  assert len(variables['curve']) == 800
+
+
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
-def test_the_examples_of_the_pages_run(path, tmp_path):
+def test_the_examples_of_the_pages_run(path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   found = blocks('python', path.read_text())
   assert found
   for number, code in enumerate(found):
@@ -59,6 +70,27 @@ def test_the_page_of_losses_names_what_exists():
       assert hasattr(losses, function), function
   for function in re.findall(r'losses\.(\w+)\(', page):
     assert hasattr(losses, function), function
+
+
+def test_the_page_of_diagnostics_names_what_exists():
+  from maxsup_jax import diagnostics
+  from maxsup_jax.diagnostics.neural_collapse import NeuralCollapse
+
+  page = (ROOT / 'docs/diagnostics.md').read_text()
+  for module in ('calibration', 'selective'):
+    table = page.split(f'| measure | in `{module}` |')[1].split('\n\n')[0]
+    names = re.findall(r'^\|[^|]*\| `(\w+)', table, re.M)
+    assert len(names) > 4
+    for name in names:
+      assert hasattr(getattr(diagnostics, module), name), name
+  modules = '|'.join(diagnostics.__all__)
+  for module, name in re.findall(rf'`({modules})\.(\w+)', page):
+    assert hasattr(getattr(diagnostics, module), name), name
+  table = page.split('| | Guo et al. 2025 |')[1].split('\n\n')[0]
+  fields = NeuralCollapse.__dataclass_fields__
+  for row in table.splitlines()[2:]:
+    for name in re.findall(r'`(\w+)`', row.split('|')[-2]):
+      assert name in fields, name
 
 
 def test_every_program_and_file_that_is_named_exists():

@@ -8,3 +8,27 @@ default is that of the paper.
 
 This package needs jax, numpy and scipy only.
 """
+
+from maxsup_jax.diagnostics import (
+  bootstrap,
+  calibration,
+  gradcam,
+  mutual_information,
+  neural_collapse,
+  projection,
+  representation,
+  selective,
+  unconstrained,
+)
+
+__all__ = [
+  'bootstrap',
+  'calibration',
+  'gradcam',
+  'mutual_information',
+  'neural_collapse',
+  'projection',
+  'representation',
+  'selective',
+  'unconstrained',
+]

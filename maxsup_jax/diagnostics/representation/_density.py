@@ -7,8 +7,8 @@ import os
 from typing import NamedTuple
 
 import numpy as np
-import scipy.signal
 from numpy.typing import ArrayLike
+from scipy import fft
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
@@ -169,9 +169,7 @@ class LogitHistogram:
     kernel = np.exp(-np.square(offsets) / 2) / (h * math.sqrt(2 * math.pi))
     step = max(1, int(h / 2 / self.width))
     # One more grid point on the right at most, where the density is 0.
-    fine = scipy.signal.convolve(self.counts / self.size, kernel)
-    # A long kernel is applied by Fourier transforms, which round below 0.
-    fine = np.maximum(fine, 0)
+    fine = _convolve(self.counts / self.size, kernel)
     fine = np.append(fine, np.zeros(-(len(fine) - 1) % step))
     grid = (self.start - reach + 0.5 + np.arange(0, len(fine), step)) * (
       self.width
@@ -185,6 +183,15 @@ class LogitHistogram:
         f'the logits from {first * self.width:.3g} to {last * self.width:.3g} '
         f'need more than {_MOST_BINS} bins of {self.width}; use wider ones'
       )
+
+
+def _convolve(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+  """Their full convolution; both are at least 0, and so is the result."""
+  length = len(values) + len(kernel) - 1
+  n = fft.next_fast_len(length, real=True)
+  product = fft.rfft(values, n) * fft.rfft(kernel, n)
+  # Fourier transforms round below 0.
+  return np.maximum(fft.irfft(product, n)[:length], 0)
 
 
 def logit_density(
