@@ -218,6 +218,32 @@ def test_the_bin_that_torchmetrics_adds():
   assert error('torchmetrics') == pytest.approx(0.525)
 
 
+def test_values_of_torchmetrics_and_netcal():
+  # torchmetrics 1.9.0: _ce_compute(confidence, correct, linspace(0, 1, 5),
+  # norm) of functional.classification.calibration_error, all in float64;
+  # netcal 1.4.0: ECE(4, detection=True).measure(confidence, correct).
+  rng = np.random.default_rng(0)
+  confidence = rng.integers(0, 9, 400) / 8
+  correct = rng.uniform(size=400) < 0.9 * confidence
+  curve = calibration.reliability_curve(
+    confidence, correct, bins=4, convention='torchmetrics'
+  )
+  got = [calibration.calibration_error(curve, n) for n in ('l1', 'l2', 'max')]
+  expected = [0.0784375, 0.10445396616553983, 0.1954022988505747]
+  np.testing.assert_allclose(got, expected, rtol=1e-12)
+  left = calibration.reliability_curve(
+    confidence, correct, bins=4, convention='left'
+  )
+  error = calibration.calibration_error(left)
+  assert error == pytest.approx(0.07843749999999997, rel=1e-12)
+  # netcal 1.4.0: ECE(15).measure(softmax(logits), labels).
+  logits = 2 * rng.normal(size=(400, 6))
+  labels = (logits / 2 + rng.gumbel(size=(400, 6))).argmax(1)
+  assert calibration.expected_calibration_error(
+    logits, labels, convention='left'
+  ) == pytest.approx(0.19526753034814298, rel=1e-12)
+
+
 @pytest.mark.parametrize('binning', ['equal_width', 'equal_mass'])
 def test_order_and_weights_change_no_bit(binning):
   rng = np.random.default_rng(0)

@@ -80,7 +80,11 @@ def test_agrees_with_lbfgs_of_torch():
   log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
   z, y = torch.tensor(logits), torch.tensor(labels)
   optimizer = torch.optim.LBFGS(
-    [log_t], max_iter=200, tolerance_grad=1e-12, line_search_fn='strong_wolfe'
+    [log_t],
+    max_iter=200,
+    tolerance_grad=1e-12,
+    tolerance_change=1e-16,
+    line_search_fn='strong_wolfe',
   )
 
   def closure():
