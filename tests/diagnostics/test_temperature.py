@@ -4,6 +4,7 @@ from scipy import optimize
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import calibration
+from maxsup_jax.diagnostics.calibration import _temperature
 
 
 def make(n=800, K=5, seed=0, scale=2.5, dtype=np.float64):
@@ -170,8 +171,6 @@ def test_hard_data_are_never_fitted_worse_than_at_one(objective):
 
 
 def test_few_passes_over_the_logits(monkeypatch):
-  from maxsup_jax.diagnostics.calibration import _temperature
-
   passes = []
   derivatives = _temperature._derivatives
   monkeypatch.setattr(
@@ -183,6 +182,33 @@ def test_few_passes_over_the_logits(monkeypatch):
     passes.clear()
     calibration.fit_temperature(*make(scale=scale))
     assert len(passes) <= 14
+
+
+@pytest.mark.parametrize(
+  ('slope', 'derivative', 'root'),
+  [
+    # Newton's first step leaves the bounds.
+    (lambda d: np.arctan(10 * d), lambda d: 10 / (1 + 100 * d**2), 1.5),
+    # Newton's steps are all 1/20 until the root is near.
+    (lambda d: np.expm1(20 * d), lambda d: 20 * np.exp(20 * d), 1.5),
+    # Newton's method converges quadratically and no faster.
+    (np.expm1, np.exp, 0.03),
+  ],
+)
+def test_the_search_where_newton_is_not_enough(slope, derivative, root):
+  seen = []
+
+  def derivatives(T):
+    seen.append(T)
+    distance = root - np.log(T)
+    return slope(distance), T * derivative(distance)
+
+  T, bound = _temperature._minimum(derivatives, 0.01, 100.0)
+  assert np.log(T) == pytest.approx(root, abs=1e-10)
+  assert bound is None
+  assert min(seen) >= 0.01
+  assert max(seen) <= 100
+  assert len(seen) <= 16
 
 
 def test_the_grid_of_the_calibration_error():
