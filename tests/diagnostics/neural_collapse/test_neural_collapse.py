@@ -361,6 +361,16 @@ def test_trivial_collapse_is_undefined(value):
   assert result.nc2w == pytest.approx(0.1908796210)
 
 
+def test_trivial_collapse_up_to_rounding():
+  """The mean of seven times 0.1 is not 0.1."""
+  y = np.repeat([0, 1, 2], [3, 7, 6])
+  h = np.full((16, 4), 0.1)
+  assert len({float(sum(h[y == k, 0]) / sum(y == k)) for k in range(3)}) > 1
+  result = neural_collapse(h, y)
+  assert result.rank == 0
+  assert np.isnan(result.nc1)
+
+
 def test_zero_weights_are_undefined_where_they_divide():
   result = neural_collapse(FEATURES, LABELS, 0 * WEIGHTS, BIAS)
   for name in ('nc2', 'nc2w', 'nc2_centered', 'nc3', 'equinorm_w'):
