@@ -91,6 +91,16 @@ def test_density_equals_scipy(logits, bandwidth):
   assert mean == pytest.approx(values.mean(), abs=0.02 * exact.factor)
 
 
+@pytest.mark.parametrize('rule', ['scott', 'silverman'])
+def test_bandwidth_equals_scipy(rule):
+  values = np.random.default_rng(0).normal(size=9)
+  exact = scipy.stats.gaussian_kde(values, rule)
+  histogram = LogitHistogram().update(values)
+  assert histogram.bandwidth(rule) == pytest.approx(
+    np.sqrt(exact.covariance[0, 0]), rel=1e-12
+  )
+
+
 @pytest.mark.parametrize('of', ['top', 'true'])
 def test_density_of_one_logit_per_example(logits, labels, of):
   values = logits.max(1) if of == 'top' else logits[np.arange(300), labels]
