@@ -116,7 +116,8 @@ def trajectories_figure(
     the largest.
 
   Raises:
-    UsageError: if there are none, or they differ in more.
+    UsageError: if there are none, if they differ in more, or if there is one
+      example a class.
   """
   groups = _by_problem(trajectories)
   problem = trajectories[0].problem
@@ -336,6 +337,8 @@ def _by_problem(trajectories):
     raise UsageError('no trajectories to draw')
   groups = {}
   first = trajectories[0]
+  if first.problem.per_class == 1:
+    raise UsageError('NC1 is 0 with one example a class: nothing to draw')
   for path in trajectories:
     if _with(path.problem, 0) != _with(first.problem, 0):
       raise UsageError(

@@ -1,0 +1,145 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from maxsup_jax.diagnostics import unconstrained
+
+TINY = ('--num_classes=4', '--per_class=3', '--dim=5', '--lambda_w=5e-3')
+
+
+def test_it_writes_and_prints(run_program, tmp_path):
+  out = tmp_path / 'a' / 'b'
+  code, printed, err = run_program(
+    'unconstrained_features',
+    f'--out={out}',
+    *TINY,
+    '--alphas=0,0.1,0.99',
+    '--steps=300',
+    '--seeds=0,3',
+    '--lr=0.5',
+  )
+  assert code == 0, err
+  assert 'Warning' not in err
+  assert '100%' in err
+  names = ('closed_form', 'trajectories', 'condition')
+  files = {f'{name}.{kind}' for name in names for kind in ('png', 'svg')}
+  files |= {'results.json', 'trajectories.csv'}
+  assert {path.name for path in out.iterdir()} == files
+  for name in files:
+    assert (out / name).stat().st_size > 500
+    assert name in printed
+
+  record = json.loads((out / 'results.json').read_text())
+  assert record['settings']['seeds'] == [0, 3]
+  assert record['settings']['init_scale'] == pytest.approx(5**-0.5)
+  assert 'jax' in record['versions']
+  # CE once, and alpha 0 is CE.
+  shown = [(r['objective'], r['alpha']) for r in record['results']]
+  assert shown == [
+    ('ce', 0.0),
+    ('ls', 0.1),
+    ('ls', 0.99),
+    ('maxsup', 0.1),
+    ('maxsup', 0.99),
+  ]
+  ce, ls, collapsed, maxsup, _ = record['results']
+  problem = unconstrained.Problem(
+    4, 3, 5, objective='ls', alpha=0.1, lambda_w=5e-3
+  )
+  best = unconstrained.minimizer(problem)
+  assert ls['closed_form'] == maxsup['closed_form']
+  assert ls['closed_form']['margin'] == best.margin
+  kappa = unconstrained.condition_numbers(problem)
+  assert ls['condition_numbers']['joint'] == kappa.joint
+  assert collapsed['closed_form']['trivial']
+  assert collapsed['condition_numbers'] is None
+  for r in record['results'][:2]:
+    assert abs(r['solver']['gap']['value']) < 1e-10
+  path = unconstrained.gradient_descent(
+    problem, steps=300, learning_rate=0.5, seed=3
+  )
+  step = unconstrained.steps_to_threshold(path, 'nc1', 1e-2)
+  assert 0 < step < 300
+  assert ls['steps']['nc1<0.01'][1] == step
+  assert ls['steps']['nc3<0.01'] == [None, None]
+  assert ls['last_step_with_errors'][1] == path.steps[path.error > 0].max()
+
+  with (out / 'trajectories.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  kept = unconstrained.log_spaced_steps(300)
+  assert len(rows) == 5 * 2 * len(kept)
+  own = [r for r in rows if (r['objective'], r['alpha']) == ('ls', '0.1')]
+  last = [r for r in own if r['seed'] == '3'][-1]
+  assert last['step'] == '300'
+  assert float(last['nc2']) == pytest.approx(path.nc2[-1], rel=1e-6)
+  (line,) = [x for x in printed.splitlines() if x.startswith('CE   ')][:1]
+  assert f'{ce["closed_form"]["margin"]:.4f}' in line
+  assert 'MaxSup 0.99' in printed
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--alphas=0.1,x'], "--alphas has 'x'; expected floats"),
+    (['--alphas=0', '--objectives=ls'], 'leave nothing to do'),
+    (['--alphas=1.5', '--objectives=ls'], 'alpha is 1.5; expected from 0 to 1'),
+    (['--objectives=ce,mse'], "--objectives has 'mse'; known: ce, ls, maxsup"),
+    (['--seeds=1.5'], "--seeds has '1.5'; expected ints"),
+    (['--seeds=-1'], '--seeds has -1'),
+    (['--dim=2'], 'dim is 2; expected a whole number >= 9'),
+    (['--lambda_h=0'], 'lambda_h is 0.0; expected a number > 0'),
+    (['--lambda_w=100'], 'and the minimiser 0 from 1 on'),
+    (['--lr=0'], '--lr=0.0: expected a number > 0'),
+    (['--init_scale=-1'], '--init_scale=-1.0'),
+  ],
+)
+def test_bad_flags_are_one_line(run_program, tmp_path, arguments, message):
+  out = tmp_path / 'out'
+  code, printed, err = run_program(
+    'unconstrained_features', f'--out={out}', *arguments
+  )
+  assert (code, printed) == (2, '')
+  assert len(err.strip().splitlines()) == 1, err
+  assert err.startswith('error: ')
+  assert message in err
+  assert not out.exists()
+
+
+def test_where_to_write(run_program):
+  for arguments, message in (
+    ([], '--out is needed'),
+    (['--out=/dev/null/x'], 'cannot be written'),
+  ):
+    code, _, err = run_program('unconstrained_features', *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_divergence_is_one_line(run_program, tmp_path):
+  code, _, err = run_program(
+    'unconstrained_features',
+    f'--out={tmp_path}',
+    *TINY,
+    '--objectives=ce',
+    '--lr=1e9',
+    '--steps=100',
+  )
+  assert code == 2
+  assert 'diverged before step' in err.strip().splitlines()[-1]
+  assert 'Traceback' not in err
+
+
+def test_help_imports_nothing_heavy():
+  code = (
+    'import sys, experiments.unconstrained_features;'
+    "heavy = {'jax', 'scipy', 'matplotlib', 'numpy'};"
+    'print(heavy & sys.modules.keys())'
+  )
+  loaded = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout
+  assert loaded.strip() == 'set()'
