@@ -34,11 +34,12 @@ def reference(problem, steps, learning_rate, seed):
   return W, H, b
 
 
-def test_it_is_gradient_descent(x64):
+@pytest.mark.parametrize('record', [[0, 7], [1, 40]])
+def test_it_is_gradient_descent(x64, record):
   path = unconstrained.gradient_descent(
-    SMALL, steps=40, learning_rate=0.5, seed=2, record=[0, 7, 40]
+    SMALL, steps=40, learning_rate=0.5, seed=2, record=record
   )
-  np.testing.assert_array_equal(path.steps, [0, 7, 40])
+  np.testing.assert_array_equal(path.steps, record)
   for i, step in enumerate(path.steps):
     W, H, b = reference(SMALL, step, 0.5, 2)
     means = H.reshape(3, 4, 5).mean(1)
@@ -54,6 +55,7 @@ def test_it_is_gradient_descent(x64):
     for name, value in expected.items():
       assert getattr(path, name)[i] == pytest.approx(float(value), rel=1e-9)
   assert path.error[0] > 0
+  assert path.error.dtype == np.float64
   assert (path.learning_rate, path.seed) == (0.5, 2)
   assert path.scale == pytest.approx(5**-0.5)
 
