@@ -93,7 +93,8 @@ def mutual_information(
   alike, so its means are those of L - 1 samples, or with `fresh` evaluates new
   samples at the means of all L. Between the two lies the truth; both errors
   vanish as L grows. About log 2 = 0.69 is left where the examples of each of
-  two classes have collapsed to a point.
+  two classes have collapsed to a point. One variance for all examples
+  makes it less than that where a few are much noisier than the rest.
 
   Where no sample differs from its example's mean, sigma is 0 and the estimate
   is its limit as the noise vanishes: the entropy of the distinct values, log N

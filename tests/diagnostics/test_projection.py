@@ -144,10 +144,20 @@ def test_half_precision_is_computed_in_double(rng, dtype):
   np.testing.assert_array_equal(xy, exact.project(features.astype(float)))
 
 
-def test_a_flat_triangle_keeps_an_orthonormal_basis():
-  weights = np.array([[0.3, 1e-5, 0], [-1, 0, 0], [1, 0, 0]]) + 1 / 3
+def test_a_flat_triangle_keeps_an_orthonormal_basis(rng):
+  b, c, away = rng.normal(size=(3, 6))
+  weights = np.stack([0.3 * b + 0.7 * c + 1e-5 * away, b, c])
   basis = template_plane(weights, (0, 1, 2)).basis
-  np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-15)
+  np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=2e-15)
+
+
+def test_means_that_are_equal_but_for_rounding_are_refused(rng):
+  labels = np.repeat([0, 1, 2], [3, 7, 10])
+  features = np.tile(rng.normal(size=6), (20, 1))
+  means = [features[labels == k].mean(0) for k in range(3)]
+  assert not np.array_equal(means[0], means[1])
+  with pytest.raises(UsageError, match='lie on a line'):
+    class_mean_plane(features, labels, (0, 1, 2))
 
 
 def test_class_means_by_the_definition(rng):
