@@ -43,8 +43,9 @@ def at_layer(model: nn.Module, layer: str) -> AtLayer:
     >>> from maxsup_jax.models import create_model
     >>> model = create_model('resnet8', 10, width=8)
     >>> images = jnp.ones((2, 8, 8, 1))
-    >>> variables = jax.jit(model.init)(jax.random.key(0), images)
-    >>> _, activations = at_layer(model, 'layer3_0')(variables, images)
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> apply = at_layer(model, 'layer3_0')
+    >>> _, activations = jax.eval_shape(apply, variables, images)
     >>> activations.shape
     (2, 2, 2, 32)
   """
