@@ -59,6 +59,30 @@ class Plane:
     shift = self.basis[D:].sum(0) - self.origin @ self.basis
     return _blocks.map_rows(lambda x: x @ self.basis[:D] + shift, features)
 
+  def upright(self) -> 'Plane':
+    """The same plane and origin, turned so that pictures can be compared.
+
+    Returns:
+      A plane whose axes are such that the first class lies straight above the
+      middle of the other two, and the second class to the left of the third.
+
+    Examples:
+      >>> features = np.array([[4.0, 0, 0], [-2, 1, 0], [-2, -1, 0]])
+      >>> plane = class_mean_plane(features, np.array([0, 1, 2]), (0, 1, 2))
+      >>> (plane.upright().templates_2d.round(3) + 0.0).tolist()
+      [[0.0, 4.0], [-1.0, -2.0], [1.0, -2.0]]
+    """
+    a, b, c = self.templates_2d
+    up = a - (b + c) / 2
+    up = up / np.linalg.norm(up)
+    right = np.array([up[1], -up[0]])
+    # Two axes can be mirrored, too.
+    right = right * np.sign((c - b) @ right)
+    turn = np.column_stack([right, up])
+    return dataclasses.replace(
+      self, basis=self.basis @ turn, templates_2d=self.templates_2d @ turn
+    )
+
 
 def template_plane(
   weights: ArrayLike,

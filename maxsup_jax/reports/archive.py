@@ -7,6 +7,8 @@
 | `features` | `[N, D]` float | the penultimate features |
 | `weights` | `[K, D]` float | of the last layer, a row for each class |
 | `bias` | `[K]` float | of the last layer |
+| `augmented_logits` | `[M, L, K]` float | of L augmentations of M examples |
+| `augmented_labels` | `[M]` integer | of two classes |
 | `class_names` | `[K]` str | |
 | `metadata` | str | a JSON object: `name`, `dataset`, `split`, `objective` … |
 | `history` | str | a JSON list: the lines of a run's `metrics.jsonl` |
@@ -27,8 +29,18 @@ import numpy as np
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 
-ARRAYS = ('logits', 'labels', 'features', 'weights', 'bias')
-_KNOWN = (*ARRAYS, 'class_names', 'metadata', 'history')
+_KNOWN = (
+  'logits',
+  'labels',
+  'features',
+  'weights',
+  'bias',
+  'augmented_logits',
+  'augmented_labels',
+  'class_names',
+  'metadata',
+  'history',
+)
 # Logits of a head computed in bfloat16 differ from its weights by this much.
 _HEAD_TOLERANCE = 0.02
 
@@ -45,6 +57,8 @@ class Outputs:
     features: `[N, D]`, or None.
     weights: `[K, D]`, or None.
     bias: `[K]`, or None.
+    augmented_logits: `[M, L, K]`, or None.
+    augmented_labels: int64 `[M]`, of two classes, or None.
     class_names: K names, or None.
     metadata: what is known about the run.
     history: the lines of its `metrics.jsonl`.
@@ -61,6 +75,8 @@ class Outputs:
   features: np.ndarray | None = None
   weights: np.ndarray | None = None
   bias: np.ndarray | None = None
+  augmented_logits: np.ndarray | None = None
+  augmented_labels: np.ndarray | None = None
   class_names: tuple[str, ...] | None = None
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   history: Sequence[Mapping[str, Any]] = ()
@@ -160,6 +176,7 @@ def _checked(
     bias = _checks.finite(arrays['bias'], 'bias')
     if bias.shape != (K,):
       raise UsageError(f'bias has the shape {bias.shape}; expected ({K},)')
+  augmented_logits, augmented_labels = _augmented(arrays, K)
   class_names = None
   if 'class_names' in arrays:
     class_names = tuple(str(c) for c in np.ravel(arrays['class_names']))
@@ -176,11 +193,35 @@ def _checked(
     features=features,
     weights=weights,
     bias=bias,
+    augmented_logits=augmented_logits,
+    augmented_labels=augmented_labels,
     class_names=class_names,
     metadata=metadata,
     history=_json(arrays, 'history', list),
     head_error=_head_error(logits, features, weights, bias),
   )
+
+
+def _augmented(arrays: dict[str, np.ndarray], K: int):
+  names = ('augmented_logits', 'augmented_labels')
+  there = [n for n in names if n in arrays]
+  if not there:
+    return None, None
+  if len(there) == 1:
+    raise UsageError(f'{" and ".join(names)} belong together')
+  logits = _checks.finite(arrays['augmented_logits'], 'augmented_logits')
+  if logits.ndim != 3 or logits.shape[1] < 2 or logits.shape[2] != K:
+    raise UsageError(
+      f'augmented_logits has the shape {logits.shape}; expected [examples, '
+      f'augmentations, {K}], at least 2 augmentations'
+    )
+  labels = _checks.class_ids(arrays['augmented_labels'], K, 'augmented_labels')
+  _checks.same_length(augmented_logits=logits, augmented_labels=labels)
+  if len(np.unique(labels)) != 2:
+    raise UsageError(
+      f'augmented_labels has {len(np.unique(labels))} classes; expected 2'
+    )
+  return logits, labels
 
 
 def _json(arrays: dict[str, np.ndarray], key: str, kind: type) -> Any:

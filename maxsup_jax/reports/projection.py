@@ -86,9 +86,9 @@ _CAPTIONS = {
   'mean_plane': (
     'Penultimate features of the classes {classes}, projected on the plane '
     'through the three class means, centred, as the figures of Zhou et al. '
-    '(2025) were made; at most {per_class} examples of each class, a column '
-    'for each split. The panels of a model share their limits; those of '
-    'different models do not.'
+    '(2025) were made, turned so that the first class is on top; at most '
+    '{per_class} examples of each class, a column for each split. The panels '
+    'of a model share their limits; those of different models do not.'
   ),
 }
 
@@ -109,7 +109,7 @@ def _project(m: Measured, kind: str, options: Options) -> dict:
   else:
     plane = projection.class_mean_plane(
       outputs.features[rows], outputs.labels[rows], options.classes
-    )
+    ).upright()
   return {
     part: (plane.project(o.features[r]), o.labels[r])
     for part, (o, r) in panels.items()

@@ -17,6 +17,7 @@ from maxsup_jax.reports import (
   archive,
   blocks,
   calibration,
+  information,
   logits,
   page,
   projection,
@@ -36,6 +37,7 @@ SECTIONS = {
     logits,
     representation,
     projection,
+    information,
   )
 }
 RESULTS = 'results.json'

@@ -2,6 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from scipy import linalg
+from scipy.spatial import distance
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics.projection import class_mean_plane, template_plane
@@ -256,3 +257,28 @@ def test_features_of_another_width_are_refused(rng):
   ):
     with pytest.raises(UsageError, match=r'expected \[examples, 4\]'):
       plane.project(np.ones((2, 5)))
+
+
+@pytest.mark.parametrize('kind', ['templates', 'means'])
+def test_upright_is_the_same_picture_turned(rng, kind):
+  features, labels = clusters(rng)
+  if kind == 'templates':
+    plane = template_plane(rng.normal(size=(9, 6)), CLASSES)
+  else:
+    plane = class_mean_plane(features, labels, CLASSES)
+  turned = plane.upright()
+  before, after = plane.project(features), turned.project(features)
+  np.testing.assert_allclose(
+    distance.pdist(before), distance.pdist(after), rtol=1e-9
+  )
+  a, b, c = turned.templates_2d
+  middle = (b + c) / 2
+  assert a[0] == pytest.approx(middle[0])
+  assert a[1] > middle[1]
+  assert b[0] < c[0]
+  if kind == 'means':
+    of_class = [after[labels == k].mean(0) for k in CLASSES]
+    np.testing.assert_allclose(of_class, turned.templates_2d, atol=1e-12)
+  np.testing.assert_allclose(
+    turned.basis.T @ turned.basis, np.eye(2), atol=1e-12
+  )

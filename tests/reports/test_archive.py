@@ -68,6 +68,24 @@ def test_a_single_logit_is_binary(write_npz):
       r'\[5, 8\]',
     ),
     ({'bias': np.ones(4)}, r'bias has the shape \(4,\); expected \(5,\)'),
+    (
+      {'augmented_logits': np.ones((2, 3, 5))},
+      r'augmented_logits and augmented_labels belong together',
+    ),
+    (
+      {
+        'augmented_logits': np.ones((2, 3, 4)),
+        'augmented_labels': np.array([0, 1]),
+      },
+      r'augmented_logits has the shape \(2, 3, 4\)',
+    ),
+    (
+      {
+        'augmented_logits': np.ones((2, 3, 5)),
+        'augmented_labels': np.array([1, 1]),
+      },
+      r'augmented_labels has 1 classes; expected 2',
+    ),
     ({'class_names': np.array(['a'])}, r'class_names has 1 names; there are 5'),
     ({'metadata': np.array('{')}, r'metadata is not JSON'),
     ({'history': np.array('{}')}, r'history is a JSON dict, not a'),

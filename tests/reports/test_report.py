@@ -181,6 +181,28 @@ def test_missing_arrays_are_named_on_the_page(tmp_path):
   assert 'bare.npz has no features and no weights' in page
 
 
+def test_information_of_augmentations():
+  """Two clouds of one point each keep the class: log 2."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat([2, 0], 50)
+  logits = np.zeros((100, 20, 4))
+  logits[..., 2] = np.where(labels == 2, 5, -5)[:, None]
+  logits += rng.normal(size=logits.shape) / 10
+  m = measured(
+    'm',
+    logits=random_logits(),
+    labels=np.arange(60) % 4,
+    augmented_logits=logits,
+    augmented_labels=labels,
+  )
+  (section,) = report.build([m], OPTIONS, ('information',))
+  numbers = section.numbers['m']['test']
+  assert numbers['cross_fitted'] < np.log(2) < numbers['in_sample']
+  assert numbers['in_sample'] == pytest.approx(np.log(2), abs=0.05)
+  assert numbers['augmentations'] == 20
+  assert 'class 0 and class 2' in section.blocks[0].caption
+
+
 def test_an_empty_class_is_named_on_the_page(tmp_path):
   z = random_logits()
   features = np.random.default_rng(1).normal(size=(60, 6))
