@@ -22,6 +22,8 @@ from maxsup_jax.diagnostics.neural_collapse._measures import Spread, measure
 from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
 
 GROUPS = ('labels', 'predictions')
+# Rows that a CPU measures at a time: their deviations stay in the cache.
+_CPU_BLOCK = 1024
 
 
 class RowMeasures(NamedTuple):
@@ -56,6 +58,27 @@ def row_measures(
     xp.square(deviation_BD).sum(1),
     xp.square(c_BR / between.singular_values).sum(1),
     score_BK.argmax(1),
+  )
+
+
+def _measure_blocks(
+  between: BetweenClass, features_BD: jax.Array, ids_B: jax.Array
+) -> RowMeasures:
+  """`row_measures` of large batches, block by block."""
+  count = len(ids_B) // _CPU_BLOCK
+  if count < 2:
+    return row_measures(jnp, between, features_BD, ids_B)
+  end = count * _CPU_BLOCK
+  blocks = jax.lax.map(
+    lambda block: row_measures(jnp, between, *block),
+    (
+      features_BD[:end].reshape(count, _CPU_BLOCK, -1),
+      ids_B[:end].reshape(count, _CPU_BLOCK),
+    ),
+  )
+  rest = row_measures(jnp, between, features_BD[end:], ids_B[end:])
+  return jax.tree.map(
+    lambda a, b: jnp.concatenate([a.reshape(-1), b]), blocks, rest
   )
 
 
@@ -169,7 +192,13 @@ class WithinClass(NamedTuple):
     known_B = ids_B < K
     if group_by == 'predictions':
       ids_B = jnp.where(known_B, predictions_B, K)
-    rows = row_measures(jnp, between, features_BD, jnp.where(known_B, ids_B, 0))
+    rows = jax.lax.platform_dependent(
+      between,
+      features_BD,
+      jnp.where(known_B, ids_B, 0),
+      cpu=_measure_blocks,
+      default=functools.partial(row_measures, jnp),
+    )
     cells_B = jnp.where(known_B, correct_B * K + ids_B, 2 * K)
     values_B3 = jnp.stack(
       [jnp.ones_like(rows.square), rows.square, rows.whitened], 1

@@ -14,6 +14,7 @@ from maxsup_jax.diagnostics._class_sums import Pair, class_sums
 from maxsup_jax.diagnostics.neural_collapse import (
   ClassMeans,
   WithinClass,
+  _within_class,
   neural_collapse,
 )
 
@@ -280,6 +281,20 @@ def test_sums_of_accelerators_equal_those_of_the_host(data, monkeypatch):
   other = class_sums(jnp.asarray(features), jnp.asarray(ids), K)
   np.testing.assert_allclose(other, expected, rtol=1e-6)
   assert np.isfinite(np.asarray(expected)).all()
+
+
+@pytest.mark.parametrize('block', [50, 60])
+def test_blocks_equal_the_whole(data, monkeypatch, block):
+  """On CPUs, with and without a rest."""
+  features, labels, predictions, _, _ = data
+  between = ClassMeans.init(K, D).update(features, labels).compute()
+  sums = functools.partial(
+    WithinClass.batch_sums, between, features, labels, predictions=predictions
+  )
+  whole = sums()
+  monkeypatch.setattr(_within_class, '_CPU_BLOCK', block)
+  for a, b in zip(jax.tree.leaves(sums()), jax.tree.leaves(whole)):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 def test_half_precision_is_summed_in_single():

@@ -115,13 +115,16 @@ def test_padding_and_devices(data):
 
 
 def test_one_direction_has_no_separation():
-  features = np.float32([[0.1, 0.2, 0.3]]) * np.arange(1, 7)[:, None]
-  labels = np.arange(6) % 2
-  result = cosine_variation(features, labels)
-  assert result.total == pytest.approx(0, abs=1e-12)
-  assert np.isnan(result.r_squared)
-  state = CosineVariation.init(2, 3).update(features.astype(np.float32), labels)
-  assert np.isnan(state.compute().r_squared)
+  rng = np.random.default_rng(0)
+  labels = np.arange(30) % 3
+  for _ in range(5):
+    features = rng.gamma(2.0, size=(30, 1)) * rng.normal(size=50)
+    result = cosine_variation(features, labels)
+    assert result.total == pytest.approx(0, abs=1e-12)
+    assert np.isnan(result.r_squared)
+    state = CosineVariation.init(3, 50).update(features, labels)
+    assert state.compute().total == pytest.approx(0, abs=1e-6)
+    assert np.isnan(state.compute().r_squared)
 
 
 def test_separated_classes_have_r_squared_one():
