@@ -222,18 +222,16 @@ def _collapse_timers(settings: Settings) -> dict[str, Callable[[int], float]]:
   if B < K:
     raise UsageError(f'--batch_size={B}: expected at least {K}, the classes')
   means = neural_collapse.ClassMeans.init(K, D)
-  between = jax.device_put(means.update(features_BD, labels_B).compute())
+  between = means.update(features_BD, labels_B).compute()
+  # As they are on an accelerator, whose numbers are float32.
+  between = jax.tree.map(jnp.asarray, between)
   within = neural_collapse.WithinClass.init(K)
 
   @jax.jit
-  def products(features_BD, means_KD, factor_KD):
-    # Distances to all class means, and the projection on their span.
-    dot = lambda a, b: jnp.dot(a, b.T, precision='highest')  # noqa: E731
-    return dot(features_BD, means_KD), dot(features_BD, factor_KD)
-
-  # The span of K class means has at most K - 1 directions.
-  factor = jnp.ones((min(K - 1, D), D), jnp.float32)
-  whole_means = jnp.asarray(between.means, jnp.float32)
+  def products(features_BD, between):
+    # The features in the span of the class means, and from there to each one.
+    inside_BR = jnp.matmul(features_BD, between.basis, precision='highest')
+    return jnp.matmul(inside_BR, between.coordinates.T, precision='highest')
 
   def blocking(function):
     return _timer(lambda: jax.block_until_ready(function()))
@@ -245,9 +243,7 @@ def _collapse_timers(settings: Settings) -> dict[str, Callable[[int], float]]:
         between, features_BD, labels_B, predictions=labels_B
       )
     ),
-    'second pass products': blocking(
-      lambda: products(features_BD, whole_means, factor)
-    ),
+    'second pass products': blocking(lambda: products(features_BD, between)),
   }
 
 
