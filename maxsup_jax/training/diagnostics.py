@@ -14,6 +14,7 @@ import numpy as np
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics.neural_collapse import ClassMeans, WithinClass
+from maxsup_jax.diagnostics.representation import CosineVariation
 from maxsup_jax.training import metrics
 from maxsup_jax.training.evaluation import Totals
 from maxsup_jax.training.parallel import AXIS, Devices
@@ -31,6 +32,12 @@ COLLAPSE = (
   'h_norm',
   'ncc_accuracy',
 )
+# Names in a record, and the attributes of `Variation` that they are.
+COSINES = {
+  'cosine_within': 'within',
+  'cosine_total': 'total',
+  'r_squared': 'r_squared',
+}
 
 
 class Passes(NamedTuple):
@@ -38,11 +45,13 @@ class Passes(NamedTuple):
 
   Attributes:
     first: `(variables, batch) -> (sums, class_sums)`: the sums are those of
-      `steps.make_eval_step` but for the objective, then what `ClassMeans` adds.
+      `steps.make_eval_step` but for the objective, then what `ClassMeans` and
+      `CosineVariation` add.
     second: `(variables, between, batch) -> within_sums`, what `WithinClass`
       adds.
-    add_first: `(class_means, class_sums) -> class_means`. Apart from the model,
-      so that this is compiled once, wherever the sums come from.
+    add_first: `((class_means, cosines), class_sums) -> (class_means, cosines)`.
+      Apart from the model, so that this is compiled once, wherever the sums
+      come from.
     add_second: `(within_class, within_sums) -> within_class`.
   """
 
@@ -81,7 +90,11 @@ def make_passes(
       'classification': metrics.classification_sums(logits, labels, mask),
       'calibration': metrics.calibration_sums(logits, labels, mask),
     }
-    class_sums = ClassMeans.batch_sums(features, labels, mask, logits.shape[-1])
+    K = logits.shape[-1]
+    class_sums = (
+      ClassMeans.batch_sums(features, labels, mask, K),
+      CosineVariation.batch_sums(features, labels, mask, K),
+    )
     return jax.lax.psum((sums, class_sums), AXIS)
 
   def second(variables, between, batch):
@@ -94,7 +107,7 @@ def make_passes(
   return Passes(
     first,
     second,
-    add_first=lambda class_means, sums: class_means.add(sums),
+    add_first=lambda both, sums: tuple(x.add(s) for x, s in zip(both, sums)),
     add_second=lambda within, sums: within.add(sums, predicted=False),
   )
 
@@ -119,18 +132,18 @@ def diagnose(
 
   Returns:
     The numbers: `examples`, `accuracy`, `nll` and `ece`, as `evaluate` gives
-    them, and those of `COLLAPSE`, in the conventions that are the defaults of
-    `maxsup_jax.diagnostics`. And one line that says why the latter are all NaN,
-    if they are (a class has no example, say), or None.
+    them, and those of `COLLAPSE` and of `COSINES`, in the conventions that are
+    the defaults of `maxsup_jax.diagnostics`. And one line that says why the
+    latter are NaN, if they are (a class has no example, say), or None.
   """
   variables = state.variables(ema=ema)
   head = devices.fetch(variables['params']['head'])
   D, K = head['kernel'].shape
   totals, pending = Totals(), []
-  class_means = devices.replicate(ClassMeans.init(K, D))
+  both = devices.replicate((ClassMeans.init(K, D), CosineVariation.init(K, D)))
   for batch in devices.stream(batches()):
     sums, class_sums = passes.first(variables, batch)
-    class_means = passes.add_first(class_means, class_sums)
+    both = passes.add_first(both, class_sums)
     pending.append(sums)
     # One batch computes while the sums of the one before travel.
     if len(pending) > 1:
@@ -141,8 +154,18 @@ def diagnose(
   found: dict[str, Any] = {
     name: means[name] for name in ('examples', 'accuracy', 'nll', 'ece')
   }
+  class_means, cosines = devices.fetch(both)
+  problems = []
+  # Hours of training are worth more than these numbers: what is undefined, of
+  # a class without examples for one, is NaN and ends nothing.
+  found |= dict.fromkeys((*COLLAPSE, *COSINES), float('nan'))
   try:
-    between = devices.fetch(class_means).compute()
+    variation = cosines.compute()
+    found |= {n: float(getattr(variation, a)) for n, a in COSINES.items()}
+  except UsageError as e:
+    problems.append(str(e))
+  try:
+    between = class_means.compute()
     on_devices = devices.replicate(between)
     within_class = devices.replicate(WithinClass.init(K))
     for batch in devices.stream(batches()):
@@ -155,7 +178,7 @@ def diagnose(
     collapse = devices.fetch(within_class).compute(
       between, head['kernel'].T, head['bias']
     )
+    found |= {n: float(getattr(collapse, n)) for n in COLLAPSE}
   except UsageError as e:
-    # Hours of training are worth more than these numbers.
-    return found | dict.fromkeys(COLLAPSE, float('nan')), str(e)
-  return found | {n: float(getattr(collapse, n)) for n in COLLAPSE}, None
+    problems.append(str(e))
+  return found, '; '.join(dict.fromkeys(problems)) or None

@@ -89,7 +89,7 @@ class _Loop:
     self.state = run.devices.replicate(state)
     self.eval_step = run.devices.map(run.eval_step())
     self.passes = Passes(*map(run.devices.map, run.diagnostic_passes()))
-    # Splits whose neural collapse is undefined, once that has been said.
+    # Splits with undefined diagnostics, once that has been said.
     self.undefined = set()
     # Sums of steps that the host has not seen, and the window of those it has.
     self.pending = deque()
@@ -238,9 +238,7 @@ class _Loop:
           )
           if problem and split not in self.undefined:
             self.undefined.add(split)
-            self.say(
-              f'the neural collapse of {source.name} is undefined: {problem}'
-            )
+            self.say(f'diagnostics of {source.name} are undefined: {problem}')
 
   def save(self):
     """Starts to save a checkpoint, if this step has none."""

@@ -13,7 +13,7 @@ from maxsup_jax import data
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training import loop, setup
 from maxsup_jax.training.config import resolve
-from maxsup_jax.training.diagnostics import COLLAPSE
+from maxsup_jax.training.diagnostics import COLLAPSE, COSINES
 from maxsup_jax.training.extraction import extract
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.workdir import Workdir
@@ -73,6 +73,15 @@ def reference(logits, features, labels, W_KD):
   probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   confidence = probabilities.max(-1)
   correct = logits.argmax(-1) == labels
+  unit = H / np.linalg.norm(H, axis=1, keepdims=True)
+  # Mean distances of all pairs of examples of two classes.
+  pairs = np.array(
+    [
+      [1 - (unit[labels == j] @ unit[labels == k].T).mean() for j in classes]
+      for k in classes
+    ]
+  )
+  within_cosine, total_cosine = np.diag(pairs).mean(), pairs.mean()
   ece = 0
   for b in range(15):
     inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
@@ -90,6 +99,9 @@ def reference(logits, features, labels, W_KD):
     'w_norm': np.linalg.norm(W, axis=1).mean(),
     'h_norm': np.linalg.norm(centered, axis=1).mean(),
     'ncc_accuracy': (distances.argmin(1) == labels).mean(),
+    'cosine_within': within_cosine,
+    'cosine_total': total_cosine,
+    'r_squared': 1 - within_cosine / total_cosine,
   }
 
 
@@ -171,7 +183,7 @@ def test_is_written_when_asked_and_at_the_end(train, tmp_path, monkeypatch):
   evaluation, _, test = lines[-3:]
   for name in ('examples', 'accuracy', 'nll', 'ece'):
     assert test[name] == evaluation[name]
-  assert all(math.isfinite(test[name]) for name in COLLAPSE)
+  assert all(math.isfinite(test[name]) for name in (*COLLAPSE, *COSINES))
   assert Workdir(tmp_path / 'run').metrics() == events
 
 
@@ -251,14 +263,14 @@ def test_a_class_without_examples_ends_no_training(
   assert len(found) == 6
   for record in found:
     defined = record['split'] == 'train'
-    for name in COLLAPSE:
+    for name in (*COLLAPSE, *COSINES):
       assert (record[name] is not None) == defined
     for name in ('accuracy', 'nll', 'ece'):
       assert math.isfinite(record[name])
   assert found[-1]['examples'] < 355
   said = [x for x in capfd.readouterr().err.splitlines() if 'undefined' in x]
   assert len(said) == 1
-  assert 'the neural collapse of digits/no threes is undefined: ' in said[0]
+  assert 'diagnostics of digits/no threes are undefined: ' in said[0]
   assert 'class 3 ' in said[0]
 
 
@@ -270,7 +282,7 @@ def test_one_split_for_both_is_measured_once(train, tmp_path):
 
 
 def test_its_time_is_not_training(train, tmp_path, monkeypatch):
-  numbers = dict.fromkeys((*COLLAPSE, 'ece'), 0.0)
+  numbers = dict.fromkeys((*COLLAPSE, *COSINES, 'ece'), 0.0)
 
   def slow(*_, **__):
     time.sleep(1)

@@ -138,8 +138,11 @@ def test_refuses_what_cannot_be_written(tmp_path):
     ('/dev/null/x.npz', MEMBERS, 'cannot be written: File exists'),
     (tmp_path / 'x.npz', huge, r'needs 4,000,000\.02 GB .* GB are free'),
   ):
-    with pytest.raises(UsageError, match=message) as e:
-      NpzWriter(path, members).__enter__()
+    with (
+      pytest.raises(UsageError, match=message) as e,
+      NpzWriter(path, members),
+    ):
+      pass
     assert '\n' not in str(e.value)
   assert list(tmp_path.iterdir()) == []
 
@@ -157,8 +160,11 @@ def test_asks_for_the_space_of_what_is_there_twice(tmp_path, monkeypatch):
   with pytest.raises(KeyError), NpzWriter(tmp_path / 'x', members):
     raise KeyError
   usage.free = 7_900_000_000
-  with pytest.raises(UsageError, match=r'needs 8\.02 GB .* 7\.90 GB'):
-    NpzWriter(tmp_path / 'x', members).__enter__()
+  with (
+    pytest.raises(UsageError, match=r'needs 8\.02 GB .* 7\.90 GB'),
+    NpzWriter(tmp_path / 'x', members),
+  ):
+    pass
 
 
 def test_a_disk_that_fills_up_is_one_line(tmp_path):
