@@ -13,6 +13,11 @@ where the dataset has them, and two JSON texts: `metadata`, where it comes from,
 and `history`, the lines of the run's metrics.jsonl up to that step. Images are
 not augmented, nor is the model in training mode, whatever the split.
 
+With --augmentations=L it also holds `augmented_logits` float32 [M, L, K] and
+`augmented_labels` int32 [M]: L random augmentations, those of training, of the
+first --per_class examples of each class of --pair, for the mutual information
+of Müller et al. (2019). Take the training split for it, as they do.
+
 It is written batch by batch, so that its size does not matter: 1.28 million
 images with 1,000 logits and 2,048 features are 15.6 GB. All devices of one
 process are used; several processes are refused.
@@ -36,6 +41,16 @@ _STEP = flags.DEFINE_integer(
 )
 _WEIGHTS = flags.DEFINE_enum(
   'weights', 'raw', ['raw', 'ema'], 'The weights themselves or their averages.'
+)
+_AUGMENTATIONS = flags.DEFINE_integer(
+  'augmentations',
+  0,
+  'Augmentations of each example of --pair; 0 for none, 5 in the paper.',
+  lower_bound=0,
+)
+_PAIR = flags.DEFINE_list('pair', ['0', '1'], 'The two classes to augment.')
+_PER_CLASS = flags.DEFINE_integer(
+  'per_class', 300, 'How many examples of each class to augment.', lower_bound=1
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -90,6 +105,7 @@ def main():
   run = setup.build(
     config, data_dir=_DATA_DIR.value, eval_split=split, training=False
   )
+  pair = _checked_pair(run)
   state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
   checkpoints.close()
   variables = state.variables(ema=weights == 'ema')
@@ -101,7 +117,9 @@ def main():
     'features': ((N, D), np.float32),
     'labels': ((N,), np.int32),
   }
-  correct, nll = 0, 0.0
+  correct, nll, labels = 0, 0.0, []
+  extract_step = run.devices.map(run.extract_step())
+  variables = run.devices.replicate(variables)
   with NpzWriter(out, columns, overwrite=_OVERWRITE.value) as file:
     file.write('weights', np.ascontiguousarray(head['kernel'].T))
     file.write('bias', np.asarray(head['bias']))
@@ -118,22 +136,76 @@ def main():
       mininterval=0.2 if sys.stderr.isatty() else 10,
     ) as progress:
       for batch in extract(
-        run.devices.map(run.extract_step()),
-        run.devices.replicate(variables),
-        run.eval_batches(),
-        run.devices,
+        extract_step, variables, run.eval_batches(), run.devices
       ):
         for name in columns:
           file.append(name, batch[name])
         sums = _classified(batch['logits'], batch['labels'])
         correct, nll = correct + sums[0], nll + sums[1]
+        labels.append(batch['labels'])
         progress.update(len(batch['labels']))
+    if pair:
+      augmented = _augmented(run, np.concatenate(labels), pair)
+      batches = extract(
+        extract_step, variables, run.eval_batches(augmented), run.devices
+      )
+      parts = [(b['logits'], b['labels']) for b in batches]
+      logits, labels = (np.concatenate(p) for p in zip(*parts))
+      L = _AUGMENTATIONS.value
+      file.write('augmented_logits', logits.reshape(-1, L, K))
+      file.write('augmented_labels', labels[::L])
   print(
     f'{out}: {N:,} examples of {source.name} at step {step}, '
     f'{out.stat().st_size / 1e6:,.1f} MB; accuracy {correct / N:.2%}, '
     f'NLL {nll / N:.4f}'
   )
   return 0
+
+
+def _checked_pair(run):
+  """The two classes to augment, or None; refuses before anything is done."""
+  from maxsup_jax.data import Augment
+
+  if not _AUGMENTATIONS.value:
+    return None
+  if _AUGMENTATIONS.value < 2:
+    raise _cli.UsageError('--augmentations=1: expected at least 2, or 0')
+  K = run.eval_source.num_classes
+  try:
+    pair = [int(k) for k in _PAIR.value]
+  except ValueError:
+    pair = []
+  if len(set(pair)) != 2 or not all(0 <= k < K for k in pair):
+    raise _cli.UsageError(
+      f'--pair={",".join(_PAIR.value)}: expected two classes from 0 to {K - 1}'
+    )
+  if Augment(**run.config.dataset.augment) == Augment():
+    raise _cli.UsageError(
+      '--augmentations: the run was trained without any (its '
+      'config.dataset.augment)'
+    )
+  return pair
+
+
+def _augmented(run, labels, pair):
+  """The augmentations of the first examples of each class."""
+  import numpy as np
+
+  from maxsup_jax.data import Augment, AugmentedSource
+
+  found = [np.flatnonzero(labels == k)[: _PER_CLASS.value] for k in pair]
+  for k, indices in zip(pair, found):
+    if not len(indices):
+      raise _cli.UsageError(
+        f'--pair: {run.eval_source.name} has no example of class {k}'
+      )
+  return AugmentedSource(
+    run.eval_source,
+    np.concatenate(found),
+    _AUGMENTATIONS.value,
+    Augment(**run.config.dataset.augment),
+    seed=run.config.seed,
+  )
 
 
 def _file_name(split, step, weights):

@@ -1,5 +1,6 @@
 """Datasets, and the batches that training and evaluation read from them."""
 
+from maxsup_jax.data.augmented import AugmentedSource as AugmentedSource
 from maxsup_jax.data.pipeline import batch_indices as batch_indices
 from maxsup_jax.data.pipeline import eval_batches as eval_batches
 from maxsup_jax.data.pipeline import steps_per_epoch as steps_per_epoch

@@ -159,3 +159,49 @@ def test_averages_that_are_not_kept(run_program, workdir, tmp_path):
   )
   assert code == 2
   assert 'keeps no averaged weights' in err
+
+
+def test_augmentations_of_two_classes(run_program, workdir, tmp_path):
+  out = tmp_path / 'augmented.npz'
+  command = (
+    'extract',
+    f'--workdir={workdir}',
+    '--split=test',
+    '--augmentations=4',
+    '--pair=8,3',
+    '--per_class=6',
+  )
+  code, _, err = run_program(*command, f'--out={out}')
+  assert code == 0, err
+  with np.load(out) as file:
+    logits, labels = file['augmented_logits'], file['augmented_labels']
+    plain, all_labels = file['logits'], file['labels']
+  assert logits.shape == (12, 4, 10)
+  assert labels.tolist() == [8] * 6 + [3] * 6
+  # Augmented images are near the plain ones, but not the same.
+  first = plain[np.flatnonzero(all_labels == 8)[:6]]
+  distance = np.abs(logits[:6] - first[:, None]).mean((1, 2))
+  assert (distance > 0).all()
+  others = np.abs(logits[:6] - first[::-1][:, None]).mean((1, 2))
+  assert distance.mean() < others.mean()
+  assert (np.ptp(logits, axis=1).max(-1) > 0).all()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--augmentations=1'], '--augmentations=1: expected at least 2'),
+    (['--augmentations=2', '--pair=1,1'], '--pair=1,1: expected two classes'),
+    (['--augmentations=2', '--pair=1,10'], 'from 0 to 9'),
+  ],
+)
+def test_augmentations_that_cannot_be(
+  run_program, workdir, tmp_path, arguments, message
+):
+  out = tmp_path / 'none.npz'
+  code, _, err = run_program(
+    'extract', f'--workdir={workdir}', f'--out={out}', *arguments
+  )
+  assert code == 2
+  assert message in err
+  assert not list(tmp_path.iterdir())
