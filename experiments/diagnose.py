@@ -76,20 +76,22 @@ def main(paths):
   out = Path(_OUT.value)
   report.check_out(out, _OVERWRITE.value)
 
-  def bar(items, what):
-    return tqdm(items, what, file=sys.stderr, leave=False, dynamic_ncols=True)
-
-  outputs = archive.read_all(bar(paths, 'reading'), _NAMES.value)
-  train = [None] * len(outputs)
-  if _TRAIN.value:
-    train = archive.read_all(
-      bar(_TRAIN.value, 'reading'), [o.name for o in outputs]
+  def bar(what, total):
+    return tqdm(
+      desc=what, total=total, file=sys.stderr, leave=False, dynamic_ncols=True
     )
-    archive.check_same_classes([outputs[0], *train])
+
+  files = [*paths, *_TRAIN.value]
+  with bar('reading', len(files)) as progress:
+    outputs = archive.read_all(paths, _NAMES.value, progress.update)
+    train = [None] * len(outputs)
+    if _TRAIN.value:
+      names = [o.name for o in outputs]
+      train = archive.read_all(_TRAIN.value, names, progress.update)
+      archive.check_same_classes([outputs[0], *train])
   models = [Measured(o, t) for o, t in zip(outputs, train)]
-  built = report.build(
-    models, options, sections, lambda items: bar(items, 'measuring')
-  )
+  with bar('measuring', len(sections)) as progress:
+    built = report.build(models, options, sections, progress.update)
   page = report.write(out, built, models, options, provenance())
   print(report.as_text(built))
   print(page)

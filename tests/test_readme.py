@@ -125,7 +125,7 @@ def test_ci_runs_the_test_command():
   ).stdout.strip()
   block = README.split('<!-- test command -->')[1].split('```')[1]
   assert command == block.removeprefix('sh').strip()
-  assert command.endswith('-m pytest -q')
+  assert command.endswith('-m pytest -q -n 2')
 
 
 def test_no_number_is_left_open():

@@ -20,7 +20,7 @@ import dataclasses
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,13 +249,16 @@ def _head_error(logits, features, weights, bias):
 
 
 def read_all(
-  paths: Sequence[str | os.PathLike], names: Sequence[str] = ()
+  paths: Sequence[str | os.PathLike],
+  names: Sequence[str] = (),
+  done: Callable[[], Any] = lambda: None,
 ) -> list[Outputs]:
   """Reads the files of a report: models that can be compared.
 
   Args:
     paths: of .npz files.
     names: one for each, or none.
+    done: is called after each file.
 
   Returns:
     Their contents, with distinct names and the same number of classes.
@@ -265,7 +268,10 @@ def read_all(
   """
   if names and len(names) != len(paths):
     raise UsageError(f'{len(names)} names for {len(paths)} files')
-  models = [read(p, n) for p, n in zip(paths, names or [None] * len(paths))]
+  models = []
+  for path, name in zip(paths, names or [None] * len(paths)):
+    models.append(read(path, name))
+    done()
   taken = [m.name for m in models]
   if len(set(taken)) < len(taken):
     if names:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def build(
   models: Sequence[Measured],
   options: Options,
   sections: Sequence[str] = tuple(SECTIONS),
-  progress: Callable[[Iterable], Iterable] = iter,
+  done: Callable[[], Any] = lambda: None,
 ) -> list[Section]:
   """Computes the sections.
 
@@ -95,7 +95,7 @@ def build(
     models: the first one is what the others are compared with.
     options: how to measure.
     sections: names of `SECTIONS`.
-    progress: wraps the loop over the sections.
+    done: is called after each section.
 
   Returns:
     The sections in the order of `SECTIONS`. A part that the data do not allow,
@@ -109,7 +109,11 @@ def build(
   if projection.NAME in sections:
     projection.check_classes(models, options)
   chosen = [module for name, module in SECTIONS.items() if name in sections]
-  return [module.section(models, options) for module in progress(chosen)]
+  built = []
+  for module in chosen:
+    built.append(module.section(models, options))
+    done()
+  return built
 
 
 def write(

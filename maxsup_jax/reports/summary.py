@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -63,17 +63,12 @@ STATISTICS = {
 }
 
 
-def section(
-  models: list[Measured],
-  options: Options,
-  progress: Callable[[Iterable], Iterable] = iter,
-) -> Section:
+def section(models: list[Measured], options: Options) -> Section:
   """Builds the section.
 
   Args:
     models: the first one is what the others are compared with.
     options: see `Options`.
-    progress: wraps the bootstrap's loop over models.
 
   Returns:
     A table, with intervals and paired differences if there are resamples.
@@ -86,7 +81,7 @@ def section(
       resamples=options.resamples,
       seed=options.seeds[0],
     )
-    for m in (progress(models) if options.resamples else ())
+    for m in (models if options.resamples else ())
   ]
   comparable = paired([m.outputs for m in models])
   rows, numbers = [], {m.name: {} for m in models}

@@ -1,15 +1,18 @@
 import re
 import subprocess
+import sys
 
 import jax
 
 from maxsup_jax.training import provenance
 
 
-def test_says_what_runs():
+def test_says_what_runs(monkeypatch):
+  arguments = ['/usr/bin/python3', '-m', 'experiments.train', '--workdir=a b']
+  monkeypatch.setattr(sys, 'orig_argv', arguments)
   found = provenance.provenance()
   assert found['versions']['jax'] == jax.__version__
-  assert 'pytest' in found['command']
+  assert found['command'] == "python -m experiments.train '--workdir=a b'"
   assert re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00', found['time'])
 
 
