@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import neural_collapse, representation
@@ -46,7 +48,8 @@ _TRAJECTORIES = {
   'nc2': 'NC2',
   'nc3': 'NC3',
   'ece': 'ECE',
-  'h_norm': 'norm of the means',
+  'h_norm': 'norm of the class means',
+  'r_squared': 'R², class separation',
 }
 
 
@@ -200,7 +203,8 @@ def _trajectories(models, csv: Curves) -> Iterator[Figure]:
       f'{split} {style}' for split, style in zip(splits, _SPLIT_STYLES)
     )
     + '. NC1 with the 1/K of the paper, NC3 not squared; BatchNorm in '
-    'evaluation mode, no augmentation.',
+    'evaluation mode, no augmentation. In the last panel NC1 falls to the '
+    'right.',
   )
 
 
@@ -213,24 +217,43 @@ def _train_first(split: str) -> tuple[bool, str]:
 
 def _draw_trajectories(runs, splits, order):
   with _style.style():
-    figure, axes = _style.panels(len(_TRAJECTORIES), height=2.2, sharex=True)
-    for (key, title), ax in zip(_TRAJECTORIES.items(), axes):
-      for name, by_split in runs.items():
-        for split, style in zip(splits, _SPLIT_STYLES.values()):
-          records = [r for r in by_split.get(split, []) if r[key] is not None]
-          ax.plot(
-            [r['epoch'] for r in records],
-            [r[key] for r in records],
-            style,
-            color=_style.color(order[name]),
-            label=name if split == splits[0] else None,
-            marker=_style.marker(order[name]),
-            markersize=2.5,
-          )
+    figure, axes = _style.panels(len(_TRAJECTORIES) + 1, columns=4, height=1.9)
+    for name, by_split in runs.items():
+      for split, style in zip(splits, _SPLIT_STYLES.values()):
+        records = by_split.get(split, [])
+        look = {
+          'color': _style.color(order[name]),
+          'linestyle': style,
+          'marker': _style.marker(order[name]),
+          'markersize': 2.5,
+          'linewidth': 1.1,
+        }
+        for key, ax in zip(_TRAJECTORIES, axes):
+          ax.plot(*_defined(records, 'epoch', key), **look)
+        axes[-1].plot(*_defined(records, 'nc1', 'nc2'), **look)
+    for ax, title in zip(axes, [*_TRAJECTORIES.values(), 'NC2 against NC1']):
       ax.set_title(title)
-      if key == 'nc1':
-        ax.set_yscale('log')
-    for ax in axes[-3:]:
       ax.set_xlabel('epoch')
-    axes[0].legend()
+    axes[1].set_yscale('log')
+    axes[-1].set_xscale('log')
+    for axis in (axes[1].yaxis, axes[-1].xaxis):
+      axis.set_major_locator(LogLocator(subs=(1, 3)))
+      axis.set_major_formatter('{x:g}')
+      axis.set_minor_formatter(NullFormatter())
+    # It falls during training, and time runs to the right.
+    axes[-1].invert_xaxis()
+    axes[-1].set_xlabel('NC1')
+    handles = [
+      Line2D(
+        [], [], color=_style.color(order[n]), marker=_style.marker(order[n])
+      )
+      for n in runs
+    ]
+    figure.legend(handles, list(runs), loc='outside upper left', ncols=6)
   return figure
+
+
+def _defined(records, *keys):
+  """The values of the keys in the records that have all of them."""
+  there = [r for r in records if all(r[k] is not None for k in keys)]
+  return [[r[k] for r in there] for k in keys]
