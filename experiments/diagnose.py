@@ -49,15 +49,13 @@ _BINS = flags.DEFINE_integer('bins', 15, 'Of the calibration errors.')
 _CLASSES = flags.DEFINE_list(
   'classes', ['0', '1', '2'], 'The three classes of the projections.'
 )
-_ALPHA = flags.DEFINE_float(
-  'alpha', 0.1, 'The strength for which the pressure on logits is drawn.'
-)
 
 
 def main(paths):
   from tqdm import tqdm
 
   from maxsup_jax.reports import archive, report
+  from maxsup_jax.reports.directory import Directory
   from maxsup_jax.reports.measured import Measured
   from maxsup_jax.training.provenance import provenance
 
@@ -73,8 +71,7 @@ def main(paths):
   options = _options()
   sections = _SECTIONS.value or list(report.SECTIONS)
   report.check_sections(sections)
-  out = Path(_OUT.value)
-  report.check_out(out, _OVERWRITE.value)
+  out = Directory(Path(_OUT.value), report.KIND, overwrite=_OVERWRITE.value)
 
   def bar(what, total):
     return tqdm(
@@ -89,6 +86,8 @@ def main(paths):
       names = [o.name for o in outputs]
       train = archive.read_all(_TRAIN.value, names, progress.update)
       archive.check_same_classes([outputs[0], *train])
+      for pair in zip(outputs, train):
+        archive.check_same_model(*pair)
   models = [Measured(o, t) for o, t in zip(outputs, train)]
   with bar('measuring', len(sections)) as progress:
     built = report.build(models, options, sections, progress.update)
@@ -109,7 +108,6 @@ def _options():
     level=_LEVEL.value,
     bins=_BINS.value,
     classes=_whole_numbers('classes', _CLASSES.value),
-    alpha=_ALPHA.value,
   )
 
 

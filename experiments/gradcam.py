@@ -7,6 +7,8 @@ Rows are images, columns the networks of the runs. Above each overlay stands the
 predicted class, its probability, and whether it is right.
 """
 
+import pathlib
+
 from absl import flags
 
 from experiments import _cli
@@ -21,7 +23,10 @@ _IMAGES = flags.DEFINE_string(
   'which are scaled and cropped to the size that the runs were trained on.',
 )
 _OUT = flags.DEFINE_string(
-  'out', None, 'The figure to write: .png, .svg or .pdf.'
+  'out', 'gradcam.png', 'The figure to write: .png, .svg or .pdf.'
+)
+_OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Replace the figure if it exists.'
 )
 _TARGET = flags.DEFINE_string(
   'target',
@@ -62,13 +67,15 @@ def main():
   items = [i.strip() for i in (_IMAGES.value or '').split(',') if i.strip()]
   if not items:
     raise _cli.UsageError('--images is needed: indices or files, such as 0,5,7')
-  if not _OUT.value:
-    raise _cli.UsageError('--out is needed: the figure to write')
 
   from experiments import _gradcam
   from maxsup_jax.reports import gradcam as report
 
   report.check_path(_OUT.value)
+  if pathlib.Path(_OUT.value).exists() and not _OVERWRITE.value:
+    raise _cli.UsageError(
+      f'--out={_OUT.value} exists; choose another, or add --overwrite'
+    )
   names = _gradcam.names_of(_WORKDIR.value)
   runs = [
     _gradcam.restore(

@@ -25,8 +25,9 @@ of 0 is CE.
 
 import csv
 import dataclasses
-import json
+import io
 import math
+import pathlib
 import statistics
 
 from absl import flags
@@ -34,6 +35,9 @@ from absl import flags
 from experiments import _cli
 
 _OUT = flags.DEFINE_string('out', None, 'The directory for all files.')
+_OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Replace the results that are in --out.'
+)
 _NUM_CLASSES = flags.DEFINE_integer('num_classes', 10, 'K.', lower_bound=2)
 _PER_CLASS = flags.DEFINE_integer(
   'per_class', 10, 'n, examples of each class.', lower_bound=2
@@ -62,6 +66,9 @@ _INIT_SCALE = flags.DEFINE_float(
   None,
   'Standard deviation of the starts; D^(-1/2) if not given.',
 )
+
+# What results.json calls itself.
+KIND = 'unconstrained feature model'
 
 # What the table counts steps to.
 THRESHOLDS = (
@@ -93,11 +100,12 @@ def main():
       f'epsilon = K sqrt(n lambda_w lambda_h) is {problems[0].epsilon:.6g}, '
       'and the minimiser 0 from 1 on; try a smaller --lambda_w or --lambda_h'
     )
-  results = _cli.checked_out(f'{_OUT.value}/results.json')
   import tqdm
 
+  from maxsup_jax.reports.directory import Directory
   from maxsup_jax.training.provenance import provenance
 
+  out = Directory(pathlib.Path(_OUT.value), KIND, overwrite=_OVERWRITE.value)
   started = provenance()
   solutions, paths = [], {}
   with tqdm.tqdm(total=len(problems) * (1 + len(seeds))) as progress:
@@ -139,10 +147,11 @@ def main():
     'results': records,
   }
   files = _draw(problems[0], solutions, list(paths.values()))
-  files.append(_write_csv(results.parent / 'trajectories.csv', paths))
-  results.write_text(json.dumps(record, indent=2, allow_nan=False) + '\n')
+  files['trajectories.csv'] = _csv(paths)
+  out.write(files, record)
   _print(records)
-  print('\nwritten: ' + ', '.join(map(str, [results, *files])))
+  written = [out.path / name for name in ('results.json', *files)]
+  print('\nwritten: ' + ', '.join(map(str, written)))
 
 
 def _numbers(flag, texts, kind):
@@ -257,34 +266,35 @@ def _known(value):
 def _draw(problem, solutions, paths):
   from maxsup_jax.reports import unconstrained as figures
 
-  files = []
+  files = {}
   for name, figure in (
     ('closed_form', figures.closed_form_figure(problem, solutions)),
     ('trajectories', figures.trajectories_figure(paths)),
     ('condition', figures.condition_figure(problem)),
   ):
     for kind in ('png', 'svg'):
-      files.append(f'{_OUT.value}/{name}.{kind}')
+      content = io.BytesIO()
       # Without the date an SVG is the same for the same numbers.
       metadata = {'Date': None} if kind == 'svg' else None
-      figure.savefig(files[-1], dpi=150, metadata=metadata)
+      figure.savefig(content, format=kind, dpi=150, metadata=metadata)
+      files[f'{name}.{kind}'] = content.getvalue()
   return files
 
 
-def _write_csv(path, paths):
+def _csv(paths):
   from maxsup_jax.diagnostics import unconstrained
 
   columns = ('value', 'error', 'nc1', 'nc2', 'nc3')
   columns += ('weight_norm', 'feature_norm')
   kept = unconstrained.log_spaced_steps(_STEPS.value)
-  with path.open('w', newline='') as file:
-    writer = csv.writer(file)
-    writer.writerow(['objective', 'alpha', 'seed', 'step', *columns])
-    for (problem, seed), trajectory in paths.items():
-      for step in kept:
-        values = [f'{getattr(trajectory, c)[step]:.8g}' for c in columns]
-        writer.writerow([problem.objective, problem.alpha, seed, step, *values])
-  return path
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(['objective', 'alpha', 'seed', 'step', *columns])
+  for (problem, seed), trajectory in paths.items():
+    for step in kept:
+      values = [f'{getattr(trajectory, c)[step]:.8g}' for c in columns]
+      writer.writerow([problem.objective, problem.alpha, seed, step, *values])
+  return text.getvalue()
 
 
 def _print(records):

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 
 import matplotlib
@@ -46,13 +47,17 @@ _SETTINGS = {
   'svg.fonttype': 'path',
   # The same figure gives the same bytes.
   'svg.hashsalt': 'maxsup_jax',
+  # A name may hold a dollar sign.
+  'text.parse_math': False,
 }
 
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
   """The settings of all figures; use it while drawing and while saving."""
-  with matplotlib.rc_context(_SETTINGS):
+  with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+    # Letters that the font lacks become boxes; the page has them as text.
+    warnings.filterwarnings('ignore', 'Glyph .* missing from font')
     yield
 
 

@@ -147,9 +147,9 @@ def _arrays(
     raise
   except FileNotFoundError:
     raise UsageError(f'no file {path}') from None
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
     raise UsageError(
-      f'{path} cannot be read as an npz file of plain arrays ({e})'
+      f'{path} cannot be read as an npz file of plain arrays'
     ) from None
 
 
@@ -162,6 +162,12 @@ def _checked(
   if 'features' in arrays:
     features = _checks.matrix(arrays['features'], 'features')
     _checks.same_length(logits=logits, features=features)
+  # One logit z stands for the two logits (0, z); so does its layer.
+  single = np.ndim(arrays['logits']) == 1 or arrays['logits'].shape[1] == 1
+  for key in ('weights', 'bias'):
+    if single and key in arrays and len(np.atleast_1d(arrays[key])) == 1:
+      row = np.atleast_1d(arrays[key])
+      arrays[key] = np.concatenate([np.zeros_like(row), row])
   if 'weights' in arrays:
     weights = _checks.matrix(arrays['weights'], 'weights')
     if len(weights) != K or (
@@ -184,7 +190,11 @@ def _checked(
       raise UsageError(
         f'class_names has {len(class_names)} names; there are {K} classes'
       )
+  if len(labels) < 2:
+    raise UsageError('there is one example; expected at least 2')
   metadata = _json(arrays, 'metadata', dict)
+  history = _json(arrays, 'history', list)
+  _check_history(history)
   return Outputs(
     name=name or str(metadata.get('name') or path.stem),
     path=str(path),
@@ -197,7 +207,7 @@ def _checked(
     augmented_labels=augmented_labels,
     class_names=class_names,
     metadata=metadata,
-    history=_json(arrays, 'history', list),
+    history=history,
     head_error=_head_error(logits, features, weights, bias),
   )
 
@@ -232,8 +242,24 @@ def _json(arrays: dict[str, np.ndarray], key: str, kind: type) -> Any:
   except ValueError as e:
     raise UsageError(f'{key} is not JSON ({e})') from None
   if not isinstance(value, kind):
-    raise UsageError(f'{key} is a JSON {type(value).__name__}, not a {kind}')
+    wanted = {dict: 'an object', list: 'a list'}[kind]
+    raise UsageError(f'{key} is no JSON that holds {wanted}')
   return value
+
+
+def _check_history(history: list) -> None:
+  """Refuses records of diagnostics that could not be drawn."""
+  for i, record in enumerate(history):
+    if not isinstance(record, dict):
+      raise UsageError(f'history[{i}] is no JSON object')
+    if record.get('kind') != 'diagnostics':
+      continue
+    if not isinstance(record.get('split'), str):
+      raise UsageError(f'history[{i}] has no split')
+    for key, value in record.items():
+      number = isinstance(value, int | float) or value is None
+      if key not in ('kind', 'split', 'weights') and not number:
+        raise UsageError(f'history[{i}] has {key} {value!r}; expected a number')
 
 
 def _head_error(logits, features, weights, bias):
@@ -290,8 +316,14 @@ def read_all(
 
 
 def check_same_classes(models: Sequence[Outputs]) -> None:
-  """Refuses files with different numbers of classes."""
+  """Refuses files with other classes than the first one's."""
   for m in models[1:]:
+    known = m.class_names and models[0].class_names
+    if known and m.class_names != models[0].class_names:
+      raise UsageError(
+        f'{m.path} has other class_names than {models[0].path}, or in another '
+        'order; models of one report share their classes'
+      )
     if m.num_classes != models[0].num_classes:
       raise UsageError(
         f'{m.path} has {m.num_classes} classes, {models[0].path} '
@@ -299,6 +331,34 @@ def check_same_classes(models: Sequence[Outputs]) -> None:
       )
 
 
+def check_same_model(outputs: Outputs, train: Outputs) -> None:
+  """Refuses the training split of another model, as far as files tell.
+
+  Raises:
+    UsageError: if both are the same data, or if weights or metadata differ.
+  """
+  hint = 'give the files of --train in the order of the models'
+  if outputs.logits.shape == train.logits.shape and np.array_equal(
+    outputs.logits, train.logits
+  ):
+    raise UsageError(
+      f'{train.path} holds the logits of {outputs.path}; expected those of the '
+      'training split'
+    )
+  for array in ('weights', 'bias'):
+    a, b = getattr(outputs, array), getattr(train, array)
+    if a is not None and b is not None and not np.array_equal(a, b):
+      raise UsageError(
+        f'{train.path} has other {array} than {outputs.path}; {hint}'
+      )
+  for key in ('name', 'model', 'objective', 'seed', 'step', 'weights'):
+    a, b = outputs.metadata.get(key), train.metadata.get(key)
+    if a is not None and b is not None and a != b:
+      raise UsageError(
+        f'{train.path} is of {key} {b!r}, {outputs.path} of {a!r}; {hint}'
+      )
+
+
 def paired(models: Sequence[Outputs]) -> bool:
-  """Whether all models saw the same examples, as far as labels tell."""
+  """Whether all files hold the same labels in the same order."""
   return all(np.array_equal(models[0].labels, m.labels) for m in models)

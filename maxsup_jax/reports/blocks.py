@@ -108,6 +108,8 @@ def percent(value: float | None) -> str:
   """
   if undefined(value):
     return '—'
+  if math.isinf(value):
+    return str(value)
   size = abs(100 * value)
   # What is below is noise of float64, or as good as zero.
   if size < 1e-7:
@@ -122,6 +124,8 @@ def number(value: float | None, digits: int = 4) -> str:
     return '—'
   if value == 0:
     return '0'
+  if math.isinf(value):
+    return str(value)
   if not 1e-4 <= abs(value) < 1e6:
     return f'{value:.2e}'
   decimals = digits - 1 - math.floor(math.log10(abs(value)))
@@ -131,3 +135,20 @@ def number(value: float | None, digits: int = 4) -> str:
 def undefined(value: float | None) -> bool:
   """Whether there is no such number."""
   return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def median_and_range(values: list[float], form) -> Cell:
+  """A cell with the median over splits and, below it, the range."""
+  values = np.asarray(values, np.float64)
+  details = []
+  if len(values) > 1:
+    details = [f'{form(float(values.min()))} to {form(float(values.max()))}']
+  return Cell(form(float(np.median(values))), details)
+
+
+def short(text: str, limit: int = 22) -> str:
+  """A name that fits into a figure: its middle is left out if it is long."""
+  if len(text) <= limit:
+    return text
+  head = (limit - 1) // 2
+  return f'{text[:head]}…{text[head + 1 - limit :]}'

@@ -5,8 +5,23 @@ from matplotlib.axes import Axes
 
 from maxsup_jax.diagnostics import calibration
 from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import Cell, Curves, Figure, Section, Table
-from maxsup_jax.reports.measured import Measured, Options, describe, splits
+from maxsup_jax.reports.blocks import (
+  Cell,
+  Curves,
+  Figure,
+  Section,
+  Table,
+  median_and_range,
+  short,
+)
+from maxsup_jax.reports.measured import (
+  Measured,
+  Options,
+  describe,
+  held_out,
+  over_splits,
+  splits,
+)
 
 NAME, TITLE = 'calibration', 'Calibration'
 
@@ -46,7 +61,7 @@ def section(models: list[Measured], options: Options) -> Section:
         'Bars: the share of the examples in each bin, on the same axis.',
       ),
       _error_table(errors, options, data),
-      _temperature_table(scaled, options, data),
+      _temperature_table(scaled, options, data, models[0].outputs.num_examples),
     ],
     {
       m.name: {**errors[m.name], 'temperature_scaling': scaled[m.name]}
@@ -64,7 +79,7 @@ def _diagrams(models, curves):
     for i, (m, ax) in enumerate(zip(models, axes)):
       _diagram(ax, curves[m.name], _style.color(i))
       ece = calibration.calibration_error(curves[m.name])
-      ax.set_title(f'{m.name}: ECE {blocks.percent(ece)}')
+      ax.set_title(f'{short(m.name)}\nECE {blocks.percent(ece)}')
       ax.set_xlabel('confidence')
     axes[0].set_ylabel('accuracy')
   return figure
@@ -175,7 +190,7 @@ def _of_part(per: calibration.PerExample, part, options) -> dict[str, float]:
   }
 
 
-def _temperature_table(scaled, options: Options, data: str) -> Table:
+def _temperature_table(scaled, options: Options, data: str, N: int) -> Table:
   rows = []
   for objective, title in (('nll', 'NLL'), ('ece', 'ECE')):
     rows.append(
@@ -201,11 +216,11 @@ def _temperature_table(scaled, options: Options, data: str) -> Table:
   return Table(
     ['temperature scaling', *scaled],
     rows,
-    f'{data}. T is fitted on {options.held_out:.0%} of the examples and '
-    'everything is reported on the others; median and range over '
-    f'{len(options.seeds)} random splits. Logits are divided by T: T above 1 '
-    'cools an overconfident model. Where all held-out predictions are right, '
-    'the NLL has no minimum, and T is the lowest that is allowed, 0.01.',
+    f'{data}. T is fitted on {held_out(N, options)} and everything is reported '
+    f'on the others; {over_splits(options)}. Logits are divided by T: T above '
+    '1 cools an overconfident model. The T of least NLL is at its bound, 0.01 '
+    'or 100, where all held-out predictions are right, or most are wrong; that '
+    'of least ECE is searched on a grid.',
   )
 
 
@@ -217,12 +232,3 @@ def _temperatures(records: list[dict]) -> Cell:
   return Cell(
     cell.value, [*cell.details, f'at its bound in {bound} of {len(records)}']
   )
-
-
-def median_and_range(values: list[float], form) -> Cell:
-  """A cell with the median over splits and, below it, the range."""
-  values = np.asarray(values, np.float64)
-  details = []
-  if len(values) > 1:
-    details = [f'{form(float(values.min()))} to {form(float(values.max()))}']
-  return Cell(form(float(np.median(values))), details)

@@ -5,7 +5,14 @@ import numpy as np
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import representation, selective
 from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import Curves, Figure, Note, Section, Table
+from maxsup_jax.reports.blocks import (
+  Curves,
+  Figure,
+  Note,
+  Section,
+  Table,
+  short,
+)
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'logits', 'Logits and gradients'
@@ -74,7 +81,7 @@ def section(models: list[Measured], options: Options) -> Section:
       ),
       Figure(
         'suppression',
-        _pressure(models[0].outputs.num_classes, options.alpha),
+        _pressure(models[0].outputs.num_classes),
         'Pressure on the top logit. Computed, not measured: expected gradient '
         'of the regularizer with respect to the top logit, over α, for '
         f'K = {models[0].outputs.num_classes:,} classes, as a function of the '
@@ -114,32 +121,32 @@ def _profiles(models, profiles):
           alpha=0.18,
           linewidth=0,
         )
-      ax.set_title(m.name)
+      ax.set_title(short(m.name))
       ax.set_xlabel('maximum softmax probability')
     axes[0].set_ylabel('top logit')
     axes[0].legend(loc='best')
   return figure
 
 
-def _pressure(K: int, alpha: float):
+def _pressure(K: int):
   error = np.linspace(0, 1, 101)
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.7)
-    for target, label, i in (
-      ('ls', 'label smoothing', 1),
-      ('maxsup', 'MaxSup', 2),
+    # Not the colours of the models, which these lines are not about.
+    for target, label, color, style in (
+      ('ls', 'label smoothing', '#555555', '-'),
+      ('maxsup', 'MaxSup', '#555555', '--'),
     ):
-      value = selective.expected_suppression(error, K, alpha, target=target)
-      ax.plot(error, value / alpha, label=label, **_style.line(i))
+      value = selective.expected_suppression(error, K, 1.0, target=target)
+      ax.plot(error, value, style, color=color, label=label)
     value = selective.expected_suppression(
-      error, K, alpha, target='soft', top_probability=1 - error
+      error, K, 1.0, target='soft', top_probability=1 - error
     )
-    ax.plot(error, value / alpha, label='calibrated soft', **_style.line(4))
-    ax.axhline(0, color='#888888', linewidth=0.8)
+    ax.plot(error, value, ':', color='#555555', label='calibrated soft')
     ax.set_xlabel('P(error)')
     ax.set_ylabel('gradient on the top logit / α')
     ax.set_xlim(0, 1)
-    ax.legend(loc='lower left')
+    figure.legend(loc='outside upper left', ncols=3)
   return figure
 
 
@@ -151,7 +158,7 @@ def _densities(models, densities):
       if m.name not in densities:
         continue
       grid, density = densities[m.name]
-      ax.plot(grid, density, label=m.name, **_style.line(i))
+      ax.plot(grid, density, label=short(m.name), **_style.line(i))
       ax.fill_between(
         grid, density, color=_style.color(i), alpha=0.12, linewidth=0
       )
@@ -160,7 +167,7 @@ def _densities(models, densities):
       high.append(grid[np.searchsorted(below, 0.9995)])
     ax.set_xlim(min(low), max(high))
     ax.set_ylim(0)
-    ax.legend()
+    figure.legend(loc='outside upper left', ncols=3)
     ax.set_xlabel('logit')
     ax.set_ylabel('density')
   return figure

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
@@ -26,7 +27,6 @@ class Options:
     level: of the intervals.
     bins: of the reliability diagrams and calibration errors.
     classes: the three classes of the projections.
-    alpha: the strength for which the pressure on the top logit is drawn.
   """
 
   held_out: float = 0.2
@@ -35,20 +35,29 @@ class Options:
   level: float = 0.95
   bins: int = 15
   classes: tuple[int, int, int] = (0, 1, 2)
-  alpha: float = 0.1
 
   def __post_init__(self):
+    # With fewer, a percentile interval is no more than its extremes.
+    enough = math.ceil(2 / (1 - self.level)) if self.level < 1 else 0
     for ok, text in (
       (0 < self.held_out < 1, f'held_out is {self.held_out}; expected a share'),
-      (self.seeds and min(self.seeds) >= 0, f'seeds are {self.seeds}'),
-      (self.resamples >= 0, f'resamples is {self.resamples}; expected >= 0'),
+      (
+        self.seeds
+        and min(self.seeds) >= 0
+        and len(set(self.seeds)) == len(self.seeds),
+        f'seeds are {self.seeds}; expected different numbers from 0 on',
+      ),
       (0 < self.level < 1, f'level is {self.level}; expected a share'),
+      (
+        self.resamples == 0 or self.resamples >= enough,
+        f'resamples is {self.resamples}; expected 0, or at least {enough} for '
+        f'intervals of level {self.level}',
+      ),
       (self.bins >= 1, f'bins is {self.bins}; expected at least 1'),
       (
         len(set(self.classes)) == 3 == len(self.classes),
         f'classes are {self.classes}; expected three different ones',
       ),
-      (self.alpha > 0, f'alpha is {self.alpha}; expected more than 0'),
     ):
       if not ok:
         raise UsageError(text)
@@ -97,9 +106,25 @@ class Measured:
     return {}
 
 
+def held_out(n: int, options: Options) -> str:
+  """How many of n examples are held out, in words."""
+  return f'{_held_out(n, options):,} of {n:,} examples'
+
+
+def over_splits(options: Options) -> str:
+  """What a number over all splits is, in words."""
+  if len(options.seeds) == 1:
+    return 'one random split'
+  return f'median and range over {len(options.seeds)} random splits'
+
+
+def _held_out(n: int, options: Options) -> int:
+  return min(max(1, round(options.held_out * n)), n - 1)
+
+
 def splits(n: int, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
   """Splits n examples, once for each seed, into held-out and other ones."""
-  count = min(max(1, round(options.held_out * n)), n - 1)
+  count = _held_out(n, options)
   orders = [np.random.default_rng(s).permutation(n) for s in options.seeds]
   return [(np.sort(o[:count]), np.sort(o[count:])) for o in orders]
 

@@ -26,7 +26,6 @@ th, td { padding: .35rem .7rem; text-align: right; vertical-align: top;
 thead th { border-bottom: 2px solid var(--ink) }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: #fff; font-weight: 500; white-space: normal; min-width: 8.5rem }
-.text td { text-align: left; white-space: normal }
 small { display: block; color: var(--soft); font-size: .8rem }
 .better { color: #00664b; font-weight: 600 }
 .worse { color: #a33c00; font-weight: 600 }
@@ -34,6 +33,7 @@ small { display: block; color: var(--soft); font-size: .8rem }
   text-underline-offset: .2em }
 figure { margin: 1.2rem 0 }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto }
+thead th { white-space: normal; min-width: 5rem; overflow-wrap: anywhere }
 figcaption, .caption { color: var(--soft); font-size: .86rem;
   margin: .4rem 0 0 }
 .note { border-left: 3px solid #999; padding-left: .8rem; color: var(--soft) }
@@ -42,6 +42,8 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .86rem }
   body { padding: .6rem }
   th, td { padding: .3rem .45rem }
   th:first-child, td:first-child { min-width: 6.5rem; max-width: 9rem }
+  /* Letters stay legible; wide figures scroll. */
+  figure img { max-width: none; width: 34rem }
 }
 @media print {
   @page { margin: 1.5cm }
@@ -49,6 +51,7 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .86rem }
   body { max-width: none; padding: 0 }
   nav { display: none }
   .scroll { overflow: visible }
+  figure img { max-height: 20cm; width: auto }
   th, td { padding: .2rem .4rem; white-space: normal }
   .keep, figure, tr { break-inside: avoid }
 }
@@ -118,7 +121,8 @@ def _block(
       caption = html.escape(block.caption)
       return (
         f'<figure id="{html.escape(block.name)}">'
-        f'<img src="{address}" alt="{caption}">'
+        f'<div class="scroll" tabindex="0"><img src="{address}" '
+        f'alt="{caption}"></div>'
         f'<figcaption>{caption}</figcaption></figure>\n'
       )
   raise TypeError(f'no block: {block!r}')

@@ -6,8 +6,8 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import projection
 from maxsup_jax.reports import _style
 from maxsup_jax.reports.archive import Outputs
-from maxsup_jax.reports.blocks import Curves, Figure, Note, Section
-from maxsup_jax.reports.measured import Measured, Options
+from maxsup_jax.reports.blocks import Curves, Figure, Note, Section, short
+from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'projection', 'Pictures of the features'
 _PER_CLASS = 100
@@ -31,6 +31,11 @@ def section(models: list[Measured], options: Options) -> Section:
           raise UsageError(
             f'{m.outputs.path} has no {" and no ".join(missing)}'
           )
+        if kind == 'template_plane' and not m.outputs.linear:
+          raise UsageError(
+            f'{m.outputs.path} has weights that do not give its logits: the '
+            'plane of its templates would not show them'
+          )
         drawn[m.name] = _project(m, kind, options)
       except UsageError as e:
         parts.append(Note(f'{m.name}: {e}.'))
@@ -53,7 +58,9 @@ def section(models: list[Measured], options: Options) -> Section:
           kind,
           _draw(drawn, names, options),
           _CAPTIONS[kind].format(
-            classes=', '.join(names), per_class=_PER_CLASS
+            data=describe(models, train=True),
+            classes=', '.join(names),
+            per_class=_PER_CLASS,
           ),
         )
       )
@@ -77,18 +84,19 @@ def check_classes(models: list[Measured], options: Options) -> None:
 
 _CAPTIONS = {
   'template_plane': (
-    'Penultimate features of the classes {classes}, projected on the plane '
-    'through the three rows of the last layer, bias included, as Müller et al. '
-    '(2019) draw them; at most {per_class} examples of each class, a column '
-    'for each split. Differences of the three logits are kept exactly. The '
-    'panels of a model share their limits; those of different models do not.'
+    '{data}. Penultimate features of the classes {classes}, projected on the '
+    'plane through the three rows of the last layer, bias included where there '
+    'is one, as Müller et al. (2019) draw them; at most {per_class} examples '
+    'of each class, a panel for each split. Differences of the three logits '
+    'are kept. The panels of a model share their limits; those of different '
+    'models do not.'
   ),
   'mean_plane': (
-    'Penultimate features of the classes {classes}, projected on the plane '
-    'through the three class means, centred, as the figures of Zhou et al. '
-    '(2025) were made, turned so that the first class is on top; at most '
-    '{per_class} examples of each class, a column for each split. The panels '
-    'of a model share their limits; those of different models do not.'
+    '{data}. Penultimate features of the classes {classes}, projected on the '
+    'plane through the three class means, centred, as the figures of Zhou et '
+    'al. (2025) were made, turned so that the first class is on top; at most '
+    '{per_class} examples of each class, a panel for each split. The panels of '
+    'a model share their limits; those of different models do not.'
   ),
 }
 
@@ -101,14 +109,14 @@ def _project(m: Measured, kind: str, options: Options) -> dict:
     rows = _chosen(outputs, options)
     panels[part] = outputs, rows
   # The basis is that of the training split, where there is one.
-  outputs, rows = next(iter(panels.values()))
+  outputs, _ = next(iter(panels.values()))
   if kind == 'template_plane':
     plane = projection.template_plane(
       m.outputs.weights, options.classes, bias=m.outputs.bias
     )
   else:
     plane = projection.class_mean_plane(
-      outputs.features[rows], outputs.labels[rows], options.classes
+      outputs.features, outputs.labels, options.classes
     ).upright()
   return {
     part: (plane.project(o.features[r]), o.labels[r])
@@ -133,8 +141,10 @@ def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
 def _draw(drawn, names, options: Options):
   parts = list(dict.fromkeys(p for panels in drawn.values() for p in panels))
   with _style.style():
+    # A model's panels stay side by side.
+    columns = 2 if len(drawn) < 3 else 4
     figure, axes = _style.panels(
-      len(drawn) * len(parts), columns=max(2, len(parts)), height=3.1
+      len(drawn) * len(parts), columns=columns, height=6.6 / columns
     )
     for ax in axes:
       ax.set_visible(False)
@@ -155,13 +165,15 @@ def _draw(drawn, names, options: Options):
             marker=marker,
             linewidths=0,
             alpha=0.6,
-            label=name,
+            label=short(name),
           )
         ax.set(
           xlim=(center[0] - half, center[0] + half),
           ylim=(center[1] - half, center[1] + half),
           aspect='equal',
-          title=f'{model}, {part}' if len(parts) > 1 else model,
+          title=f'{short(model)}, {part}' if len(parts) > 1 else short(model),
         )
-    axes[0].legend(loc='best')
+    shown = next(ax for ax in axes if ax.get_visible())
+    handles, labels = shown.get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside upper left', ncols=3)
   return figure

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from maxsup_jax.reports import (
   summary,
 )
 from maxsup_jax.reports.blocks import Section
+from maxsup_jax.reports.directory import Directory
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 SECTIONS = {
@@ -40,38 +40,8 @@ SECTIONS = {
     information,
   )
 }
-RESULTS = 'results.json'
+KIND = 'report'
 PAGE = 'report.html'
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-  """Refuses a directory in which files would be lost.
-
-  Args:
-    out: where the report goes.
-    overwrite: whether a report that is there may be replaced.
-
-  Raises:
-    UsageError: one line; nothing is written but the directory itself.
-  """
-  if out.exists() and not out.is_dir():
-    raise UsageError(f'--out={out} is a file; expected a directory')
-  if out.exists() and any(out.iterdir()):
-    if not (out / RESULTS).exists():
-      raise UsageError(
-        f'--out={out} is not empty and holds no report; choose another'
-      )
-    if not overwrite:
-      raise UsageError(
-        f'--out={out} holds a report; choose another, or add --overwrite'
-      )
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    probe = out / '.probe'
-    probe.touch()
-    probe.unlink()
-  except OSError as e:
-    raise UsageError(f'--out={out} cannot be written: {e.strerror}') from None
 
 
 def check_sections(names: Sequence[str]) -> None:
@@ -117,7 +87,7 @@ def build(
 
 
 def write(
-  out: Path,
+  out: Directory,
   sections: Sequence[Section],
   models: Sequence[Measured],
   options: Options,
@@ -126,7 +96,7 @@ def write(
   """Writes results.json, the CSV files, the figures and the page.
 
   Args:
-    out: an existing directory.
+    out: where to.
     sections: from `build`.
     models: those that the sections are about.
     options: those that the sections were computed with.
@@ -135,34 +105,30 @@ def write(
   Returns:
     The path of the page.
   """
-  figures = {}
+  figures, files = {}, {}
   for s in sections:
     for block in s.blocks:
       if isinstance(block, blocks.Figure):
         figures[block.name] = _style.svg(block.figure)
-        (out / f'{block.name}.svg').write_bytes(figures[block.name])
-        (out / f'{block.name}.png').write_bytes(_style.png(block.figure))
-    for name, columns in s.curves.items():
-      (out / f'{name}.csv').write_text(_csv(columns))
-  results = {
-    'models': {m.name: _about(m) for m in models},
-    'options': vars(options),
-    'provenance': provenance,
-    'sections': {s.name: s.numbers for s in sections},
-  }
-  (out / RESULTS).write_text(
-    json.dumps(_plain(results), indent=2, ensure_ascii=False) + '\n'
-  )
+        files[f'{block.name}.svg'] = figures[block.name]
+        files[f'{block.name}.png'] = _style.png(block.figure)
+    files |= {f'{n}.csv': _csv(columns) for n, columns in s.curves.items()}
   names = ', '.join(m.name for m in models)
-  html = page.render(
+  files[PAGE] = page.render(
     f'Diagnostics of {names}' if len(models) < 6 else 'Diagnostics',
     describe(list(models)),
     [*sections, _sources(models, provenance)],
     figures,
     'Made by maxsup_jax. No number of this page was typed by hand.',
   )
-  (out / PAGE).write_text(html, encoding='utf-8')
-  return out / PAGE
+  results = {
+    'models': {m.name: _about(m) for m in models},
+    'options': vars(options),
+    'provenance': provenance,
+    'sections': {s.name: s.numbers for s in sections},
+  }
+  out.write(files, _plain(results))
+  return out.path / PAGE
 
 
 def as_text(sections: Sequence[Section]) -> str:
@@ -210,7 +176,7 @@ def _about(m: Measured) -> dict[str, Any]:
 
 def _sources(models, provenance) -> Section:
   """The last section: where the numbers come from."""
-  rows, notes = [], []
+  rows = []
   for m in models:
     for outputs in (m.outputs, m.train):
       if outputs is None:
@@ -227,19 +193,10 @@ def _sources(models, provenance) -> Section:
           str(known.get('split') or '—'),
           str(known.get('model') or '—'),
           str(objective or '—'),
-          str(known.get('step') or '—'),
+          str(known.get('step', '—')),
           f'{outputs.num_examples:,}',
         ]
       )
-      if outputs.head_error is not None and not outputs.linear:
-        notes.append(
-          blocks.Note(
-            f'{m.name}, {outputs.path}: the logits differ from features · '
-            f'weights + bias by up to {outputs.head_error:.2g} standard '
-            'deviations: the classifier is not this linear layer, so '
-            'quantities of its weights do not describe it.'
-          )
-        )
   table = blocks.Table(
     [
       'model',
@@ -254,7 +211,7 @@ def _sources(models, provenance) -> Section:
     rows,
     _made(provenance),
   )
-  return Section('sources', 'Where the numbers come from', [table, *notes])
+  return Section('sources', 'Where the numbers come from', [table])
 
 
 def _made(provenance: Mapping[str, Any]) -> str:

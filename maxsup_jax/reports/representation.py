@@ -18,6 +18,7 @@ from maxsup_jax.reports.blocks import (
   Note,
   Section,
   Table,
+  short,
 )
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -67,6 +68,8 @@ def section(models: list[Measured], options: Options) -> Section:
         numbers[m.name][part] = {'not_available': reason}
         parts.append(Note(f'{m.name}: {reason}.'))
         continue
+      if outputs.head_error is not None and not outputs.linear:
+        parts.append(Note(f'{m.name}: {other_head(outputs)}'))
       try:
         numbers[m.name][part] = measure(outputs)
       except UsageError as e:
@@ -120,6 +123,16 @@ def measure(outputs: Outputs) -> dict[str, float | None]:
     'nc1_wrong': grouped.nc1_wrong,
     'never_predicted': grouped.num_dropped,
   }
+
+
+def other_head(outputs: Outputs) -> str:
+  """What to know of features and weights that do not give the logits."""
+  return (
+    f'the logits of {outputs.path} differ from features · weights + bias by up '
+    f'to {outputs.head_error:.2g} standard deviations, so this linear layer is '
+    'not the classifier (are the weights transposed?), and what is said of the '
+    'weights does not describe it.'
+  )
 
 
 def split_name(outputs: Outputs, part: str) -> str:
@@ -194,21 +207,31 @@ def _trajectories(models, csv: Curves) -> Iterator[Figure]:
     return
   # The training split is drawn first, with solid lines.
   splits = sorted({s for r in runs.values() for s in r}, key=_train_first)
+  if len(splits) > len(_SPLIT_STYLES):
+    left_out = ', '.join(splits[len(_SPLIT_STYLES) :])
+    splits = splits[: len(_SPLIT_STYLES)]
+    yield Note(f'Not drawn, as there are too many splits: {left_out}.')
   order = {m.name: i for i, m in enumerate(models)}
   yield Figure(
     'trajectories',
     _draw_trajectories(runs, splits, order),
-    'Neural collapse during training, as the runs logged it: '
+    f'{describe(models, train=True)}. Neural collapse during training, as the '
+    'runs logged it: '
     + ', '.join(
       f'{split} {style}' for split, style in zip(splits, _SPLIT_STYLES)
     )
     + '. NC1 with the 1/K of the paper, NC3 not squared; BatchNorm in '
-    'evaluation mode, no augmentation. In the last panel NC1 falls to the '
-    'right.',
+    'evaluation mode, no augmentation; averaged weights are not drawn. In the '
+    'last panel NC1 falls to the right.',
   )
 
 
-_SPLIT_STYLES = {'solid': '-', 'dashed': '--', 'dotted': ':'}
+_SPLIT_STYLES = {
+  'solid': '-',
+  'dashed': '--',
+  'dotted': ':',
+  'dash-dotted': '-.',
+}
 
 
 def _train_first(split: str) -> tuple[bool, str]:
@@ -249,7 +272,8 @@ def _draw_trajectories(runs, splits, order):
       )
       for n in runs
     ]
-    figure.legend(handles, list(runs), loc='outside upper left', ncols=6)
+    names = [short(n) for n in runs]
+    figure.legend(handles, names, loc='outside upper left', ncols=4)
   return figure
 
 

@@ -6,14 +6,23 @@ import numpy as np
 
 from maxsup_jax.diagnostics import selective
 from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import Cell, Curves, Figure, Section, Table
-from maxsup_jax.reports.calibration import median_and_range
+from maxsup_jax.reports.blocks import (
+  Cell,
+  Curves,
+  Figure,
+  Section,
+  Table,
+  median_and_range,
+  short,
+)
 from maxsup_jax.reports.measured import (
   COVERAGE,
   RISK,
   Measured,
   Options,
   describe,
+  held_out,
+  over_splits,
   splits,
 )
 
@@ -31,7 +40,7 @@ _AURC = {
 def section(models: list[Measured], options: Options) -> Section:
   """Builds the section."""
   curves = {m.name: m.ranking().curve() for m in models}
-  data = describe(models)
+  data, N = describe(models), models[0].outputs.num_examples
   scores = {m.name: _scores(m) for m in models}
   fits = {m.name: _fits(m, options) for m in models}
   conventions = {
@@ -85,8 +94,9 @@ def section(models: list[Measured], options: Options) -> Section:
         _norms(models, fits),
         f'Choosing the norm. {data}. AURC of the centred MaxLogit-pNorm score '
         'less that of the maximum softmax probability on the same held-out '
-        'part, in percentage points; below 0 the norm ranks better. Lines: '
-        f'median over {len(options.seeds)} splits; bands: their range.',
+        f'{held_out(N, options)}, in percentage points; below 0 the norm ranks '
+        f'better. Lines: median over {len(options.seeds)} split(s); bands: '
+        'their range.',
       )
     )
   return Section(
@@ -96,7 +106,7 @@ def section(models: list[Measured], options: Options) -> Section:
       figures[0],
       _score_table(scores, data),
       *figures[1:],
-      _fit_table(fits, options, data),
+      _fit_table(fits, options, data, N),
       _convention_table(conventions, data),
     ],
     {
@@ -121,8 +131,8 @@ def _risk_coverage(models, curves):
       curve = curves[m.name]
       coverage, risk = _style.thin(curve.coverage, curve.risk)
       label = (
-        f'{m.name} (error {blocks.percent(float(m.errors.mean()))}, AURC '
-        f'{blocks.percent(selective.aurc(curve))})'
+        f'{short(m.name)} (error {blocks.percent(float(m.errors.mean()))}, '
+        f'AURC {blocks.percent(selective.aurc(curve))})'
       )
       ax.plot(100 * coverage, 100 * risk, label=label, **_style.line(i))
       inset.plot(100 * coverage, 100 * risk, **_style.line(i))
@@ -154,7 +164,7 @@ def _norms(models, fits):
       ax.plot(
         grid,
         np.median(gain, 0),
-        label=m.name,
+        label=short(m.name),
         marker=_style.marker(i),
         markersize=3,
         **_style.line(i),
@@ -169,7 +179,7 @@ def _norms(models, fits):
       )
     ax.set_xlabel('p')
     ax.set_ylabel('AURC less that of the MSP (points)')
-    figure.legend(loc='outside right upper')
+    figure.legend(loc='outside upper left', ncols=3)
   return figure
 
 
@@ -275,7 +285,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   return {'pnorm': norms, 'thresholds': thresholds}
 
 
-def _fit_table(fits, options: Options, data: str) -> Table:
+def _fit_table(fits, options: Options, data: str, N: int) -> Table:
   rows = []
 
   def add(title, values, form):
@@ -316,11 +326,10 @@ def _fit_table(fits, options: Options, data: str) -> Table:
     ['chosen on held-out data', *fits],
     rows,
     f'{data}. The p of the centred MaxLogit-pNorm score and the thresholds are '
-    f'chosen on {options.held_out:.0%} of the examples and applied to the '
-    f'others; median and range over {len(options.seeds)} random splits. Where '
-    'no p beats it on the held-out part, the maximum softmax probability stays '
-    '("MSP"). Thresholds are on the maximum softmax probability; "—" where '
-    'none reaches the target.',
+    f'chosen on {held_out(N, options)} and applied to the others; '
+    f'{over_splits(options)}. Where no p beats it on the held-out part, the '
+    'maximum softmax probability stays ("MSP"). Thresholds are on the maximum '
+    'softmax probability; "—" where none reaches the target.',
   )
 
 

@@ -19,6 +19,8 @@ from maxsup_jax.reports.measured import (
 )
 
 NAME, TITLE = 'summary', 'Summary'
+# A share of resamples that may lack a statistic whose difference is marked.
+_FEW = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +92,13 @@ def section(models: list[Measured], options: Options) -> Section:
     for i, m in enumerate(models):
       record = {'value': values[i][name]}
       if samples:
-        record['interval'] = bootstrap.interval(samples[i][name], options.level)
+        record |= _interval_of(samples[i][name], options)
       if samples and i and comparable:
-        record['difference'] = values[i][name] - values[0][name]
-        record['difference_interval'] = bootstrap.paired_interval(
-          samples[i][name], samples[0][name], options.level
+        record |= _difference(
+          values[i][name] - values[0][name],
+          samples[i][name],
+          samples[0][name],
+          options,
         )
       numbers[m.name][name] = record
       row.append(_cell(statistic, record))
@@ -149,17 +153,41 @@ def _values(m: Measured, options: Options) -> dict[str, float]:
   return {n: f(once) for n, f in _statistics(m, options).items()}
 
 
+def _interval_of(samples: np.ndarray, options: Options) -> dict:
+  return {
+    'interval': bootstrap.interval(samples, options.level),
+    'undefined_share': bootstrap.undefined_share(samples),
+  }
+
+
+def _difference(
+  value: float, samples: np.ndarray, first: np.ndarray, options: Options
+) -> dict:
+  """The difference to the first model, and whether it is more than chance."""
+  low, high = bootstrap.paired_interval(samples, first, options.level)
+  undefined = bootstrap.undefined_share(samples - first)
+  return {
+    'difference': value,
+    'difference_interval': (low, high),
+    # Where many resamples do not define it, the interval is of the others.
+    'excludes_zero': bool(low > 0 or high < 0) and undefined <= _FEW,
+  }
+
+
 def _cell(statistic: Statistic, record: dict) -> Cell:
   form, details, mark = statistic.form, [], ''
   if 'interval' in record:
     details.append(_interval(form, record['interval']))
+    if record['undefined_share']:
+      share = f'{100 * record["undefined_share"]:.2g}%'
+      details.append(f'undefined in {share} of resamples')
   if 'difference' in record:
-    low, high = record['difference_interval']
-    sign = 1 if low > 0 else -1 if high < 0 else 0
-    mark = {1: 'better', -1: 'worse', 0: ''}[sign * statistic.better]
-    record['excludes_zero'] = bool(sign)
+    if record['excludes_zero']:
+      up = record['difference_interval'][0] > 0
+      mark = 'better' if up == (statistic.better > 0) else 'worse'
     details.append(f'Δ {_signed(form, record["difference"])} {mark}'.strip())
-    details.append(_interval(lambda v: _signed(form, v), (low, high)))
+    signed = functools.partial(_signed, form)
+    details.append(_interval(signed, record['difference_interval']))
   return Cell(form(record['value']), details, mark)
 
 
@@ -178,8 +206,9 @@ def _remarks(models, options, comparable) -> list[Text]:
   if comparable:
     return [
       Text(
-        f'Differences (Δ) are to {models[0].name}, on the same examples; '
-        '"better" and "worse" mark those whose paired interval excludes zero. '
+        f'Differences (Δ) are to {models[0].name}, paired by example, as all '
+        'files hold the same labels; those of percentages are in points. '
+        '"Better" and "worse" mark those whose interval excludes zero. '
         'Intervals are of the sampling of these examples only: they say '
         'nothing about another seed of training.'
       )
@@ -200,7 +229,7 @@ def _caption(models, options, comparable) -> str:
   )
   if options.resamples:
     text += (
-      f' In brackets: {options.level:.0%} percentile intervals of '
+      f' In brackets: {100 * options.level:g}% percentile intervals of '
       f'{options.resamples:,} bootstrap resamples. Resampling adds noise to '
       'the bins: the interval of the ECE lies too high.'
     )

@@ -99,6 +99,12 @@ def test_draws_two_trained_runs(run_program, small, tmp_path):
   assert (code, err) == (0, '')
   assert printed == f'written to {out}\n'
   assert out.read_text().startswith('<?xml')
+  drawn = out.read_bytes()
+  code, _, err = run_program(
+    'gradcam', f'--workdir={small}', '--images=0', f'--out={out}'
+  )
+  assert (code, out.read_bytes()) == (2, drawn)
+  assert 'cam.svg exists; choose another, or add --overwrite' in err
   # Nothing is written into the work directory.
   assert sorted(p for p in trained.rglob('*')) == before
 
@@ -109,7 +115,6 @@ def test_draws_two_trained_runs(run_program, small, tmp_path):
     ([], '--workdir is needed'),
     (['--workdir=x'], '--images is needed'),
     (['--workdir=x', '--images=,'], '--images is needed'),
-    (['--workdir=x', '--images=0'], '--out is needed'),
     (['--workdir=x', '--images=0', '--normalize=all'], 'map|row'),
     (
       ['--workdir={large}', '--workdir={small}', '--images=0', '--out={out}'],

@@ -47,11 +47,22 @@ def test_another_head_is_noticed(write_npz):
 
 
 def test_a_single_logit_is_binary(write_npz):
+  """And so is the layer that gave it."""
+  features = np.array([[1.0, 2.0], [3.0, -1.0]])
   path = write_npz(
     'b',
-    {'logits': np.array([1.0, -2.0]), 'labels': np.array([1, 0])},
+    {
+      'logits': features @ np.array([1.0, 2.0]) - 1,
+      'labels': np.array([1, 0]),
+      'features': features,
+      'weights': np.array([[1.0, 2.0]]),
+      'bias': np.array([-1.0]),
+    },
   )
-  np.testing.assert_array_equal(archive.read(path).logits, [[0, 1], [0, -2]])
+  outputs = archive.read(path)
+  np.testing.assert_array_equal(outputs.logits, [[0, 4], [0, 0]])
+  assert outputs.weights.shape == (2, 2)
+  assert outputs.linear
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,20 @@ def test_a_single_logit_is_binary(write_npz):
     ),
     ({'class_names': np.array(['a'])}, r'class_names has 1 names; there are 5'),
     ({'metadata': np.array('{')}, r'metadata is not JSON'),
-    ({'history': np.array('{}')}, r'history is a JSON dict, not a'),
+    ({'history': np.array('{}')}, r'history is no JSON that holds a list'),
+    ({'history': np.array('[1]')}, r'history\[0\] is no JSON object'),
+    (
+      {'history': np.array('[{"kind": "diagnostics", "split": null}]')},
+      r'history\[0\] has no split',
+    ),
+    (
+      {
+        'history': np.array(
+          '[{"kind": "diagnostics", "split": "a", "nc1": "x"}]'
+        )
+      },
+      r"history\[0\] has nc1 'x'; expected a number",
+    ),
     (
       {'labels': np.array([None] * 400, object)},
       r'cannot be read as an npz file of plain arrays',
@@ -140,6 +164,36 @@ def test_models_share_their_classes(write_npz):
   )
   with pytest.raises(UsageError, match=r'has 3 classes, .* 5; models of one'):
     archive.read_all([write_npz('a'), other])
+
+
+def test_class_names_in_another_order_are_refused(write_npz):
+  names = np.array(list('abcde'))
+  paths = [
+    write_npz('a', class_names=names),
+    write_npz('b', class_names=names[::-1]),
+  ]
+  with pytest.raises(UsageError, match='has other class_names than'):
+    archive.read_all(paths)
+
+
+def test_a_training_split_is_of_the_same_model(write_npz):
+  metadata = {'seed': 1, 'objective': 'ls', 'split': 'test'}
+  test = archive.read(write_npz('test', metadata=json.dumps(metadata)))
+  half = {'logits': test.logits / 2, 'features': test.features / 2}
+  metadata['split'] = 'train'
+  good = write_npz('train', **half, metadata=json.dumps(metadata))
+  archive.check_same_model(test, archive.read(good))
+  other = write_npz('other', **half, weights=test.weights + 1)
+  with pytest.raises(UsageError, match=r'has other weights than .*the order'):
+    archive.check_same_model(test, archive.read(other))
+  metadata['seed'] = 2
+  seed = write_npz('seed', **half, metadata=json.dumps(metadata))
+  with pytest.raises(
+    UsageError, match=r'is of seed 2, .* of 1; give the files'
+  ):
+    archive.check_same_model(test, archive.read(seed))
+  with pytest.raises(UsageError, match='holds the logits of'):
+    archive.check_same_model(test, test)
 
 
 def test_paired_models_have_the_same_labels(two_models):

@@ -1,13 +1,17 @@
 import csv
 import dataclasses
+import html
+import itertools
 import json
+import re
 
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.reports import archive, blocks, report, summary
+from maxsup_jax.reports import _style, archive, blocks, report, summary
+from maxsup_jax.reports.directory import Directory
 from maxsup_jax.reports.measured import Measured, Options
 from tests import browser
 
@@ -22,7 +26,9 @@ def written(two_models, tmp_path_factory):
   models = [Measured(first, train), Measured(second)]
   out = tmp_path_factory.mktemp('report')
   sections = report.build(models, OPTIONS)
-  report.write(out, sections, models, OPTIONS, {'command': 'pytest'})
+  report.write(
+    Directory(out, report.KIND), sections, models, OPTIONS, {'command': 'x'}
+  )
   return out, sections, models
 
 
@@ -124,7 +130,9 @@ def test_curves_hold_what_is_drawn(written, two_models):
 def test_the_same_data_give_the_same_bytes(written, tmp_path):
   out, _, models = written
   again = report.build(models, OPTIONS)
-  report.write(tmp_path, again, models, OPTIONS, {'command': 'pytest'})
+  report.write(
+    Directory(tmp_path, report.KIND), again, models, OPTIONS, {'command': 'x'}
+  )
   for path in out.iterdir():
     assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -136,6 +144,14 @@ def measured(name='m', **arrays):
 
 def random_logits(n=60, K=4, seed=0):
   return np.random.default_rng(seed).normal(size=(n, K))
+
+
+def text_of_page(path, sections, models, options=OPTIONS):
+  """Writes the report, and gives what the page says without its images."""
+  out = Directory(path, report.KIND)
+  page = report.write(out, sections, models, options, {}).read_text()
+  page = re.sub(r'<style>.*</style>', '', page, flags=re.S)
+  return re.sub(r'src="data:[^"]*"', '', page)
 
 
 EDGES = {
@@ -152,10 +168,6 @@ EDGES = {
 @pytest.mark.parametrize('edge', EDGES)
 def test_edges_have_a_page_without_nan(edge, tmp_path):
   logits, labels = EDGES[edge](random_logits())
-  if edge == 'two classes':
-    options = dataclasses.replace(OPTIONS, resamples=10)
-  else:
-    options = dataclasses.replace(OPTIONS, resamples=20)
   rng = np.random.default_rng(1)
   arrays = {
     'logits': logits,
@@ -164,19 +176,19 @@ def test_edges_have_a_page_without_nan(edge, tmp_path):
     'weights': rng.normal(size=(logits.shape[1], 6)),
   }
   models = [measured('a', **arrays), measured('b', **arrays)]
-  sections = report.build(models, options)
-  page = report.write(tmp_path, sections, models, options, {}).read_text()
-  text = (tmp_path / 'results.json').read_text()
-  assert 'NaN' not in text
-  assert 'nan' not in page.lower().replace('tenancy', '')
-  json.loads(text)
+  sections = report.build(models, OPTIONS)
+  page = text_of_page(tmp_path, sections, models)
+  assert not re.search(r'\b(nan|NaN|inf|None)\b', page)
+  results = (tmp_path / 'results.json').read_text()
+  assert 'NaN' not in results
+  assert 'Infinity' not in results
 
 
 def test_missing_arrays_are_named_on_the_page(tmp_path):
   z = random_logits()
   models = [measured('bare', logits=z, labels=np.arange(60) % 4)]
   sections = report.build(models, OPTIONS)
-  page = report.write(tmp_path, sections, models, OPTIONS, {}).read_text()
+  page = text_of_page(tmp_path, sections, models)
   assert 'bare.npz has no features' in page
   assert 'bare.npz has no features and no weights' in page
 
@@ -210,7 +222,7 @@ def test_an_empty_class_is_named_on_the_page(tmp_path):
     measured('m', logits=z, labels=np.arange(60) % 3, features=features)
   ]
   sections = report.build(models, OPTIONS, ('representation',))
-  page = report.write(tmp_path, sections, models, OPTIONS, {}).read_text()
+  page = text_of_page(tmp_path, sections, models)
   assert 'class 3' in page
 
 
@@ -222,22 +234,6 @@ def test_other_labels_are_not_paired(two_models):
   assert 'difference' not in section.numbers['LS']['error']
 
 
-def test_what_is_in_the_way_is_not_overwritten(tmp_path):
-  out = tmp_path / 'out'
-  report.check_out(out, overwrite=False)
-  report.check_out(out, overwrite=False)
-  (out / 'results.json').write_text('{}')
-  with pytest.raises(UsageError, match='holds a report; choose another'):
-    report.check_out(out, overwrite=False)
-  report.check_out(out, overwrite=True)
-  (out / 'results.json').unlink()
-  (out / 'thesis.tex').write_text('precious')
-  with pytest.raises(UsageError, match='is not empty and holds no report'):
-    report.check_out(out, overwrite=True)
-  with pytest.raises(UsageError, match='is a file'):
-    report.check_out(out / 'thesis.tex', overwrite=True)
-
-
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
@@ -247,7 +243,8 @@ def test_what_is_in_the_way_is_not_overwritten(tmp_path):
     ({'level': 1.0}, 'level is 1.0'),
     ({'bins': 0}, 'bins is 0'),
     ({'classes': (0, 0, 1)}, 'expected three different ones'),
-    ({'alpha': 0.0}, 'alpha is 0.0'),
+    ({'resamples': 39}, 'resamples is 39; expected 0, or at least 40'),
+    ({'seeds': (1, 1)}, 'expected different numbers'),
   ],
 )
 def test_options_out_of_range(change, message):
@@ -255,15 +252,24 @@ def test_options_out_of_range(change, message):
     Options(**change)
 
 
-def test_names_are_escaped(tmp_path):
+@pytest.mark.parametrize(
+  'name', ['<script>alert(1)</script>&', '$x_1$ \\frac$']
+)
+def test_any_name_can_be_shown(name, tmp_path):
   z = random_logits()
   models = [
-    measured('<script>alert(1)</script>&', logits=z, labels=np.arange(60) % 4)
+    measured(
+      name,
+      logits=z,
+      labels=np.arange(60) % 4,
+      features=z,
+      class_names=('日本', '$', '<b>', 'd'),
+    )
   ]
-  sections = report.build(models, OPTIONS, ('summary', 'calibration'))
-  page = report.write(tmp_path, sections, models, OPTIONS, {}).read_text()
+  sections = report.build(models, OPTIONS)
+  page = text_of_page(tmp_path, sections, models)
   assert '<script' not in page
-  assert '&lt;script&gt;' in page
+  assert html.escape(name) in page
 
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason='needs Chromium')
@@ -293,3 +299,73 @@ def test_in_a_browser(written):
     assert tab.pdf().startswith(b'%PDF')
     assert tab.messages == []
     assert tab.requests == []
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason='needs Chromium')
+def test_long_names_in_a_browser(tmp_path):
+  """Nothing leaves its figure, nor the page its window."""
+  z = random_logits()
+  models = [
+    measured(
+      f'resnet50_label_smoothing_0.1_seed{i}_epoch90_' + 70 * 'x',
+      logits=z,
+      labels=np.arange(60) % 4,
+      features=z,
+    )
+    for i in range(3)
+  ]
+  sections = report.build(models, OPTIONS, ('summary', 'calibration', 'logits'))
+  for section in sections:
+    for block in section.blocks:
+      if isinstance(block, blocks.Figure):
+        assert_titles_fit(block.figure)
+  text_of_page(tmp_path, sections, models)
+  with browser.opened(tmp_path / 'report.html', 800, 900) as tab:
+    assert tab.evaluate('document.documentElement.scrollWidth') <= 800
+
+
+def assert_titles_fit(figure):
+  """Neighbouring titles do not overlap."""
+  with _style.style():
+    figure.draw_without_rendering()
+    boxes = [
+      ax.title.get_window_extent() for ax in figure.axes if ax.get_visible()
+    ]
+  for a, b in itertools.combinations(boxes, 2):
+    assert not (a.width and b.width and a.overlaps(b))
+
+
+def test_undefined_resamples_are_told_and_not_marked():
+  """With one error, a third of the resamples have none of it: no AUROC."""
+  z = random_logits(n=100)
+  labels = z.argmax(1)
+  labels[0] = (labels[0] + 1) % 4
+  worse = z.copy()
+  worse[0] *= 100  # its error is its surest prediction
+  models = [
+    measured('a', logits=z, labels=labels),
+    measured('b', logits=worse, labels=labels),
+  ]
+  options = dataclasses.replace(OPTIONS, resamples=200)
+  section = summary.section(models, options)
+  record = section.numbers['b']['auroc_f']
+  assert 0.25 < record['undefined_share'] < 0.5
+  assert not record['excludes_zero']
+  low, high = record['difference_interval']
+  assert low < high < 0
+  (row,) = [r for r in section.blocks[-1].rows if r[0] == 'AUROC of failures']
+  assert any('undefined in' in d for d in row[2].details)
+  assert row[2].mark == ''
+
+
+def test_weights_of_another_layer_are_told(two_models):
+  first = dataclasses.replace(two_models[0], head_error=3.0)
+  sections = report.build(
+    [Measured(first)], OPTIONS, ('representation', 'projection')
+  )
+  notes = [
+    b.text for s in sections for b in s.blocks if isinstance(b, blocks.Note)
+  ]
+  assert any('are the weights transposed?' in n for n in notes)
+  assert any('weights that do not give its logits' in n for n in notes)
+  assert 'not_available' in sections[1].numbers['CE']['template_plane']
