@@ -122,8 +122,8 @@ def number(value: float | None, digits: int = 4) -> str:
   """A number with so many significant digits; '—' where it is undefined."""
   if undefined(value):
     return '—'
-  if value == 0:
-    return '0'
+  if isinstance(value, int) or value == 0:
+    return f'{int(value):,}'
   if math.isinf(value):
     return str(value)
   if not 1e-4 <= abs(value) < 1e6:

@@ -74,13 +74,13 @@ def section(models: list[Measured], options: Options) -> Section:
 def _diagrams(models, curves):
   with _style.style():
     figure, axes = _style.panels(
-      len(models), height=2.7, sharex=True, sharey=True
+      len(models), height=3.0, sharex=True, sharey=True
     )
     for i, (m, ax) in enumerate(zip(models, axes)):
       _diagram(ax, curves[m.name], _style.color(i))
       ece = calibration.calibration_error(curves[m.name])
       ax.set_title(f'{short(m.name)}\nECE {blocks.percent(ece)}')
-      ax.set_xlabel('confidence')
+    figure.supxlabel('confidence', fontsize=9)
     axes[0].set_ylabel('accuracy')
   return figure
 
@@ -104,7 +104,8 @@ def _diagram(ax: Axes, curve: calibration.ReliabilityCurve, color: str) -> None:
     marker='o',
     markersize=3.5,
   )
-  ax.set(xlim=(0, 1), ylim=(0, 1.02), aspect='equal')
+  ax.set(xlim=(0, 1), ylim=(0, 1.02))
+  ax.set_box_aspect(1)
 
 
 def _errors(m: Measured, curve, options: Options) -> dict[str, float]:

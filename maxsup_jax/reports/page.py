@@ -33,7 +33,8 @@ small { display: block; color: var(--soft); font-size: .8rem }
   text-underline-offset: .2em }
 figure { margin: 1.2rem 0 }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto }
-thead th { white-space: normal; min-width: 5rem; overflow-wrap: anywhere }
+thead th { white-space: normal }
+thead th:not(:first-child) { min-width: 5rem; overflow-wrap: anywhere }
 figcaption, .caption { color: var(--soft); font-size: .86rem;
   margin: .4rem 0 0 }
 .note { border-left: 3px solid #999; padding-left: .8rem; color: var(--soft) }
