@@ -1,9 +1,16 @@
 """What the measurements take, and one clear line for what they do not."""
 
+import numbers
+import reprlib
+import sys
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from maxsup_jax._errors import UsageError
+
+# Numbers beyond it could overflow where they are squared, added or divided.
+LARGEST = 1e150
 
 
 def logits_and_labels(
@@ -31,7 +38,7 @@ def logits_and_labels(
 
 def class_scores(logits: ArrayLike, name: str = 'logits') -> np.ndarray:
   """Checks logits alone; see `logits_and_labels`."""
-  logits = matrix(np.asarray(logits), name, columns='classes', single=True)
+  logits = matrix(logits, name, columns='classes', single=True)
   if logits.shape[1] == 1:
     logits = np.concatenate([np.zeros_like(logits), logits], 1)
   return logits
@@ -49,7 +56,7 @@ def matrix(
     columns: what the second axis counts.
     single: whether `[N]` stands for `[N, 1]`.
   """
-  values = np.asarray(values)
+  values = array(values, name)
   if single and values.ndim == 1:
     values = values[:, None]
   if values.ndim != 2 or not values.shape[1]:
@@ -59,33 +66,43 @@ def matrix(
   return finite(values, name)
 
 
+def array(values: ArrayLike, name: str) -> np.ndarray:
+  """Makes an array of what may be lists, which must not be ragged."""
+  try:
+    return np.asarray(values)
+  except ValueError:  # NumPy's message speaks of an "inhomogeneous shape"
+    raise UsageError(f'{name} is no array: its rows differ in length') from None
+
+
 def finite(values: ArrayLike, name: str) -> np.ndarray:
   """Checks floating-point numbers of any shape: at least one, none NaN or inf.
 
-  Narrower floats than float32 become float32.
+  Float64 numbers may be as large as 1e150. Narrower floats than float32 become
+  float32.
   """
-  values = np.asarray(values)
+  values = array(values, name)
   if values.dtype not in (np.float32, np.float64):
     # ml_dtypes' bfloat16 is not a subtype of np.floating.
     if values.dtype.name not in ('float16', 'bfloat16', 'longdouble'):
       raise UsageError(
         f'{name} has the dtype {values.dtype}; expected floating point'
       )
-    values = values.astype(np.float32)
+    with np.errstate(over='ignore'):
+      values = values.astype(np.float32)
   if not values.size:
     raise UsageError(f'{name} is empty: it has the shape {values.shape}')
-  # The sum is not finite if an element is not, and one pass over the data is
-  # enough where it is.
-  with np.errstate(over='ignore', invalid='ignore'):
-    suspicious = not np.isfinite(values.sum(dtype=np.float64))
-  if suspicious and not np.isfinite(values).all():
-    where = np.unravel_index(
-      np.flatnonzero(~np.isfinite(values))[0], values.shape
-    )
+  # In float32 all but infinity are small enough. Both ends are NaN if an
+  # element is.
+  limit = min(LARGEST, float(np.finfo(values.dtype).max))
+  if not (values.max() <= limit and values.min() >= -limit):
+    bad = ~(np.abs(values) <= limit)
+    where = np.unravel_index(bad.argmax(), values.shape)
     index = ', '.join(str(int(i)) for i in where)
-    raise UsageError(
-      f'{name}[{index}] is {values[where]}; expected finite numbers'
-    )
+    at = f'{name}[{index}]' if index else name
+    expected = 'finite numbers'
+    if np.isfinite(values[where]):
+      expected = f'numbers from {-LARGEST:g} to {LARGEST:g}'
+    raise UsageError(f'{at} is {values[where]}; expected {expected}')
   return values
 
 
@@ -93,7 +110,39 @@ def class_ids(
   labels: ArrayLike, num_classes: int, name: str = 'labels'
 ) -> np.ndarray:
   """Checks integer class ids `[N]` in `[0, num_classes)`, N at least 1."""
-  labels = np.asarray(labels)
+  labels = _integers(labels, name)
+  bad = (labels < 0) | (labels >= num_classes)
+  if bad.any():
+    i = int(bad.argmax())
+    raise UsageError(
+      f'{name}[{i}] is {labels[i]}; expected from 0 to {num_classes - 1}, as '
+      f'there are {num_classes} classes'
+    )
+  return labels.astype(np.int64)
+
+
+def labels_alone(labels: ArrayLike, name: str = 'labels') -> np.ndarray:
+  """Checks integer class ids `[N]` whose number K is one more than the largest.
+
+  A class has no examples if K exceeds N, so that it is refused before anybody
+  allocates memory for K classes.
+
+  Returns:
+    Int64 `[N]`; `int(labels.max()) + 1` is K, from 1 to N.
+  """
+  labels = _integers(labels, name)
+  bad = (labels < 0) | (labels >= len(labels))
+  if bad.any():
+    i = int(bad.argmax())
+    why = 'class ids from 0 on'
+    if labels[i] > 0:
+      why = f'less, as {len(labels)} examples leave a class below it empty'
+    raise UsageError(f'{name}[{i}] is {labels[i]}; expected {why}')
+  return labels.astype(np.int64)
+
+
+def _integers(labels: ArrayLike, name: str) -> np.ndarray:
+  labels = array(labels, name)
   if labels.ndim != 1:
     raise UsageError(
       f'{name} has the shape {labels.shape}; expected [examples]'
@@ -104,14 +153,7 @@ def class_ids(
     )
   if not labels.size:
     raise UsageError(f'{name} is empty')
-  bad = (labels < 0) | (labels >= num_classes)
-  if bad.any():
-    i = int(bad.argmax())
-    raise UsageError(
-      f'{name}[{i}] is {labels[i]}; expected from 0 to {num_classes - 1}, as '
-      f'there are {num_classes} classes'
-    )
-  return labels.astype(np.int64)
+  return labels
 
 
 def scores_and_errors(
@@ -123,8 +165,8 @@ def scores_and_errors(
     confidence: larger is surer; finite.
     errors: what each example costs: bool, or numbers from 0 to 1.
   """
-  confidence = np.asarray(confidence)
-  errors = np.asarray(errors)
+  confidence = array(confidence, 'confidence')
+  errors = array(errors, 'errors')
   for name, values in (('confidence', confidence), ('errors', errors)):
     if values.ndim != 1:
       raise UsageError(
@@ -151,22 +193,83 @@ def same_length(**arrays: np.ndarray) -> None:
     raise UsageError(f'the numbers of examples differ: {lengths}')
 
 
+def number(value: float, name: str, expected: str = 'a number') -> float:
+  """Checks that a value is one real number, and not NaN.
+
+  Returns:
+    The number, as Python's where it is NumPy's or JAX's.
+  """
+  if getattr(value, 'shape', None) == ():
+    value = value.item()
+  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if not real or value != value:
+    shown = ' '.join(reprlib.repr(value).split())
+    raise UsageError(f'{name} is {shown}; expected {expected}')
+  return value
+
+
 def between(value: float, name: str, low: float, high: float) -> float:
   """Checks a number from low to high, both included."""
+  value = number(value, name, f'from {low} to {high}')
   if not low <= value <= high:
     raise UsageError(f'{name} is {value}; expected from {low} to {high}')
   return float(value)
 
 
+def positive(value: float, name: str) -> float:
+  """Checks a finite number greater than 0."""
+  expected = 'a finite number above 0'
+  value = number(value, name, expected)
+  if not 0 < value <= sys.float_info.max:
+    raise UsageError(f'{name} is {value}; expected {expected}')
+  return float(value)
+
+
 def at_least(value: int, name: str, low: int) -> int:
-  """Checks a whole number from low on."""
-  if value != int(value) or value < low:
-    raise UsageError(f'{name} is {value}; expected a whole number >= {low}')
+  """Checks a whole number from low on, and makes it an int."""
+  expected = f'a whole number >= {low}'
+  value = number(value, name, expected)
+  # The remainder of an infinity is NaN.
+  if not value >= low or value % 1 != 0:
+    raise UsageError(f'{name} is {value}; expected {expected}')
   return int(value)
+
+
+def seed(value: int) -> int:
+  """Checks a seed: a whole number, not None, which would not be repeatable."""
+  return at_least(value, 'seed', 0)
+
+
+def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
+  """Checks how often each example counts: whole numbers, not all 0.
+
+  Returns:
+    Int64 `[length]`, in all less than 2**53.
+  """
+  weights = array(weights, 'weights')
+  if weights.shape != (length,):
+    raise UsageError(
+      f'weights has the shape {weights.shape}; expected ({length},), one for '
+      'each example'
+    )
+  if weights.dtype.kind not in 'biu':
+    raise UsageError(
+      f'weights has the dtype {weights.dtype}; expected integers, how often '
+      'each example counts'
+    )
+  if weights.min() < 0:
+    raise UsageError(
+      f'weights[{weights.argmin()}] is {weights.min()}; expected at least 0'
+    )
+  if not weights.any():
+    raise UsageError('weights are all 0: no example is left')
+  if weights.sum(dtype=np.float64) >= 2.0**53:
+    raise UsageError('weights add up to 2**53 or more; expected less')
+  return weights.astype(np.int64, copy=False)
 
 
 def one_of(value: str, name: str, known: tuple[str, ...]) -> str:
   """Checks a name among the known ones."""
-  if value not in known:
+  if not isinstance(value, str) or value not in known:
     raise UsageError(f'{name} is {value!r}; expected one of {", ".join(known)}')
   return value

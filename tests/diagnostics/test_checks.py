@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -20,9 +21,126 @@ def test_half_precision_becomes_single():
   assert values.dtype == np.float32
 
 
-def test_a_sum_that_overflows_is_not_mistaken_for_a_bad_number():
-  values = np.full((4, 2), 1e308)
-  assert _checks.finite(values, 'logits') is values
+def test_the_largest_numbers_are_taken():
+  for values in (
+    np.full((4, 2), 1e150),
+    np.full((4, 2), -np.finfo(np.float32).max, np.float32),
+  ):
+    assert _checks.finite(values, 'logits') is values
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    (
+      [0.0, -1.1e150],
+      r'x\[1\] is -1.1e\+150; expected numbers from -1e\+150 to',
+    ),
+    ([0.0, 1e200], r'x\[1\] is 1e\+200; expected numbers from -1e\+150 to 1e'),
+    (np.float64(1e200), r'x is 1e\+200; expected numbers'),
+    (np.float32([1, -np.inf]), r'x\[1\] is -inf; expected finite numbers'),
+    ([1e200, np.nan], r'x\[0\] is 1e\+200'),
+    ([[0.0], [0.0, 1.0]], r'x is no array: its rows differ in length'),
+    (['a'], r'x has the dtype <U1; expected floating point'),
+  ],
+)
+def test_numbers_that_cannot_be_measured(values, message):
+  with pytest.raises(UsageError, match=message):
+    _checks.finite(values, 'x')
+
+
+@pytest.mark.parametrize(
+  'value', [3, 3.0, np.int8(3), np.array(3), jnp.int32(3)]
+)
+def test_whole_numbers_become_ints(value):
+  assert type(_checks.at_least(value, 'n', 3)) is int
+  assert type(_checks.between(value, 'n', 3, 3)) is float
+  assert type(_checks.positive(value, 'n')) is float
+
+
+@pytest.mark.parametrize(
+  'value',
+  [None, 'a', np.nan, np.inf, -np.inf, True, [1], np.ones(3), 1j, -1],
+)
+@pytest.mark.parametrize(
+  'check',
+  [
+    lambda x: _checks.at_least(x, 'value', 0),
+    lambda x: _checks.between(x, 'value', 0, 1),
+    lambda x: _checks.positive(x, 'value'),
+  ],
+)
+def test_what_is_no_such_number_is_one_line(value, check):
+  with pytest.raises(UsageError, match=r'^value is .*; expected') as e:
+    check(value)
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  'value', [None, -1, 0.5, 'a', np.random.default_rng(0)]
+)
+def test_bad_seeds(value):
+  with pytest.raises(UsageError, match=r'^seed is .*; expected a whole number'):
+    _checks.seed(value)
+
+
+def test_names_are_strings():
+  with pytest.raises(UsageError, match=r'^of is \[1\]; expected one of a, b'):
+    _checks.one_of([1], 'of', ('a', 'b'))
+
+
+def test_labels_alone():
+  labels = _checks.labels_alone(np.array([2, 0, 1], np.uint64))
+  assert labels.dtype == np.int64
+  assert labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+  ('labels', 'message'),
+  [
+    ([0, 10**11], r'labels\[1\] is 100000000000; expected less, as 2 examples'),
+    (
+      np.array([0, 2**64 - 1], np.uint64),
+      r'labels\[1\] is 18446744073709551615',
+    ),
+    ([0, -1], r'labels\[1\] is -1; expected class ids from 0 on'),
+    ([0.0, np.nan], r'labels has the dtype float64'),
+    (None, r'labels has the shape \(\)'),
+    (['a', 'b'], r'labels has the dtype <U1'),
+    ([[0, 1]], r'labels has the shape \(1, 2\)'),
+    ([], r'labels has the dtype float64'),
+    (np.zeros(0, int), r'labels is empty'),
+  ],
+)
+def test_labels_that_cannot_say_the_number_of_classes(labels, message):
+  with pytest.raises(UsageError, match=message):
+    _checks.labels_alone(labels)
+
+
+@pytest.mark.parametrize(
+  ('weights', 'message'),
+  [
+    ([1, 2], r'weights has the shape \(2,\); expected \(3,\), one for each'),
+    (
+      [1.0, 2, 3],
+      'weights has the dtype float64; expected integers, how often',
+    ),
+    ([1, -1, 1], r'weights\[1\] is -1; expected at least 0'),
+    ([0, 0, 0], 'weights are all 0: no example is left'),
+    ([2**62] * 3, r'weights add up to 2\*\*53 or more; expected less'),
+    (np.array([2**64 - 1, 1, 0], np.uint64), 'weights add up to'),
+    ([1, [2], 3], 'weights is no array'),
+  ],
+)
+def test_bad_multiplicities(weights, message):
+  with pytest.raises(UsageError, match=message):
+    _checks.multiplicities(weights, 3)
+
+
+def test_multiplicities_may_be_bool():
+  weights = _checks.multiplicities([True, False, True], 3)
+  assert weights.dtype == np.int64
+  assert weights.tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize(
