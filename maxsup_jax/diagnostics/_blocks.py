@@ -44,3 +44,8 @@ def map_rows(function: Callable, *arrays: np.ndarray):
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
   return ThreadPoolExecutor(os.cpu_count())
+
+
+# Threads do not survive a fork: a child that used the pool would wait for ever.
+if hasattr(os, 'register_at_fork'):
+  os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -14,14 +14,17 @@ LARGEST = 1e150
 
 
 def logits_and_labels(
-  logits: ArrayLike, labels: ArrayLike
+  logits: ArrayLike, labels: ArrayLike, single: str = 'zero'
 ) -> tuple[np.ndarray, np.ndarray]:
   """Checks scores and the labels that belong to them.
 
   Args:
     logits: floating point `[N, K]`, or `[N]` or `[N, 1]` for the single logit
-      of a binary classifier, which stands for the two logits `(0, z)`.
+      of a binary classifier, z.
     labels: class ids, integer `[N]`.
+    single: what z stands for: `'zero'`, the two logits `(0, z)`;
+      `'symmetric'`, `(-z/2, z/2)`, for what changes when logits are shifted; or
+      `'refused'`.
 
   Returns:
     The logits `[N, K]`, K at least 2, in their own dtype, and int64 labels.
@@ -30,18 +33,27 @@ def logits_and_labels(
     UsageError: one line, for a wrong shape or dtype, no examples, NaN or
       infinity, or a label outside `[0, K)`.
   """
-  logits_NK = class_scores(logits)
+  logits_NK = class_scores(logits, single=single)
   labels_N = class_ids(labels, logits_NK.shape[1])
   same_length(logits=logits_NK, labels=labels_N)
   return logits_NK, labels_N
 
 
-def class_scores(logits: ArrayLike, name: str = 'logits') -> np.ndarray:
+def class_scores(
+  logits: ArrayLike, name: str = 'logits', single: str = 'zero'
+) -> np.ndarray:
   """Checks logits alone; see `logits_and_labels`."""
   logits = matrix(logits, name, columns='classes', single=True)
-  if logits.shape[1] == 1:
-    logits = np.concatenate([np.zeros_like(logits), logits], 1)
-  return logits
+  if logits.shape[1] > 1:
+    return logits
+  if single == 'refused':
+    raise UsageError(
+      f'{name} holds the single logit of a binary classifier; expected one '
+      'for every class, as the result depends on where 0 is'
+    )
+  if single == 'symmetric':
+    return np.concatenate([-logits / 2, logits / 2], 1)
+  return np.concatenate([np.zeros_like(logits), logits], 1)
 
 
 def matrix(
@@ -244,7 +256,7 @@ def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
   """Checks how often each example counts: whole numbers, not all 0.
 
   Returns:
-    Int64 `[length]`, in all less than 2**53.
+    Int64 `[length]`, in all less than 2**31.
   """
   weights = array(weights, 'weights')
   if weights.shape != (length,):
@@ -263,8 +275,8 @@ def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
     )
   if not weights.any():
     raise UsageError('weights are all 0: no example is left')
-  if weights.sum(dtype=np.float64) >= 2.0**53:
-    raise UsageError('weights add up to 2**53 or more; expected less')
+  if weights.sum(dtype=np.float64) >= 2.0**31:
+    raise UsageError('weights add up to 2**31 or more; expected less')
   return weights.astype(np.int64, copy=False)
 
 

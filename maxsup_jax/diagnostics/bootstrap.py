@@ -54,7 +54,8 @@ def resamples(n: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
     with equal probabilities.
 
   Raises:
-    UsageError: if n or count is not positive.
+    UsageError: if n or count is not positive, or the seed no whole number
+      from 0 on.
 
   Examples:
     >>> from maxsup_jax.diagnostics import bootstrap
@@ -65,7 +66,7 @@ def resamples(n: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
   count = _checks.at_least(count, 'count', 1)
   # Counting n draws is the multinomial distribution, and faster than NumPy's,
   # which draws a binomial for each example.
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(_checks.seed(seed))
   return (
     np.bincount(rng.integers(0, n, n), minlength=n).astype(np.int64)
     for _ in range(count)
@@ -93,8 +94,9 @@ def bootstrap(
     Float64 `[resamples]` for each name.
 
   Raises:
-    UsageError: if n or resamples is not positive, there are no statistics, or
-      one returns an infinity or something other than a number.
+    UsageError: if n or resamples is not positive, the seed no whole number
+      from 0 on, there are no statistics, or one returns an infinity or
+      something other than a number.
 
   Examples:
     >>> import numpy as np
@@ -160,9 +162,11 @@ def interval(
     Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13.
   """
   samples = _samples(samples)
+  expected = 'more than 0, less than 1'
+  level = _checks.number(level, 'level', expected)
   if not 0 < level < 1:
-    raise UsageError(f'level is {level}; expected more than 0, less than 1')
-  _checks.between(max_undefined, 'max_undefined', 0, 1)
+    raise UsageError(f'level is {level}; expected {expected}')
+  max_undefined = _checks.between(max_undefined, 'max_undefined', 0, 1)
   defined = samples[~np.isnan(samples)]
   if not defined.size or undefined_share(samples) > max_undefined:
     return Interval(float('nan'), float('nan'))
@@ -232,7 +236,7 @@ _resamples = resamples
 
 
 def _samples(samples: ArrayLike) -> np.ndarray:
-  samples = np.asarray(samples)
+  samples = _checks.array(samples, 'samples')
   if samples.ndim != 1 or not samples.size or samples.dtype.kind not in 'biuf':
     raise UsageError(
       f'samples have the shape {samples.shape} and dtype {samples.dtype}; '

@@ -187,3 +187,24 @@ def test_bad_input_is_one_line(call, message):
   with pytest.raises(UsageError, match=message) as e:
     call()
   assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('seed', [-1, 0.5, None])
+def test_bad_seeds(seed):
+  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
+    bootstrap.resamples(5, 3, seed)
+  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
+    bootstrap.bootstrap({'sum': np.sum}, 5, seed=seed)
+
+
+def test_numbers_of_another_type():
+  assert (
+    len(bootstrap.bootstrap({'sum': np.sum}, 5.0, resamples=3.0)['sum']) == 3
+  )
+  for level in (None, 'a', np.nan):
+    with pytest.raises(UsageError, match=r'level is .*; expected more than 0'):
+      bootstrap.interval([1.0, 2.0], level)
+  with pytest.raises(UsageError, match='n is inf; expected a whole number'):
+    bootstrap.resamples(np.inf, 3)
+  with pytest.raises(UsageError, match='samples is no array'):
+    bootstrap.interval([[1.0], [1.0, 2.0]])

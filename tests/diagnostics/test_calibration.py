@@ -536,8 +536,14 @@ def test_accumulators_with_other_bins_do_not_merge():
     ({'binning': 'equal_mass', 'convention': 'left'}, 'know only the default'),
     ({'weights': [1.0, 2.0]}, 'weights has the dtype float64'),
     ({'weights': [1]}, r'weights has the shape \(1,\); expected'),
-    ({'weights': [-1, 2]}, 'weights must be at least 0, and not all 0'),
-    ({'weights': [0, 0]}, 'weights must be at least 0, and not all 0'),
+    ({'weights': [-1, 2]}, r'weights\[0\] is -1; expected at least 0'),
+    ({'weights': [0, 0]}, 'weights are all 0: no example is left'),
+    ({'weights': [2**62, 2**62]}, r'weights add up to 2\*\*31 or more'),
+    ({'bins': 2.5}, 'bins is 2.5; expected a whole number >= 1'),
+    ({'bins': np.nan}, 'bins is nan; expected a whole number >= 1'),
+    ({'bins': None}, 'bins is None; expected a whole number >= 1'),
+    ({'bins': 'a'}, "bins is 'a'; expected a whole number >= 1"),
+    ({'confidence': [[0.5], [0.6, 0.7]]}, 'confidence is no array'),
   ],
 )
 def test_bad_input_is_one_line(arguments, message):
@@ -550,8 +556,57 @@ def test_bad_input_is_one_line(arguments, message):
 def test_bad_logits_are_one_line():
   with pytest.raises(UsageError, match=r'logits\[0, 1\] is nan'):
     calibration.expected_calibration_error([[0.0, np.nan]], [0])
-  with pytest.raises(UsageError, match='temperature is 0; expected a finite'):
+  with pytest.raises(
+    UsageError, match='temperature is 0; expected from 1e-100'
+  ):
     calibration.per_example([[0.0, 1.0]], [0], temperature=0)
   curve = calibration.reliability_curve(CONFIDENCE, CORRECT)
   with pytest.raises(UsageError, match="norm is 'l3'"):
     calibration.calibration_error(curve, 'l3')
+
+
+def test_bins_may_be_a_float():
+  curve = calibration.reliability_curve(CONFIDENCE, CORRECT, bins=15.0)
+  assert len(curve.count) == 15
+  accumulator = calibration.ReliabilityAccumulator(15.0)
+  accumulator = accumulator.update(CONFIDENCE, CORRECT)
+  np.testing.assert_array_equal(accumulator.compute().count, curve.count)
+
+
+def test_weights_may_be_bool():
+  chosen = np.arange(len(CONFIDENCE)) % 2 == 0
+  a = calibration.reliability_curve(CONFIDENCE, CORRECT, weights=chosen)
+  b = calibration.reliability_curve(
+    np.asarray(CONFIDENCE)[chosen], np.asarray(CORRECT)[chosen]
+  )
+  np.testing.assert_array_equal(a.count, b.count)
+  np.testing.assert_array_equal(a.confidence, b.confidence)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda: calibration.reliability_curve(CONFIDENCE, CORRECT),
+    lambda: calibration.per_example(np.eye(3), np.arange(3)),
+    lambda: calibration.ReliabilityAccumulator().update(CONFIDENCE, CORRECT),
+  ],
+)
+def test_results_can_be_compared(make):
+  a, b = make(), make()
+  assert a == a
+  assert a != b
+
+
+def test_the_largest_logits():
+  logits = np.array([[1e150, -1e150], [-1e150, 1e150]])
+  np.testing.assert_array_equal(calibration.softmax(logits), np.eye(2))
+  examples = calibration.per_example(logits, [0, 0], temperature=1e-100)
+  np.testing.assert_allclose(examples.nll, [0, 2e250])
+  for function in (
+    calibration.softmax,
+    lambda x: calibration.per_example(x, [0, 0]),
+  ):
+    with pytest.raises(
+      UsageError, match=r'logits\[0, 0\] is 1.*e\+200; expected'
+    ):
+      function(1e50 * logits)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -14,6 +18,16 @@ def test_a_single_logit_stands_for_two():
   np.testing.assert_array_equal(logits, [[0, 1.5], [0, -2]])
   assert logits.dtype == np.float32
   assert labels.dtype == np.int64
+
+
+def test_a_single_logit_may_be_symmetric_or_refused():
+  z = np.array([[1.5], [-2.0]], np.float32)
+  logits = _checks.class_scores(z, single='symmetric')
+  np.testing.assert_array_equal(logits, [[-0.75, 0.75], [1, -1]])
+  assert logits.dtype == np.float32
+  for single in (z, z[:, 0]):
+    with pytest.raises(UsageError, match='logits holds the single logit of a'):
+      _checks.logits_and_labels(single, [0, 1], 'refused')
 
 
 def test_half_precision_becomes_single():
@@ -127,7 +141,7 @@ def test_labels_that_cannot_say_the_number_of_classes(labels, message):
     ),
     ([1, -1, 1], r'weights\[1\] is -1; expected at least 0'),
     ([0, 0, 0], 'weights are all 0: no example is left'),
-    ([2**62] * 3, r'weights add up to 2\*\*53 or more; expected less'),
+    ([2**62] * 3, r'weights add up to 2\*\*31 or more; expected less'),
     (np.array([2**64 - 1, 1, 0], np.uint64), 'weights add up to'),
     ([1, [2], 3], 'weights is no array'),
   ],
@@ -191,3 +205,27 @@ def test_blocks_do_not_matter(monkeypatch, block):
   assert total.dtype == np.float64
   np.testing.assert_array_equal(total, values.astype(np.float64).sum(1))
   np.testing.assert_array_equal(shifted, ids + values.argmax(1))
+
+
+_FORK = """
+import importlib.util, os, signal, sys
+import numpy as np
+spec = importlib.util.spec_from_file_location('blocks', sys.argv[1])
+blocks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(blocks)
+values = np.ones((100_000, 3))
+mean = lambda: blocks.map_rows(lambda v: v.sum(1), values).mean()
+assert mean() == 3
+pid = os.fork()
+if not pid:
+  signal.alarm(20)  # the child of a test that fails must not stay
+  os._exit(7 if mean() == 3 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+def test_a_forked_child_has_threads_of_its_own():
+  # Without JAX, which does not survive a fork.
+  command = [sys.executable, '-c', _FORK, _blocks.__file__]
+  assert subprocess.run(command, timeout=60, check=False).returncode == 7

@@ -324,9 +324,16 @@ def test_two_examples_are_enough(fraction):
   [
     ({'objective': 'mse'}, "objective is 'mse'; expected one of nll, ece"),
     ({'bins': 0}, 'bins is 0'),
-    ({'bounds': (0.0, 10.0)}, 'bounds are 0.0 and 10.0; expected 0 < lowest'),
+    (
+      {'bounds': (0.0, 10.0)},
+      'bounds are 0.0 and 10.0; expected 1e-100 <= lowest',
+    ),
     ({'bounds': (2.0, 10.0)}, 'bounds are 2.0 and 10.0'),
     ({'bounds': (0.1, np.inf)}, 'bounds are 0.1 and inf'),
+    ({'bounds': (0.01,)}, 'bounds must be two numbers, 1e-100 <= lowest'),
+    ({'bounds': None}, 'bounds must be two numbers'),
+    ({'bounds': (None, 2)}, 'a bound is None; expected 1e-100 <='),
+    ({'logits': [[0.0, 1e200]] * 2}, r'logits\[0, 1\] is 1e\+200'),
     ({'logits': [[0.0, np.inf]] * 2}, r'logits\[0, 1\] is inf'),
     ({'labels': [0, 2]}, r'labels\[1\] is 2'),
   ],
@@ -345,8 +352,37 @@ def test_bad_input_is_one_line(arguments, message):
 def test_a_split_needs_two_examples_and_a_fraction():
   with pytest.raises(UsageError, match='needs 2 examples or more'):
     calibration.temperature_scaling(np.eye(2)[:1], np.array([0]))
-  for fraction in (0, 1, np.nan):
+  for fraction in (0, 1, np.nan, None, 'a'):
     with pytest.raises(UsageError, match='fit_fraction is'):
       calibration.temperature_scaling(
         np.eye(2), np.array([0, 1]), fit_fraction=fraction
       )
+
+
+@pytest.mark.parametrize('seed', [-1, 0.5, None])
+def test_bad_seeds(seed):
+  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
+    calibration.temperature_scaling(np.eye(2), np.array([0, 1]), seed=seed)
+
+
+@pytest.mark.parametrize('logits', [np.zeros((3, 4)), 1e4 * np.eye(4)[:3]])
+def test_equal_calibration_errors_leave_the_temperature_alone(logits):
+  fit = calibration.fit_temperature(logits, [0, 1, 2], objective='ece')
+  assert (fit.temperature, fit.bound) == (1.0, None)
+  assert fit.value == fit.value_at_one
+
+
+def test_the_largest_logits():
+  rng = np.random.default_rng(0)
+  logits, labels = 1e150 * rng.uniform(-1, 1, (20, 3)), rng.integers(0, 3, 20)
+  fit = calibration.fit_temperature(logits, labels, bounds=(1e-100, 1e100))
+  assert (fit.temperature, fit.bound) == (1e100, 'upper')
+  assert np.isfinite([fit.value, fit.value_at_one]).all()
+
+
+def test_results_can_be_compared():
+  a, b = (
+    calibration.temperature_scaling(np.eye(4), np.arange(4)) for _ in range(2)
+  )
+  assert a == a
+  assert a != b

@@ -14,7 +14,7 @@ from maxsup_jax.diagnostics.calibration._curve import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ReliabilityAccumulator:
   """Adds up a reliability curve with bins of equal width, part by part.
 
@@ -53,7 +53,7 @@ class ReliabilityAccumulator:
   sums: np.ndarray | None = None
 
   def __post_init__(self):
-    _checks.at_least(self.bins, 'bins', 1)
+    object.__setattr__(self, 'bins', _checks.at_least(self.bins, 'bins', 1))
     _checks.one_of(self.convention, 'convention', _bins.CONVENTIONS)
 
   def update(

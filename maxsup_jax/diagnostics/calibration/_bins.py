@@ -92,7 +92,7 @@ def confidence_and_correct(
   """Checks numbers from 0 to 1, `[N]` each, and makes them float64."""
   arrays = []
   for name, values in (('confidence', confidence), ('correct', correct)):
-    values = np.asarray(values)
+    values = _checks.array(values, name)
     if values.ndim != 1:
       raise UsageError(
         f'{name} has the shape {values.shape}; expected [examples]'
@@ -107,20 +107,3 @@ def confidence_and_correct(
     arrays.append(values)
   _checks.same_length(confidence=arrays[0], correct=arrays[1])
   return arrays[0], arrays[1]
-
-
-def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
-  """Checks how often each example counts: whole numbers, not all 0."""
-  weights = np.asarray(weights)
-  if weights.shape != (length,):
-    raise UsageError(
-      f'weights has the shape {weights.shape}; expected {length}'
-    )
-  if weights.dtype.kind not in 'iu':
-    raise UsageError(
-      f'weights has the dtype {weights.dtype}; expected whole numbers: how '
-      'often each example counts'
-    )
-  if weights.min() < 0 or not weights.any():
-    raise UsageError('weights must be at least 0, and not all 0')
-  return weights.astype(np.int64)

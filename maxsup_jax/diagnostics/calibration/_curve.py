@@ -10,7 +10,7 @@ from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.calibration import _bins
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ReliabilityCurve:
   """Accuracy against confidence in `M` bins of confidence.
 
@@ -65,8 +65,8 @@ def reliability_curve(
     binning: `'equal_width'` or `'equal_mass'`.
     convention: for bins of equal width, `'right'`, `'left'` or
       `'torchmetrics'`.
-    weights: how many times each example counts, integer `[N]`; default: once.
-      So the resamples of `diagnostics.bootstrap` need no copies.
+    weights: how many times each example counts, integer or bool `[N]`;
+      default: once. So the resamples of `diagnostics.bootstrap` need no copies.
 
   Returns:
     A `ReliabilityCurve`.
@@ -102,10 +102,10 @@ def reliability_curve(
     <https://arxiv.org/abs/1706.04599>`_, 2017, section 2.
   """
   confidence_N, correct_N = _bins.confidence_and_correct(confidence, correct)
-  options(bins, binning, convention)
+  bins = options(bins, binning, convention)
   weights_N = None
   if weights is not None:
-    weights_N = _bins.multiplicities(weights, len(confidence_N))
+    weights_N = _checks.multiplicities(weights, len(confidence_N))
   if binning == 'equal_width':
     edges = _bins.equal_width_edges(bins, convention)
     bin_N = _bins.equal_width(confidence_N, edges, convention)
@@ -171,15 +171,16 @@ def calibration_error(curve: ReliabilityCurve, norm: str = 'l1') -> float:
   return float(share @ gap)
 
 
-def options(bins: int, binning: str, convention: str) -> None:
-  """Checks how to bin."""
-  _checks.at_least(bins, 'bins', 1)
+def options(bins: int, binning: str, convention: str) -> int:
+  """Checks how to bin, and returns the number of bins."""
+  bins = _checks.at_least(bins, 'bins', 1)
   _checks.one_of(binning, 'binning', _bins.BINNINGS)
   _checks.one_of(convention, 'convention', _bins.CONVENTIONS)
   if binning == 'equal_mass' and convention != 'right':
     raise UsageError(
       f'convention is {convention!r}; bins of equal mass know only the default'
     )
+  return bins
 
 
 def from_sums(

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
-from maxsup_jax.diagnostics.calibration import _bins
+
+# Logits up to 1e150, divided by it, are still far from overflowing.
+TEMPERATURES = (1e-100, 1e100)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PerExample:
   """What `per_example` returns; every array is `[N]`.
 
@@ -38,10 +39,11 @@ def softmax(logits: ArrayLike) -> np.ndarray:
       `z` of a binary classifier, which stands for `(0, z)`.
 
   Returns:
-    Float64 `[N, K]`; it never overflows, whatever the size of the logits.
+    Float64 `[N, K]`; it never overflows.
 
   Raises:
-    UsageError: if the logits have the wrong shape or dtype, or are not finite.
+    UsageError: if the logits have the wrong shape or dtype, are not finite, or
+      exceed 1e150 in float64.
 
   Examples:
     >>> import numpy as np
@@ -78,14 +80,15 @@ def per_example(
     logits: floating point `[N, K]`, or `[N]` or `[N, 1]` for the single logit
       `z` of a binary classifier, which stands for `(0, z)`.
     labels: class ids, integer `[N]`.
-    temperature: `T`, what the logits are divided by; greater than 0.
+    temperature: `T`, what the logits are divided by; from 1e-100 to 1e100.
 
   Returns:
     A `PerExample`.
 
   Raises:
     UsageError: if the logits or labels have the wrong shape or dtype, if a
-      logit is not finite, a label is no class or the temperature not positive.
+      logit is not finite, or exceeds 1e150 in float64, if a label is no class
+      or the temperature out of its range.
 
   Examples:
     >>> import numpy as np
@@ -98,7 +101,7 @@ def per_example(
     ([1.204, 0.2231], [0.78, 0.06])
   """
   logits_NK, labels_N = _checks.logits_and_labels(logits, labels)
-  T = positive(temperature, 'temperature')
+  T = _checks.between(temperature, 'temperature', *TEMPERATURES)
 
   def block(z_BK, y_B):
     rows_B = np.arange(len(y_B))
@@ -221,12 +224,5 @@ def mean(values_N: np.ndarray, weights: ArrayLike | None = None) -> float:
   """The mean of values of which each counts as often as its weight says."""
   if weights is None:
     return float(values_N.mean())
-  weights_N = _bins.multiplicities(weights, len(values_N))
+  weights_N = _checks.multiplicities(weights, len(values_N))
   return float((weights_N * values_N).sum() / weights_N.sum())
-
-
-def positive(value: float, name: str) -> float:
-  """Checks a finite number greater than 0."""
-  if not 0 < value < np.inf:
-    raise UsageError(f'{name} is {value}; expected a finite number above 0')
-  return float(value)

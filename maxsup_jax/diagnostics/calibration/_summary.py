@@ -99,8 +99,8 @@ def expected_calibration_error(
     \mathrm{conf}_b|
 
   Read it with the number of examples: a perfectly calibrated model does not
-  reach 0. With 10,000 examples and 15 bins it has about 0.010 (from 0.009 to
-  0.012, the more the less sure it is); in general about
+  reach 0. With 10,000 examples and 15 bins it often has about 0.01, and less
+  where few of the bins are used; in general about
 
   .. math:: \frac{1}{N} \sqrt{\frac{2}{\pi}} \sum_b \sqrt{\sum_{i \in b}
     \mathrm{conf}_i (1 - \mathrm{conf}_i)}

@@ -18,7 +18,7 @@ from maxsup_jax.diagnostics.calibration._temperature import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TemperatureScaling:
   """What `temperature_scaling` returns.
 
@@ -73,8 +73,8 @@ def temperature_scaling(
     A `TemperatureScaling`.
 
   Raises:
-    UsageError: as `fit_temperature`; for fewer than 2 examples, or a fraction
-      that is not between 0 and 1.
+    UsageError: as `fit_temperature`; for fewer than 2 examples, a fraction
+      that is not between 0 and 1, or a seed that is no whole number from 0 on.
 
   Examples:
     Logits that were made three times too large:
@@ -102,12 +102,12 @@ def temperature_scaling(
     raise UsageError(
       'temperature scaling needs 2 examples or more: one to fit, one to report'
     )
+  expected = 'more than 0, less than 1'
+  fit_fraction = _checks.number(fit_fraction, 'fit_fraction', expected)
   if not 0 < fit_fraction < 1:
-    raise UsageError(
-      f'fit_fraction is {fit_fraction}; expected more than 0, less than 1'
-    )
+    raise UsageError(f'fit_fraction is {fit_fraction}; expected {expected}')
   count = min(max(round(fit_fraction * N), 1), N - 1)
-  order = np.random.default_rng(seed).permutation(N)
+  order = np.random.default_rng(_checks.seed(seed)).permutation(N)
   fitted, reported = np.sort(order[:count]), np.sort(order[count:])
   fit = fit_temperature(
     logits_NK[fitted],

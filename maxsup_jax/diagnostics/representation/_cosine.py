@@ -146,6 +146,7 @@ class CosineVariation(NamedTuple):
 
   def add(self, sums: CosineSums) -> 'CosineVariation':
     """Adds what `batch_sums` returned, of one device or summed over all."""
+    self._check_shape(sums.total.shape)
     return _add(self, sums)
 
   def update(
@@ -177,11 +178,19 @@ class CosineVariation(NamedTuple):
 
   def merge(self, other: 'CosineVariation') -> 'CosineVariation':
     """The state after the batches of both."""
+    self._check_shape(other.total.total.shape)
     return CosineVariation(
       self.count + other.count,
       self.total.merge(other.total),
       self.zeros + other.zeros,
     )
+
+  def _check_shape(self, other: tuple[int, ...]) -> None:
+    shape = self.total.total.shape
+    if shape != other:
+      raise UsageError(
+        f'the classes and features differ: {shape} and {tuple(other)}'
+      )
 
   def compute(self) -> Variation:
     """The distances, in float64 on the host.
@@ -251,7 +260,7 @@ def cosine_variation(
   """
   features = _checks.matrix(features, 'features')
   if num_classes is None:
-    num_classes = max(int(np.max(labels, initial=0)) + 1, 1)
+    num_classes = int(_checks.labels_alone(labels).max()) + 1
   K = _checks.at_least(num_classes, 'num_classes', 1)
   labels = _checks.class_ids(labels, K)
   _checks.same_length(features=features, labels=labels)

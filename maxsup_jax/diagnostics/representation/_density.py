@@ -71,7 +71,8 @@ class LogitHistogram:
   squares: float = 0.0
 
   def __post_init__(self):
-    if not self.width > 0 or math.frexp(self.width)[0] != 0.5:
+    width = _checks.number(self.width, 'width', 'a power of two')
+    if not width > 0 or math.frexp(width)[0] != 0.5:
       raise UsageError(f'width is {self.width}; expected a power of two')
 
   def update(self, values: ArrayLike) -> 'LogitHistogram':
@@ -142,7 +143,7 @@ class LogitHistogram:
           'the logits are all equal: give the bandwidth as a number'
         )
     else:
-      h = float(rule)
+      h = float(_checks.number(rule, 'bandwidth'))
     if not 2 * self.width <= h < math.inf:
       raise UsageError(
         f'bandwidth is {h:.3g}; expected at least two bins of {self.width}'
@@ -213,7 +214,8 @@ def logit_density(
   together.
 
   Args:
-    logits: floating point `[N, K]`.
+    logits: floating point `[N, K]`, K at least 2. The single logit of a binary
+      classifier is refused, as in `near_zero_share`.
     labels: class ids, integer `[N]`; only for `of='true'`.
     of: 'all' logits pooled, the 'top' one of every example, or that of its
       'true' class.
@@ -244,10 +246,10 @@ def logit_density(
   if of == 'true':
     if labels is None:
       raise UsageError("of='true' needs labels")
-    logits, labels = _checks.logits_and_labels(logits, labels)
+    logits, labels = _checks.logits_and_labels(logits, labels, 'refused')
     values = np.take_along_axis(logits, labels[:, None], 1).reshape(-1)
   else:
-    logits = _checks.class_scores(logits)
+    logits = _checks.class_scores(logits, single='refused')
     values = logits.reshape(-1) if of == 'all' else logits.max(1)
   if isinstance(bandwidth, str):
     _checks.one_of(bandwidth, 'bandwidth', BANDWIDTHS)
@@ -255,7 +257,7 @@ def logit_density(
     some = values[:: 1 + len(values) // _CHUNK].astype(np.float64)
     h = _rule(bandwidth, len(values), some.var() * len(values))
   else:
-    h = float(bandwidth)
+    h = float(_checks.number(bandwidth, 'bandwidth'))
   reach = float(values.max()) - float(values.min())
   width = 1.0
   if 0 < h < math.inf:
@@ -305,4 +307,4 @@ def _join(a: tuple, b: tuple) -> tuple[int, float, float]:
   size = a[0] + b[0]
   delta = b[1] - a[1]
   mean = a[1] + delta * b[0] / size
-  return size, mean, a[2] + b[2] + delta**2 * a[0] * b[0] / size
+  return size, mean, a[2] + b[2] + delta**2 * (a[0] * b[0] / size)

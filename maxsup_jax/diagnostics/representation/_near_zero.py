@@ -16,7 +16,9 @@ def near_zero_share(logits: ArrayLike, threshold: float = 0.01) -> np.ndarray:
   threshold only if both are alike.
 
   Args:
-    logits: floating point `[N, K]`, as the network returns them.
+    logits: floating point `[N, K]`, as the network returns them, K at least 2.
+      The single logit of a binary classifier is refused: an invented second
+      one, 0 for instance, would be counted.
     threshold: t, greater than 0; 0.01 in the code published with MaxSup.
 
   Returns:
@@ -37,7 +39,8 @@ def near_zero_share(logits: ArrayLike, threshold: float = 0.01) -> np.ndarray:
     Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
     <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025.
   """
-  logits = _checks.class_scores(logits)
+  logits = _checks.class_scores(logits, single='refused')
+  threshold = _checks.number(threshold, 'threshold', 'more than 0')
   if not threshold > 0:
     raise UsageError(f'threshold is {threshold}; expected more than 0')
   return _blocks.map_rows(

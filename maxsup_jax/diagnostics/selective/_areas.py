@@ -97,7 +97,9 @@ def augrc(curve: RiskCoverage, convention: str = 'fd_shifts') -> float:
     convention: one of the above.
 
   Returns:
-    The area, from 0 to 1/2; fd-shifts prints it times 1000.
+    The area, from 0 to 1/2 for `'fd_shifts'`, which prints it times 1000. For
+    `'torch_uncertainty'` it may be more if there are few examples: 0.625 if
+    four wrong ones tie.
 
   Raises:
     UsageError: if the convention is unknown.

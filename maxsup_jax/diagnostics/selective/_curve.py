@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 
 TIES = ('expected', 'stable')
@@ -103,12 +102,12 @@ class Ranking:
 
     Raises:
       UsageError: if the weights have the wrong shape or dtype, if one is
-        negative, or if all are 0.
+        negative, if all are 0, or if they add up to 2**31 or more.
     """
     if weights is None:
       position = np.arange(len(self))
     else:
-      counts = self._multiplicities(weights)[self._order]
+      counts = _checks.multiplicities(weights, len(self))[self._order]
       position = np.repeat(np.arange(len(self)), counts)
     n = len(position)
     errors = self._errors[position]
@@ -127,27 +126,6 @@ class Ranking:
       errors=errors,
       ends=ends,
     )
-
-  def _multiplicities(self, weights: ArrayLike) -> np.ndarray:
-    weights = np.asarray(weights)
-    if weights.shape != (len(self),):
-      raise UsageError(
-        f'weights has the shape {weights.shape}; expected ({len(self)},), one '
-        'for each example'
-      )
-    if weights.dtype.kind not in 'biu':
-      raise UsageError(
-        f'weights has the dtype {weights.dtype}; expected integers, how often '
-        'each example occurs'
-      )
-    weights = weights.astype(np.int64, copy=False)
-    if weights.min() < 0:
-      raise UsageError(
-        f'weights[{weights.argmin()}] is {weights.min()}; expected at least 0'
-      )
-    if not weights.any():
-      raise UsageError('weights are all 0: no example is left')
-    return weights
 
 
 def _within_ties(total: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.selective._scores import errors, scores
 
 
@@ -55,12 +56,12 @@ def max_logit_given_confidence(
   in it.
 
   Args:
-    logits: floating point `[N, K]`, or a single logit; see `scores`. The
-      largest logit changes when the logits are shifted: center them where their
-      offset has no meaning.
+    logits: floating point `[N, K]`, or a single logit z, which stands for
+      `(-z/2, z/2)` as in `scores`. The largest logit changes when the logits
+      are shifted: center them where their offset has no meaning.
     labels: class ids, integer `[N]`.
     width: of the windows, greater than 0, at most 1.
-    step: from one centre to the next, greater than 0.
+    step: from one centre to the next, from 1e-6 to 1.
 
   Returns:
     The profile, with NaN where a window has too few examples.
@@ -86,10 +87,11 @@ def max_logit_given_confidence(
     Classification and How to Fix It <https://arxiv.org/abs/2403.14715>`_, 2025,
     section 4, and its code, which has these defaults.
   """
+  expected = 'more than 0, up to 1'
+  width = _checks.number(width, 'width', expected)
   if not 0 < width <= 1:
-    raise UsageError(f'width is {width}; expected more than 0, up to 1')
-  if not step > 0:
-    raise UsageError(f'step is {step}; expected more than 0')
+    raise UsageError(f'width is {width}; expected {expected}')
+  step = _checks.between(step, 'step', 1e-6, 1)
   # Rounded, so that an edge that is meant to be 0.95 or 1 is.
   last = int(np.floor(np.round((1 - width) / step, 9)))
   centers = np.round(width / 2 + step * np.arange(last + 1), 12)

@@ -6,7 +6,6 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.selective._curve import RiskCoverage
 
@@ -231,11 +230,11 @@ def apply_threshold(
     0.6667 0.5
   """
   value = threshold.value if isinstance(threshold, Threshold) else threshold
-  if math.isnan(value):
-    raise UsageError('the threshold is NaN; expected a number')
+  value = _checks.number(value, 'the threshold')
   known = errors is not None
+  confidence = _checks.array(confidence, 'confidence')
   confidence, errors = _checks.scores_and_errors(
-    confidence, errors if known else np.zeros(np.shape(confidence))
+    confidence, errors if known else np.zeros(confidence.shape)
   )
   accepted = confidence >= value
   risk = (

@@ -22,7 +22,8 @@ def pool_pixels(
 
   Args:
     logits: floating point `[..., K]`, for example `[B, H, W, K]`, at the
-      resolution of the labels.
+      resolution of the labels. A single logit z, `[..., 1]`, stands for
+      `(-z/2, z/2)`.
     labels: class ids, integer `[...]`.
     ignore_label: the label of pixels that do not count; their logits may be
       anything, also NaN. None: all count.
@@ -35,8 +36,9 @@ def pool_pixels(
     Logits `[M, K]` and int64 labels `[M]`, in the order of the input.
 
   Raises:
-    UsageError: if the shapes do not fit, if no pixel counts, and for a wrong
-      dtype, NaN, infinity or a label outside `[0, K)` among those that do.
+    UsageError: if the shapes do not fit, if no pixel counts, for a wrong limit
+      or seed, and for a wrong dtype, NaN, infinity or a label outside `[0, K)`
+      among those that do.
 
   Examples:
     >>> import numpy as np
@@ -52,7 +54,8 @@ def pool_pixels(
     Classification and How to Fix It <https://arxiv.org/abs/2403.14715>`_, 2025,
     and its code, which keeps 5,000 random pixels of every 12 images.
   """
-  logits, labels = np.asarray(logits), np.asarray(labels)
+  logits = _checks.array(logits, 'logits')
+  labels = _checks.array(labels, 'labels')
   if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
     raise UsageError(
       f'the shapes of logits, {logits.shape}, and labels, {labels.shape}, do '
@@ -66,10 +69,11 @@ def pool_pixels(
   if not kept.size:
     raise UsageError('no pixel is labelled')
   if limit is not None:
+    seed = _checks.seed(seed)
     limit = _checks.at_least(limit, 'limit', 1)
     if limit < kept.size:
       rng = np.random.default_rng(seed)
       kept = np.sort(rng.choice(kept, limit, replace=False))
   return _checks.logits_and_labels(
-    logits.reshape(-1, logits.shape[-1])[kept], labels[kept]
+    logits.reshape(-1, logits.shape[-1])[kept], labels[kept], 'symmetric'
   )

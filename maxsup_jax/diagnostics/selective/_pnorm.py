@@ -13,7 +13,6 @@ from maxsup_jax.diagnostics._blocks import map_rows
 from maxsup_jax.diagnostics.selective._areas import aurc
 from maxsup_jax.diagnostics.selective._curve import Ranking
 from maxsup_jax.diagnostics.selective._scores import (
-  checked,
   errors,
   log_odds_of_rows,
   scores,
@@ -211,14 +210,14 @@ def fit_pnorm(
     Understanding Why Label Smoothing Degrades Selective Classification and How
     to Fix It <https://arxiv.org/abs/2403.14715>`_, 2025, section 5.
   """
-  logits = np.asarray(logits)
+  logits = _checks.array(logits, 'logits')
   wrong = errors(logits, labels)
   grid = tuple(grid)
   if not grid:
     raise UsageError('grid is empty; expected norms to try')
   exponents = tuple(_exponent(p) for p in grid)
   msp_aurc = _aurc(scores(logits, ('msp',))['msp'], wrong)
-  constant = centered and checked(logits).shape[1] == 2
+  constant = centered and _checks.class_scores(logits).shape[1] == 2
   if constant:
     if not fallback:
       raise UsageError(
@@ -241,18 +240,21 @@ def _aurc(confidence: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def _exponent(p: float) -> float:
+  expected = f'0, or from {_SMALLEST_P} to infinity'
+  p = _checks.number(p, 'p', expected)
   if not (p == 0 or p >= _SMALLEST_P):
-    raise UsageError(f'p is {p}; expected 0, or from {_SMALLEST_P} to infinity')
+    raise UsageError(f'p is {p}; expected {expected}')
   return float(p)
 
 
 def _normalizable(logits: ArrayLike) -> np.ndarray:
-  if np.ndim(logits) == 1 or np.shape(logits)[1:] == (1,):
+  logits = _checks.array(logits, 'logits')
+  if logits.ndim == 1 or logits.shape[1:] == (1,):
     raise UsageError(
       'the single logit of a binary classifier cannot be normalised: its sign '
       'is all that would be left; use the MSP'
     )
-  return checked(logits)
+  return _checks.class_scores(logits)
 
 
 def _pnorm_scores(

@@ -8,12 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._blocks import map_rows
-
-# Larger numbers could overflow where they are added or divided.
-_LARGEST = 1e150
 
 
 class _Statistics(NamedTuple):
@@ -59,6 +55,10 @@ def _statistics(v: np.ndarray) -> _Statistics:
     sum_u_exp=np.vecdot(exp, v),
     sum_exp_squared=np.vecdot(exp, exp),
   )
+
+
+def _single_is_symmetric(logits: ArrayLike) -> np.ndarray:
+  return _checks.class_scores(logits, single='symmetric')
 
 
 def log_odds_of_rows(v: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
 
 
 def scores(
-  logits: ArrayLike, names: Iterable[str] | None = None
+  logits: ArrayLike, names: str | Iterable[str] | None = None
 ) -> dict[str, np.ndarray]:
   r"""Confidence scores of logits, all in one pass.
 
@@ -183,8 +183,9 @@ def scores(
 
   Args:
     logits: floating point `[N, K]`, or `[N]` or `[N, 1]` for the single logit
-      of a binary classifier, which stands for the two logits `(0, z)`.
-    names: keys of `SCORES`; None: all.
+      z of a binary classifier, which stands for the two logits `(-z/2, z/2)`:
+      so `max_logit` and `energy`, too, are largest where z is far from 0.
+    names: keys of `SCORES`, or one of them; None: all.
 
   Returns:
     For each name a confidence per example, float64 `[N]`.
@@ -212,10 +213,12 @@ def scores(
     al., https://arxiv.org/abs/1911.11132; energy: Liu et al.,
     https://arxiv.org/abs/2010.03759.
   """
+  if isinstance(names, str):
+    names = (names,)
   names = tuple(SCORES) if names is None else tuple(names)
   for name in names:
     _checks.one_of(name, 'score', tuple(SCORES))
-  statistics = _Statistics(*map_rows(_statistics, checked(logits)))
+  statistics = _Statistics(*map_rows(_statistics, _single_is_symmetric(logits)))
   return {name: SCORES[name]._of(statistics) for name in names}
 
 
@@ -248,7 +251,8 @@ def temperature_msp(logits: ArrayLike, temperature: float) -> np.ndarray:
   """
   temperature = _checks.between(temperature, 'temperature', 1e-100, 1e100)
   return map_rows(
-    lambda block: _statistics(block / temperature).log_odds, checked(logits)
+    lambda block: _statistics(block / temperature).log_odds,
+    _single_is_symmetric(logits),
   )
 
 
@@ -273,15 +277,3 @@ def errors(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
   """
   logits, labels = _checks.logits_and_labels(logits, labels)
   return logits.argmax(1) != labels
-
-
-def checked(logits: ArrayLike) -> np.ndarray:
-  """Logits `[N, K]` that are small enough to be added and divided."""
-  logits = _checks.class_scores(logits)
-  if logits.dtype == np.float64:
-    largest = max(logits.max(), -logits.min())
-    if largest > _LARGEST:
-      raise UsageError(
-        f'logits reach {largest:.3g}; expected at most {_LARGEST:g}'
-      )
-  return logits

@@ -1,5 +1,6 @@
 """How hard an objective pulls at the largest logit."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -41,8 +42,9 @@ def suppression(
     float64 `[N]`. Among equal logits it is the gradient on the first.
 
   Raises:
-    UsageError: if the loss returns another shape, and for a wrong shape or
-      dtype, no examples, NaN or infinity, or a label outside `[0, K)`.
+    UsageError: if the loss returns another shape or its gradient is not
+      finite, and for a wrong shape or dtype, no examples, NaN or infinity, or a
+      label outside `[0, K)`.
 
   Examples:
     The first prediction is correct, the second is wrong:
@@ -84,7 +86,15 @@ def suppression(
     return jnp.sum(values_N + target[:, 0])
 
   gradient_NK = np.asarray(jax.grad(added)(jnp.asarray(logits)), np.float64)
-  return gradient_NK[np.arange(len(labels)), logits.argmax(1)]
+  gradient_N = gradient_NK[np.arange(len(labels)), logits.argmax(1)]
+  bad_N = ~np.isfinite(gradient_N)
+  if bad_N.any():
+    i = int(bad_N.argmax())
+    raise UsageError(
+      f'the gradient of the loss at example {i} is {gradient_N[i]}; expected a '
+      'finite number'
+    )
+  return gradient_N
 
 
 def expected_suppression(
@@ -116,11 +126,12 @@ def expected_suppression(
       broadcasts with that of P.
 
   Returns:
-    float64, of the shape of P.
+    float64, of the shape of P, broadcast with that of `top_probability`.
 
   Raises:
     UsageError: for an unknown target, fewer than 2 classes, a probability
-      outside `[0, 1]`, or `top_probability` missing or not wanted.
+      outside `[0, 1]`, a strength that is not finite, or `top_probability`
+      missing, not wanted or of a shape that does not fit.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
@@ -137,6 +148,9 @@ def expected_suppression(
   """
   _checks.one_of(target, 'target', TARGETS)
   K = _checks.at_least(num_classes, 'num_classes', 2)
+  alpha = _checks.number(alpha, 'alpha', 'a finite number')
+  if not math.isfinite(alpha):
+    raise UsageError(f'alpha is {alpha}; expected a finite number')
   P = _probabilities(error_probability, 'error_probability')
   if (target == 'soft') != (top_probability is not None):
     raise UsageError("top_probability belongs to target='soft', and only there")
@@ -144,11 +158,22 @@ def expected_suppression(
     return np.full(P.shape, alpha * (1 - 1 / K))
   if target == 'ls':
     return alpha * (1 - P - 1 / K)
-  return alpha * (1 - P - _probabilities(top_probability, 'top_probability'))
+  q = _probabilities(top_probability, 'top_probability')
+  try:
+    np.broadcast_shapes(P.shape, q.shape)
+  except ValueError:
+    raise UsageError(
+      f'the shapes of error_probability, {P.shape}, and top_probability, '
+      f'{q.shape}, do not fit'
+    ) from None
+  return alpha * (1 - P - q)
 
 
 def _probabilities(values: ArrayLike, name: str) -> np.ndarray:
-  values = np.asarray(values, np.float64)
+  values = _checks.array(values, name)
+  if values.dtype.kind in 'biu':
+    values = values.astype(np.float64)
+  values = _checks.finite(values, name).astype(np.float64)
   outside = ~((values >= 0) & (values <= 1))
   if outside.any():
     raise UsageError(

@@ -156,3 +156,29 @@ def test_bad_input_is_one_line(data):
   bad[labels == 1, 0] = np.nan
   with pytest.raises(UsageError, match='features of class 1 are not all fin'):
     CosineVariation.init(K, D).update(bad, labels).compute()
+
+
+@pytest.mark.parametrize(
+  ('labels', 'message'),
+  [
+    ([0, 10**11, 1], r'labels\[1\] is 100000000000; expected less'),
+    (np.array([0, 2**64 - 1, 1], np.uint64), r'labels\[1\] is 18446744073709'),
+    ([0.0, np.nan, 1.0], 'labels has the dtype float64'),
+    (['a', 'b', 'c'], 'labels has the dtype <U1'),
+    (None, r'labels has the shape \(\)'),
+    ([0, -1, 1], r'labels\[1\] is -1'),
+  ],
+)
+def test_labels_that_cannot_say_the_number_of_classes(labels, message):
+  with pytest.raises(UsageError, match=message):
+    cosine_variation(np.eye(3), labels)
+
+
+def test_accumulators_of_other_shapes_do_not_add_up():
+  a = CosineVariation.init(3, 8)
+  for b in (CosineVariation.init(3, 1), CosineVariation.init(4, 8)):
+    with pytest.raises(UsageError, match=r'features differ: \(3, 8\) and'):
+      a.merge(b)
+  sums = CosineVariation.batch_sums(np.eye(3), np.arange(3), None, 3)
+  with pytest.raises(UsageError, match=r'differ: \(3, 8\) and \(3, 3\)'):
+    a.add(sums)

@@ -177,3 +177,49 @@ def test_bad_input_is_one_line(logits, labels):
     LogitHistogram(1.0).update(logits).compute()
   grid, density = logit_density(np.ones((4, 3)), bandwidth=0.1)
   assert grid[density.argmax()] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize('shape', [(-1,), (-1, 1)])
+def test_a_single_logit_is_refused(shape):
+  z = np.random.default_rng(0).normal(size=50).reshape(shape)
+  labels = np.arange(50) % 2
+  for function in (
+    near_zero_share,
+    logit_density,
+    lambda z: logit_density(z, of='top'),
+    lambda z: logit_density(z, labels, of='true'),
+  ):
+    with pytest.raises(
+      UsageError, match='logits holds the single logit of a b'
+    ):
+      function(z)
+
+
+def test_the_largest_logits():
+  z = 1e150 * np.random.default_rng(0).uniform(-1, 1, size=(300, 1000))
+  grid, density = logit_density(z)
+  assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
+  for function in (
+    near_zero_share,
+    logit_density,
+    lambda z: stability(z, np.arange(300) % 1000),
+  ):
+    with pytest.raises(
+      UsageError, match=r'is -?\d\S*e\+199; expected numbers fr'
+    ):
+      function(1e50 * z)
+
+
+def test_numbers_of_another_type(logits):
+  for threshold in (None, 'a', np.nan):
+    with pytest.raises(
+      UsageError, match=r'threshold is .*; expected more than 0'
+    ):
+      near_zero_share(logits, threshold)
+  for width in (None, 'a', np.nan):
+    with pytest.raises(
+      UsageError, match=r'width is .*; expected a power of two'
+    ):
+      LogitHistogram(width)
+  with pytest.raises(UsageError, match='bandwidth is None; expected a number'):
+    logit_density(logits, bandwidth=None)

@@ -324,3 +324,9 @@ def test_unknown_conventions():
     selective.augrc(curve, 'paper')
   with pytest.raises(UsageError, match="reference is 'x'; expected one of fin"):
     selective.e_aurc(curve, 'x')
+
+
+def test_augrc_of_few_examples_may_exceed_a_half():
+  curve = selective.risk_coverage([1.0] * 4, [1] * 4)
+  assert selective.augrc(curve) == 0.5
+  assert selective.augrc(curve, 'torch_uncertainty') == 0.625

@@ -165,3 +165,12 @@ def test_bad_weights(weights, message):
   ranking = selective.Ranking([0.1, 0.2, 0.3], [0, 1, 0])
   with pytest.raises(UsageError, match=message):
     ranking.curve(weights)
+
+
+def test_weights_may_be_bool_but_not_huge():
+  ranking = selective.Ranking([0.9, 0.8, 0.5], [0, 1, 1])
+  np.testing.assert_array_equal(
+    ranking.curve([True, False, True]).risk, [0, 0.5]
+  )
+  with pytest.raises(UsageError, match=r'weights add up to 2\*\*31 or more'):
+    ranking.curve([2**62] * 3)

@@ -83,8 +83,20 @@ def test_the_order_of_the_examples_does_not_matter():
     (math.nan, 0.1, 'width is nan'),
     (0.1, 0, 'step is 0'),
     (0.1, math.nan, 'step is nan'),
+    (0.1, math.inf, 'step is inf'),
+    (0.1, 1e-300, 'step is 1e-300'),
+    (None, 0.1, 'width is None'),
   ],
 )
 def test_bad_windows(width, step, message):
   with pytest.raises(UsageError, match=message):
     selective.max_logit_given_confidence([[0.0, 1.0]], [0], width, step)
+
+
+def test_a_single_logit():
+  z = np.array([-3.0, 3.0, 3.0])
+  profile = selective.max_logit_given_confidence(z, [0, 1, 0])
+  i = int(abs(profile.confidence - 1 / (1 + np.exp(-3))).argmin())
+  # Of (0, z) the largest logits of the correct ones would be 0 and 3.
+  assert profile.correct.mean[i] == profile.wrong.mean[i] == 1.5
+  assert profile.correct.std[i] == 0

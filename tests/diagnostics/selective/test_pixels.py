@@ -76,3 +76,18 @@ def test_bad_input():
     selective.pool_pixels(logits, labels, limit=0)
   with pytest.raises(UsageError, match='is 255; expected from 0 to 2'):
     selective.pool_pixels(logits, labels, ignore_label=None)
+
+
+@pytest.mark.parametrize('seed', [-1, 0.5, None])
+def test_bad_seeds(seed):
+  logits, labels = images()
+  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
+    selective.pool_pixels(logits, labels, limit=3, seed=seed)
+
+
+def test_a_single_logit_is_symmetric():
+  logits, labels = images()
+  z = logits[..., :1]
+  pooled, _ = selective.pool_pixels(z, labels * 0)
+  np.testing.assert_array_equal(pooled[:, 1], z.reshape(-1) / 2)
+  np.testing.assert_array_equal(pooled[:, 0], -z.reshape(-1) / 2)

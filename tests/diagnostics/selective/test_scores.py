@@ -105,7 +105,33 @@ def test_a_single_logit(shape):
   np.testing.assert_allclose(of['logit_margin'], abs(z))
   # m = tanh(|z| / 2), whose log-odds are |z|.
   np.testing.assert_allclose(of['probability_margin'], abs(z), atol=1e-16)
-  np.testing.assert_allclose(of['energy'], np.logaddexp(0, z))
+  # Both grow with the distance from the boundary: of (0, z) they would not.
+  np.testing.assert_allclose(of['max_logit'], abs(z) / 2)
+  np.testing.assert_allclose(of['energy'], np.logaddexp(-z / 2, z / 2))
+  order = np.argsort(abs(z), kind='stable')
+  for name, confidence in of.items():
+    assert (np.diff(confidence[order]) >= 0).all(), name
+
+
+def test_one_name():
+  logits = [[2.0, 1.0], [0.0, 3.0]]
+  of = selective.scores(logits, 'msp')
+  assert list(of) == ['msp']
+  np.testing.assert_array_equal(of['msp'], selective.scores(logits)['msp'])
+  with pytest.raises(UsageError, match="score is 'm'; expected one of msp"):
+    selective.scores(logits, 'm')
+
+
+def test_ragged_lists():
+  for function in (
+    selective.scores,
+    lambda x: selective.errors(x, [0, 1]),
+    lambda x: selective.fit_pnorm(x, [0, 1]),
+    lambda x: selective.max_logit_pnorm(x, 2),
+    lambda x: selective.pool_pixels(x, [0, 1]),
+  ):
+    with pytest.raises(UsageError, match='logits is no array: its rows differ'):
+      function([[1.0, 2.0, 3.0], [1.0]])
 
 
 def test_invariance_to_shifts():
@@ -167,7 +193,7 @@ def test_temperature_msp():
 
 
 def test_numbers_that_could_overflow_are_refused():
-  with pytest.raises(UsageError, match=r'logits reach 1e\+200'):
+  with pytest.raises(UsageError, match=r'logits\[0, 1\] is -1e\+200'):
     selective.scores([[1.0, -1e200]])
 
 

@@ -140,7 +140,7 @@ def test_bad_input(logits, labels):
   with pytest.raises(UsageError, match=r'the loss has the shape \(\); expect'):
     selective.suppression(lambda z, y: LS(z, y).mean(), logits, labels)
   with pytest.raises(UsageError, match=r'logits\[0, 1\] is inf'):
-    selective.suppression(LS, [[0.0, 1e300]], [0])
+    selective.suppression(LS, [[0.0, 1e100]], [0])
   expected = selective.expected_suppression
   with pytest.raises(UsageError, match="target is 'ce'; expected one of ls"):
     expected(0.1, K, ALPHA, target='ce')
@@ -154,3 +154,21 @@ def test_bad_input(logits, labels):
     expected(0.1, K, ALPHA, target='soft', top_probability=np.nan)
   with pytest.raises(UsageError, match='num_classes is 1'):
     expected(0.1, 1, ALPHA)
+  for alpha in (np.nan, np.inf, None, 'a'):
+    with pytest.raises(UsageError, match=r'alpha is .*; expected a finite num'):
+      expected(0.1, K, alpha)
+  with pytest.raises(
+    UsageError, match=r'\(2,\), and top_probability, \(3,\), do'
+  ):
+    expected([0.1, 0.2], K, ALPHA, target='soft', top_probability=[0.1] * 3)
+  with pytest.raises(UsageError, match='error_probability has the dtype <U1'):
+    expected('a', K, ALPHA)
+
+
+def test_a_gradient_that_is_not_finite(logits, labels):
+  def loss(z, y):
+    # The derivative of the root at 0 is infinite, and infinity times 0 is NaN.
+    return jnp.sqrt(z.sum(1) * 0)
+
+  with pytest.raises(UsageError, match='the gradient of the loss at example 0'):
+    selective.suppression(loss, logits, labels)
