@@ -86,11 +86,11 @@ def array(values: ArrayLike, name: str) -> np.ndarray:
     raise UsageError(f'{name} is no array: its rows differ in length') from None
 
 
-def finite(values: ArrayLike, name: str) -> np.ndarray:
+def finite(values: ArrayLike, name: str, limit: float = LARGEST) -> np.ndarray:
   """Checks floating-point numbers of any shape: at least one, none NaN or inf.
 
-  Float64 numbers may be as large as 1e150. Narrower floats than float32 become
-  float32.
+  Float64 numbers may be as large as the limit. Narrower floats than float32
+  become float32.
   """
   values = array(values, name)
   if values.dtype not in (np.float32, np.float64):
@@ -105,7 +105,7 @@ def finite(values: ArrayLike, name: str) -> np.ndarray:
     raise UsageError(f'{name} is empty: it has the shape {values.shape}')
   # In float32 all but infinity are small enough. Both ends are NaN if an
   # element is.
-  limit = min(LARGEST, float(np.finfo(values.dtype).max))
+  limit = min(limit, float(np.finfo(values.dtype).max))
   if not (values.max() <= limit and values.min() >= -limit):
     bad = ~(np.abs(values) <= limit)
     where = np.unravel_index(bad.argmax(), values.shape)
@@ -113,7 +113,7 @@ def finite(values: ArrayLike, name: str) -> np.ndarray:
     at = f'{name}[{index}]' if index else name
     expected = 'finite numbers'
     if np.isfinite(values[where]):
-      expected = f'numbers from {-LARGEST:g} to {LARGEST:g}'
+      expected = f'numbers from {-limit:g} to {limit:g}'
     raise UsageError(f'{at} is {values[where]}; expected {expected}')
   return values
 
@@ -186,7 +186,8 @@ def scores_and_errors(
       )
   if confidence.dtype.kind in 'biu':
     confidence = confidence.astype(np.float64)
-  confidence = finite(confidence, 'confidence').astype(np.float64)
+  # They are compared and nothing else, so they may be as large as they like.
+  confidence = finite(confidence, 'confidence', np.inf).astype(np.float64)
   if errors.dtype.kind in 'biu':
     errors = errors.astype(np.float64)
   errors = finite(errors, 'errors').astype(np.float64)

@@ -175,9 +175,11 @@ def test_apply_threshold_elsewhere():
 def test_nothing_is_accepted():
   curve = selective.risk_coverage([0.9, 0.6], [1, 1])
   threshold = selective.threshold_for_risk(curve, 0.1)
-  selection = selective.apply_threshold(threshold, [1e150, 2.0], [0, 0])
+  selection = selective.apply_threshold(threshold, [1e300, 2.0], [0, 0])
   assert not selection.accepted.any()
   assert selection.coverage == 0
   assert math.isnan(selection.risk)
   with pytest.raises(UsageError, match='the threshold is nan; expected a num'):
     selective.apply_threshold(math.nan, [1.0], [0])
+  with pytest.raises(UsageError, match='the threshold is None; expected a num'):
+    selective.apply_threshold(None, [1.0], [0])

@@ -209,3 +209,15 @@ def test_errors(golden):
   np.testing.assert_array_equal(
     selective.errors([-1.0, 2.0], [0, 0]), [False, True]
   )
+
+
+def test_scores_of_the_largest_logits_can_be_ranked():
+  rng = np.random.default_rng(0)
+  logits, labels = rng.uniform(-1e150, 1e150, (50, 4)), rng.integers(0, 4, 50)
+  wrong = selective.errors(logits, labels)
+  for confidence in (
+    *selective.scores(logits).values(),
+    selective.temperature_msp(logits, 1e-100),
+  ):
+    assert 0 <= selective.aurc(selective.risk_coverage(confidence, wrong)) <= 1
+  assert selective.fit_pnorm(logits, labels).msp_aurc > 0
