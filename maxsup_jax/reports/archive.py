@@ -156,18 +156,20 @@ def _arrays(
 def _checked(
   path: Path, name: str | None, arrays: dict[str, np.ndarray]
 ) -> Outputs:
-  logits, labels = _checks.logits_and_labels(arrays['logits'], arrays['labels'])
+  # One logit z stands for the two logits -z/2 and z/2; so does its layer.
+  logits, labels = _checks.logits_and_labels(
+    arrays['logits'], arrays['labels'], single='symmetric'
+  )
   K = logits.shape[1]
   features = weights = bias = None
   if 'features' in arrays:
     features = _checks.matrix(arrays['features'], 'features')
     _checks.same_length(logits=logits, features=features)
-  # One logit z stands for the two logits (0, z); so does its layer.
   single = np.ndim(arrays['logits']) == 1 or arrays['logits'].shape[1] == 1
   for key in ('weights', 'bias'):
     if single and key in arrays and len(np.atleast_1d(arrays[key])) == 1:
       row = np.atleast_1d(arrays[key])
-      arrays[key] = np.concatenate([np.zeros_like(row), row])
+      arrays[key] = np.concatenate([-row / 2, row / 2])
   if 'weights' in arrays:
     weights = _checks.matrix(arrays['weights'], 'weights')
     if len(weights) != K or (

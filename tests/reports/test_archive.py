@@ -60,7 +60,7 @@ def test_a_single_logit_is_binary(write_npz):
     },
   )
   outputs = archive.read(path)
-  np.testing.assert_array_equal(outputs.logits, [[0, 4], [0, 0]])
+  np.testing.assert_array_equal(outputs.logits, [[-2, 2], [0, 0]])
   assert outputs.weights.shape == (2, 2)
   assert outputs.linear
 
