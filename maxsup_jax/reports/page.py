@@ -1,6 +1,7 @@
 """One HTML file that needs no other: text, tables and figures."""
 
 import html
+import re
 from collections.abc import Sequence
 
 from maxsup_jax.reports import _style
@@ -34,7 +35,6 @@ small { display: block; color: var(--soft); font-size: .8rem }
 figure { margin: 1.2rem 0 }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto }
 thead th { white-space: normal }
-thead th:not(:first-child) { min-width: 5rem; overflow-wrap: anywhere }
 figcaption, .caption { color: var(--soft); font-size: .86rem;
   margin: .4rem 0 0 }
 .note { border-left: 3px solid #999; padding-left: .8rem; color: var(--soft) }
@@ -130,8 +130,12 @@ def _block(
 
 
 def _table(table: Table) -> str:
+  # Long names may be broken after a separator.
   head = ''.join(
-    f'<th scope="col">{html.escape(c)}</th>' for c in table.columns
+    '<th scope="col">'
+    + re.sub(r'([_/.-])', r'\1<wbr>', html.escape(c))
+    + '</th>'
+    for c in table.columns
   )
   rows = ''.join(
     '<tr>'
