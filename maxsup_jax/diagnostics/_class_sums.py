@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.diagnostics import _checks
 
 
 class Pair(NamedTuple):
@@ -83,6 +84,30 @@ def known_ids(
   if where_B is not None:
     known_B &= where_B
   return jnp.where(known_B, labels_B, K).astype(jnp.int32)
+
+
+def as_array(values: ArrayLike | None, name: str):
+  """Makes an array of lists; NumPy's, JAX's and traced ones stay."""
+  return values if hasattr(values, 'shape') else _checks.array(values, name)
+
+
+def check_shapes(name: str, found: tuple, expected: tuple) -> None:
+  """Checks that sums are of the same classes and features.
+
+  Args:
+    name: what to call what was found.
+    found: arrays or pairs.
+    expected: what they are to be added to.
+
+  Raises:
+    UsageError: one line.
+  """
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    if jnp.shape(a) != jnp.shape(b):
+      raise UsageError(
+        f'{name} has the shape {jnp.shape(a)}; expected {jnp.shape(b)}, that '
+        'of what it is added to'
+      )
 
 
 def check_batch(
@@ -165,6 +190,7 @@ def check_means(
   bad_K = present_K & ~np.isfinite(means_KD).all(1)
   if bad_K.any():
     raise UsageError(
-      f'the features of class {int(bad_K.argmax())} are not all finite'
+      f'the features of class {int(bad_K.argmax())} are not all finite, or too '
+      'large to add up'
     )
   return present_K

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._class_sums import (
   Pair,
+  as_array,
   check_batch,
+  check_shapes,
   class_sums,
   known_ids,
 )
@@ -19,6 +22,9 @@ from maxsup_jax.diagnostics.neural_collapse._between_class import (
   BetweenClass,
   between_class,
 )
+
+# Between these float32 has the squares of distances, and of parts of them.
+_SMALLEST, _LARGEST = 1e-15, 1e18
 
 
 class ClassSums(NamedTuple):
@@ -117,7 +123,12 @@ class ClassMeans(NamedTuple):
     )
 
   def add(self, sums: ClassSums) -> 'ClassMeans':
-    """Adds what `batch_sums` returned, of one device or summed over all."""
+    """Adds what `batch_sums` returned, of one device or summed over all.
+
+    Raises:
+      UsageError: one line, for sums of other classes or features.
+    """
+    check_shapes('sums', tuple(sums), (self.count, self.total.total))
     return _add(self, sums)
 
   def update(
@@ -145,11 +156,19 @@ class ClassMeans(NamedTuple):
       UsageError: one line, for a wrong shape, dtype or label.
     """
     K, D = self.total.total.shape
+    features = as_array(features, 'features')
+    labels = as_array(labels, 'labels')
+    where = None if where is None else as_array(where, 'where')
     check_batch(features, labels, where, K, D)
     return _update(self, features, labels, where, axis_name)
 
   def merge(self, other: 'ClassMeans') -> 'ClassMeans':
-    """The state after the batches of both."""
+    """The state after the batches of both.
+
+    Raises:
+      UsageError: one line, for a state of other classes or features.
+    """
+    check_shapes('other', tuple(other), tuple(self))
     return ClassMeans(self.count + other.count, self.total.merge(other.total))
 
   def compute(
@@ -168,18 +187,27 @@ class ClassMeans(NamedTuple):
       What `WithinClass` needs.
 
     Raises:
-      UsageError: one line, if a class has no examples (it is named), or
-        features that are not finite.
+      UsageError: one line, if a class has no examples (it is named), features
+        that are not finite, or class means whose distances are too small or too
+        large to be squared in float32.
     """
     count_K = np.asarray(self.count, np.int64)
     means_KD = self.total.compute() / np.maximum(count_K, 1)[:, None]
-    return between_class(
+    between = between_class(
       count_K,
       means_KD,
       epsilon=float(np.finfo(np.float32).eps),
       global_mean=global_mean,
       allow_empty=allow_empty,
     )
+    spread = between.singular_values[:1]
+    if (spread < _SMALLEST).any() or (spread > _LARGEST).any():
+      raise UsageError(
+        f'the class means differ by {spread[0]:.1g}; expected from '
+        f'{_SMALLEST:g} to {_LARGEST:g}, as squares are float32: scale the '
+        'features'
+      )
+    return between
 
 
 @jax.jit

@@ -9,14 +9,13 @@ from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.neural_collapse._between_class import between_class
 from maxsup_jax.diagnostics.neural_collapse._measures import (
   Spread,
+  check_size,
   check_weights,
   measure,
 )
 from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
-from maxsup_jax.diagnostics.neural_collapse._within_class import (
-  GROUPS,
-  row_measures,
-)
+from maxsup_jax.diagnostics.neural_collapse._rows import row_measures
+from maxsup_jax.diagnostics.neural_collapse._within_class import GROUPS
 
 # Rows that are made float64 at a time.
 _BLOCK = 2048
@@ -44,8 +43,8 @@ def neural_collapse(
   `NeuralCollapse` for the other measures. For features that are not in memory,
   or on accelerators, use `ClassMeans` and `WithinClass`.
 
-  The paper measures the training set, without augmentation, with the network
-  in evaluation mode.
+  The paper's code measures the training set, without augmentation, with the
+  network in evaluation mode.
 
   Args:
     features: penultimate features h, floating point `[N, D]`.
@@ -68,7 +67,8 @@ def neural_collapse(
 
   Raises:
     UsageError: one line, for wrong shapes, dtypes or labels, numbers that are
-      not finite, fewer than two classes, or a class without examples.
+      not finite, or whose fourth powers are not (beyond 1e60, or all within
+      1e-60), fewer than two classes, or a class without examples.
 
   Examples:
     >>> import numpy as np
@@ -98,6 +98,7 @@ def neural_collapse(
     <https://arxiv.org/abs/2210.02192>`_, NeurIPS 2022.
   """
   features = _checks.matrix(features, 'features')
+  check_size(features, 'features')
   if logits is not None:
     logits = _checks.class_scores(logits)
   K = _num_classes(num_classes, labels, weights, logits)
@@ -166,7 +167,16 @@ def _num_classes(num_classes, labels, weights, logits) -> int:
   if len(set(said.values())) > 1:
     line = ', '.join(f'{name} {K}' for name, K in said.items())
     raise UsageError(f'the numbers of classes differ: {line}')
-  K = next(iter(said.values()), 0) or int(np.max(labels, initial=-1)) + 1
+  K = next(iter(said.values()), 0)
+  K = K or int(_checks.labels_alone(labels).max()) + 1
+  if list(said) == ['weights']:
+    labels = _checks.array(labels, 'labels')
+    top = int(labels.max(initial=0)) if labels.dtype.kind in 'iu' else 0
+    if top >= K:
+      raise UsageError(
+        f'weights has the shape {np.shape(weights)}; expected a row per class, '
+        f'and labels go up to {top}'
+      )
   if K < 2:
     raise UsageError(f'there is {K} class; expected at least 2')
   return K

@@ -24,6 +24,8 @@ _OF_WEIGHTS = (
   'cosine_std_w',
   'w_norm',
 )
+# The norm of a Gram matrix has fourth powers, which float64 has between these.
+_SMALLEST, _LARGEST = 1e-60, 1e60
 
 
 class Spread(NamedTuple):
@@ -57,9 +59,12 @@ def measure(
   N = int(spread.count.sum())
   if not N:
     raise UsageError('there are no examples')
-  if not np.isfinite(spread.square).all():
-    k = int((~np.isfinite(spread.square)).any(0).argmax())
-    raise UsageError(f'the features of class {k} are not all finite')
+  bad_K = ~np.isfinite(spread.square + spread.whitened).all(0)
+  if bad_K.any():
+    raise UsageError(
+      f'the features of class {int(bad_K.argmax())} are not all finite, or too '
+      'large to square'
+    )
   weights_KD, bias_K = check_weights(weights, bias, *between.means.shape)
   kept = np.flatnonzero(between.count > 0)
   K, D = len(kept), between.means.shape[1]
@@ -136,12 +141,23 @@ def check_weights(
       f'weights has the shape {weights.shape}; expected ({K}, {D}): one row '
       'per class'
     )
+  check_size(weights, 'weights')
   if bias is not None:
     bias = _checks.finite(bias, 'bias')
     if bias.shape != (K,):
       raise UsageError(f'bias has the shape {bias.shape}; expected ({K},)')
     bias = bias.astype(np.float64)
   return weights.astype(np.float64), bias
+
+
+def check_size(values: np.ndarray, name: str) -> None:
+  """Refuses numbers too large or all too small for their fourth powers."""
+  top = float(max(values.max(), -values.min()))
+  if top and not _SMALLEST <= top <= _LARGEST:
+    raise UsageError(
+      f'the largest of {name} is {top:.3g} in size; expected from '
+      f'{_SMALLEST:g} to {_LARGEST:g}, or 0: scale them'
+    )
 
 
 def _of_weights(W_KD, bias_K, H_KD, center_D, kept) -> dict[str, float | None]:
@@ -221,7 +237,11 @@ def _cdnv(H_KD: np.ndarray, trace_K: np.ndarray) -> float:
   i, j = np.triu_indices(len(H_KD), 1)
   if not len(i) or not H_KD.any():
     return float('nan')
-  # Of equal means rounding may leave a distance below 0.
-  distance = np.maximum(norm_K[i] + norm_K[j] - 2 * gram_KK[i, j], 0)
+  distance = norm_K[i] + norm_K[j] - 2 * gram_KK[i, j]
+  # Of near means the difference of large numbers has lost its digits.
+  near = distance < 1e-6 * (norm_K[i] + norm_K[j])
+  for k in np.unique(i[near]):
+    pairs = near & (i == k)
+    distance[pairs] = np.square(H_KD[j[pairs]] - H_KD[k]).sum(1)
   with np.errstate(divide='ignore', invalid='ignore'):
     return float(np.mean((trace_K[i] + trace_K[j]) / (2 * distance)))

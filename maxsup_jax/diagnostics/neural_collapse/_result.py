@@ -59,7 +59,8 @@ class NeuralCollapse:
       In Guo's code.
     cdnv: the class-distance normalised variance :math:`(\mathrm{tr} \Sigma_i +
       \mathrm{tr} \Sigma_j) / (2 \|\bar h_i - \bar h_j\|^2)`, the mean over all
-      pairs (Galanti et al., 2022); infinite where two class means are equal.
+      pairs (Galanti et al., 2022); infinite where two class means are equal,
+      and NaN where the examples of both are equal, too.
     nc2: :math:`W^T \bar H \sim E`. NC2 of Guo; NC3 of Zhu, "self-duality".
     nc2_centered: the same with the weights centred over the classes. NC3 of
       Zhou.

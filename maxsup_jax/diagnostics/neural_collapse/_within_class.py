@@ -1,8 +1,7 @@
 """The second pass over the features: spread within the classes."""
 
 import functools
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,73 +12,21 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._class_sums import (
   Pair,
+  as_array,
   check_batch,
+  check_shapes,
   class_sums,
   known_ids,
 )
 from maxsup_jax.diagnostics.neural_collapse._between_class import BetweenClass
 from maxsup_jax.diagnostics.neural_collapse._measures import Spread, measure
 from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
+from maxsup_jax.diagnostics.neural_collapse._rows import (
+  measure_blocks,
+  row_measures,
+)
 
 GROUPS = ('labels', 'predictions')
-# Rows that a CPU measures at a time: their deviations stay in the cache.
-_CPU_BLOCK = 1024
-
-
-class RowMeasures(NamedTuple):
-  """Of every example: its distances to the class means."""
-
-  square: Any  # ||h - hbar_k||^2, for its own class k
-  whitened: Any  # ||Hbar^+ (h - hbar_k)||^2
-  nearest: Any  # the class whose mean is nearest
-
-
-def row_measures(
-  xp: ModuleType, between: BetweenClass, features_BD: Any, ids_B: Any
-) -> RowMeasures:
-  r"""Measures examples against the class means, in NumPy or in JAX.
-
-  With :math:`\bar H^T = Z B^T` and :math:`Z = U S`, one product
-  :math:`c = B^T (h - \bar h_k)` serves both: :math:`\|\bar H^+ (h - \bar
-  h_k)\| = \|S^{-1} c\|`, as U is orthonormal; and the distances to the class
-  means differ by what they are within the span of the means, where h has the
-  coordinates :math:`c + z_k`.
-  """
-  matmul = xp.matmul
-  if xp is jnp:
-    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-  deviation_BD = features_BD - between.means[ids_B]
-  c_BR = matmul(deviation_BD, between.basis)
-  Z_KR = between.coordinates
-  score_BK = matmul(c_BR + Z_KR[ids_B], Z_KR.T)
-  half_K = xp.square(Z_KR).sum(1) / 2
-  score_BK -= xp.where(between.count > 0, half_K, xp.inf)
-  return RowMeasures(
-    xp.square(deviation_BD).sum(1),
-    xp.square(c_BR / between.singular_values).sum(1),
-    score_BK.argmax(1),
-  )
-
-
-def _measure_blocks(
-  between: BetweenClass, features_BD: jax.Array, ids_B: jax.Array
-) -> RowMeasures:
-  """`row_measures` of large batches, block by block."""
-  count = len(ids_B) // _CPU_BLOCK
-  if count < 2:
-    return row_measures(jnp, between, features_BD, ids_B)
-  end = count * _CPU_BLOCK
-  blocks = jax.lax.map(
-    lambda block: row_measures(jnp, between, *block),
-    (
-      features_BD[:end].reshape(count, _CPU_BLOCK, -1),
-      ids_B[:end].reshape(count, _CPU_BLOCK),
-    ),
-  )
-  rest = row_measures(jnp, between, features_BD[end:], ids_B[end:])
-  return jax.tree.map(
-    lambda a, b: jnp.concatenate([a.reshape(-1), b]), blocks, rest
-  )
 
 
 class WithinSums(NamedTuple):
@@ -116,6 +63,8 @@ class WithinClass(NamedTuple):
       label, and the prediction, int32 `[2]`.
     predicted: whether there were batches with and without predictions, bool
       `[2]`.
+    grouped: whether there were batches grouped by labels and by predictions,
+      bool `[2]`.
 
   Examples:
     >>> import numpy as np
@@ -136,6 +85,7 @@ class WithinClass(NamedTuple):
   total: Pair
   nearest: jax.Array
   predicted: jax.Array
+  grouped: jax.Array
 
   @classmethod
   def init(cls, num_classes: int) -> 'WithinClass':
@@ -149,6 +99,7 @@ class WithinClass(NamedTuple):
       jnp.zeros((2, K), jnp.int32),
       Pair.zeros((2, K, 2)),
       jnp.zeros(2, jnp.int32),
+      jnp.zeros(2, bool),
       jnp.zeros(2, bool),
     )
 
@@ -176,7 +127,12 @@ class WithinClass(NamedTuple):
 
     Returns:
       The sums, on this device alone.
+
+    Raises:
+      UsageError: one line, for an unknown `group_by`, or one without what it
+        needs.
     """
+    _check_groups(group_by, predictions)
     between = jax.tree.map(lambda a: _single(jnp.asarray(a)), between)
     features_BD = jnp.asarray(features).astype(jnp.float32)
     labels_B = jnp.asarray(labels)
@@ -196,7 +152,7 @@ class WithinClass(NamedTuple):
       between,
       features_BD,
       jnp.where(known_B, ids_B, 0),
-      cpu=_measure_blocks,
+      cpu=measure_blocks,
       default=functools.partial(row_measures, jnp),
     )
     cells_B = jnp.where(known_B, correct_B * K + ids_B, 2 * K)
@@ -215,14 +171,27 @@ class WithinClass(NamedTuple):
       jnp.stack([h.sum(dtype=jnp.int32) for h in hits]),
     )
 
-  def add(self, sums: WithinSums, *, predicted: bool) -> 'WithinClass':
+  def add(
+    self, sums: WithinSums, *, predicted: bool, group_by: str = 'labels'
+  ) -> 'WithinClass':
     """Adds what `batch_sums` returned, of one device or summed over all.
 
     Args:
       sums: what to add.
       predicted: whether the batch had predictions.
+      group_by: what the batch was grouped by.
+
+    Returns:
+      The new state.
+
+    Raises:
+      UsageError: one line, for sums of other classes.
     """
-    return _add(self, sums, predicted)
+    _checks.one_of(group_by, 'group_by', GROUPS)
+    check_shapes(
+      'sums', tuple(sums), (self.count, self.total.total, self.nearest)
+    )
+    return _add(self, sums, bool(predicted), group_by)
 
   def update(
     self,
@@ -247,8 +216,9 @@ class WithinClass(NamedTuple):
       predictions: the classes that the network predicts, integer `[B]`, or
         None; the same choice for all batches.
       group_by: 'labels', or 'predictions' for the spread of correct and of
-        wrong predictions; then the class means must be those of the predicted
-        classes too.
+        wrong predictions; the same choice for all batches. Then `between` must
+        be of the predicted classes too, `ClassMeans.update(features,
+        predictions)`: it does not know, and this is not checked.
       axis_name: the mapped axis over whose devices the batch is spread.
 
     Returns:
@@ -258,27 +228,35 @@ class WithinClass(NamedTuple):
       UsageError: one line, for a wrong shape, dtype or label.
     """
     K, D = between.means.shape
-    _checks.one_of(group_by, 'group_by', GROUPS)
+    _check_groups(group_by, predictions)
     if self.count.shape[1] != K:
       raise UsageError(
         f'between has {K} classes; expected {self.count.shape[1]}'
       )
+    features = as_array(features, 'features')
+    labels = as_array(labels, 'labels')
+    where = None if where is None else as_array(where, 'where')
     check_batch(features, labels, where, K, D)
     if predictions is not None:
+      predictions = as_array(predictions, 'predictions')
       check_batch(features, predictions, where, K, D, 'predictions')
-    elif group_by == 'predictions':
-      raise UsageError("group_by='predictions' needs the predictions")
     return _update(
       self, between, features, labels, where, predictions, group_by, axis_name
     )
 
   def merge(self, other: 'WithinClass') -> 'WithinClass':
-    """The state after the batches of both."""
+    """The state after the batches of both.
+
+    Raises:
+      UsageError: one line, for a state of other classes.
+    """
+    check_shapes('other', tuple(other), tuple(self))
     return WithinClass(
       self.count + other.count,
       self.total.merge(other.total),
       self.nearest + other.nearest,
       self.predicted | other.predicted,
+      self.grouped | other.grouped,
     )
 
   def compute(
@@ -300,11 +278,16 @@ class WithinClass(NamedTuple):
 
     Raises:
       UsageError: one line, if there were no examples, if only some batches had
-        predictions, or if the weights have a wrong shape.
+        predictions or were grouped by them, or if the weights have a wrong
+        shape.
     """
     with_predictions, without = np.asarray(self.predicted).tolist()
     if with_predictions and without:
       raise UsageError('some batches had predictions and some had none')
+    if np.asarray(self.grouped).all():
+      raise UsageError(
+        'some batches were grouped by labels and some by predictions'
+      )
     return measure(
       BetweenClass(*[np.asarray(a) for a in between]),
       Spread(
@@ -318,6 +301,12 @@ class WithinClass(NamedTuple):
     )
 
 
+def _check_groups(group_by: str, predictions: ArrayLike | None) -> None:
+  _checks.one_of(group_by, 'group_by', GROUPS)
+  if group_by == 'predictions' and predictions is None:
+    raise UsageError("group_by='predictions' needs the predictions")
+
+
 def _single(array: jax.Array) -> jax.Array:
   """Makes float64, which there is under `jax_enable_x64`, float32."""
   if jnp.issubdtype(array.dtype, jnp.floating):
@@ -325,13 +314,16 @@ def _single(array: jax.Array) -> jax.Array:
   return array
 
 
-@functools.partial(jax.jit, static_argnames='predicted')
-def _add(state: WithinClass, sums: WithinSums, predicted) -> WithinClass:
+@functools.partial(jax.jit, static_argnames=('predicted', 'group_by'))
+def _add(
+  state: WithinClass, sums: WithinSums, predicted, group_by
+) -> WithinClass:
   return WithinClass(
     state.count + sums.count,
     state.total.add(sums.total),
     state.nearest + sums.nearest,
     state.predicted | jnp.array([predicted, not predicted]),
+    state.grouped | jnp.array([group_by == g for g in GROUPS]),
   )
 
 
@@ -349,4 +341,4 @@ def _update(
   )
   if axis_name is not None:
     sums = jax.lax.psum(sums, axis_name)
-  return _add(state, sums, predictions is not None)
+  return _add(state, sums, predictions is not None, group_by)

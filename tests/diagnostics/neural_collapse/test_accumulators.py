@@ -14,7 +14,7 @@ from maxsup_jax.diagnostics._class_sums import Pair, class_sums
 from maxsup_jax.diagnostics.neural_collapse import (
   ClassMeans,
   WithinClass,
-  _within_class,
+  _rows,
   neural_collapse,
 )
 
@@ -292,7 +292,7 @@ def test_blocks_equal_the_whole(data, monkeypatch, block):
     WithinClass.batch_sums, between, features, labels, predictions=predictions
   )
   whole = sums()
-  monkeypatch.setattr(_within_class, '_CPU_BLOCK', block)
+  monkeypatch.setattr(_rows, '_CPU_BLOCK', block)
   for a, b in zip(jax.tree.leaves(sums()), jax.tree.leaves(whole)):
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -351,3 +351,101 @@ def test_bad_input_is_one_line(data):
   mixed = mixed.update(between, features, labels, predictions=predictions)
   with pytest.raises(UsageError, match='some batches had predictions'):
     mixed.compute(between)
+
+
+def test_groups_are_not_mixed(data):
+  features, labels, predictions, _, _ = data
+  between = ClassMeans.init(K, D).update(features, labels).compute()
+  groups = ('labels', 'predictions')
+  parts = {
+    group: WithinClass.init(K).update(
+      between, features, labels, predictions=predictions, group_by=group
+    )
+    for group in groups
+  }
+  sums = {
+    group: WithinClass.batch_sums(
+      between, features, labels, predictions=predictions, group_by=group
+    )
+    for group in groups
+  }
+  for group, other in (groups, groups[::-1]):
+    same = parts[group].add(sums[group], predicted=True, group_by=group)
+    assert same.merge(parts[group]).compute(between).num_samples == 600
+    for mixed in (
+      parts[group].merge(parts[other]),
+      parts[group].add(sums[other], predicted=True, group_by=other),
+      parts[group].update(
+        between, features, labels, predictions=predictions, group_by=other
+      ),
+    ):
+      with pytest.raises(UsageError, match='grouped by labels and some by'):
+        mixed.compute(between)
+  with pytest.raises(UsageError, match='needs the predictions'):
+    WithinClass.batch_sums(between, features, labels, group_by='predictions')
+  with pytest.raises(UsageError, match="group_by is 'label'"):
+    WithinClass.batch_sums(between, features, labels, group_by='label')
+  with pytest.raises(UsageError, match="group_by is 'label'"):
+    parts['labels'].add(sums['labels'], predicted=True, group_by='label')
+
+
+def test_sums_of_other_shapes_are_refused(data):
+  features, labels, _, _, _ = data
+  means = ClassMeans.init(K, D)
+  between = means.update(features, labels).compute()
+  within = WithinClass.init(K)
+  for classes, width in ((K, 1), (1 + K, D), (2, D)):
+    other = ClassMeans.init(classes, width)
+    with pytest.raises(UsageError, match='other has the shape'):
+      means.merge(other)
+    sums = ClassMeans.batch_sums(features[:, :width], labels, None, classes)
+    with pytest.raises(UsageError, match='sums has the shape'):
+      means.add(sums)
+  sums = WithinClass.batch_sums(between, features, labels)
+  for classes in (2, 1 + K):
+    with pytest.raises(UsageError, match='other has the shape'):
+      within.merge(WithinClass.init(classes))
+    with pytest.raises(UsageError, match='sums has the shape'):
+      WithinClass.init(classes).add(sums, predicted=False)
+
+
+@pytest.mark.filterwarnings('error')
+def test_lists_are_arrays(data):
+  features, labels, predictions, _, _ = data
+  h, y, p = (a.tolist() for a in (features, labels, predictions))
+  where = [True] * len(y)
+  between = ClassMeans.init(K, D).update(h, y, where).compute()
+  within = WithinClass.init(K).update(between, h, y, where, predictions=p)
+  whole = neural_collapse(features, labels)
+  assert within.compute(between).nc1 == pytest.approx(whole.nc1, rel=1e-6)
+  with pytest.raises(UsageError, match='features is no array: its rows differ'):
+    ClassMeans.init(K, D).update([[1.0], [1.0, 2.0]], [0, 1])
+  with pytest.raises(UsageError, match=r'labels has the shape \(\)'):
+    ClassMeans.init(K, D).update(features, None)
+
+
+def test_what_float32_cannot_square_is_refused(data):
+  features, labels, _, _, _ = data
+  expected = neural_collapse(features, labels)
+  for scale in (1e-14, 1e-21, 1e17, 1e19):
+    h = np.float32(scale) * features
+    means = ClassMeans.init(K, D).update(h, labels)
+    if 1e-20 < scale < 1e18:
+      between = means.compute()
+      result = WithinClass.init(K).update(between, h, labels).compute(between)
+      for name in ('cdnv', 'trace_ratio', 'ncc_accuracy', 'nc1'):
+        assert getattr(result, name) == pytest.approx(
+          getattr(expected, name), rel=1e-5
+        ), (name, scale)
+    else:
+      with pytest.raises(UsageError, match=r'class means differ by .* float32'):
+        means.compute()
+  # In memory all is float64.
+  tiny = neural_collapse(np.float32(1e-21) * features, labels)
+  assert tiny.cdnv == pytest.approx(expected.cdnv, rel=1e-5)
+  # The class means are near each other, an example is far from them.
+  between = ClassMeans.init(K, D).update(features, labels).compute()
+  far = np.full((1, D), 1e20, np.float32)
+  within = WithinClass.init(K).update(between, far, labels[:1])
+  with pytest.raises(UsageError, match='all finite, or too large to square'):
+    within.compute(between)

@@ -99,7 +99,17 @@ def test_one_predicted_class_is_undefined():
     ({'labels': 0 * LABELS}, 'there is 1 class; expected at least 2'),
     ({'labels': LABELS[:5]}, 'features 6, labels 5'),
     ({'labels': LABELS + 0.0}, 'labels has the dtype float64'),
-    ({'labels': LABELS[:0]}, 'there is 0 class'),
+    ({'labels': LABELS * np.nan}, 'labels has the dtype float64'),
+    ({'labels': None}, r'labels has the shape \(\)'),
+    ({'labels': list('aabbcc')}, 'labels has the dtype <U1'),
+    ({'labels': [[0], [0, 1]]}, 'labels is no array: its rows differ'),
+    ({'labels': LABELS * 10**11}, r'labels\[2\] is 100000000000; expected'),
+    ({'labels': LABELS.astype('u8') * 2**62}, r'labels\[2\] is 4611'),
+    ({'features': FEATURES * 1e-200}, 'largest of features is 3e-200'),
+    ({'features': FEATURES * 1e149}, r'largest of features is 3e\+149'),
+    ({'weights': WEIGHTS * 1e-200}, 'largest of weights is 1e-200 in size'),
+    ({'weights': WEIGHTS[:2]}, r'weights has the shape \(2, 4\); .* up to 2'),
+    ({'labels': LABELS[:0]}, 'labels is empty'),
     ({'features': FEATURES * np.nan}, r'features\[0, 0\] is nan'),
     ({'features': FEATURES[0]}, r'features has the shape \(4,\)'),
     ({'weights': WEIGHTS.T}, 'labels|classes differ|weights has the shape'),
@@ -117,3 +127,28 @@ def test_bad_input_is_one_line(arguments, message):
   with pytest.raises(UsageError, match=message) as error:
     neural_collapse(**{'features': FEATURES, 'labels': LABELS} | arguments)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('scale', [1e-59, 1e58])
+def test_tiny_and_huge_features_and_weights(scale):
+  expected = neural_collapse(FEATURES, LABELS, WEIGHTS)
+  found = neural_collapse(scale * FEATURES, LABELS, scale * WEIGHTS)
+  for name in words('nc1 nc2 nc2h nc2w nc3 trace_ratio cdnv equinorm_h'):
+    assert getattr(found, name) == pytest.approx(getattr(expected, name)), name
+
+
+def test_equal_class_means_without_variance_have_no_cdnv():
+  h = np.array([[1.0, 0], [1, 0], [1, 0], [1, 0], [0, 4], [0, 4]])
+  result = neural_collapse(h, LABELS)
+  assert np.isnan(result.cdnv)
+  assert result.nc1 == 0
+
+
+def test_near_class_means_keep_their_digits():
+  """By the Gram matrix their distance would be 1% off."""
+  h = np.array([[7.0, 0], [7, 0], [7, 1e-7], [7, 3e-7], [-7, 1], [-7, 1]])
+  result = neural_collapse(h, LABELS)
+  far = np.square(14) + 1
+  # Of a variance of 1e-14, about means 2e-7 apart.
+  expected = (1e-14 / (2 * 4e-14) + 1e-14 / (2 * far)) / 3
+  assert result.cdnv == pytest.approx(expected, rel=1e-7)
