@@ -6,10 +6,11 @@ import math
 import numpy as np
 from scipy import linalg
 
+from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.unconstrained._problem import Problem
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Minimizer:
   """A global minimiser of a `Problem`; all others are rotations of it.
 
@@ -75,6 +76,9 @@ def minimizer(problem: Problem, *, seed: int | None = None) -> Minimizer:
   Returns:
     The minimiser.
 
+  Raises:
+    UsageError: one line, for a seed that is not a whole number from 0 on.
+
   Examples:
     The norms that the authors' code compares trained networks with:
 
@@ -131,5 +135,6 @@ def _basis(count: int, dim: int, seed: int | None) -> np.ndarray:
   """Orthonormal rows `[count, dim]`."""
   if seed is None:
     return np.eye(count, dim)
-  normal = np.random.default_rng(seed).standard_normal((dim, count))
+  random = np.random.default_rng(_checks.seed(seed))
+  normal = random.standard_normal((dim, count))
   return np.linalg.qr(normal).Q.T

@@ -22,16 +22,26 @@ def collapse(weights: jax.Array, features: jax.Array) -> dict[str, jax.Array]:
 
   Returns:
     The scalars nc1, nc2 and nc3, NaN where the class means are all equal.
+    Where they span less than K - 1 dimensions, as far as rounding tells, the
+    pseudo-inverse is that of the rank they have.
   """
   K, D = weights.shape
   by_class = features.reshape(K, -1, D)
   means = by_class.mean(1)
   centred = means - means.mean(0)
   # NC1 is the mean square norm of the deviations times the pseudo-inverse of
-  # the class means: no [D, D] matrix, and its rank is known to be K - 1.
+  # the class means: no [D, D] matrix. Its rank is K - 1 or less: singular
+  # values within the rounding of the class means are none.
   _, values, basis = jnp.linalg.svd(centred, full_matrices=False)
   values, basis = values[: K - 1], basis[: K - 1]
-  deviations = (by_class - means[:, None]) @ (basis / values[:, None]).T
+  floor = jnp.finfo(values.dtype).eps * jnp.maximum(
+    max(K, D) * values[0], jnp.linalg.norm(means)
+  )
+  inverse = jnp.where(values > floor, 1 / values, 0)
+  # Equal class means have no directions: what divides by them is NaN.
+  centred = jnp.where(values[0] > floor, centred, jnp.nan)
+  inverse = jnp.where(values[0] > floor, inverse, jnp.nan)
+  deviations = (by_class - means[:, None]) @ (basis * inverse[:, None]).T
   simplex = (jnp.eye(K) - 1 / K) / jnp.sqrt(K - 1)
   return {
     'nc1': jnp.square(deviations).sum(-1).mean(),

@@ -23,8 +23,8 @@ class ConditionNumbers:
       eigenvalues: the same number with respect to the logits, to W and to H.
       K - (K - 1)(epsilon + alpha) for more than two classes, and 1 for two,
       where there is one such eigenvalue. It is how this package reads the
-      paper's claim of a lower condition number; the literal theorem was not
-      at hand.
+      paper's claim of a lower condition number; the paper's theorem may be
+      stated differently.
     block: (b) of the objective with respect to W alone, over all directions.
       That with respect to H alone is the same if D > K - 1.
     curved: (c) of the same block, over the directions in which the data term
@@ -65,7 +65,8 @@ def condition_numbers(problem: Problem) -> ConditionNumbers:
   References:
     Guo et al., `Cross Entropy versus Label Smoothing: A Neural Collapse
     Perspective <https://arxiv.org/abs/2402.03979>`_, TMLR 2025, claims that LS
-    has the lower one; `block`, `curved` and `joint` are not in the paper.
+    has the lower one. The formulas were derived for this package; the paper's
+    theorem may be stated differently.
   """
   spectrum = hessian_spectrum(problem)
   radial, _, generic = data_curvatures(problem)

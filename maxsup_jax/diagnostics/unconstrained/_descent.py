@@ -19,7 +19,7 @@ from maxsup_jax.diagnostics.unconstrained._problem import Problem
 METRICS = ('nc1', 'nc2', 'nc3')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trajectory:
   """What gradient descent on a `Problem` went through.
 
@@ -127,10 +127,10 @@ def gradient_descent(
   """
   steps = _checks.at_least(steps, 'steps', 1)
   scale = default_scale(problem) if scale is None else scale
-  positive(learning_rate, 'learning_rate')
+  learning_rate = _checks.positive(learning_rate, 'learning_rate')
   if record is None:
     record = np.arange(steps + 1)
-  record = np.asarray(record)
+  record = _checks.array(record, 'record')
   if (
     record.ndim != 1
     or not record.size
@@ -217,12 +217,6 @@ def _first_below(trajectory, metric, threshold):
   return int(below.argmax()) if below.any() else None
 
 
-def positive(value: float, name: str) -> None:
-  """Checks a finite number greater than 0."""
-  if not (math.isfinite(value) and value > 0):
-    raise UsageError(f'{name} is {value}; expected a number > 0')
-
-
 def default_scale(problem: Problem) -> float:
   """Of a start with weights and features of norm 1, about."""
   return problem.dim**-0.5
@@ -230,8 +224,8 @@ def default_scale(problem: Problem) -> float:
 
 def start(problem: Problem, seed: int, scale: float) -> tuple[np.ndarray, ...]:
   """Random weights and features, and a bias of 0, in float64."""
-  positive(scale, 'scale')
-  seed = _checks.at_least(seed, 'seed', 0)
+  scale = _checks.positive(scale, 'scale')
+  seed = _checks.seed(seed)
   # Of NumPy: the same on every platform and for every version of JAX.
   random = np.random.default_rng(seed)
   K, D = problem.num_classes, problem.dim

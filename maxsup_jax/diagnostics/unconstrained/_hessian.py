@@ -83,7 +83,7 @@ def hessian_spectrum(problem: Problem) -> HessianSpectrum:
     0.005000 12 outside the simplex
 
   References:
-    Not in the paper: derived for this package.
+    Derived for this package; the paper's theorem may be stated differently.
   """
   if problem.trivial:
     raise UsageError(

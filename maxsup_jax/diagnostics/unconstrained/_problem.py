@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 
+# Beyond them products of penalties, or their ratios, overflow or are 0.
+_SMALLEST, _LARGEST = _PENALTIES = 1e-100, 1e100
 OBJECTIVES = ('ce', 'ls', 'maxsup')
 
 
@@ -39,11 +41,11 @@ class Problem:
     dim: D, features of an example, at least K - 1: a simplex of K points needs
       as many dimensions.
     objective: `'ce'`, `'ls'` or `'maxsup'`.
-    alpha: the strength of LS, from 0 to 1, or of MaxSup, from 0 on; 0 for CE.
-      LS mixes the one-hot label with `alpha / K` on every class.
-    lambda_w: of the weights, greater than 0.
-    lambda_h: of the features, greater than 0.
-    lambda_b: of the bias, at least 0.
+    alpha: the strength of LS, from 0 to 1, or of MaxSup, from 0 to 1e100; 0
+      for CE. LS mixes the one-hot label with `alpha / K` on every class.
+    lambda_w: of the weights, from 1e-100 to 1e100.
+    lambda_h: of the features, from 1e-100 to 1e100.
+    lambda_b: of the bias, from 0 to 1e100.
 
   Raises:
     UsageError: one line, for a number outside its range.
@@ -73,23 +75,20 @@ class Problem:
   lambda_b: float = 1e-3
 
   def __post_init__(self):
-    _checks.at_least(self.num_classes, 'num_classes', 2)
-    _checks.at_least(self.per_class, 'per_class', 1)
+    K = _checks.at_least(self.num_classes, 'num_classes', 2)
+    checked = {
+      'num_classes': K,
+      'per_class': _checks.at_least(self.per_class, 'per_class', 1),
+      # A simplex needs K - 1 dimensions.
+      'dim': _checks.at_least(self.dim, 'dim', K - 1),
+      'alpha': _checks.between(self.alpha, 'alpha', 0, _LARGEST),
+      'lambda_w': _checks.between(self.lambda_w, 'lambda_w', *_PENALTIES),
+      'lambda_h': _checks.between(self.lambda_h, 'lambda_h', *_PENALTIES),
+      'lambda_b': _checks.between(self.lambda_b, 'lambda_b', 0, _LARGEST),
+    }
+    for name, value in checked.items():
+      object.__setattr__(self, name, value)  # 3.0 becomes 3
     _checks.one_of(self.objective, 'objective', OBJECTIVES)
-    if self.dim != int(self.dim) or self.dim < self.num_classes - 1:
-      raise UsageError(
-        f'dim is {self.dim}; expected a whole number >= '
-        f'{self.num_classes - 1}, num_classes - 1'
-      )
-    for name in ('lambda_w', 'lambda_h', 'lambda_b'):
-      value = getattr(self, name)
-      bias = name == 'lambda_b'
-      if not (math.isfinite(value) and (value > 0 or (bias and value == 0))):
-        raise UsageError(
-          f'{name} is {value}; expected a number {">=" if bias else ">"} 0'
-        )
-    if not (math.isfinite(self.alpha) and self.alpha >= 0):
-      raise UsageError(f'alpha is {self.alpha}; expected a number >= 0')
     if self.objective == 'ce' and self.alpha:
       raise UsageError(
         f'alpha is {self.alpha}; the objective ce has none, expected 0'

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
+from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.unconstrained import _descent, _problem
 from maxsup_jax.diagnostics.unconstrained._closed_form import (
@@ -23,7 +24,7 @@ METHODS = ('lbfgs', 'gd')
 _TEMPERATURES = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
   """Where a minimisation of a `Problem` ended.
 
@@ -101,7 +102,8 @@ def solve(
     that is not small: a solution there has seldom `converged` in this sense.
 
   Raises:
-    UsageError: one line, for a number outside its range.
+    UsageError: one line, for a number outside its range, or if the descent
+      diverges.
 
   Examples:
     >>> from maxsup_jax.diagnostics import unconstrained
@@ -114,8 +116,8 @@ def solve(
     0.406286 0.406286
   """
   _checks.one_of(method, 'method', METHODS)
-  _descent.positive(tolerance, 'tolerance')
-  _descent.positive(learning_rate, 'learning_rate')
+  tolerance = _checks.positive(tolerance, 'tolerance')
+  learning_rate = _checks.positive(learning_rate, 'learning_rate')
   if max_steps is None:
     max_steps = 15_000 if method == 'lbfgs' else 200_000
   max_steps = _checks.at_least(max_steps, 'max_steps', 1)
@@ -135,8 +137,8 @@ def solve(
       parameters, steps = _gradient_descent(
         parameters,
         _problem.strengths(problem),
-        float(learning_rate),
-        float(tolerance),
+        learning_rate,
+        tolerance,
         max_steps,
         objective=problem.objective,
       )
@@ -144,6 +146,11 @@ def solve(
       problem.objective, _problem.strengths(problem), parameters
     )
     largest = float(_largest(gradient))
+  if not np.isfinite([float(value), largest]).all():
+    raise UsageError(
+      f'{method} diverged; scale is {scale} and learning_rate {learning_rate}, '
+      'try smaller ones'
+    )
   weights, features, bias = map(np.asarray, parameters)
   return Solution(
     problem=problem,

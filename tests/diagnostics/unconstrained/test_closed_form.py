@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import unconstrained
 
 
@@ -202,3 +203,22 @@ def test_weak_regularisation():
   assert margin('ls', 0.1, 1e-12) == pytest.approx(limit, abs=1e-8)
   epsilon = 10 * math.sqrt(5) * 1e-12
   assert margin('ce', 0.0, 1e-12) == pytest.approx(math.log(10 / epsilon))
+
+
+@pytest.mark.parametrize('seed', [-1, 0.5, 'a'])
+def test_a_bad_seed_is_one_line(seed):
+  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
+    unconstrained.minimizer(unconstrained.Problem(3, 2, 4), seed=seed)
+
+
+def test_results_can_be_compared():
+  """Of arrays `==` is an array, whose truth raises."""
+  problem = unconstrained.Problem(3, 2, 4)
+  for make in (
+    unconstrained.minimizer,
+    lambda p: unconstrained.gradient_descent(p, steps=2),
+    lambda p: unconstrained.solve(p, max_steps=2),
+  ):
+    one = make(problem)
+    assert one == one
+    assert one != make(problem)

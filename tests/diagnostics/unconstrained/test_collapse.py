@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from maxsup_jax.diagnostics import unconstrained
+from maxsup_jax.diagnostics import neural_collapse, unconstrained
 
 COLLAPSE = jax.jit(unconstrained.collapse)
 
@@ -68,3 +68,29 @@ def test_in_single_precision():
   got = COLLAPSE(W, H)
   expected = textbook(W.astype(np.float64), H.astype(np.float64), 10)
   np.testing.assert_allclose(got['nc1'], expected['nc1'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_class_means_that_span_less(x64, jit):
+  """The rank of the pseudo-inverse is that of the class means, not K - 1."""
+  rng = np.random.default_rng(0)
+  means = np.eye(6)[[0, 0, 1, 1]] * np.array([[1], [-1], [1], [-1]])
+  W = rng.normal(size=(4, 6))
+  noise = 0.1 * rng.normal(size=(4, 3, 6))
+  # The noise of each class is centred: its means stay as they are.
+  noise -= noise.mean(1, keepdims=True)
+  H = (means[:, None] + noise).reshape(12, 6)
+  found = (COLLAPSE if jit else unconstrained.collapse)(W, H)
+  known = neural_collapse.neural_collapse(H, np.repeat(range(4), 3), W)
+  assert known.rank == 2
+  for name in ('nc1', 'nc2', 'nc3'):
+    assert float(found[name]) == pytest.approx(getattr(known, name), rel=1e-9)
+  assert 1e-3 < found['nc1'] < 0.1
+
+
+def test_class_means_that_are_equal_up_to_rounding(x64):
+  H = np.full((10, 4), 0.1)
+  H[:5] = np.nextafter(0.1, 1)
+  assert np.ptp(H.reshape(2, 5, 4).mean(1), 0).max() > 0
+  got = COLLAPSE(np.ones((2, 4)), H)
+  assert all(np.isnan(value) for value in got.values())

@@ -161,7 +161,7 @@ def test_thresholds():
   ('arguments', 'message'),
   [
     ({'steps': 0}, 'steps is 0'),
-    ({'learning_rate': 0.0}, 'learning_rate is 0.0; expected a number > 0'),
+    ({'learning_rate': 0.0}, 'learning_rate is 0.0; expected a finite'),
     ({'scale': math.nan}, 'scale is nan'),
     ({'seed': -1}, 'seed is -1'),
     ({'steps': 4, 'record': [0, 5]}, 'from 0 to steps, 4'),

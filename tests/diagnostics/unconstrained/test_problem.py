@@ -71,17 +71,22 @@ def test_the_three_objectives_differ_only_by_errors(x64):
   [
     ({'num_classes': 1}, 'num_classes is 1; expected a whole number >= 2'),
     ({'per_class': 0}, 'per_class is 0'),
-    ({'dim': 2}, 'dim is 2; expected a whole number >= 3, num_classes - 1'),
+    ({'dim': 2}, 'dim is 2; expected a whole number >= 3'),
     ({'dim': 4.5}, 'dim is 4.5'),
     ({'objective': 'mse'}, "objective is 'mse'; expected one of ce, ls, max"),
     ({'alpha': 0.1}, 'alpha is 0.1; the objective ce has none'),
     ({'objective': 'ls', 'alpha': 1.01}, 'alpha is 1.01; expected from 0 to 1'),
     ({'objective': 'maxsup', 'alpha': -0.1}, 'alpha is -0.1; expected'),
     ({'objective': 'maxsup', 'alpha': math.nan}, 'alpha is nan'),
-    ({'lambda_w': 0.0}, 'lambda_w is 0.0; expected a number > 0'),
-    ({'lambda_h': -1.0}, 'lambda_h is -1.0; expected a number > 0'),
-    ({'lambda_b': -1.0}, 'lambda_b is -1.0; expected a number >= 0'),
+    ({'lambda_w': 0.0}, 'lambda_w is 0.0; expected from 1e-100 to 1e'),
+    ({'lambda_h': -1.0}, 'lambda_h is -1.0; expected from 1e-100 to'),
+    ({'lambda_b': -1.0}, 'lambda_b is -1.0; expected from 0 to 1e'),
     ({'lambda_w': math.inf}, 'lambda_w is inf'),
+    ({'lambda_w': 1e-200, 'lambda_h': 1e-200}, 'lambda_w is 1e-200; expected'),
+    ({'lambda_h': None}, 'lambda_h is None'),
+    ({'num_classes': math.nan}, 'num_classes is nan'),
+    ({'per_class': math.inf}, 'per_class is inf'),
+    ({'dim': 'a'}, "dim is 'a'; expected a whole number"),
   ],
 )
 def test_a_bad_problem_is_one_line(changes, message):
@@ -94,6 +99,23 @@ def test_a_bad_problem_is_one_line(changes, message):
 def test_what_is_at_the_bounds_is_taken():
   unconstrained.Problem(4, 3, 3, objective='ls', alpha=1.0, lambda_b=0.0)
   unconstrained.Problem(2, 1, 1, objective='maxsup', alpha=5.0)
+
+
+def test_whole_numbers_become_ints():
+  problem = unconstrained.Problem(np.int64(4), 3.0, 6.0, lambda_w=np.float32(1))
+  assert problem == unconstrained.Problem(4, 3, 6, lambda_w=1)
+  assert unconstrained.minimizer(problem).weights.shape == (4, 6)
+  sizes = problem.num_classes, problem.per_class, problem.dim
+  assert {type(size) for size in sizes} == {int}
+
+
+@pytest.mark.parametrize('size', [1e-100, 1e100])
+def test_the_smallest_and_largest_penalties(size):
+  for other in (1e-100, 1e100):
+    problem = unconstrained.Problem(4, 3, 6, lambda_w=size, lambda_h=other)
+    best = unconstrained.minimizer(problem)
+    assert np.isfinite([best.value, best.weight_norm, best.feature_norm]).all()
+    assert best.trivial == (size * other >= 1)
 
 
 def test_shapes_are_checked():

@@ -123,10 +123,15 @@ def test_the_global_precision_stays():
   ('arguments', 'message'),
   [
     ({'method': 'adam'}, "method is 'adam'; expected one of lbfgs, gd"),
-    ({'tolerance': 0.0}, 'tolerance is 0.0; expected a number > 0'),
+    ({'tolerance': 0.0}, 'tolerance is 0.0; expected a finite'),
     ({'learning_rate': -1.0}, 'learning_rate is -1.0'),
     ({'max_steps': 0}, 'max_steps is 0'),
     ({'scale': 0.0}, 'scale is 0.0'),
+    ({'method': 'gd', 'learning_rate': 1e6}, 'gd diverged; scale is'),
+    ({'scale': 1e200}, 'lbfgs diverged; scale is 1e.200'),
+    ({'learning_rate': 'a'}, "learning_rate is 'a'"),
+    ({'seed': 0.5}, 'seed is 0.5'),
+    ({'seed': None}, 'seed is None'),
     ({'seed': -1}, 'seed is -1'),
   ],
 )
