@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from maxsup_jax._errors import UsageError
@@ -14,7 +15,7 @@ from maxsup_jax.diagnostics import _checks
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Gradients:
   """What a layer gave, and how the score of a class depends on it.
 
@@ -54,7 +55,8 @@ def class_gradients(
     Logits, activations and gradients.
 
   Raises:
-    UsageError: classes of a wrong shape or dtype, or out of range.
+    UsageError: classes of a wrong shape or dtype, or out of range, or logits
+      that are not `[B, K]`.
 
   Examples:
     >>> activations = jnp.ones((1, 2, 2, 3))
@@ -66,6 +68,10 @@ def class_gradients(
     Array([0.25, 0.75, 1.25], dtype=float32)
   """
   logits, activations = jax.eval_shape(forward, 0.0)
+  if len(logits.shape) != 2:
+    raise UsageError(
+      f'forward returns logits of the shape {logits.shape}; expected [B, K]'
+    )
   B, K = logits.shape
   if classes is not None:
     classes = jnp.asarray(classes)
@@ -111,7 +117,9 @@ def gradcam(
   compared in shape only, or after normalising. `normalize` divides by the
   largest value and keeps 0 at 0, no evidence for the class; other tools
   subtract the smallest value first. A map without any positive value, as where
-  the gradients vanish, is all 0, never NaN.
+  the gradients vanish, is all 0.
+
+  What is not finite is refused, or NaN under `jit`, where no value is known.
 
   Args:
     activations: A, floating point, `[B, h, w, C]`.
@@ -123,7 +131,8 @@ def gradcam(
     0.
 
   Raises:
-    UsageError: if the shapes are not `[B, h, w, C]` or differ.
+    UsageError: if the shapes are not `[B, h, w, C]` or differ, or for numbers
+      that are not finite, or whose products are not.
 
   Examples:
     >>> activations = jnp.arange(8.0).reshape(1, 2, 2, 2)
@@ -148,6 +157,8 @@ def gradcam(
     )
   dtype = jnp.promote_types(activations.dtype, jnp.float32)
   activations, gradients = activations.astype(dtype), gradients.astype(dtype)
+  _check_finite('activations', activations)
+  _check_finite('gradients', gradients)
   weights_BC = gradients.mean((1, 2))
   # The default precision would round the factors on TPUs and GPUs.
   maps = jnp.einsum(
@@ -156,7 +167,9 @@ def gradcam(
     weights_BC,
     precision=jax.lax.Precision.HIGHEST,
   )
-  maps = jax.nn.relu(maps)
+  _check_finite('the products of activations and gradients', maps)
+  # Minus infinity is not "no evidence".
+  maps = jnp.where(jnp.isfinite(maps), jax.nn.relu(maps), jnp.nan)
   return normalized(maps) if normalize else maps
 
 
@@ -167,16 +180,23 @@ def normalized(maps: ArrayLike) -> jax.Array:
     maps: floating point `[B, h, w]`, at least 0.
 
   Returns:
-    `[B, h, w]`, with the largest value 1, or 0.
+    `[B, h, w]`, with the largest value 1, or 0. Under `jit` a map with a NaN
+    stays NaN.
+
+  Raises:
+    UsageError: if the maps are not `[B, h, w]` or not finite.
 
   Examples:
     >>> normalized(jnp.array([[[1.0, 4.0]], [[0.0, 0.0]]]))
     Array([[[0.25, 1.  ]],
            [[0.  , 0.  ]]], dtype=float32)
   """
-  maps = jnp.asarray(maps)
+  maps = _maps(maps)
+  _check_finite('maps', maps)
   top_B11 = maps.max((1, 2), keepdims=True)
-  return jnp.where(top_B11 > 0, maps / jnp.where(top_B11 > 0, top_B11, 1), 0)
+  # NaN is not "no evidence": it is neither above 0 nor below.
+  none_B11 = top_B11 <= 0
+  return jnp.where(none_B11, 0, maps / jnp.where(none_B11, 1, top_B11))
 
 
 def tokens_to_map(
@@ -210,7 +230,7 @@ def tokens_to_map(
   if drop_cls:
     tokens = tokens[:, 1:]
   B, T, C = tokens.shape
-  h, w = grid or (math.isqrt(T), math.isqrt(T))
+  h, w = (math.isqrt(T),) * 2 if grid is None else _pair(grid, 'grid')
   if h * w != T or not T:
     shape = 'a square' if grid is None else f'a grid of {h}x{w}'
     raise UsageError(
@@ -233,9 +253,40 @@ def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
   Returns:
     `[B, *size]`.
 
+  Raises:
+    UsageError: if the maps are not `[B, h, w]`, or larger than the size.
+
   Examples:
     >>> upsample(jnp.array([[[0.0, 1.0]]]), (1, 4))
     Array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
   """
+  maps = _maps(maps)
+  h, w = _pair(size, 'size')
+  if h < maps.shape[1] or w < maps.shape[2]:
+    raise UsageError(
+      f'size is {h}x{w}; expected at least that of the maps, '
+      f'{maps.shape[1]}x{maps.shape[2]}'
+    )
+  return jax.image.resize(maps, (len(maps), h, w), 'bilinear', antialias=False)
+
+
+def _maps(maps: ArrayLike) -> jax.Array:
+  """Checks `[B, h, w]`."""
   maps = jnp.asarray(maps)
-  return jax.image.resize(maps, (len(maps), *size), 'bilinear', antialias=False)
+  if maps.ndim != 3 or 0 in maps.shape:
+    raise UsageError(f'maps has the shape {maps.shape}; expected [B, h, w]')
+  return maps
+
+
+def _pair(sizes: Sequence[int], name: str) -> tuple[int, int]:
+  """Checks two whole numbers from 1 on."""
+  if not isinstance(sizes, Sequence | np.ndarray) or len(sizes) != 2:
+    raise UsageError(f'{name} is {sizes!r}; expected rows and columns')
+  return tuple(_checks.at_least(n, name, 1) for n in sizes)
+
+
+def _check_finite(name: str, values: jax.Array) -> None:
+  """Refuses NaN and infinity, where values are known."""
+  known = not isinstance(values, jax.core.Tracer)
+  if known and not jnp.isfinite(values).all():
+    raise UsageError(f'{name} are not all finite')

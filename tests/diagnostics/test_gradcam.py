@@ -192,6 +192,16 @@ def test_upsampling_as_torch_does():
     (lambda: class_gradients(_forward, [0.0, 1.0]), 'dtype float32'),
     (lambda: class_gradients(_forward, [0, 6]), r'classes\[1\] is 6'),
     (lambda: class_gradients(_forward, -1), r'classes\[0\] is -1'),
+    (lambda: class_gradients(_one_logit), r'logits of the shape \(2,\)'),
+    (lambda: tokens_to_map(normal(2, 5, 4), grid=(-2, -2)), 'grid is -2'),
+    (lambda: tokens_to_map(normal(2, 5, 4), grid=(4,)), r'grid is \(4,\)'),
+    (lambda: tokens_to_map(normal(2, 5, 4), grid=4), 'grid is 4'),
+    (lambda: tokens_to_map(normal(2, 5, 4), grid=(1.5, 2)), 'grid is 1.5'),
+    (lambda: upsample(normal(2, 4, 3), (4, 2)), 'size is 4x2; .* 4x3'),
+    (lambda: upsample(normal(2, 4, 3), (3, 8)), 'size is 3x8; .* 4x3'),
+    (lambda: upsample(normal(4, 3), (8, 8)), r'maps has the shape \(4, 3\)'),
+    (lambda: upsample(normal(2, 4, 3), 8), 'size is 8'),
+    (lambda: normalized(normal(4, 3)), r'maps has the shape \(4, 3\)'),
   ],
 )
 def test_what_is_refused(call, message):
@@ -200,6 +210,52 @@ def test_what_is_refused(call, message):
   assert '\n' not in str(e.value)
 
 
+def _one_logit(delta):
+  activations = jnp.ones((2, 2, 2, 6)) + delta
+  return activations.mean((1, 2, 3)), activations
+
+
 def _forward(delta):
   activations = jnp.ones((2, 2, 2, 6)) + delta
   return activations.mean((1, 2)), activations
+
+
+@pytest.mark.parametrize('normalize', [False, True])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_absence_of_evidence(value, normalize):
+  good = normal(2, 3, 3, 4)
+  bad = good.copy()
+  bad[0, 1, 1, 2] = value
+  for activations, gradients, name in (
+    (bad, good, 'activations'),
+    (good, bad, 'gradients'),
+  ):
+    with pytest.raises(UsageError, match=f'{name} are not all finite'):
+      gradcam(activations, gradients, normalize=normalize)
+    maps = jax.jit(gradcam, static_argnames='normalize')(
+      activations, gradients, normalize=normalize
+    )
+    # No map of zeros; the other map does not suffer.
+    assert np.isnan(maps[0]).any()
+    assert np.isfinite(maps[1]).all()
+
+
+def test_products_that_overflow_are_refused():
+  huge = np.full((1, 2, 2, 3), 1e30, np.float32)
+  with pytest.raises(UsageError, match=r'products .* are not all finite'):
+    gradcam(huge, huge, normalize=True)
+
+
+def test_nan_is_not_normalised_away():
+  maps = np.array([[[np.nan, 1.0]], [[0.0, 0.0]], [[1.0, 2.0]]], np.float32)
+  with pytest.raises(UsageError, match='maps are not all finite'):
+    normalized(maps)
+  compiled = np.asarray(jax.jit(normalized)(maps))
+  assert np.isnan(compiled[0]).all()
+  np.testing.assert_array_equal(compiled[1:], [[[0, 0]], [[0.5, 1]]])
+
+
+def test_gradients_can_be_compared():
+  result = class_gradients(_forward)
+  assert result == result
+  assert result != class_gradients(_forward)
