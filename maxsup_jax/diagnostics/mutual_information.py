@@ -56,7 +56,7 @@ def class_logit_difference(logits: ArrayLike, a: int, b: int) -> np.ndarray:
     >>> class_logit_difference(np.array([[[1.0, 4.0, 0.0]]]), 0, 1)
     array([[-3.]])
   """
-  logits = np.asarray(logits)
+  logits = _checks.array(logits, 'logits')
   if logits.ndim != 3:
     raise UsageError(
       f'logits has the shape {logits.shape}; expected [examples, samples, '
@@ -165,11 +165,15 @@ def _estimate(y_NL: np.ndarray, mean_NL: np.ndarray) -> tuple[float, float]:
     y_NL: the samples that are evaluated.
     mean_NL: the examples' means to evaluate them at.
   """
+  # Sizes that cannot be squared become about 1, without rounding.
+  top = max(np.abs(y_NL).max(), np.abs(mean_NL).max())
+  scale = 2.0 ** float(np.frexp(top)[1])
+  y_NL, mean_NL = y_NL / scale, mean_NL / scale
   sigma = float(np.sqrt(np.square(y_NL - mean_NL).mean()))
   values = [
     _column(y_N, mean_N, sigma) for y_N, mean_N in zip(y_NL.T, mean_NL.T)
   ]
-  return float(np.mean(values)), sigma
+  return float(np.mean(values)), sigma * scale
 
 
 def _column(y_N: np.ndarray, mean_N: np.ndarray, sigma: float) -> float:

@@ -15,7 +15,7 @@ _FLAT = 1e-6
 _EQUAL = 1e-12
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Plane:
   """A plane in the space of the features, with axes and an origin.
 
@@ -74,7 +74,7 @@ class Plane:
     """
     a, b, c = self.templates_2d
     up = a - (b + c) / 2
-    up = up / np.linalg.norm(up)
+    up = _unit(up)
     right = np.array([up[1], -up[0]])
     # Two axes can be mirrored, too.
     right = right * np.sign((c - b) @ right)
@@ -89,12 +89,15 @@ def template_plane(
   classes: Sequence[int],
   *,
   bias: ArrayLike | None = None,
-  center: bool = False,
+  centered: bool = False,
 ) -> Plane:
   r"""The plane through the templates of three classes.
 
-  A template is the row of the last layer that belongs to a class. The plane is
-  spanned by the differences of the templates of the classes `a`, `b`, `c`:
+  **The paper's own reading needs** `bias`: it defines a template as the weights
+  *and* the bias of a class, for features with a 1 appended, so that the plane
+  lies in D + 1 dimensions. Without `bias`, the default, a template is the row
+  of the weights alone. The plane is spanned by the differences of the templates
+  of the classes `a`, `b`, `c`:
 
   .. math::
     e_1 = \frac{w_c - w_b}{\|w_c - w_b\|}, \qquad
@@ -107,17 +110,16 @@ def template_plane(
   :math:`B = (e_1, e_2)`.
 
   The paper says in words that an orthonormal basis of the plane through the
-  three templates is found, and no more. It defines a template as the weights
-  *and* the bias of a class, for features with a 1 appended: pass `bias` for
-  this, and the plane lies in D + 1 dimensions. Centring is not mentioned;
+  three templates is found, and no more. Centring is not mentioned;
   for templates that form a regular simplex both choices give the same picture.
 
   Args:
     weights: floating point `[K, D]`, a row for each class (the transpose of
       the kernel of a Flax `Dense` layer).
     classes: the ids of the classes `a`, `b` and `c`, all different.
-    bias: floating point `[K]`, or None to project in D dimensions.
-    center: put the origin at the mean of the three templates; else it is 0.
+    bias: floating point `[K]`, as in the paper; None leaves it out, and
+      projects in D dimensions.
+    centered: put the origin at the mean of the three templates; else it is 0.
 
   Returns:
     The plane.
@@ -156,7 +158,7 @@ def template_plane(
   for _ in range(2):
     e2 = _unit(e2 - (e2 @ e1) * e1)
   basis = np.column_stack([e1, e2])
-  origin = templates.mean(0) if center else np.zeros(len(basis))
+  origin = templates.mean(0) if centered else np.zeros(len(basis))
   return Plane(
     basis=basis,
     origin=origin,
@@ -215,7 +217,7 @@ def class_mean_plane(
   """
   features = _checks.matrix(features, 'features')
   # Any other class may be among the labels, also one above these three.
-  labels = np.asarray(labels)
+  labels = _checks.array(labels, 'labels')
   highest = labels.max(initial=0) if labels.dtype.kind in 'iu' else 0
   labels = _checks.class_ids(labels, int(highest) + 1)
   _checks.same_length(features=features, labels=labels)
@@ -246,7 +248,7 @@ def _three(
   classes: Sequence[int], num_classes: int | None = None
 ) -> tuple[int, int, int]:
   """Checks three different class ids."""
-  ids = np.asarray(classes)
+  ids = _checks.array(classes, 'classes')
   upper = np.iinfo(np.int64).max if num_classes is None else num_classes
   ids = _checks.class_ids(ids, upper, 'classes').tolist()
   if len(ids) != 3 or len(set(ids)) != 3:
@@ -260,7 +262,7 @@ def _check_span(
   """Refuses three points on a line."""
   # The singular values of the differences do not depend on the order of them.
   spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
-  size = np.linalg.norm(points, axis=1).max()
+  size = np.abs(points).max()  # a norm may underflow
   # Points of one feature have a single singular value, and lie on a line.
   flat = len(spread) < 2 or spread[1] <= max(_FLAT * spread[0], _EQUAL * size)
   if flat:
@@ -272,4 +274,5 @@ def _check_span(
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
+  vector = vector / np.abs(vector).max()  # or the squares may underflow
   return vector / np.linalg.norm(vector)

@@ -213,3 +213,21 @@ def test_what_is_refused(call, message):
   with pytest.raises(UsageError, match=message) as e:
     call()
   assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('scale', [2.0**-700, 2.0**480])
+@pytest.mark.parametrize('fresh', [False, True])
+def test_tiny_and_huge_differences(scale, fresh):
+  rng = np.random.default_rng(0)
+  y = rng.normal(size=(20, 1)) + 0.3 * rng.normal(size=(20, 4))
+  new = y[:, ::-1] + 0.1
+  expected = mutual_information(y, fresh=new if fresh else None)
+  found = mutual_information(scale * y, fresh=scale * new if fresh else None)
+  assert found.in_sample == pytest.approx(expected.in_sample, rel=1e-12)
+  assert found.cross_fitted == pytest.approx(expected.cross_fitted, rel=1e-12)
+  assert found.sigma / scale == pytest.approx(expected.sigma, rel=1e-12)
+
+
+def test_differences_beyond_the_limit_are_refused():
+  with pytest.raises(UsageError, match='expected numbers from -1e'):
+    mutual_information(1e200 * np.eye(3))

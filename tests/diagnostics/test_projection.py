@@ -38,7 +38,7 @@ def clusters(rng, n=40):
 def test_keeps_the_differences_of_the_logits(rng, layer, center):
   weights, bias = layer
   features = rng.normal(size=(50, 6))
-  plane = template_plane(weights, CLASSES, bias=bias, center=center)
+  plane = template_plane(weights, CLASSES, bias=bias, centered=center)
   np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(2), atol=1e-14)
   logits = features @ weights.T + (0 if bias is None else bias)
   logits = logits[:, CLASSES]
@@ -89,7 +89,7 @@ def test_a_simplex_is_a_regular_triangle_about_0(rng):
   templates = simplex(10, 32, rng)
   expected = np.array([[0, 2], [-np.sqrt(3), -1], [np.sqrt(3), -1]])
   for center in (False, True):
-    plane = template_plane(templates, CLASSES, center=center)
+    plane = template_plane(templates, CLASSES, centered=center)
     xy = plane.project(0.3 * templates[list(CLASSES)])
     heights = xy[:, 1]
     np.testing.assert_allclose(heights / heights[0], [1, -0.5, -0.5])
@@ -108,8 +108,8 @@ def test_a_vector_common_to_all_templates_changes_nothing(rng):
     before.project(features), after.project(features), atol=1e-13
   )
   # Centred, templates and features must move together.
-  before = template_plane(weights, CLASSES, center=True)
-  after = template_plane(weights + common, CLASSES, center=True)
+  before = template_plane(weights, CLASSES, centered=True)
+  after = template_plane(weights + common, CLASSES, centered=True)
   np.testing.assert_allclose(
     before.project(features), after.project(features + common), atol=1e-13
   )
@@ -282,3 +282,30 @@ def test_upright_is_the_same_picture_turned(rng, kind):
   np.testing.assert_allclose(
     turned.basis.T @ turned.basis, np.eye(2), atol=1e-12
   )
+
+
+@pytest.mark.parametrize('scale', [1e-200, 1e-160, 1e149])
+def test_tiny_and_huge_planes_are_those_of_unit_size(rng, scale):
+  weights = rng.normal(size=(9, 6))
+  features, labels = clusters(rng)
+  for make in (
+    lambda s: template_plane(s * weights, CLASSES),
+    lambda s: class_mean_plane(s * features, labels, CLASSES),
+  ):
+    plane, expected = make(scale), make(1.0)
+    for a, b in ((plane, expected), (plane.upright(), expected.upright())):
+      np.testing.assert_allclose(a.basis, b.basis, atol=1e-11)
+      np.testing.assert_allclose(
+        a.templates_2d / scale, b.templates_2d, atol=1e-11
+      )
+
+
+def test_numbers_beyond_the_limit_are_not_called_a_line():
+  with pytest.raises(UsageError, match=r'expected numbers from -1e\+150'):
+    template_plane(np.eye(3) * 1e200, (0, 1, 2))
+
+
+def test_planes_can_be_compared():
+  plane = template_plane(np.eye(3), (0, 1, 2))
+  assert plane == plane
+  assert plane != template_plane(np.eye(3), (0, 1, 2))
