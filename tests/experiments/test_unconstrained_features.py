@@ -90,7 +90,7 @@ def test_it_writes_and_prints(run_program, tmp_path):
     (['--seeds=1.5'], "--seeds has '1.5'; expected ints"),
     (['--seeds=-1'], '--seeds has -1'),
     (['--dim=2'], 'dim is 2; expected a whole number >= 9'),
-    (['--lambda_h=0'], 'lambda_h is 0.0; expected a number > 0'),
+    (['--lambda_h=0'], 'lambda_h is 0.0; expected from 1e-100 to 1e+100'),
     (['--lambda_w=100'], 'and the minimiser 0 from 1 on'),
     (['--lr=0'], '--lr=0.0: expected a number > 0'),
     (['--init_scale=-1'], '--init_scale=-1.0'),
