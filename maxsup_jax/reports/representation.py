@@ -104,25 +104,32 @@ def measure(outputs: Outputs) -> dict[str, float | None]:
     'bias': outputs.bias,
     'logits': outputs.logits,
   }
-  collapse, grouped = (
-    neural_collapse.neural_collapse(
-      outputs.features, outputs.labels, **classifier, group_by=group
-    )
-    for group in ('labels', 'predictions')
+  collapse = neural_collapse.neural_collapse(
+    outputs.features, outputs.labels, **classifier
   )
   record = {
     field.name: value
     for field in dataclasses.fields(collapse)
     if not isinstance(value := getattr(collapse, field.name), np.ndarray)
   }
-  return record | {
+  record |= {
     'd_within': variation.within,
     'd_total': variation.total,
     'r_squared': variation.r_squared,
-    'nc1_correct': grouped.nc1_correct,
-    'nc1_wrong': grouped.nc1_wrong,
-    'never_predicted': grouped.num_dropped,
+    # By the predicted class; a network that predicts a single one has none.
+    'nc1_correct': None,
+    'nc1_wrong': None,
   }
+  if len(np.unique(outputs.logits.argmax(1))) > 1:
+    grouped = neural_collapse.neural_collapse(
+      outputs.features, outputs.labels, **classifier, group_by='predictions'
+    )
+    record |= {
+      'nc1_correct': grouped.nc1_correct,
+      'nc1_wrong': grouped.nc1_wrong,
+      'never_predicted': grouped.num_dropped,
+    }
+  return record
 
 
 def other_head(outputs: Outputs) -> str:

@@ -215,6 +215,18 @@ def test_information_of_augmentations():
   assert 'class 0 and class 2' in section.blocks[0].caption
 
 
+def test_a_network_that_predicts_one_class_has_neural_collapse():
+  z = random_logits()
+  z[:, 2] += 100
+  m = measured(
+    'm', logits=z, labels=np.arange(60) % 4, features=random_logits(seed=1)
+  )
+  (section,) = report.build([m], OPTIONS, ('representation',))
+  numbers = section.numbers['m']['test']
+  assert numbers['nc1'] > 0
+  assert numbers['nc1_correct'] is numbers['nc1_wrong'] is None
+
+
 def test_an_empty_class_is_named_on_the_page(tmp_path):
   z = random_logits()
   features = np.random.default_rng(1).normal(size=(60, 6))
