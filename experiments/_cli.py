@@ -145,7 +145,7 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
     f'{r["split"]}, averaged weights' if r['weights'] == 'ema' else r['split']
     for r in records
   ]
-  width = max(14, *map(len, titles))
+  width = max(14, *(len(t) + 2 for t in titles))
   print('\n' + ' ' * 18 + ''.join(f'{t:>{width}}' for t in titles))
   for name, title, form in (
     ('step', 'step', 'd'),
