@@ -4,7 +4,7 @@ Everything here takes plain arrays (logits, labels, features, weights), of any
 framework, and returns plain numbers; nothing trains, and no file is read or
 written. Orderings and calibration are computed in float64 on the host. Where
 the field has several conventions under one name, each has a name here, and the
-default is that of the paper.
+default is that of the paper, where it has one.
 
 This package needs jax, numpy and scipy only.
 """
