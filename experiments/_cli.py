@@ -133,7 +133,11 @@ def checked_out(path: str | None) -> pathlib.Path | None:
   out = pathlib.Path(path)
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
+    new = not out.exists()
     out.open('a').close()
+    if new:
+      # Nothing is there until there is something to write.
+      out.unlink()
   except OSError as e:
     raise UsageError(f'--out={path} cannot be written: {e.strerror}') from None
   return out

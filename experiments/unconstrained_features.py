@@ -68,7 +68,7 @@ _INIT_SCALE = flags.DEFINE_float(
 )
 
 # What results.json calls itself.
-KIND = 'unconstrained feature model'
+KIND = 'study of unconstrained features'
 
 # What the table counts steps to.
 THRESHOLDS = (

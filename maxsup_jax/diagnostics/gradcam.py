@@ -280,7 +280,7 @@ def _maps(maps: ArrayLike) -> jax.Array:
 
 def _pair(sizes: Sequence[int], name: str) -> tuple[int, int]:
   """Checks two whole numbers from 1 on."""
-  if not isinstance(sizes, Sequence | np.ndarray) or len(sizes) != 2:
+  if np.ndim(sizes) != 1 or len(sizes) != 2:
     raise UsageError(f'{name} is {sizes!r}; expected rows and columns')
   return tuple(_checks.at_least(n, name, 1) for n in sizes)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -115,6 +116,19 @@ def thin(*arrays: np.ndarray, limit: int = 1500) -> Sequence[np.ndarray]:
     ).astype(int)
   )
   return [a[keep] for a in arrays]
+
+
+def legend(figure: Figure, handles: Sequence, labels: Sequence[str]) -> None:
+  """A legend above the panels, with as many columns as fit."""
+  renderer = FigureCanvasAgg(figure).get_renderer()
+  for ncols in range(min(len(labels), 4), 0, -1):
+    drawn = figure.legend(
+      handles, labels, loc='outside upper left', ncols=ncols
+    )
+    fits = drawn.get_window_extent(renderer).width <= 0.98 * figure.bbox.width
+    if fits or ncols == 1:
+      return
+    drawn.remove()
 
 
 def svg(figure: Figure) -> bytes:

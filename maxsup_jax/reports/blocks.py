@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def number(value: float | None, digits: int = 4) -> str:
   """A number with so many significant digits; '—' where it is undefined."""
   if undefined(value):
     return '—'
-  if isinstance(value, int) or value == 0:
+  if isinstance(value, numbers.Integral) or value == 0:
     return f'{int(value):,}'
   if math.isinf(value):
     return str(value)
@@ -152,3 +153,34 @@ def short(text: str, limit: int = 22) -> str:
     return text
   head = (limit - 1) // 2
   return f'{text[:head]}…{text[head + 1 - limit :]}'
+
+
+def short_names(names: Sequence[str], limit: int = 22) -> dict[str, str]:
+  """Names of models that fit into a figure and still differ.
+
+  Of long names, what all of them begin and end with is left out first.
+  """
+  if all(len(n) <= limit for n in names):
+    return {n: n for n in names}
+  start = end = ''
+  if len(names) > 1:
+    start = _common_start(names)
+    end = _common_start([n[len(start) :][::-1] for n in names])[::-1]
+  cut = [
+    ('…' if start else '')
+    + n[len(start) : len(n) - len(end)]
+    + ('…' if end else '')
+    for n in names
+  ]
+  cut = [short(n, limit) for n in cut]
+  if len(set(cut)) < len(cut):
+    cut = [f'{i + 1}: {short(n, limit - 4)}' for i, n in enumerate(cut)]
+  return dict(zip(names, cut))
+
+
+def _common_start(texts: Sequence[str]) -> str:
+  first, last = min(texts), max(texts)
+  n = 0
+  while n < len(first) and first[n] == last[n]:
+    n += 1
+  return first[:n]

@@ -12,7 +12,7 @@ from maxsup_jax.reports.blocks import (
   Section,
   Table,
   median_and_range,
-  short,
+  short_names,
 )
 from maxsup_jax.reports.measured import (
   Measured,
@@ -72,6 +72,7 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def _diagrams(models, curves):
+  names = short_names([m.name for m in models])
   with _style.style():
     figure, axes = _style.panels(
       len(models), height=3.0, sharex=True, sharey=True
@@ -79,7 +80,7 @@ def _diagrams(models, curves):
     for i, (m, ax) in enumerate(zip(models, axes)):
       _diagram(ax, curves[m.name], _style.color(i))
       ece = calibration.calibration_error(curves[m.name])
-      ax.set_title(f'{short(m.name)}\nECE {blocks.percent(ece)}')
+      ax.set_title(f'{names[m.name]}\nECE {blocks.percent(ece)}')
     figure.supxlabel('confidence', fontsize=9)
     axes[0].set_ylabel('accuracy')
   return figure
@@ -219,9 +220,9 @@ def _temperature_table(scaled, options: Options, data: str, N: int) -> Table:
     rows,
     f'{data}. T is fitted on {held_out(N, options)} and everything is reported '
     f'on the others; {over_splits(options)}. Logits are divided by T: T above '
-    '1 cools an overconfident model. The T of least NLL is at its bound, 0.01 '
-    'or 100, where all held-out predictions are right, or most are wrong; that '
-    'of least ECE is searched on a grid.',
+    '1 cools an overconfident model. The T of least NLL is at its bound where '
+    'all held-out predictions are right, 0.01, or where the logits say nothing '
+    'of the labels, 100; that of least ECE is searched on a grid.',
   )
 
 

@@ -1,7 +1,7 @@
 """A directory of results: nothing in it is lost, nothing stale stays."""
 
 import json
-import shutil
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 from maxsup_jax._errors import UsageError
 
 RESULTS = 'results.json'
+_STAGE = '.maxsup_jax-'
+_BEGUN = '.begun.json'
 
 
 class Directory:
@@ -28,56 +30,93 @@ class Directory:
 
   def __init__(self, path: Path, kind: str, *, overwrite: bool = False):
     self.path, self._kind = path, kind
-    self._old: list[str] = []
-    if path.exists() and not path.is_dir():
-      raise UsageError(f'--out={path} is a file; expected a directory')
-    if path.exists() and any(path.iterdir()):
-      found = self._results()
-      if found is None:
-        raise UsageError(
-          f'--out={path} is not empty and holds no {kind}; choose another'
-        )
-      if not overwrite:
-        raise UsageError(
-          f'--out={path} holds a {kind}; choose another, or add --overwrite'
-        )
-      self._old = [n for n in found.get('files', []) if Path(n).name == n]
     try:
+      self._old = self._check(overwrite)
       path.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=path):
         pass
-    except OSError as e:
-      raise UsageError(
-        f'--out={path} cannot be written: {e.strerror}'
-      ) from None
+    except UsageError:
+      raise
+    except (OSError, ValueError) as e:  # a ValueError is a name with a NUL
+      reason = getattr(e, 'strerror', None) or e
+      raise UsageError(f'--out={path} cannot be written: {reason}') from None
 
   def write(
     self, files: Mapping[str, bytes | str], results: Mapping[str, Any]
   ) -> None:
     """Writes all files, and results.json last; removes those of before.
 
+    If it is interrupted, results.json says `incomplete`, and the next run with
+    `overwrite` replaces everything.
+
     Args:
       files: contents by name; text is written as UTF-8.
       results: what JSON knows; the names of the files are added to it.
+
+    Raises:
+      UsageError: if there is a directory where a file belongs.
     """
     results = {'kind': self._kind, **results, 'files': sorted(files)}
+    begun = {
+      'kind': self._kind,
+      'incomplete': True,
+      'files': sorted({*files, *self._old}),
+    }
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
-    files = {**files, RESULTS: text + '\n'}
-    # A full disk, or a signal, is met before anything is replaced.
-    with tempfile.TemporaryDirectory(dir=self.path, prefix='.') as new:
-      for name, content in files.items():
+    contents = {**files, RESULTS: text + '\n', _BEGUN: json.dumps(begun)}
+    for name in contents:
+      if (self.path / name).is_dir():
+        raise UsageError(f'{self.path / name} is a directory, not a file')
+    # A full disk is met before anything is replaced.
+    with tempfile.TemporaryDirectory(dir=self.path, prefix=_STAGE) as new:
+      for name, content in contents.items():
         if isinstance(content, str):
           content = content.encode()
         (Path(new) / name).write_bytes(content)
-      for name in set(self._old) - set(files):
-        (self.path / name).unlink(missing_ok=True)
+      os.replace(Path(new) / _BEGUN, self.path / RESULTS)
       for name in files:
-        shutil.move(Path(new) / name, self.path / name)
+        os.replace(Path(new) / name, self.path / name)
+      for name in set(self._old) - set(contents):
+        stale = self.path / name
+        if stale.is_file() or stale.is_symlink():
+          stale.unlink()
+      os.replace(Path(new) / RESULTS, self.path / RESULTS)
+
+  def _check(self, overwrite: bool) -> list[str]:
+    """Refuses what is in the way; the files of the results that are there."""
+    if not self.path.exists():
+      return []
+    if not self.path.is_dir():
+      raise UsageError(f'--out={self.path} is a file; expected a directory')
+    # What a killed run was writing is in nobody's way.
+    if all(p.name.startswith(_STAGE) for p in self.path.iterdir()):
+      return []
+    found = self._results()
+    if found is None:
+      raise UsageError(
+        f'--out={self.path} is not empty and holds no {self._kind} of this '
+        'version; choose another'
+      )
+    if not overwrite:
+      raise UsageError(
+        f'--out={self.path} holds a {self._kind}; choose another, or add '
+        '--overwrite'
+      )
+    names = found.get('files')
+    # Somebody may have changed the list: only plain names are files of ours.
+    return [
+      n
+      for n in (names if isinstance(names, list) else [])
+      if isinstance(n, str)
+      and n not in ('', '.', '..')
+      and '\0' not in n
+      and Path(n).name == n
+    ]
 
   def _results(self) -> dict[str, Any] | None:
     """The results that are there, if they are of this kind."""
     try:
-      found = json.loads((self.path / RESULTS).read_text())
+      found = json.loads((self.path / RESULTS).read_text(encoding='utf-8'))
     except (OSError, ValueError):
       return None
     same = isinstance(found, dict) and found.get('kind') == self._kind

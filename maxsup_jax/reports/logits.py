@@ -11,7 +11,7 @@ from maxsup_jax.reports.blocks import (
   Note,
   Section,
   Table,
-  short,
+  short_names,
 )
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -100,6 +100,7 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def _profiles(models, profiles):
+  names = short_names([m.name for m in models])
   with _style.style():
     figure, axes = _style.panels(len(models), height=2.6, sharex=True)
     for m, ax in zip(models, axes):
@@ -121,7 +122,7 @@ def _profiles(models, profiles):
           alpha=0.18,
           linewidth=0,
         )
-      ax.set_title(short(m.name))
+      ax.set_title(names[m.name])
       ax.set_xlabel('maximum softmax probability')
     axes[0].set_ylabel('top logit')
     axes[0].legend(loc='best')
@@ -146,11 +147,12 @@ def _pressure(K: int):
     ax.set_xlabel('P(error)')
     ax.set_ylabel('gradient on the top logit / α')
     ax.set_xlim(0, 1)
-    figure.legend(loc='outside upper left', ncols=3)
+    _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
 
 def _densities(models, densities):
+  names = short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.7)
     low, high = [], []
@@ -158,7 +160,7 @@ def _densities(models, densities):
       if m.name not in densities:
         continue
       grid, density = densities[m.name]
-      ax.plot(grid, density, label=short(m.name), **_style.line(i))
+      ax.plot(grid, density, label=names[m.name], **_style.line(i))
       ax.fill_between(
         grid, density, color=_style.color(i), alpha=0.12, linewidth=0
       )
@@ -167,7 +169,7 @@ def _densities(models, densities):
       high.append(grid[np.searchsorted(below, 0.9995)])
     ax.set_xlim(min(low), max(high))
     ax.set_ylim(0)
-    figure.legend(loc='outside upper left', ncols=3)
+    _style.legend(figure, *ax.get_legend_handles_labels())
     ax.set_xlabel('logit')
     ax.set_ylabel('density')
   return figure

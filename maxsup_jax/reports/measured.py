@@ -38,7 +38,8 @@ class Options:
 
   def __post_init__(self):
     # With fewer, a percentile interval is no more than its extremes.
-    enough = math.ceil(2 / (1 - self.level)) if self.level < 1 else 0
+    tail = max(1 - self.level, 1e-9)
+    enough = math.ceil(round(2 / tail, 6))
     for ok, text in (
       (0 < self.held_out < 1, f'held_out is {self.held_out}; expected a share'),
       (

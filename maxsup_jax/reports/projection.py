@@ -6,7 +6,14 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import projection
 from maxsup_jax.reports import _style
 from maxsup_jax.reports.archive import Outputs
-from maxsup_jax.reports.blocks import Curves, Figure, Note, Section, short
+from maxsup_jax.reports.blocks import (
+  Curves,
+  Figure,
+  Note,
+  Section,
+  short,
+  short_names,
+)
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'projection', 'Pictures of the features'
@@ -140,6 +147,7 @@ def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
 
 def _draw(drawn, names, options: Options):
   parts = list(dict.fromkeys(p for panels in drawn.values() for p in panels))
+  shown_as = short_names(list(drawn))
   with _style.style():
     # A model's panels stay side by side.
     columns = 2 if len(drawn) < 3 else 4
@@ -171,9 +179,12 @@ def _draw(drawn, names, options: Options):
           xlim=(center[0] - half, center[0] + half),
           ylim=(center[1] - half, center[1] + half),
           aspect='equal',
-          title=f'{short(model)}, {part}' if len(parts) > 1 else short(model),
         )
+        title = shown_as[model]
+        if len(parts) > 1:
+          title += f'\n{part}'
+        ax.set_title(title, fontsize=8.5)
     shown = next(ax for ax in axes if ax.get_visible())
     handles, labels = shown.get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside upper left', ncols=3)
+    _style.legend(figure, handles, labels)
   return figure

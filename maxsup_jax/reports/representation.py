@@ -18,7 +18,7 @@ from maxsup_jax.reports.blocks import (
   Note,
   Section,
   Table,
-  short,
+  short_names,
 )
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -279,8 +279,8 @@ def _draw_trajectories(runs, splits, order):
       )
       for n in runs
     ]
-    names = [short(n) for n in runs]
-    figure.legend(handles, names, loc='outside upper left', ncols=4)
+    names = short_names(list(runs))
+    _style.legend(figure, handles, list(names.values()))
   return figure
 
 

@@ -13,7 +13,7 @@ from maxsup_jax.reports.blocks import (
   Section,
   Table,
   median_and_range,
-  short,
+  short_names,
 )
 from maxsup_jax.reports.measured import (
   COVERAGE,
@@ -122,6 +122,7 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def _risk_coverage(models, curves):
+  names = short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=3.6)
     figure.set_size_inches(_style.WIDTH, 3.6)
@@ -131,7 +132,7 @@ def _risk_coverage(models, curves):
       curve = curves[m.name]
       coverage, risk = _style.thin(curve.coverage, curve.risk)
       label = (
-        f'{short(m.name)} (error {blocks.percent(float(m.errors.mean()))}, '
+        f'{names[m.name]} (error {blocks.percent(float(m.errors.mean()))}, '
         f'AURC {blocks.percent(selective.aurc(curve))})'
       )
       ax.plot(100 * coverage, 100 * risk, label=label, **_style.line(i))
@@ -146,11 +147,12 @@ def _risk_coverage(models, curves):
     inset.tick_params(labelsize=7)
     ax.set_xlabel('coverage (%)')
     ax.set_ylabel('risk (%)')
-    figure.legend(loc='outside upper left', ncols=2)
+    _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
 
 def _norms(models, fits):
+  names = short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.9)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -164,7 +166,7 @@ def _norms(models, fits):
       ax.plot(
         grid,
         np.median(gain, 0),
-        label=short(m.name),
+        label=names[m.name],
         marker=_style.marker(i),
         markersize=3,
         **_style.line(i),
@@ -179,7 +181,7 @@ def _norms(models, fits):
       )
     ax.set_xlabel('p')
     ax.set_ylabel('AURC less that of the MSP (points)')
-    figure.legend(loc='outside upper left', ncols=3)
+    _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
 

@@ -108,7 +108,9 @@ def make_passes(
     first,
     second,
     add_first=lambda both, sums: tuple(x.add(s) for x, s in zip(both, sums)),
-    add_second=lambda within, sums: within.add(sums, predicted=False),
+    add_second=lambda within, sums: within.add(
+      sums, predicted=False, group_by='labels'
+    ),
   )
 
 

@@ -105,6 +105,15 @@ def test_draws_two_trained_runs(run_program, small, tmp_path):
   )
   assert (code, out.read_bytes()) == (2, drawn)
   assert 'cam.svg exists; choose another, or add --overwrite' in err
+  code, _, err = run_program(
+    'gradcam',
+    f'--workdir={small}',
+    '--images=0',
+    f'--out={out}',
+    '--overwrite',
+  )
+  assert code == 0, err
+  assert out.read_bytes() != drawn
   # Nothing is written into the work directory.
   assert sorted(p for p in trained.rglob('*')) == before
 

@@ -186,6 +186,17 @@ def test_a_training_split_is_of_the_same_model(write_npz):
   other = write_npz('other', **half, weights=test.weights + 1)
   with pytest.raises(UsageError, match=r'has other weights than .*the order'):
     archive.check_same_model(test, archive.read(other))
+  archive.check_same_model(
+    test,
+    archive.read(
+      write_npz(
+        'double',
+        **half,
+        weights=test.weights.astype(np.float64),
+        metadata=json.dumps({'seed': '1', 'name': 'CE (train)'}),
+      )
+    ),
+  )
   metadata['seed'] = 2
   seed = write_npz('seed', **half, metadata=json.dumps(metadata))
   with pytest.raises(

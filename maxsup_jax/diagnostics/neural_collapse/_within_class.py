@@ -172,7 +172,7 @@ class WithinClass(NamedTuple):
     )
 
   def add(
-    self, sums: WithinSums, *, predicted: bool, group_by: str = 'labels'
+    self, sums: WithinSums, *, predicted: bool, group_by: str
   ) -> 'WithinClass':
     """Adds what `batch_sums` returned, of one device or summed over all.
 

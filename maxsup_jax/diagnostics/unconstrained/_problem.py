@@ -11,7 +11,8 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.diagnostics import _checks
 
 # Beyond them products of penalties, or their ratios, overflow or are 0.
-_SMALLEST, _LARGEST = _PENALTIES = 1e-100, 1e100
+_LARGEST = 1e100
+_PENALTIES = (1e-100, _LARGEST)
 OBJECTIVES = ('ce', 'ls', 'maxsup')
 
 

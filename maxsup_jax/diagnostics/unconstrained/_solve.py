@@ -147,10 +147,10 @@ def solve(
     )
     largest = float(_largest(gradient))
   if not np.isfinite([float(value), largest]).all():
-    raise UsageError(
-      f'{method} diverged; scale is {scale} and learning_rate {learning_rate}, '
-      'try smaller ones'
-    )
+    settings = f'scale is {scale}'
+    if method == 'gd':
+      settings += f' and learning_rate {learning_rate}'
+    raise UsageError(f'{method} diverged; {settings}: try smaller numbers')
   weights, features, bias = map(np.asarray, parameters)
   return Solution(
     problem=problem,

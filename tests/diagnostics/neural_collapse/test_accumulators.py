@@ -196,7 +196,7 @@ def test_a_mapped_step_sums_over_devices(data, mapped):
   sums = second_sums(between, h, y, p, real)
   one = jax.tree.map(lambda a: a[1], state)
   other = WithinClass.init(K).add(
-    jax.tree.map(lambda a: a[3], sums), predicted=True
+    jax.tree.map(lambda a: a[3], sums), predicted=True, group_by='labels'
   )
   logits = np.eye(K)[predictions]
   whole = neural_collapse(features[flat], labels[flat], logits=logits[flat])
@@ -406,7 +406,7 @@ def test_sums_of_other_shapes_are_refused(data):
     with pytest.raises(UsageError, match='other has the shape'):
       within.merge(WithinClass.init(classes))
     with pytest.raises(UsageError, match='sums has the shape'):
-      WithinClass.init(classes).add(sums, predicted=False)
+      WithinClass.init(classes).add(sums, predicted=False, group_by='labels')
 
 
 @pytest.mark.filterwarnings('error')
