@@ -253,13 +253,12 @@ def seed(value: int) -> int:
   return at_least(value, 'seed', 0)
 
 
-def multiplicities(
-  weights: ArrayLike, length: int, limit: int = 2**53
-) -> np.ndarray:
+def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
   """Checks how often each example counts: whole numbers, not all 0.
 
   Returns:
-    Int64 `[length]`, in all less than the limit, a power of two.
+    Int64 `[length]`, in all less than 2**31: sums of them in fixed point, and
+    examples that are repeated so often, must fit.
   """
   weights = array(weights, 'weights')
   if weights.shape != (length,):
@@ -278,9 +277,8 @@ def multiplicities(
     )
   if not weights.any():
     raise UsageError('weights are all 0: no example is left')
-  if weights.sum(dtype=np.float64) >= limit:
-    power = limit.bit_length() - 1
-    raise UsageError(f'weights add up to 2**{power} or more; expected less')
+  if weights.sum(dtype=np.float64) >= 2.0**31:
+    raise UsageError('weights add up to 2**31 or more; expected less')
   return weights.astype(np.int64, copy=False)
 
 

@@ -180,7 +180,7 @@ def _norms(models, fits):
         linewidth=0,
       )
     ax.set_xlabel('p')
-    ax.set_ylabel('AURC less that of the MSP (points)')
+    ax.set_ylabel('AURC less MSP (points)')
     _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 

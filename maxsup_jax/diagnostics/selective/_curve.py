@@ -107,7 +107,7 @@ class Ranking:
     if weights is None:
       position = np.arange(len(self))
     else:
-      counts = _checks.multiplicities(weights, len(self), 2**31)[self._order]
+      counts = _checks.multiplicities(weights, len(self))[self._order]
       position = np.repeat(np.arange(len(self)), counts)
     n = len(position)
     errors = self._errors[position]
