@@ -16,6 +16,8 @@ def make_optimizer(
   weight_decay: float = 0.0,
   decay_mask: Any = None,
   clip_norm: float | None = None,
+  clip_decayed: bool = False,
+  clip_value: float | None = None,
   momentum: float = 0.9,
   nesterov: bool = True,
   b1: float = 0.9,
@@ -24,11 +26,15 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   r"""Builds SGD with momentum, or AdamW, as PyTorch defines them.
 
-  The gradient :math:`g` is first clipped to the global norm `clip_norm`.
+  Each element of the gradient :math:`g` is first limited to
+  [-`clip_value`, `clip_value`]; then :math:`g` is clipped to the global norm
+  `clip_norm`.
 
   * `sgd`: the decay joins the gradient, :math:`g \leftarrow g + \lambda w`,
     then :math:`m \leftarrow \mu m + g` and :math:`w \leftarrow w - \eta m`,
-    or :math:`w - \eta(g + \mu m)` with Nesterov momentum.
+    or :math:`w - \eta(g + \mu m)` with Nesterov momentum. With `clip_decayed`
+    the sum :math:`g + \lambda w` is clipped to `clip_norm` instead of
+    :math:`g`, as where the decay is a term of the loss.
   * `adamw`: the decay is decoupled,
     :math:`w \leftarrow w - \eta(\hat m / (\sqrt{\hat v} + \epsilon) +
     \lambda w)`.
@@ -40,6 +46,9 @@ def make_optimizer(
     decay_mask: a tree like the parameters, True where the decay applies; None
       for everywhere.
     clip_norm: the largest global norm of the gradient; None for no clipping.
+    clip_decayed: `sgd` only: clips to `clip_norm` after the decay has joined.
+    clip_value: the largest magnitude of an element of the gradient; None for no
+      clipping.
     momentum: :math:`\mu` of `sgd`.
     nesterov: Nesterov momentum, `sgd` only.
     b1: decay rate of the first moment, `adamw` only.
@@ -74,28 +83,34 @@ def make_optimizer(
     raise UsageError(
       f'config.optimizer.weight_decay is {weight_decay!r}; expected 0 or more'
     )
-  if clip_norm is not None and not clip_norm > 0:
+  for field, value in (('clip_norm', clip_norm), ('clip_value', clip_value)):
+    if value is not None and not value > 0:
+      raise UsageError(
+        f'config.optimizer.{field} is {value!r}; expected more than 0, or None '
+        'for no clipping'
+      )
+  if clip_decayed and name != 'sgd':
     raise UsageError(
-      f'config.optimizer.clip_norm is {clip_norm!r}; expected more than 0, or '
-      'None for no clipping'
+      f'config.optimizer.clip_decayed is True; the decay of {name!r} never '
+      'joins the gradient: expected False, or the optimizer sgd'
+    )
+  if clip_decayed and clip_norm is None:
+    raise UsageError(
+      'config.optimizer.clip_decayed is True without config.optimizer.clip_norm'
     )
   for field, value in (('momentum', momentum), ('b1', b1), ('b2', b2)):
     if not 0 <= value < 1:
       raise UsageError(
         f'config.optimizer.{field} is {value!r}; expected from 0 to below 1'
       )
-  steps = []
-  if clip_norm is not None:
-    steps.append(optax.clip_by_global_norm(clip_norm))
-  if name == 'sgd':
-    steps += [
-      optax.add_decayed_weights(weight_decay, decay_mask),
-      optax.sgd(learning_rate, momentum or None, nesterov and momentum > 0),
-    ]
-  else:
-    steps.append(
-      optax.adamw(
-        learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask
-      )
+  before = [] if clip_value is None else [optax.clip(clip_value)]
+  clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+  if name == 'adamw':
+    adamw = optax.adamw(
+      learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=decay_mask
     )
-  return optax.chain(*steps)
+    return optax.chain(*before, *clip, adamw)
+  decay = [optax.add_decayed_weights(weight_decay, decay_mask)]
+  before += decay + clip if clip_decayed else clip + decay
+  sgd = optax.sgd(learning_rate, momentum or None, nesterov and momentum > 0)
+  return optax.chain(*before, sgd)

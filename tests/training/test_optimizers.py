@@ -28,13 +28,17 @@ def run(**kwargs):
   return params
 
 
-def run_torch(make, clip_norm=None):
+def run_torch(make, clip_norm=None, clip_value=None, decay=0.0):
+  """With `decay` as a term of the loss, before the clipping."""
   torch = pytest.importorskip('torch')
   params = {k: torch.tensor(v, requires_grad=True) for k, v in PARAMS.items()}
   optimizer = make(torch, params)
   for grads in GRADS:
     for name, p in params.items():
       p.grad = torch.tensor(grads[name])
+    if clip_value:
+      torch.nn.utils.clip_grad_value_(params.values(), clip_value)
+    params['w'].grad += decay * params['w'].detach()
     if clip_norm:
       torch.nn.utils.clip_grad_norm_(params.values(), clip_norm)
     optimizer.step()
@@ -42,8 +46,10 @@ def run_torch(make, clip_norm=None):
 
 
 @pytest.mark.parametrize('nesterov', [True, False])
-@pytest.mark.parametrize('clip_norm', [None, 1.0])
-def test_sgd_is_torchs(nesterov, clip_norm):
+@pytest.mark.parametrize(
+  ('clip_norm', 'clip_value'), [(None, None), (1.0, None), (1.0, 0.5)]
+)
+def test_sgd_is_torchs(nesterov, clip_norm, clip_value):
   ours = run(
     name='sgd',
     learning_rate=0.1,
@@ -51,6 +57,7 @@ def test_sgd_is_torchs(nesterov, clip_norm):
     momentum=0.9,
     nesterov=nesterov,
     clip_norm=clip_norm,
+    clip_value=clip_value,
   )
   theirs = run_torch(
     lambda torch, p: torch.optim.SGD(
@@ -63,13 +70,47 @@ def test_sgd_is_torchs(nesterov, clip_norm):
       nesterov=nesterov,
     ),
     clip_norm,
+    clip_value,
   )
   for name in PARAMS:
     np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
 
 
-def test_adamw_is_torchs():
-  ours = run(name='adamw', learning_rate=0.01, weight_decay=0.1)
+@pytest.mark.parametrize('clip_value', [None, 0.5])
+def test_the_decay_is_clipped_with_the_gradient_where_asked(clip_value):
+  """As where it is a term of the loss: torch's optimizer knows of none."""
+  fields = {
+    'name': 'sgd',
+    'learning_rate': 0.1,
+    'weight_decay': 0.5,
+    'clip_norm': 1.0,
+    'clip_value': clip_value,
+  }
+  ours = run(**fields, clip_decayed=True)
+  theirs = run_torch(
+    lambda torch, p: torch.optim.SGD(
+      p.values(), lr=0.1, momentum=0.9, nesterov=True
+    ),
+    clip_norm=1.0,
+    clip_value=clip_value,
+    decay=0.5,
+  )
+  for name in PARAMS:
+    np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+  assert np.abs(run(**fields)['w'] - ours['w']).max() > 0.01
+
+
+@pytest.mark.parametrize(
+  ('clip_norm', 'clip_value'), [(None, None), (1.0, None), (1.0, 0.5)]
+)
+def test_adamw_is_torchs(clip_norm, clip_value):
+  ours = run(
+    name='adamw',
+    learning_rate=0.01,
+    weight_decay=0.1,
+    clip_norm=clip_norm,
+    clip_value=clip_value,
+  )
   theirs = run_torch(
     lambda torch, p: torch.optim.AdamW(
       [
@@ -77,7 +118,9 @@ def test_adamw_is_torchs():
         {'params': [p['b']], 'weight_decay': 0.0},
       ],
       lr=0.01,
-    )
+    ),
+    clip_norm,
+    clip_value,
   )
   for name in PARAMS:
     np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
@@ -104,6 +147,9 @@ def test_sgd_by_hand():
     ({'name': 'lars'}, 'known optimizers: sgd, adamw'),
     ({'weight_decay': -1.0}, 'weight_decay is -1.0'),
     ({'clip_norm': 0.0}, 'clip_norm is 0.0'),
+    ({'clip_value': -1.0}, 'clip_value is -1.0'),
+    ({'name': 'adamw', 'clip_decayed': True}, "decay of 'adamw' never joins"),
+    ({'clip_decayed': True}, 'without config.optimizer.clip_norm'),
     ({'momentum': 1.0}, 'momentum is 1.0'),
     ({'b2': -0.1}, 'b2 is -0.1'),
   ],
