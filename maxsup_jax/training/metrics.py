@@ -42,23 +42,66 @@ def classification_sums(
     >>> [int(x) for x in sums['accuracy']]
     [1, 2]
   """
-  K = logits_BK.shape[-1]
-  ids_B = labels if labels.ndim == 1 else labels.argmax(-1)
-  # The rank of the label's logit; earlier classes win ties, as in argmax. NaN
-  # compares false with everything: a NaN logit would rank first without help.
-  z_B1 = jnp.take_along_axis(logits_BK, ids_B[:, None], -1)
-  earlier_BK = jnp.arange(K) < ids_B[:, None]
-  above_BK = (logits_BK > z_B1) | ((logits_BK == z_B1) & earlier_BK)
-  rank_B = jnp.where(jnp.isnan(logits_BK).any(-1), K, above_BK.sum(-1))
+  rank_B = _label_ranks(logits_BK, labels)
   count = mask_B.sum()
   nll_B = losses.cross_entropy(logits_BK, labels, where=mask_B)
   sums = {
     'nll': (nll_B.sum(), count),
     'accuracy': (((rank_B < 1) & mask_B).sum(), count),
   }
-  if K > 5:
+  if logits_BK.shape[-1] > 5:
     sums['top5'] = (((rank_B < 5) & mask_B).sum(), count)
   return sums
+
+
+def class_sums(
+  logits_BK: jax.Array,
+  labels: jax.Array,
+  mask_B: jax.Array,
+  num_classes: int,
+) -> dict[str, jax.Array]:
+  """Counts the real examples of each class, and those that are correct.
+
+  An example is correct where it is for `accuracy` of `classification_sums`.
+
+  Args:
+    logits_BK: float `[B, K]`.
+    labels: int `[B]`, or float `[B, K]`, which count as their most probable
+      class.
+    mask_B: bool `[B]`, False for padding.
+    num_classes: K.
+
+  Returns:
+    `correct` and `count`, int32 `[K]` each.
+
+  Examples:
+    >>> logits, labels = jnp.array([[2.0, 0.0], [3.0, 1.0]]), jnp.array([0, 1])
+    >>> sums = class_sums(logits, labels, jnp.array([True, True]), 2)
+    >>> sums['correct'].tolist(), sums['count'].tolist()
+    ([1, 0], [1, 1])
+  """
+  correct_B = _label_ranks(logits_BK, labels) < 1
+  member_BK = _class_ids(labels)[:, None] == jnp.arange(num_classes)
+  member_BK &= mask_B[:, None]
+  return {
+    'correct': (member_BK & correct_B[:, None]).sum(0, dtype=jnp.int32),
+    'count': member_BK.sum(0, dtype=jnp.int32),
+  }
+
+
+def _class_ids(labels: jax.Array) -> jax.Array:
+  return labels if labels.ndim == 1 else labels.argmax(-1)
+
+
+def _label_ranks(logits_BK: jax.Array, labels: jax.Array) -> jax.Array:
+  """How many logits come before that of the label, int `[B]`."""
+  K, ids_B = logits_BK.shape[-1], _class_ids(labels)
+  # Earlier classes win ties, as in argmax. NaN compares false with everything:
+  # a NaN logit would rank first without help.
+  z_B1 = jnp.take_along_axis(logits_BK, ids_B[:, None], -1)
+  earlier_BK = jnp.arange(K) < ids_B[:, None]
+  above_BK = (logits_BK > z_B1) | ((logits_BK == z_B1) & earlier_BK)
+  return jnp.where(jnp.isnan(logits_BK).any(-1), K, above_BK.sum(-1))
 
 
 def calibration_sums(
@@ -90,8 +133,7 @@ def calibration_sums(
   """
   probabilities_BK = jax.nn.softmax(logits_BK.astype(jnp.float32))
   confidence_B = probabilities_BK.max(-1)
-  ids_B = labels if labels.ndim == 1 else labels.argmax(-1)
-  correct_B = (logits_BK.argmax(-1) == ids_B) & mask_B
+  correct_B = (logits_BK.argmax(-1) == _class_ids(labels)) & mask_B
   edges = jnp.asarray(np.linspace(0, 1, bins + 1)[1:-1], jnp.float32)
   bin_B = jnp.searchsorted(edges, confidence_B, side='left')
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss, top_k_accuracy_score
+from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from maxsup_jax.training import metrics
 
@@ -119,6 +119,34 @@ def test_window_survives_a_checkpoint_bit_for_bit():
   for value in values[9:]:
     after.add({'nll': (value, np.int32(3))})
   assert after.means() == whole.means()
+
+
+def test_counts_per_class_are_scikit_learns():
+  """Recall is the accuracy of a class; ties, NaN and padding as elsewhere."""
+  labels = np.where(LABELS == 3, 4, LABELS)
+  sums = metrics.class_sums(LOGITS, labels, MASK, 10)
+  y, predicted = labels[MASK], LOGITS[MASK].argmax(-1)
+  np.testing.assert_array_equal(sums['count'], np.bincount(y, minlength=10))
+  assert sums['count'][3] == 0
+  recalls = recall_score(
+    y, predicted, labels=range(10), average=None, zero_division=0
+  )
+  np.testing.assert_allclose(
+    sums['correct'] / np.maximum(sums['count'], 1), recalls
+  )
+  assert sums['correct'].dtype == sums['count'].dtype == jnp.int32
+
+
+def test_counts_per_class_add_up_to_the_accuracy():
+  logits = np.round(LOGITS)
+  logits[::9, 4] = np.nan
+  logits[~MASK] = np.nan
+  soft = np.asarray(jax.nn.one_hot(LABELS, 10)) * 0.8 + 0.02
+  for labels in (LABELS, jnp.asarray(soft)):
+    sums = metrics.class_sums(logits, labels, MASK, 10)
+    whole = metrics.classification_sums(logits, labels, MASK)['accuracy']
+    assert int(sums['correct'].sum()) == int(whole[0])
+    assert int(sums['count'].sum()) == int(whole[1]) == MASK.sum()
 
 
 def test_nothing_counted_is_nan():

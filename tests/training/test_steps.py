@@ -1,12 +1,10 @@
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn.datasets import load_digits
 
 from maxsup_jax import losses, models
 from maxsup_jax.training.evaluation import evaluate
@@ -15,42 +13,9 @@ from maxsup_jax.training.optimizers import make_optimizer
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.state import create_state
 from maxsup_jax.training.steps import make_eval_step, make_train_step, normalize
+from tests.training.linear import SHAPE, Linear, batches
 
-SHAPE = (8, 8, 1)
 RNG = np.random.default_rng(0)
-
-
-IMAGES, LABELS = load_digits(return_X_y=True)
-ORDER = RNG.permutation(len(LABELS))
-
-
-def batches(count, size, start=0):
-  """Handwritten digits. On noise, training amplifies rounding errors."""
-  rows = ORDER[start * size :][: count * size].reshape(count, size)
-  return [
-    {
-      'image': np.uint8(IMAGES[r].reshape(-1, *SHAPE) * 15),
-      'label': LABELS[r].astype(np.int32),
-      'mask': np.ones(size, bool),
-    }
-    for r in rows
-  ]
-
-
-class Linear(nn.Module):
-  """Logits that are linear in the pixels, for closed forms."""
-
-  batch_norm: bool = False
-
-  @nn.compact
-  def __call__(self, images, train=False):
-    x = images.reshape(len(images), -1)
-    if self.batch_norm:
-      x = nn.BatchNorm(use_running_average=not train)(x)
-    logits = nn.Dense(10, kernel_init=nn.initializers.normal(0.1))(x)
-    return logits, {'penultimate': x}
-
-
 RESNET = functools.partial(models.create_model, 'resnet8', 10, width=8)
 MODELS = {
   'resnet': functools.partial(RESNET, batch_norm_axis=AXIS, batch_axis=AXIS),
