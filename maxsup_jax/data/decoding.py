@@ -1,0 +1,137 @@
+"""Encoded images to arrays, as PyTorch's pipelines decode them: with Pillow."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from PIL import (
+  BmpImagePlugin,
+  GifImagePlugin,
+  Image,
+  JpegImagePlugin,
+  PngImagePlugin,
+  WebPImagePlugin,
+)
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data import _pillow
+
+
+def decode(encoded: bytes, channels: int | None) -> np.ndarray:
+  """Decodes a JPEG, PNG, WebP, BMP or GIF file (its first frame).
+
+  The pixels are those of `PIL.Image.open(...).convert('RGB')`, which is how
+  torchvision's `ImageFolder` reads (`convert('L')` for one channel, with the
+  weights of ITU-R 601):
+
+  - An alpha channel is dropped, so what is transparent shows the colour that
+    is stored there. CMYK becomes RGB without its colour profile.
+  - The orientation in EXIF and all colour profiles are ignored.
+  - Of 16 bits per channel, the upper 8 are kept; 1, 2 and 4 bits are scaled to
+    0..255. (Of 16-bit grey images torchvision makes something else, depending
+    on the version of Pillow.)
+
+  What cannot be decoded in full is refused, so a truncated file is never
+  filled up with grey. Damage inside a JPEG file with a proper end goes
+  unnoticed: JPEG has no checksums, and Pillow does not pass on what libjpeg
+  finds. The function is thread-safe, and releases Python's lock most of the
+  time.
+
+  Args:
+    encoded: the contents of the file.
+    channels: 1 or 3, or None for what is stored: 1 for grey images, with or
+      without alpha, and otherwise 3.
+
+  Returns:
+    uint8 `[H, W, channels]`, not writeable.
+
+  Raises:
+    UsageError: if `encoded` is no such file, is damaged, or has more than
+      89 million pixels; or if `channels` is something else.
+
+  Examples:
+    >>> file = io.BytesIO()
+    >>> Image.new('L', (4, 3), color=7).save(file, 'PNG')
+    >>> decode(file.getvalue(), channels=None).shape
+    (3, 4, 1)
+    >>> decode(file.getvalue(), channels=3)[0, 0]
+    array([7, 7, 7], dtype=uint8)
+  """
+  if channels not in (None, 1, 3):
+    raise UsageError(f'channels must be 1, 3 or None, not {channels!r}')
+  name, open_file = _find_format(encoded)
+  # Each of Pillow's readers fails in its own ways on damaged files (OSError,
+  # SyntaxError, struct.error, IndexError, ...), and all mean the same.
+  try:
+    image = open_file(io.BytesIO(encoded))
+    width, height = image.size
+    if width * height > _pillow.MAX_PIXELS:
+      raise _TooLargeError
+    image.load()
+    if channels is None and name == 'PNG' and encoded[25] == 4:
+      channels = 1  # Grey with alpha; Pillow makes RGBA of it at 16 bits.
+    return _pillow.to_array(_convert(image, channels))
+  except _TooLargeError:
+    raise UsageError(
+      f'a {name} file of {height}x{width} pixels, more than the '
+      f'{_pillow.MAX_PIXELS} allowed'
+    ) from None
+  except Exception as error:
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    raise UsageError(f'a damaged {name} file: {reason}') from error
+
+
+class _TooLargeError(Exception):
+  """An image has more than MAX_PIXELS pixels."""
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+  """A JPEG file whose EXIF data nobody looks at.
+
+  Pillow looks for a resolution there, and warns where the data are damaged, as
+  they are in a few images of ImageNet.
+  """
+
+  def _read_dpi_from_exif(self) -> None:
+    pass
+
+
+# Pillow's readers rather than `Image.open`: that warns of large images, knows
+# dozens of formats more (one runs programs), and tries one after the other.
+_FORMATS: tuple[tuple[str, bytes, Callable[[io.BytesIO], Image.Image]], ...] = (
+  ('JPEG', b'\xff\xd8\xff', _JpegFile),
+  ('PNG', b'\x89PNG\r\n\x1a\n', PngImagePlugin.PngImageFile),
+  ('GIF', b'GIF87a', GifImagePlugin.GifImageFile),
+  ('GIF', b'GIF89a', GifImagePlugin.GifImageFile),
+  ('BMP', b'BM', BmpImagePlugin.BmpImageFile),
+)
+
+
+def _find_format(
+  encoded: bytes,
+) -> tuple[str, Callable[[io.BytesIO], Image.Image]]:
+  """The name of a file's format, and what opens such files."""
+  start = bytes(encoded[:12])
+  for name, signature, open_file in _FORMATS:
+    if start.startswith(signature):
+      return name, open_file
+  if start.startswith(b'RIFF') and start.endswith(b'WEBP'):
+    return 'WebP', WebPImagePlugin.WebPImageFile
+  if not start:
+    raise UsageError('no image: it has no bytes')
+  raise UsageError(
+    f'no JPEG, PNG, WebP, BMP or GIF file: its first bytes are {start!r}'
+  )
+
+
+def _convert(image: Image.Image, channels: int | None) -> Image.Image:
+  """An image of mode L or RGB."""
+  # Or Pillow would look for a colour that can stand for transparency, and warn.
+  image.info.pop('transparency', None)
+  if image.mode.startswith('I'):  # 16 bits, in 16 or (older Pillow) 32.
+    upper = np.asarray(image) >> 8
+    image = Image.fromarray(upper.astype(np.uint8))
+  if channels is None:
+    channels = 1 if image.mode in ('1', 'L', 'LA', 'La') else 3
+  mode = 'L' if channels == 1 else 'RGB'
+  return image if image.mode == mode else image.convert(mode)
