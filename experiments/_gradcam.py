@@ -194,7 +194,7 @@ def _read_file(path: str, shape: tuple[int, int, int]) -> np.ndarray:
   # OpenCV's channels are blue, green, red.
   image = image[..., None] if C == 1 else np.ascontiguousarray(image[..., ::-1])
   if H == W:
-    return transforms.center_crop(transforms.resize(image, H), H)
+    return transforms.center_crop(transforms.resize(image, H, 'area'), H)
   # Scaled to cover the shape, and cropped to it.
   height, width, _ = image.shape
   scale = max(H / height, W / width)

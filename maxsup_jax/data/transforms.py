@@ -1,16 +1,23 @@
-"""Functions of one image: NumPy and OpenCV, uint8 in, uint8 out.
+"""Crops, shifts, mirror images and rotations, and what they share.
 
-Images are `[H, W, C]`. Random functions take a NumPy generator, and no function
-changes its argument. Scaling to floats with a mean and a standard deviation
-happens on the device, where it is free.
+An *image operation* is a frozen dataclass that is called with an image and a
+NumPy generator and returns an image. Images are `[H, W, C]`, uint8 but where an
+operation says otherwise. All randomness comes from the generator; operations
+without any (`random` is False) ignore it. None changes its argument, but some
+return it, or a view of it. Scaling to floats with a mean and a standard
+deviation happens on the device, where it is free.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.data import _arguments, _pillow
+from maxsup_jax.data.resizing import resize as resize
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -39,57 +46,74 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
   return np.repeat(image, channels, axis=-1)
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-  """Scales an image so that its shorter side has `size` pixels.
-
-  Shrinking averages over the area of each new pixel, so nothing aliases;
-  enlarging interpolates linearly. The longer side is rounded.
-
-  Args:
-    image: uint8 `[H, W, C]`.
-    size: the new length of the shorter side.
-
-  Returns:
-    uint8 `[H', W', C]` with `min(H', W') == size`.
-
-  Examples:
-    >>> resize(np.zeros((30, 60, 3), np.uint8), 10).shape
-    (10, 20, 3)
-  """
-  height, width, _ = image.shape
-  shorter = min(height, width)
-  if shorter == size:
-    return image
-  scaled = cv2.resize(
-    image,
-    (_round(width * size, shorter), _round(height * size, shorter)),
-    interpolation=cv2.INTER_AREA if size < shorter else cv2.INTER_LINEAR,
-  )
-  return scaled.reshape(*scaled.shape[:2], -1)  # OpenCV drops a single channel.
-
-
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-  """Cuts out the central square; an odd margin is larger below and right.
+  """Cuts out the central square, as torchvision does.
+
+  The square begins at `round((H - size) / 2)`, a half being rounded to the
+  even number, and likewise along W. A side that is too short is first extended
+  with zeros, an odd one of them going below or to the right.
 
   Args:
-    image: uint8 `[H, W, C]`, both sides at least `size`.
+    image: `[H, W, C]`.
     size: the side of the square.
 
   Returns:
-    uint8 `[size, size, C]`, a view.
-
-  Raises:
-    ValueError: if a side of `image` is shorter than `size`.
+    `[size, size, C]`, a view where nothing had to be added.
 
   Examples:
     >>> image = np.arange(5, dtype=np.uint8).reshape(1, 5, 1)
     >>> center_crop(image, 1).ravel()
     array([2], dtype=uint8)
+    >>> center_crop(image, 2)[..., 0]
+    array([[2, 3],
+           [0, 0]], dtype=uint8)
   """
+  height, width, channels = image.shape
+  if min(height, width) < size:
+    padded = np.zeros(
+      (max(height, size), max(width, size), channels), image.dtype
+    )
+    top, left = max(size - height, 0) // 2, max(size - width, 0) // 2
+    padded[top : top + height, left : left + width] = image
+    image = padded
+    height, width, _ = image.shape
+  top, left = round((height - size) / 2), round((width - size) / 2)
+  return image[top : top + size, left : left + size]
+
+
+def random_crop(
+  image: np.ndarray, rng: np.random.Generator, size: int, padding: int = 0
+) -> np.ndarray:
+  """Cuts out a square at a random place, each one equally likely.
+
+  Args:
+    image: `[H, W, C]`.
+    rng: two integers are drawn from it.
+    size: the side of the square.
+    padding: the number of zeros that are added to each side first.
+
+  Returns:
+    `[size, size, C]`, a view where no padding was asked for.
+
+  Raises:
+    UsageError: if the padded image is smaller than the square.
+
+  Examples:
+    >>> image = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    >>> random_crop(image, np.random.default_rng(0), size=2)[..., 0]
+    array([[ 5,  6],
+           [ 9, 10]], dtype=uint8)
+  """
+  if padding:
+    image = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
   height, width, _ = image.shape
   if min(height, width) < size:
-    raise ValueError(f'a {height}x{width} image has no {size}x{size} crop')
-  top, left = (height - size) // 2, (width - size) // 2
+    added = f' (with padding={padding})' if padding else ''
+    raise UsageError(
+      f'random_crop: a {height}x{width} image{added} has no {size}x{size} crop'
+    )
+  top = int(rng.integers(height - size + 1))
+  left = int(rng.integers(width - size + 1))
   return image[top : top + size, left : left + size]
 
 
@@ -102,12 +126,12 @@ def pad_and_crop(
   and filling with zeros: the augmentation of the CIFAR recipes (padding 4).
 
   Args:
-    image: uint8 `[H, W, C]`.
+    image: `[H, W, C]`.
     rng: two integers are drawn from it.
     padding: the number of zeros on each side.
 
   Returns:
-    uint8 `[H, W, C]`, a new array.
+    `[H, W, C]`, a new array.
 
   Examples:
     >>> image = np.full((4, 4, 1), 7, np.uint8)
@@ -131,15 +155,18 @@ def pad_and_crop(
   return shifted
 
 
-def flip_left_right(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Mirrors an image with probability one half.
+def flip_left_right(
+  image: np.ndarray, rng: np.random.Generator, probability: float = 0.5
+) -> np.ndarray:
+  """Mirrors an image with some probability.
 
   Args:
-    image: uint8 `[H, W, C]`.
+    image: `[H, W, C]`.
     rng: one number is drawn from it.
+    probability: of the mirror image.
 
   Returns:
-    uint8 `[H, W, C]`: `image` itself, or its mirror image.
+    `[H, W, C]`: `image` itself, or its mirror image.
 
   Examples:
     >>> image = np.arange(3, dtype=np.uint8).reshape(1, 3, 1)
@@ -147,10 +174,171 @@ def flip_left_right(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     >>> [flip_left_right(image, rng).ravel().tolist() for _ in range(3)]
     [[0, 1, 2], [2, 1, 0], [2, 1, 0]]
   """
-  if rng.random() >= 0.5:
+  if rng.random() >= probability:
     return image
   # A mirrored view would be free, but slow to copy into the batch.
   return cv2.flip(image, 1).reshape(image.shape)
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+  """Turns an image about its centre; the corners it leaves are zeros.
+
+  Args:
+    image: uint8 `[H, W, C]`, C being 1 or 3.
+    degrees: the angle, counter-clockwise.
+
+  Returns:
+    uint8 `[H, W, C]`, each pixel the nearest one of `image`.
+
+  Examples:
+    >>> image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)
+    >>> rotate(image, 90)[..., 0]
+    array([[1, 3],
+           [0, 2]], dtype=uint8)
+  """
+  rotated = _pillow.to_pillow(image, 'rotate').rotate(
+    degrees, Image.Resampling.NEAREST
+  )
+  return _pillow.to_array(rotated)
+
+
+@dataclasses.dataclass(frozen=True)
+class PadAndCrop:
+  """The operation `pad_and_crop`: a random shift by up to `padding` pixels.
+
+  Attributes:
+    padding: the largest shift, in pixels; an integer >= 0.
+
+  Examples:
+    >>> image = np.zeros((32, 32, 3), np.uint8)
+    >>> PadAndCrop(4)(image, np.random.default_rng(0)).shape
+    (32, 32, 3)
+  """
+
+  random: ClassVar[bool] = True
+  takes_floats: ClassVar[bool] = True
+  padding: int
+
+  def __post_init__(self):
+    _arguments.check_integer('pad_and_crop', 'padding', self.padding, 0)
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the shifted image."""
+    return pad_and_crop(image, rng, self.padding)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+  """The operation `flip`: mirrors an image, left to right, now and then.
+
+  Digits and letters are not symmetric: leave it out there.
+
+  Attributes:
+    probability: of the mirror image; in [0, 1].
+
+  Examples:
+    >>> image = np.arange(3, dtype=np.uint8).reshape(1, 3, 1)
+    >>> Flip(probability=1.0)(image, np.random.default_rng(0)).ravel()
+    array([2, 1, 0], dtype=uint8)
+  """
+
+  random: ClassVar[bool] = True
+  takes_floats: ClassVar[bool] = True
+  probability: float = 0.5
+
+  def __post_init__(self):
+    _arguments.check_number('flip', 'probability', self.probability, 0, 1)
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the image or its mirror image."""
+    return flip_left_right(image, rng, self.probability)
+
+
+@dataclasses.dataclass(frozen=True)
+class CenterCrop:
+  """The operation `center_crop`: the central square, as torchvision's.
+
+  Attributes:
+    size: the side of the square; an integer >= 1.
+
+  Examples:
+    >>> CenterCrop(224)(np.zeros((256, 341, 3), np.uint8)).shape
+    (224, 224, 3)
+  """
+
+  random: ClassVar[bool] = False
+  takes_floats: ClassVar[bool] = True
+  size: int
+
+  def __post_init__(self):
+    _arguments.check_integer('center_crop', 'size', self.size, 1)
+
+  def __call__(
+    self, image: np.ndarray, rng: np.random.Generator | None = None
+  ) -> np.ndarray:
+    """Returns the crop."""
+    return center_crop(image, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+  """The operation `random_crop`: a square at a random place, after padding.
+
+  Attributes:
+    size: the side of the square; an integer >= 1.
+    padding: zeros added to each side first; an integer >= 0.
+
+  Examples:
+    >>> image = np.zeros((512, 682, 3), np.uint8)
+    >>> RandomCrop(448, padding=8)(image, np.random.default_rng(0)).shape
+    (448, 448, 3)
+  """
+
+  random: ClassVar[bool] = True
+  takes_floats: ClassVar[bool] = True
+  size: int
+  padding: int = 0
+
+  def __post_init__(self):
+    _arguments.check_integer('random_crop', 'size', self.size, 1)
+    _arguments.check_integer('random_crop', 'padding', self.padding, 0)
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the crop."""
+    return random_crop(image, rng, self.size, self.padding)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotate:
+  """The operation `rotate`: a random angle, as torchvision's RandomRotation.
+
+  Attributes:
+    degrees: the angle is uniform in `[-degrees, degrees]`, or in
+      `[low, high]` for two numbers.
+
+  Examples:
+    >>> image = np.zeros((32, 32, 3), np.uint8)
+    >>> Rotate(15)(image, np.random.default_rng(0)).shape
+    (32, 32, 3)
+  """
+
+  random: ClassVar[bool] = True
+  takes_floats: ClassVar[bool] = False
+  degrees: float | tuple[float, float]
+
+  def __post_init__(self):
+    if isinstance(self.degrees, tuple):
+      _arguments.check_range('rotate', 'degrees', self.degrees)
+    else:
+      _arguments.check_number('rotate', 'degrees', self.degrees, 0)
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the rotated image."""
+    if isinstance(self.degrees, tuple):
+      low, high = self.degrees
+    else:
+      low, high = -self.degrees, self.degrees
+    return rotate(image, float(rng.uniform(low, high)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +377,3 @@ class Augment:
     if self.flip:
       image = flip_left_right(image, rng)
     return image
-
-
-def _round(numerator: int, denominator: int) -> int:
-  """Rounds a quotient of positive integers, halves up."""
-  return (2 * numerator + denominator) // (2 * denominator)

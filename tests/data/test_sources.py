@@ -154,8 +154,9 @@ class TestOpenedDataset:
       'tiny', 'train', data_dir=tmp_path, image_size=4, channels=3
     )
     assert source.image_shape == (4, 4, 3)
+    # Halved with the weights 1/8, 3/8, 3/8, 1/8: bilinear and antialiased.
     expected = np.broadcast_to(
-      np.array([0, 0, 100, 100], np.uint8)[None, :, None], (4, 4, 3)
+      np.array([0, 13, 88, 100], np.uint8)[None, :, None], (4, 4, 3)
     )
     np.testing.assert_array_equal(source[0]['image'], expected)
 
