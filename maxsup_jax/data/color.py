@@ -1,0 +1,189 @@
+"""Random colours: torchvision's jitter, TensorFlow's distortions."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from maxsup_jax.data import _arguments, _pillow
+
+_Factor = float | tuple[float, float]
+
+
+def shift_hue(image: Image.Image, hue: float) -> Image.Image:
+  """Turns the hue of every pixel, as torchvision does.
+
+  In Pillow's HSV, whose hue has the 256 values of a byte; `int(255 * hue)` is
+  added to it, modulo 256.
+
+  Args:
+    image: of mode RGB, or L, which has no hue and is returned.
+    hue: in turns, in [-0.5, 0.5].
+
+  Returns:
+    An image of the same mode.
+
+  Examples:
+    >>> red = Image.new('RGB', (1, 1), (200, 0, 0))
+    >>> shift_hue(red, 1 / 3).getpixel((0, 0))
+    (0, 200, 0)
+  """
+  if image.mode == 'L':
+    return image
+  pixels_HW3 = np.array(image.convert('HSV'))
+  pixels_HW3[..., 0] += np.uint8(int(255 * hue) % 256)
+  size, data = image.size, pixels_HW3.tobytes()
+  return Image.frombytes('HSV', size, data).convert('RGB')
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+  """The operation `color_jitter`: brightness, contrast, saturation and hue.
+
+  All four in a random order, each with a random factor f. A pixel x becomes
+  `f * x + (1 - f) * y`, rounded down and clipped, where y is black for the
+  brightness, the mean grey of the image for the contrast, and the grey of the
+  pixel for the saturation. The hue: see `shift_hue`. The same as torchvision's
+  ColorJitter of Pillow's images, to the bit for equal factors.
+
+  Attributes:
+    brightness: f is uniform in `[max(0, 1 - brightness), 1 + brightness]`, or
+      in `[low, high]` for two numbers; 0 leaves it out.
+    contrast: like `brightness`.
+    saturation: like `brightness`.
+    hue: the shift, in turns, is uniform in `[-hue, hue]`, or in `[low, high]`;
+      at most half a turn.
+
+  Examples:
+    >>> image = np.full((2, 2, 3), 100, np.uint8)
+    >>> jitter = ColorJitter(brightness=(0.5, 0.5))
+    >>> jitter(image, np.random.default_rng(0))[0, 0]
+    array([50, 50, 50], dtype=uint8)
+  """
+
+  random: ClassVar[bool] = True
+  takes_floats: ClassVar[bool] = False
+  brightness: _Factor = 0.0
+  contrast: _Factor = 0.0
+  saturation: _Factor = 0.0
+  hue: _Factor = 0.0
+
+  def __post_init__(self):
+    for name in ('brightness', 'contrast', 'saturation', 'hue'):
+      value = getattr(self, name)
+      least, most = (-0.5, 0.5) if name == 'hue' else (0.0, math.inf)
+      if isinstance(value, tuple):
+        _arguments.check_range('color_jitter', name, value, least, most)
+      else:
+        _arguments.check_number('color_jitter', name, value, 0.0, most)
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the image in other colours."""
+    pillow = _pillow.to_pillow(image, 'color_jitter')
+    order = rng.permutation(4)
+    brightness, contrast, saturation = (
+      _draw(value, 1.0, rng)
+      for value in (self.brightness, self.contrast, self.saturation)
+    )
+    changes = (
+      (brightness, 1.0, _brighten),
+      (contrast, 1.0, _contrast),
+      (saturation, 1.0, _saturate),
+      (_draw(self.hue, 0.0, rng), 0.0, shift_hue),
+    )
+    for index in order:
+      value, neutral, change = changes[index]
+      if value != neutral:
+        pillow = change(pillow, value)
+    return _pillow.to_array(pillow)
+
+
+@dataclasses.dataclass(frozen=True)
+class TfDistort:
+  """The operation `tf_distort`: TensorFlow's brightness, then contrast.
+
+  `random_brightness` adds one number to all pixels, and `random_contrast`
+  multiplies the deviations from the mean of each channel. Both work on floats
+  here, and nothing is clipped, as in the CIFAR-10 tutorial of TensorFlow and in
+  Tensor2Tensor. (`standardize` after it takes the brightness back.)
+
+  Attributes:
+    brightness: what is added is uniform in `[-brightness, brightness]`, on the
+      scale 0..255.
+    contrast: the range of the factor.
+
+  Examples:
+    >>> image = np.array([[[10], [30]]], np.uint8)
+    >>> distort = TfDistort(brightness=0, contrast=(2, 2))
+    >>> distort(image, np.random.default_rng(0)).ravel()
+    array([ 0., 40.], dtype=float32)
+  """
+
+  random: ClassVar[bool] = True
+  takes_floats: ClassVar[bool] = True
+  gives_floats: ClassVar[bool] = True
+  brightness: float = 63.0
+  contrast: tuple[float, float] = (0.2, 1.8)
+
+  def __post_init__(self):
+    _arguments.check_number('tf_distort', 'brightness', self.brightness, 0)
+    _arguments.check_range('tf_distort', 'contrast', self.contrast, 0)
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns float32 `[H, W, C]`."""
+    delta = rng.uniform(-self.brightness, self.brightness)
+    factor = rng.uniform(*self.contrast)
+    mean = image.mean(axis=(0, 1), dtype=np.float64)
+    return ((image - mean) * factor + (mean + delta)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardize:
+  """The operation `standardize`: TensorFlow's per-image standardisation.
+
+  `(x - mean) / max(sd, 1 / sqrt(n))`, with the mean and the standard deviation
+  of all n = H W C numbers of the image; the limit is for uniform images.
+
+  Examples:
+    >>> image = np.array([[[10], [30]]], np.uint8)
+    >>> Standardize()(image).ravel()
+    array([-1.,  1.], dtype=float32)
+    >>> Standardize()(np.full((4, 4, 3), 7, np.uint8)).any()
+    np.False_
+  """
+
+  random: ClassVar[bool] = False
+  takes_floats: ClassVar[bool] = True
+  gives_floats: ClassVar[bool] = True
+
+  def __call__(
+    self, image: np.ndarray, rng: np.random.Generator | None = None
+  ) -> np.ndarray:
+    """Returns float32 `[H, W, C]`."""
+    centered = image - image.mean(dtype=np.float64)
+    deviation = math.sqrt(np.square(centered).mean())
+    deviation = max(deviation, 1 / math.sqrt(image.size))
+    return (centered / deviation).astype(np.float32)
+
+
+def _draw(value: _Factor, neutral: float, rng: np.random.Generator) -> float:
+  """A factor (around 1) or a shift (around 0); a factor is never negative."""
+  if isinstance(value, tuple):
+    low, high = value
+  else:
+    low, high = neutral - value, neutral + value
+  return float(rng.uniform(max(low, 0.0) if neutral else low, high))
+
+
+def _brighten(image: Image.Image, factor: float) -> Image.Image:
+  return ImageEnhance.Brightness(image).enhance(factor)
+
+
+def _contrast(image: Image.Image, factor: float) -> Image.Image:
+  return ImageEnhance.Contrast(image).enhance(factor)
+
+
+def _saturate(image: Image.Image, factor: float) -> Image.Image:
+  return ImageEnhance.Color(image).enhance(factor)

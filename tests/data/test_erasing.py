@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from maxsup_jax.data import erasing
+from maxsup_jax.data.erasing import RandomErasing
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _rng(seed=0):
+  return np.random.default_rng(seed)
+
+
+class TestDrawBox:
+  def test_area_and_aspect(self):
+    rng, n = _rng(), 4000
+    boxes = np.array(
+      [
+        erasing.draw_box(500, 500, rng, (0.02, 1 / 3), (0.5, 2))
+        for _ in range(n)
+      ]
+    )
+    top, left, height, width = boxes.T
+    assert np.all((top + height <= 500) & (left + width <= 500))
+    for values, low, high in (
+      (height * width / 500**2, 0.02, 1 / 3),
+      (np.log(height / width), math.log(0.5), math.log(2)),
+      (top / (500 - height + 1), 0, 1),
+      (left / (500 - width + 1), 0, 1),
+    ):
+      uniform = np.sort((values - low) / (high - low))
+      distance = np.abs(uniform - np.arange(n) / n).max()
+      assert distance < 1.95 / math.sqrt(n) + 0.006  # Whole pixels.
+
+  def test_timms_defaults(self):
+    # With all draws at the upper end: a third of 90 x 90 with a height of
+    # 10/3 widths would be 95 high; at the lower end 7 high and 23 wide.
+    class End:
+      def __init__(self, high):
+        self.high = high
+
+      def uniform(self, *limits):
+        return limits[self.high]
+
+      def integers(self, high):
+        return high - 1
+
+    assert erasing.draw_box(90, 90, End(True)) is None
+    assert erasing.draw_box(90, 90, End(False)) == (83, 67, 7, 23)
+
+  def test_the_box_is_smaller_than_the_image(self):
+    for seed in range(50):
+      box = erasing.draw_box(6, 40, _rng(seed), (0.3, 0.9))
+      assert box is None or (box[2] < 6 and box[3] < 40)
+
+  def test_ten_attempts(self):
+    class Counting:
+      count = 0
+
+      def uniform(self, low, high):
+        self.count += 1
+        return high
+
+    rng = Counting()
+    assert erasing.draw_box(8, 8, rng, (1, 1), (1, 1)) is None
+    assert rng.count == 20
+
+
+class TestRandomErasing:
+  def test_probability(self):
+    image, rng, n = np.zeros((16, 16, 1), np.uint8), _rng(), 2000
+    erase = RandomErasing(0.25, mode='const', mean=(1.0,))
+    erased = sum(erase(image, rng) is not image for _ in range(n))
+    assert abs(erased - n / 4) < 5 * math.sqrt(n * 3 / 16)
+    assert RandomErasing(0.0)(image, rng) is image
+
+  @pytest.mark.parametrize('mode', ['pixel', 'rand', 'const'])
+  def test_only_the_box_changes(self, mode):
+    image = np.random.default_rng(5).integers(0, 256, (40, 50, 3), np.uint8)
+    image.flags.writeable = False
+    for seed in range(20):
+      rng = _rng(seed)
+      rng.random()
+      top, left, height, width = erasing.draw_box(40, 50, rng)
+      out = RandomErasing(1.0, mode=mode, mean=_MEAN, std=_STD)(
+        image, _rng(seed)
+      )
+      inside = np.s_[top : top + height, left : left + width]
+      box = out[inside]
+      kept = out.copy()
+      kept[inside] = image[inside]
+      np.testing.assert_array_equal(kept, image)
+      if mode == 'const':
+        np.testing.assert_array_equal(
+          box, np.broadcast_to([124, 116, 104], box.shape)
+        )
+      else:
+        number = len(np.unique(box.reshape(-1, 3), axis=0))
+        assert number == 1 if mode == 'rand' else number > box.size / 6
+
+  def test_the_noise_is_normal_after_normalisation(self):
+    erase = RandomErasing(1.0, (0.3, 1 / 3), mean=_MEAN, std=_STD)
+    image = np.full((300, 300, 3), 7, np.uint8)
+    rng = _rng(1)
+    rng.random()
+    top, left, height, width = erasing.draw_box(300, 300, rng, (0.3, 1 / 3))
+    out = erase(image, _rng(1))[top : top + height, left : left + width]
+    n = height * width
+    for c in range(3):
+      # The distribution at the middle between two bytes is exact.
+      values = out[..., c]
+      edges = np.arange(255) + 0.5
+      expected = stats.norm.cdf((edges / 255 - _MEAN[c]) / _STD[c])
+      share = np.cumsum(np.bincount(values.ravel(), minlength=256))[:-1] / n
+      assert np.abs(share - expected).max() < 1.95 / math.sqrt(n)
+    flat = out.reshape(-1, 3).astype(float)
+    correlation = np.corrcoef(flat.T)[np.triu_indices(3, 1)]
+    assert np.abs(correlation).max() < 5 / math.sqrt(n)
+
+  def test_one_random_colour(self):
+    erase = RandomErasing(1.0, mode='rand', mean=(0.5,), std=(0.1,))
+    image = np.zeros((10, 10, 1), np.uint8)
+    n = 1000
+    colours = [erase(image, _rng(seed)).max() for seed in range(n)]
+    normal = stats.norm(127.5, 25.5)
+    assert stats.kstest(colours, normal.cdf).statistic < 0.08
+    assert abs(np.mean(colours) - 127.5) < 5 * 25.5 / math.sqrt(n)
+
+  def test_share_of_the_noise_that_is_clipped(self):
+    # The numbers of the docstring.
+    shares = [
+      stats.norm.cdf(-m / s) + stats.norm.sf((1 - m) / s)
+      for m, s in zip(_MEAN, _STD)
+    ]
+    np.testing.assert_allclose(shares, [0.0294, 0.0285, 0.0397], atol=5e-5)
+    assert round(np.mean(shares), 4) == 0.0325
+    for number in ('3.25%', '2.94, 2.85 and 3.97%'):
+      assert number in RandomErasing.__doc__
+
+  @pytest.mark.parametrize('shape', [(1, 1, 3), (1, 30, 1), (2, 2, 1)])
+  def test_tiny(self, shape):
+    image = np.full(shape, 9, np.uint8)
+    for seed in range(30):
+      out = RandomErasing(1.0)(image, _rng(seed))
+      assert out.shape == shape
+      assert out.dtype == np.uint8
+
+  @pytest.mark.parametrize(
+    ('make', 'match'),
+    [
+      (lambda: RandomErasing(1.5), r'random_erasing: probability .* in \[0, 1'),
+      (lambda: RandomErasing('1'), 'probability must be a number'),
+      (lambda: RandomErasing(1, (0, 0.5)), r'area .* in \[0, 1\] and above 0'),
+      (lambda: RandomErasing(1, (0.5, 1.5)), 'area must be two numbers'),
+      (lambda: RandomErasing(1, aspect=(0, 1)), 'aspect .* above 0, not'),
+      (
+        lambda: RandomErasing(1, mode='noise'),
+        'one of pixel, rand, const, not',
+      ),
+    ],
+  )
+  def test_refuses(self, make, match, refused):
+    with refused(match):
+      make()
+
+  def test_refuses_images(self, refused):
+    with refused('random_erasing needs a uint8 image, not float32'):
+      RandomErasing(1.0)(np.zeros((9, 9, 3), np.float32), _rng())
+    with refused('std has 2 values, but the image has 3 channels'):
+      RandomErasing(1.0, std=(1.0, 1.0))(np.zeros((9, 9, 3), np.uint8), _rng())
