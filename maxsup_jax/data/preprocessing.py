@@ -1,0 +1,229 @@
+"""Chains of image operations, written as text in a configuration."""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data.color import ColorJitter, Standardize, TfDistort
+from maxsup_jax.data.erasing import RandomErasing
+from maxsup_jax.data.rand_augment import RandAugment
+from maxsup_jax.data.resizing import RandomResizedCrop, Resize, ResizeExact
+from maxsup_jax.data.transforms import (
+  CenterCrop,
+  Flip,
+  PadAndCrop,
+  RandomCrop,
+  Rotate,
+)
+
+OPERATIONS: Mapping[str, type] = MappingProxyType(
+  {
+    'center_crop': CenterCrop,
+    'color_jitter': ColorJitter,
+    'flip': Flip,
+    'pad_and_crop': PadAndCrop,
+    'rand_augment': RandAugment,
+    'random_crop': RandomCrop,
+    'random_erasing': RandomErasing,
+    'random_resized_crop': RandomResizedCrop,
+    'resize': Resize,
+    'resize_exact': ResizeExact,
+    'rotate': Rotate,
+    'standardize': Standardize,
+    'tf_distort': TfDistort,
+  }
+)
+
+# Arguments that come from the data set, not from the text.
+_STATISTICS = ('mean', 'std')
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+  """Image operations, one after the other; made by `parse_transform`.
+
+  Attributes:
+    operations: the operations.
+    text: the text that they were read from.
+
+  Examples:
+    >>> transform = parse_transform('pad_and_crop(4) | flip')
+    >>> image = np.zeros((32, 32, 3), np.uint8)
+    >>> transform(image, np.random.default_rng(0)).shape
+    (32, 32, 3)
+    >>> transform.random
+    True
+  """
+
+  operations: tuple[Any, ...] = ()
+  text: str = ''
+
+  @property
+  def random(self) -> bool:
+    """Whether any of the operations is."""
+    return any(operation.random for operation in self.operations)
+
+  def __call__(
+    self, image: np.ndarray, rng: np.random.Generator | None = None
+  ) -> np.ndarray:
+    """Applies the operations.
+
+    Args:
+      image: uint8 `[H, W, C]`; it is not changed.
+      rng: what the operations draw from; not needed if none is random.
+
+    Returns:
+      `[H', W', C]`, uint8 or, after `tf_distort` or `standardize`, float32. It
+      may be `image` itself, or a view of it.
+    """
+    for operation in self.operations:
+      image = operation(image, rng)
+    return image
+
+
+def parse_transform(
+  text: str, *, mean: Sequence[float] = (0,), std: Sequence[float] = (1,)
+) -> Transform:
+  """Reads a chain of image operations from text.
+
+  Operations stand between '|' and are applied from left to right. Their
+  arguments are literals of Python (or quotients such as `3/4`), by position or
+  by name; a name alone is a call without arguments. No text is the identity.
+  `OPERATIONS` has all operations, and their attributes are the arguments.
+
+  Args:
+    text: e.g. "random_resized_crop(224, interpolation='bicubic') | flip".
+    mean: of the data set, per channel or one for all, pixels being in [0, 1];
+      for the operations that need a colour (`rand_augment`, `random_erasing`).
+    std: its standard deviation.
+
+  Returns:
+    The transform.
+
+  Raises:
+    UsageError: if the text is no such chain, or if an operation or an argument
+      is unknown, missing or out of range.
+
+  Examples:
+    >>> parse_transform('resize(256) | center_crop(224)').operations
+    (Resize(size=256, interpolation='bilinear'), CenterCrop(size=224))
+  """
+  if not isinstance(text, str):
+    raise UsageError(f'a transform must be text, not {text!r}')
+  statistics = {
+    'mean': tuple(float(x) for x in mean),
+    'std': tuple(float(x) for x in std),
+  }
+  operations = []
+  if text.strip():
+    try:
+      # The parentheses allow line breaks.
+      expression = ast.parse(f'(\n{text}\n)', mode='eval').body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+      raise _no_chain(text) from error
+    operations = [_operation(n, text, statistics) for n in _links(expression)]
+  _check_floats(operations)
+  return Transform(tuple(operations), text)
+
+
+def _links(node: ast.expr) -> list[ast.expr]:
+  """The operands of `a | b | c`, in order."""
+  links = []
+  while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+    links.append(node.right)
+    node = node.left
+  return [node, *reversed(links)]
+
+
+def _operation(
+  node: ast.expr, text: str, statistics: Mapping[str, tuple[float, ...]]
+) -> Any:
+  """The operation that a name or a call stands for."""
+  call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+  if not isinstance(call.func, ast.Name):
+    raise _no_chain(text)
+  name = call.func.id
+  if name not in OPERATIONS:
+    raise UsageError(
+      f'unknown operation {name!r} in a transform: known are '
+      f'{", ".join(OPERATIONS)}'
+    )
+  operation = OPERATIONS[name]
+  parameters = inspect.signature(operation).parameters
+  own = [p for p in parameters.values() if p.name not in _STATISTICS]
+  given = dict(zip([p.name for p in own], call.args))
+  if len(call.args) > len(own):
+    raise UsageError(
+      f'{name} takes at most {len(own)} arguments, not {len(call.args)}: '
+      f'{_usage(name, own)}'
+    )
+  for keyword in call.keywords:
+    if keyword.arg not in [p.name for p in own]:
+      raise UsageError(
+        f'{name} has no argument {keyword.arg or "**"!r}: {_usage(name, own)}'
+      )
+    if keyword.arg in given:
+      raise UsageError(f'{name}: {keyword.arg} is given twice')
+    given[keyword.arg] = keyword.value
+  for parameter in own:
+    if parameter.default is parameter.empty and parameter.name not in given:
+      raise UsageError(
+        f'{name} needs the argument {parameter.name}: {_usage(name, own)}'
+      )
+  arguments = {key: _literal(name, key, n) for key, n in given.items()}
+  arguments |= {k: v for k, v in statistics.items() if k in parameters}
+  return operation(**arguments)
+
+
+def _literal(operation: str, name: str, node: ast.expr) -> Any:
+  """The value of a literal, lists being tuples, or of a quotient of numbers."""
+  try:
+    if isinstance(node, (ast.Tuple, ast.List)):
+      return tuple(_literal(operation, name, item) for item in node.elts)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+      return ast.literal_eval(node.left) / ast.literal_eval(node.right)
+    return ast.literal_eval(node)
+  except (ValueError, TypeError, ArithmeticError) as error:
+    if isinstance(error, UsageError):
+      raise
+    raise UsageError(
+      f'{operation}: {name} must be a literal such as 0.5, (0.2, 1.8) or '
+      f"'bicubic', not {ast.unparse(node)}"
+    ) from error
+
+
+def _usage(name: str, parameters: Sequence[inspect.Parameter]) -> str:
+  """How an operation is called, e.g. 'resize(size, interpolation=...)'."""
+  shown = [
+    p.name if p.default is p.empty else f'{p.name}={p.default!r}'
+    for p in parameters
+  ]
+  return f'{name}({", ".join(shown)})'
+
+
+def _check_floats(operations: Sequence[Any]) -> None:
+  """Refuses operations for bytes after one that makes floats."""
+  names = {operation: name for name, operation in OPERATIONS.items()}
+  maker = None
+  for operation in operations:
+    if maker is not None and not operation.takes_floats:
+      raise UsageError(
+        f'{names[type(operation)]} needs a uint8 image, but stands after '
+        f'{names[type(maker)]}, which makes floats'
+      )
+    if getattr(operation, 'gives_floats', False):
+      maker = operation
+
+
+def _no_chain(text: str) -> UsageError:
+  shown = ' '.join(text.split())
+  return UsageError(
+    f"a transform must read like 'resize(256) | center_crop(224)', not "
+    f'{shown!r}'
+  )
