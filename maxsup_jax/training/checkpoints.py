@@ -10,6 +10,7 @@ import copy
 import json
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +87,10 @@ class Checkpoints:
     Raises:
       UsageError: if there is no such checkpoint or it is damaged.
     """
-    if step not in self.steps():
-      raise UsageError(
-        f'no checkpoint of step {step} in {self._directory}; there are: '
-        f'{", ".join(map(str, self.steps())) or "none"}'
-      )
+    self._checked_path(step)
     template = jax.tree.map(
       lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
     )
-    path = self._directory / str(step)
-    if damaged := _damaged_files(path):
-      raise UsageError(f'the checkpoint {path} is damaged ({damaged[0]})')
     read = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -105,6 +99,40 @@ class Checkpoints:
       ),
     )
     return read['state'], read['extra']
+
+  def restore_part(self, step: int, names: Sequence[str]) -> dict[str, Any]:
+    """Reads some fields of a saved state, whatever they look like.
+
+    Args:
+      step: which checkpoint.
+      names: of fields of the state, such as 'params'. The others are not read.
+
+    Returns:
+      The fields by name: trees of host arrays, of dictionaries and lists; None
+      for a field that is None.
+
+    Raises:
+      UsageError: if there is no such checkpoint or it is damaged.
+    """
+    path = self._checked_path(step) / 'state'
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      saved = checkpointer.metadata(path).item_metadata.tree
+      there = {name: saved[name] for name in names if saved[name] is not None}
+      if not there:
+        return dict.fromkeys(names)
+      like = jax.tree.map(
+        lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), there
+      )
+      as_arrays = ocp.RestoreArgs(restore_type=np.ndarray)
+      read = checkpointer.restore(
+        path,
+        args=ocp.args.PyTreeRestore(
+          item=like,
+          restore_args=jax.tree.map(lambda _: as_arrays, like),
+          partial_restore=True,
+        ),
+      )
+    return {name: read.get(name) for name in names}
 
   def restore_latest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
     """Reads the newest checkpoint that is whole.
@@ -155,6 +183,18 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+  def _checked_path(self, step: int) -> Path:
+    """Where a checkpoint is, being whole."""
+    if step not in self.steps():
+      raise UsageError(
+        f'no checkpoint of step {step} in {self._directory}; there are: '
+        f'{", ".join(map(str, self.steps())) or "none"}'
+      )
+    path = self._directory / str(step)
+    if damaged := _damaged_files(path):
+      raise UsageError(f'the checkpoint {path} is damaged ({damaged[0]})')
+    return path
 
   def _seal(self) -> None:
     """Writes the checksums of what was saved, before orbax renames it."""

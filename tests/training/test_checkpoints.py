@@ -75,6 +75,25 @@ def test_keeps_the_newest_and_restores_bit_for_bit(directory):
   assert int(state.step) == 3
 
 
+def test_parts_are_read_whatever_the_rest_looks_like(directory):
+  checkpoints = Checkpoints(directory)
+  state = make_state(3)
+  read = checkpoints.restore_part(3, ('params', 'batch_stats'))
+  assert_same(read, {'params': state.params, 'batch_stats': {}})
+  assert_same(checkpoints.restore_part(3, ('ema',)), {'ema': state.ema})
+  with pytest.raises(UsageError, match=r'no checkpoint of step 7.*: 2, 3'):
+    checkpoints.restore_part(7, ('params',))
+
+
+def test_a_part_that_is_none(tmp_path):
+  checkpoints = Checkpoints(tmp_path / 'checkpoints')
+  checkpoints.save(1, make_state(1).replace(ema=None), {})
+  checkpoints.wait()
+  assert checkpoints.restore_part(1, ('ema',)) == {'ema': None}
+  read = checkpoints.restore_part(1, ('ema', 'step'))
+  assert_same(read, {'ema': None, 'step': np.array(1, np.int32)})
+
+
 def test_what_changes_after_the_save_is_not_saved(tmp_path, monkeypatch):
   """Orbax turns the document into JSON in a thread of its own."""
   checkpoints = Checkpoints(tmp_path / 'checkpoints')
