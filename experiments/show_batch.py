@@ -1,0 +1,215 @@
+"""Draws a batch as training sees it, to look at what a run card does to images.
+
+  python -m experiments.show_batch --config=configs/digits.py --out=batch.png
+  python -m experiments.show_batch --config=configs/digits.py --epochs=0,1,2,3
+
+The picture shows the first images of the batch of --step, after augmentation,
+mixup and cutmix: the very ones that `experiments.train` takes at that step with
+the same card. Their normalisation is undone. Below stand the classes; those of
+a mixed image with their weights.
+
+With --epochs it shows what the augmentation makes of the same examples in
+several epochs, beside the originals; nothing is mixed.
+
+It prints shapes, and the mean and standard deviation of the normalised images
+of the whole batch, per channel: 0 and 1 where dataset.mean and dataset.std fit.
+"""
+
+import re
+import sys
+
+from absl import flags
+
+from experiments import _cli
+
+CARD = 'configs/digits.py'
+
+_OUT = flags.DEFINE_string(
+  'out', 'batch.png', 'The picture to write, a .png; one that is there goes.'
+)
+_STEP = flags.DEFINE_integer(
+  'step',
+  0,
+  'The batch of which step; with --split=eval the number of the batch.',
+  lower_bound=0,
+)
+_ROWS = flags.DEFINE_integer('rows', 4, 'Rows of images.', lower_bound=1)
+_COLUMNS = flags.DEFINE_integer('columns', 8, 'In a row.', lower_bound=1)
+_SPLIT = flags.DEFINE_enum(
+  'split',
+  'train',
+  ['train', 'eval'],
+  "Of which of the config's splits, so with which transform.",
+)
+_EPOCHS = flags.DEFINE_list(
+  'epochs', [], 'Show the same examples, one a row, as these epochs see them.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, "Where datasets are; tfds's own default if not given."
+)
+
+
+def main():
+  epochs = _checked_epochs()
+  if not _OUT.value.lower().endswith('.png'):
+    raise _cli.UsageError(f'--out={_OUT.value}: expected a name ending in .png')
+  out = _cli.checked_out(_OUT.value)
+  _cli.join_processes()
+  import jax
+
+  from maxsup_jax.training import setup
+  from maxsup_jax.training.config import resolve
+  from maxsup_jax.training.parallel import Devices
+
+  if jax.process_count() > 1:
+    raise _cli.UsageError(
+      f'show_batch runs in one process, not in {jax.process_count()}: each '
+      'would have only a part of the batch'
+    )
+  run = setup.build(
+    resolve(flags.FLAGS.config),
+    data_dir=_DATA_DIR.value,
+    # Of one device, whatever there is: the batch is the same.
+    devices=Devices(jax.local_devices()[:1]),
+    training=_SPLIT.value == 'train',
+  )
+  picture, report = _show_epochs(run, epochs) if epochs else _show_batch(run)
+  temporary = out.with_name(f'.{out.name}')
+  temporary.write_bytes(picture)
+  temporary.replace(out)
+  print(f'{out}: {report}')
+  return 0
+
+
+def _checked_epochs():
+  """The epochs of --epochs; refuses the flags that they have no use for."""
+  given = _EPOCHS.value
+  if not given:
+    return []
+  if not all(e.isdecimal() for e in given):
+    raise _cli.UsageError(
+      f'--epochs={",".join(given)}: expected numbers from 0, such as 0,1,2'
+    )
+  for name in ('step', 'columns'):
+    if flags.FLAGS[name].present:
+      raise _cli.UsageError(f'--epochs and --{name} exclude each other')
+  if _SPLIT.value == 'eval':
+    raise _cli.UsageError(
+      '--epochs and --split=eval exclude each other: evaluation is the same in '
+      'every epoch'
+    )
+  return [int(e) for e in given]
+
+
+def _show_batch(run):
+  """The picture of a batch, and what to print about it."""
+  from experiments import _show_batch
+
+  config, split, step = run.config, _SPLIT.value, _STEP.value
+  source = run.train_source if split == 'train' else run.eval_source
+  seen = _show_batch.read(run, split=split, step=step)
+  stored = seen.batch['image']
+  mixing = _show_batch.mixing_of(config) if split == 'train' else None
+  count = min(_ROWS.value * _COLUMNS.value, len(stored))
+  if stored.dtype.kind == 'f':
+    images = [_show_batch.stretched(x) for x in seen.inputs[:count]]
+    caption = 'Float images: each is scaled to its own range.'
+  elif mixing:
+    dataset = config.dataset
+    images = _show_batch.to_pixels(
+      seen.inputs[:count], dataset.mean, dataset.std
+    )
+    caption = 'Normalisation undone.'
+  else:
+    images = stored[:count]
+    caption = 'Pixels before normalisation.'
+  if mixing:
+    caption += ' Mixed: ' + ', '.join(f'{n} {v}' for n, v in mixing.items())
+    caption += '.'
+  if count < len(stored):
+    caption = f'{count} of the {len(stored)} images of the batch. {caption}'
+  texts = [
+    _show_batch.label_text(label, source.label_names)
+    for label in seen.labels[:count]
+  ]
+  where = f'{source.name}, batch {step}'
+  if split == 'train':
+    where = f'{source.name}, step {step}, epoch {step // run.steps_per_epoch}'
+  picture = _show_batch.grid(
+    _in_rows(images, _COLUMNS.value),
+    _in_rows(texts, _COLUMNS.value),
+    title='\n'.join([_card(), where, _transform(config, split)]),
+    caption=caption,
+  )
+  mean, std = (
+    ', '.join(f'{x:.3f}' for x in values) for values in (seen.mean, seen.std)
+  )
+  shapes = '; '.join(
+    f'{name} {x.dtype} {list(x.shape)}'
+    for name, x in (('images', stored), ('labels', seen.labels))
+  )
+  return picture, (
+    f'{where}: {shapes}; normalised{", before mixing" if mixing else ""}: mean '
+    f'{mean}, std {std}'
+  )
+
+
+def _show_epochs(run, epochs):
+  """The picture of some examples in several epochs, and what to print."""
+  from experiments import _show_batch
+
+  source = run.train_source
+  found = _show_batch.read_epochs(run, epochs=epochs, count=_ROWS.value)
+  stretches = found.versions[0][0].dtype.kind == 'f'
+  rows = [
+    [original, *map(_show_batch.stretched, versions)]
+    if stretches
+    else [original, *versions]
+    for original, versions in zip(found.originals, found.versions)
+  ]
+  texts = [
+    [
+      f'{_show_batch.label_text(label, source.label_names)}\n#{index}',
+      *[''] * len(epochs),
+    ]
+    for label, index in zip(found.labels, found.indices)
+  ]
+  picture = _show_batch.grid(
+    rows,
+    texts,
+    title='\n'.join([_card(), source.name, _transform(run.config, 'train')]),
+    caption='Float images: each is scaled to its own range.'
+    if stretches
+    else '',
+    headings=['original', *(f'epoch {e}' for e in epochs)],
+  )
+  version = found.versions[0][0]
+  return picture, (
+    f'{len(rows)} examples of {source.name} in epochs '
+    f'{", ".join(map(str, epochs))}: {version.dtype} {list(version.shape)}'
+  )
+
+
+def _card():
+  """The card as it was given, and the fields that were changed."""
+  _, card = _cli._take_card(sys.argv[1:], CARD)
+  changed = [
+    a
+    for a in sys.argv[1:]
+    # The transform has a line of its own.
+    if re.match(r'--?config\.(?!dataset\.(train|eval)_transform)', a)
+  ]
+  return ' '.join([card, *changed])
+
+
+def _transform(config, split):
+  field = f'{split}_transform'
+  return f'{field}: {config.dataset.get(field) or "none"}'
+
+
+def _in_rows(items, columns):
+  return [items[i : i + columns] for i in range(0, len(items), columns)]
+
+
+if __name__ == '__main__':
+  _cli.run(main, config=CARD)
