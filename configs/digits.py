@@ -36,7 +36,7 @@ def get_config(arg=None):
   config.dataset.name = 'digits'
   config.dataset.mean = (0.3,)
   config.dataset.std = (0.38,)
-  config.dataset.augment.pad = 1
+  config.dataset.train_transform = 'pad_and_crop(1)'
   config.dataset.in_memory = True
   config.objective = common.objective(args.loss, args.alpha)
   if args.model.startswith('vit'):

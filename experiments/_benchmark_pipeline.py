@@ -40,12 +40,12 @@ def measure(settings: Settings) -> dict[str, Any]:
     if (e.name or '').startswith('maxsup_jax'):
       raise
     return {'images_per_second': None, 'reason': f'{e.name} is not installed'}
-  augment = {'pad': 4, 'flip': True}
+  transform = 'pad_and_crop(4) | flip'
   batches = data.train_batches(
     _source(data, settings),
     batch_size=settings.batch_size,
     seed=_SEED,
-    augment=data.Augment(**augment),
+    transform=data.parse_transform(transform),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
@@ -59,7 +59,7 @@ def measure(settings: Settings) -> dict[str, Any]:
       **_benchmark_timing.summary(per_round),
     },
     'reason': None,
-    'augment': augment,
+    'transform': transform,
     'images_in_memory': max(_IMAGES, settings.batch_size),
   }
 

@@ -156,6 +156,9 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
     ('examples', 'examples', 'd'),
     ('accuracy', 'accuracy', '.2%'),
     ('top5', 'top-5 accuracy', '.2%'),
+    ('accuracy_many', 'many shots', '.2%'),
+    ('accuracy_medium', 'medium shots', '.2%'),
+    ('accuracy_few', 'few shots', '.2%'),
     ('nll', 'NLL', '.4f'),
     ('ece', 'ECE, 15 bins', '.2%'),
     ('objective', 'objective', '.4f'),
@@ -178,7 +181,7 @@ def _with_config(argv: list[str], default: str) -> list[str]:
 
   from maxsup_jax.training.config import FREE_SECTIONS, fields
 
-  argv, card = _take_card(argv, default)
+  argv, card = take_card(argv, default)
   config = load_card(card)
   for argument in argv[1:]:
     match = re.match(r'--?config\.([^=]+)', argument)
@@ -212,7 +215,7 @@ def _with_config(argv: list[str], default: str) -> list[str]:
   return argv
 
 
-def _take_card(argv: list[str], default: str) -> tuple[list[str], str]:
+def take_card(argv: list[str], default: str) -> tuple[list[str], str]:
   """Takes `--config=CARD` or `--config CARD` out of the arguments."""
   rest, card = [], default
   arguments = iter(argv)

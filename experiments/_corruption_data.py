@@ -170,7 +170,7 @@ def check_prepared(
       name = benchmark.dataset(corruption, severity)
       try:
         source = data.open_source(
-          name, benchmark.split, data_dir=data_dir, **_mock(mock)
+          name, benchmark.split, data_dir=data_dir, mock=mock
         )
       except UsageError as error:
         if not isinstance(error.__cause__, tfds.core.DatasetNotFoundError):
@@ -213,7 +213,7 @@ def open_corrupted(
     data_dir=data_dir,
     image_size=dataset.image_size,
     channels=dataset.channels,
-    **_mock(dataset.get('mock')),
+    mock=dataset.mock,
   )
 
 
@@ -254,7 +254,3 @@ def default_transform(
   kept = [o for o in operations if re.match(r'\w*', o)[0] not in _SIZING]
   text = ' | '.join(kept)
   return None if text == own else text
-
-
-def _mock(count: int | None) -> dict[str, int]:
-  return {} if count is None else {'mock': count}

@@ -94,7 +94,7 @@ def restore(
   finally:
     checkpoints.close()
   seal = (directory.checkpoints / str(step) / SEAL).read_bytes()
-  own = config.dataset.get('eval_transform', '')
+  own = config.dataset.eval_transform
   identity = {
     'step': step,
     'weights': weights,
@@ -127,21 +127,20 @@ def _checked_transform(run, benchmark, first, data_dir, transform):
       f'the classes of {source.name} are not those of {clean.name}, or have '
       'another order'
     )
-  seen = getattr(run, 'eval_shape', clean.image_shape)
   if transform is None:
     transform = default_transform(
-      run.config.dataset.get('eval_transform', ''),
+      run.config.dataset.eval_transform,
       clean=clean.image_shape,
       corrupted=source.image_shape,
-      seen=seen,
+      seen=run.eval_shape,
     )
   batches = _batches(run, source, transform)
   shape = next(batches)['image'].shape[1:]
   batches.close()
-  if tuple(shape) != tuple(seen):
+  if tuple(shape) != run.eval_shape:
     raise UsageError(
       f'the images of {source.name} are {list(shape)} in the end, the model '
-      f'sees {list(seen)}: see --transform'
+      f'sees {list(run.eval_shape)}: see --transform'
     )
   return transform
 

@@ -8,13 +8,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 
 from maxsup_jax import models
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data import Source, transforms
+from maxsup_jax.data import resizing
+from maxsup_jax.data.decoding import decode
 from maxsup_jax.diagnostics import gradcam
 from maxsup_jax.reports.gradcam import Column
 from maxsup_jax.training import setup
@@ -55,7 +55,8 @@ class Images:
   """The images of a figure.
 
   Attributes:
-    pixels: uint8 `[R, H, W, C]`.
+    pixels: uint8 `[R, H, W, C]`, or float32 where the runs standardise images
+      one by one.
     titles: where each comes from.
     labels: class ids, or None where it is not known.
   """
@@ -63,6 +64,17 @@ class Images:
   pixels: np.ndarray
   titles: tuple[str, ...]
   labels: tuple[int | None, ...]
+
+  @property
+  def visible(self) -> np.ndarray:
+    """uint8; standardised images are spread over 0 to 255 one by one."""
+    if self.pixels.dtype == np.uint8:
+      return self.pixels
+    low, high = (
+      f(self.pixels, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max)
+    )
+    unit = (self.pixels - low) / np.maximum(high - low, 1e-12)
+    return np.rint(unit * 255).astype(np.uint8)
 
 
 def restore(
@@ -104,7 +116,7 @@ def _map_size(
   run: setup.Run, variables: dict[str, Any], layer: str
 ) -> tuple[int, int]:
   """The size of the maps; refuses a layer without, before any compilation."""
-  H, W, C = run.eval_source.image_shape
+  H, W, C = run.eval_shape
   images = jax.ShapeDtypeStruct((1, H, W, C), np.float32)
   _, out = jax.eval_shape(models.at_layer(run.model, layer), variables, images)
   if out.ndim == 4:
@@ -123,11 +135,17 @@ def check_runs_agree(runs: Sequence[Trained], *, by_index: bool) -> None:
   """Refuses runs that cannot look at the same images."""
   first = runs[0]
   for other in runs[1:]:
-    shapes = [list(t.run.eval_source.image_shape) for t in (first, other)]
+    shapes = [list(t.run.eval_shape) for t in (first, other)]
     if shapes[0] != shapes[1]:
       raise UsageError(
         f'the images of {first.name} are {shapes[0]}, those of {other.name} '
         f'{shapes[1]}: their maps cannot be compared'
+      )
+    texts = [t.run.eval_transform.text for t in (first, other)]
+    if texts[0] != texts[1]:
+      raise UsageError(
+        f'{first.name} sees images after {texts[0]!r}, {other.name} after '
+        f'{texts[1]!r}: their maps cannot be compared'
       )
     sources = [t.run.eval_source.name for t in (first, other)]
     if by_index and sources[0] != sources[1]:
@@ -143,19 +161,21 @@ def is_index(item: str) -> bool:
   return bool(re.fullmatch(r'[+-]?\d+', item))
 
 
-def read_images(items: Sequence[str], source: Source) -> Images:
-  """Reads images by index into a source, or from files.
+def read_images(items: Sequence[str], run: setup.Run) -> Images:
+  """Reads images by index into the split that a run evaluates, or from files.
 
-  A file is scaled and cropped at its centre to the shape of the source's
-  images, and read in grey where they are grey.
+  All of them go through the run's `eval_transform`. A file is read in grey
+  where the split is grey; if it does not have the size of the other images
+  then, it is scaled to cover it, and cropped at its centre.
 
   Args:
     items: indices and paths.
-    source: has the other images, and the shape.
+    run: a run.
 
   Raises:
     UsageError: one line, about the first item that cannot be read.
   """
+  source = run.eval_source
   pixels, titles, labels = [], [], []
   names = source.label_names
   for item in items:
@@ -168,41 +188,41 @@ def read_images(items: Sequence[str], source: Source) -> Images:
         )
       example = source[index]
       label = int(example['label'])
-      pixels.append(example['image'])
+      pixels.append(run.eval_transform(example['image'], None))
       titles.append(f'#{index}: {names[label] if names else label}')
       labels.append(label)
     else:
-      pixels.append(_read_file(item, source.image_shape))
+      pixels.append(_read_file(item, run))
       titles.append(pathlib.Path(item).name)
       labels.append(None)
   return Images(np.stack(pixels), tuple(titles), tuple(labels))
 
 
-def _read_file(path: str, shape: tuple[int, int, int]) -> np.ndarray:
-  H, W, C = shape
+def _read_file(path: str, run: setup.Run) -> np.ndarray:
   try:
-    data = pathlib.Path(path).read_bytes()
+    encoded = pathlib.Path(path).read_bytes()
   except OSError as e:
     raise UsageError(f'--images: {path} cannot be read: {e.strerror}') from None
-  mode = cv2.IMREAD_GRAYSCALE if C == 1 else cv2.IMREAD_COLOR
-  # imread would print a warning of its own.
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
-  if image is None:
-    raise UsageError(
-      f'--images: {path} is not an image that can be read, such as PNG or JPEG'
-    )
-  # OpenCV's channels are blue, green, red.
-  image = image[..., None] if C == 1 else np.ascontiguousarray(image[..., ::-1])
-  if H == W:
-    return transforms.center_crop(transforms.resize(image, H, 'area'), H)
-  # Scaled to cover the shape, and cropped to it.
-  height, width, _ = image.shape
-  scale = max(H / height, W / width)
-  size = max(W, round(width * scale)), max(H, round(height * scale))
-  method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-  image = cv2.resize(image, size, interpolation=method).reshape(*size[::-1], C)
-  top, left = (size[1] - H) // 2, (size[0] - W) // 2
-  return image[top : top + H, left : left + W]
+  try:
+    image = decode(encoded, run.eval_shape[-1])
+  except UsageError as e:
+    raise UsageError(f'--images: {path} cannot be read: {e}') from None
+  if run.eval_source.image_shape is not None:
+    # The transform expects the size of the split.
+    image = _covering(image, *run.eval_source.image_shape[:2])
+  return run.eval_transform(image, None)
+
+
+def _covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Scales an image to cover a size, and crops it to that at its centre."""
+  scale = max(height / image.shape[0], width / image.shape[1])
+  size = (
+    max(height, round(image.shape[0] * scale)),
+    max(width, round(image.shape[1] * scale)),
+  )
+  image = resizing.resize_exact(image, *size)
+  top, left = (size[0] - height) // 2, (size[1] - width) // 2
+  return image[top : top + height, left : left + width]
 
 
 def targets(

@@ -19,7 +19,6 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.training import setup
 from maxsup_jax.training.steps import normalize
 
-_MIXING = 'mixup', 'cutmix', 'probability', 'switch', 'mode'
 _NAME = 15  # characters of a class name
 _CELL = 1.15  # inches
 _LINE = 0.135  # inches
@@ -88,24 +87,14 @@ def read(run: setup.Run, *, split: str, step: int) -> Seen:
   return Seen(seen, inputs, labels, real.mean((0, 1, 2)), real.std((0, 1, 2)))
 
 
-def mixing_of(config: Any) -> dict[str, Any] | None:
-  """The settings of mixup and cutmix; None if neither is on."""
-  mixing = config.get('mixing') or {}
-  if not (mixing.get('mixup') or mixing.get('cutmix')):
-    return None
-  return {name: mixing[name] for name in _MIXING}
-
-
 def _mixed(run, inputs, labels, mask, step):
   """Images and labels as the training step mixes them, with its key."""
-  mixing = mixing_of(run.config)
-  if mixing is None:
+  if not run.mixing.active:
     return inputs, labels
-  from maxsup_jax.training.mixing import mix
-
   key = jax.random.fold_in(jax.random.key(run.config.seed), step)
   K = run.train_source.num_classes
-  return mix(key, inputs, labels, K, where=mask, **mixing)
+  settings = dataclasses.asdict(run.mixing)
+  return mix(key, inputs, labels, K, where=mask, **settings)
 
 
 class Epochs(NamedTuple):

@@ -111,7 +111,7 @@ def main():
     corruptions,
     severities,
     _DATA_DIR.value,
-    mock=configs[0].dataset.get('mock'),
+    mock=configs[0].dataset.mock,
   )
   runs = [
     _corruptions.restore(

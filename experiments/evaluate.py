@@ -65,6 +65,7 @@ def main():
           run.eval_batches(),
           run.devices,
           ema=weights == 'ema',
+          groups=run.groups,
         ),
       }
     )

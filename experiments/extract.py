@@ -73,6 +73,7 @@ def main():
   import numpy as np
   from tqdm import tqdm
 
+  from maxsup_jax.data import parse_transform
   from maxsup_jax.training import setup
   from maxsup_jax.training.checkpoints import Checkpoints
   from maxsup_jax.training.extraction import extract
@@ -121,8 +122,9 @@ def main():
   extract_step = run.devices.map(run.extract_step())
   variables = run.devices.replicate(variables)
   with NpzWriter(out, columns, overwrite=_OVERWRITE.value) as file:
-    file.write('weights', np.ascontiguousarray(head['kernel'].T))
-    file.write('bias', np.asarray(head['bias']))
+    if 'bias' in head:  # Others are not linear.
+      file.write('weights', np.ascontiguousarray(head['kernel'].T))
+      file.write('bias', np.asarray(head['bias']))
     if source.label_names is not None:
       file.write('class_names', np.array(source.label_names))
     metadata = _metadata(run, split, step, weights)
@@ -146,9 +148,9 @@ def main():
         progress.update(len(batch['labels']))
     if pair:
       augmented = _augmented(run, np.concatenate(labels), pair)
-      batches = extract(
-        extract_step, variables, run.eval_batches(augmented), run.devices
-      )
+      # They are transformed already.
+      eval_batches = run.eval_batches(augmented, transform=parse_transform(''))
+      batches = extract(extract_step, variables, eval_batches, run.devices)
       parts = [(b['logits'], b['labels']) for b in batches]
       logits, labels = (np.concatenate(p) for p in zip(*parts))
       L = _AUGMENTATIONS.value
@@ -164,8 +166,6 @@ def main():
 
 def _checked_pair(run):
   """The two classes to augment, or None; refuses before anything is done."""
-  from maxsup_jax.data import Augment
-
   if not _AUGMENTATIONS.value:
     return None
   if _AUGMENTATIONS.value < 2:
@@ -179,10 +179,10 @@ def _checked_pair(run):
     raise _cli.UsageError(
       f'--pair={",".join(_PAIR.value)}: expected two classes from 0 to {K - 1}'
     )
-  if Augment(**run.config.dataset.augment) == Augment():
+  if not run.train_transform.random:
     raise _cli.UsageError(
       '--augmentations: the run was trained without any (its '
-      'config.dataset.augment)'
+      'config.dataset.train_transform)'
     )
   return pair
 
@@ -191,7 +191,7 @@ def _augmented(run, labels, pair):
   """The augmentations of the first examples of each class."""
   import numpy as np
 
-  from maxsup_jax.data import Augment, AugmentedSource
+  from maxsup_jax.data import AugmentedSource
 
   found = [np.flatnonzero(labels == k)[: _PER_CLASS.value] for k in pair]
   for k, indices in zip(pair, found):
@@ -203,7 +203,7 @@ def _augmented(run, labels, pair):
     run.eval_source,
     np.concatenate(found),
     _AUGMENTATIONS.value,
-    Augment(**run.config.dataset.augment),
+    run.train_transform,
     seed=run.config.seed,
   )
 

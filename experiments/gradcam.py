@@ -90,12 +90,12 @@ def main():
     for workdir, name in zip(_WORKDIR.value, names)
   ]
   _gradcam.check_runs_agree(runs, by_index=any(map(_gradcam.is_index, items)))
-  images = _gradcam.read_images(items, runs[0].run.eval_source)
+  images = _gradcam.read_images(items, runs[0].run)
   classes = _gradcam.targets(_TARGET.value, images.labels, runs)
   out = _cli.checked_out(_OUT.value)
   columns = [_gradcam.column(run, images, classes) for run in runs]
   figure = report.gradcam_figure(
-    images.pixels,
+    images.visible,
     images.titles,
     columns,
     normalization=_NORMALIZE.value,

@@ -192,7 +192,7 @@ def _show_epochs(run, epochs):
 
 def _card():
   """The card as it was given, and the fields that were changed."""
-  _, card = _cli._take_card(sys.argv[1:], CARD)
+  _, card = _cli.take_card(sys.argv[1:], CARD)
   changed = [
     a
     for a in sys.argv[1:]
@@ -204,7 +204,7 @@ def _card():
 
 def _transform(config, split):
   field = f'{split}_transform'
-  return f'{field}: {config.dataset.get(field) or "none"}'
+  return f'{field}: {config.dataset[field] or "none"}'
 
 
 def _in_rows(items, columns):

@@ -61,7 +61,6 @@ def default_workdir(config):
     name: value
     for name, value in config_lib.fields(config).items()
     if name not in config_lib.SPEED_FIELDS
-    and not (name in config_lib.LATER_FIELDS and value is None)
   }
   text = config_lib.to_json(dict(sorted(identity.items())))
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -16,7 +16,11 @@ EMBEDDED = {'digits': 'maxsup_jax.data.digits'}
 
 
 def find_builder(
-  name: str, *, data_dir: str | os.PathLike | None, download: bool
+  name: str,
+  *,
+  data_dir: str | os.PathLike | None,
+  download: bool,
+  mock: bool = False,
 ) -> tfds.core.DatasetBuilder:
   """Returns a builder whose files are on disk, in the ArrayRecord format.
 
@@ -24,10 +28,14 @@ def find_builder(
     name: as in `open_source`.
     data_dir: where tfds keeps its datasets; None for its own default.
     download: whether to prepare what is not there.
+    mock: whether the form of the dataset is enough: nothing need be on disk,
+      but tfds must know the name.
 
   Raises:
     UsageError: if there is no such dataset on disk.
   """
+  if mock:
+    return _form_of(name)
   for path in (name, data_dir):
     if '://' in str(path):
       raise UsageError(
@@ -55,6 +63,17 @@ def _from_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
   except Exception as error:
     raise UsageError(
       f'{directory} cannot be read: {str(error).splitlines()[0]}'
+    ) from error
+
+
+def _form_of(name: str) -> tfds.core.DatasetBuilder:
+  """A builder that knows what examples look like, and has none."""
+  try:
+    with tfds.testing.mock_data():
+      return tfds.builder(name)
+  except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    raise UsageError(
+      f'dataset {name!r} cannot be mocked: tfds knows none of this name'
     ) from error
 
 

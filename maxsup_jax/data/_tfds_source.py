@@ -11,13 +11,18 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data import _builders, transforms
+from maxsup_jax.data import _builders, resizing, transforms
+from maxsup_jax.data.decoding import decode
 from maxsup_jax.data.sources import Example, label_error
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-  """The examples of a tfds data source, read and checked one by one."""
+  """The examples of a tfds data source, read and checked one by one.
+
+  Attributes:
+    examples: with images as they are stored, encoded; `decode` reads them.
+  """
 
   examples: Sequence[dict[str, Any]]
   name: str
@@ -37,22 +42,35 @@ class TfdsSource:
     try:
       example = self.examples[index]
       image = self._fit(example[self.image_key])
-    except Exception as error:  # Of OpenCV, protobuf, ArrayRecord, ...
+    except Exception as error:  # Of Pillow, protobuf, ArrayRecord, ...
       reason = (str(error).splitlines() or [''])[0]
       raise UsageError(
         f'{self.name}: example {index} cannot be read: {reason}'
       ) from error
+    return {'image': image, 'label': self._label(index, example)}
+
+  def labels(self) -> np.ndarray:
+    """All labels, int32 `[N]`, without decoding an image."""
+    return np.fromiter(
+      (self._label(index, self.examples[index]) for index in range(len(self))),
+      np.int32,
+      len(self),
+    )
+
+  def _label(self, index: int, example: dict[str, Any]) -> int:
     label = int(example[self.label_key])
     if not 0 <= label < self.num_classes:
       raise label_error(self.name, index, label, self.num_classes)
-    return {'image': image, 'label': label}
+    return label
 
-  def _fit(self, image: np.ndarray) -> np.ndarray:
-    if image.ndim == 2:
-      image = image[..., None]
-    image = transforms.to_channels(image, self.channels)
+  def _fit(self, stored: bytes | np.ndarray) -> np.ndarray:
+    if isinstance(stored, np.ndarray):  # A tensor, or made up by tfds.
+      image = stored[..., None] if stored.ndim == 2 else stored
+      image = transforms.to_channels(image, self.channels)
+    else:
+      image = decode(stored, self.channels)
     if self.image_size is not None:
-      image = transforms.resize(image, self.image_size)
+      image = resizing.resize(image, self.image_size)
       image = transforms.center_crop(image, self.image_size)
     return image
 
@@ -68,9 +86,12 @@ def open_split(
   image_size: int | None,
   channels: int | None,
   download: bool,
+  mock: int | None,
 ) -> TfdsSource:
   """Opens a split; see `open_source` for the arguments and the errors."""
-  builder = _builders.find_builder(name, data_dir=data_dir, download=download)
+  builder = _builders.find_builder(
+    name, data_dir=data_dir, download=download, mock=mock is not None
+  )
   features = builder.info.features
   for argument, key in (('image_key', image_key), ('label_key', label_key)):
     if key not in features:
@@ -87,10 +108,10 @@ def open_split(
   num_classes, label_names = _classes(
     name, label_key, features[label_key], num_classes
   )
-  if label_names is None:
-    _check_labels(builder, name, split, label_key, num_classes)
-  return TfdsSource(
-    examples=_examples(builder, name, split, image_key),
+  source = TfdsSource(
+    examples=_examples(builder, name, split)
+    if mock is None
+    else _mock_examples(name, split, mock),
     name=f'{name}/{split}',
     image_key=image_key,
     label_key=label_key,
@@ -100,32 +121,28 @@ def open_split(
     image_size=image_size,
     channels=channels,
   )
+  if label_names is None:
+    # tfds promises nothing about plain integers; the labels of a ClassLabel
+    # feature were checked when it was prepared.
+    source.labels()
+  return source
 
 
-def _check_labels(
-  builder: Any, name: str, split: str, label_key: str, num_classes: int
-) -> None:
-  """Reads all labels of a split, and no image, where tfds promises nothing.
-
-  The labels of a ClassLabel feature were checked when it was prepared.
-  """
-  examples = _examples(builder, name, split, image_key=None)
-  for index in range(len(examples)):
-    label = int(examples[index][label_key])
-    if not 0 <= label < num_classes:
-      raise label_error(f'{name}/{split}', index, label, num_classes)
-
-
-def _examples(
-  builder: Any, name: str, split: str, image_key: str | None
+def _mock_examples(
+  name: str, split: str, count: int
 ) -> Sequence[dict[str, Any]]:
+  """Random examples in the form of a dataset that need not be on disk."""
+  with tfds.testing.mock_data(num_examples=count):
+    return list(tfds.builder(name).as_data_source(str(split)))
+
+
+def _examples(builder: Any, name: str, split: str) -> Sequence[dict[str, Any]]:
   """The tfds data source of a split, its files being there."""
   split = str(split)  # Without one tfds would return all.
-  # A second image, a mask perhaps, is not worth decoding.
   decoders = {
     key: tfds.decode.SkipDecoding()
     for key, feature in builder.info.features.items()
-    if isinstance(feature, tfds.features.Image) and key != image_key
+    if isinstance(feature, tfds.features.Image)
   }
   try:
     examples = builder.as_data_source(split, decoders=decoders or None)

@@ -82,6 +82,7 @@ class LongTailedSource:
   Attributes:
     counts: how many examples each class has, a tuple of K.
     name, num_classes, label_names, image_shape: as in `Source`.
+    in_memory: as in the source.
 
   Raises:
     UsageError: if a class of the source has fewer examples than it should keep,
@@ -132,6 +133,7 @@ class LongTailedSource:
     self.label_names = source.label_names
     self.image_shape = source.image_shape
     self.counts = tuple(counts)
+    self.in_memory = getattr(source, 'in_memory', False)
     self._source = source
     self._indices = np.sort(np.concatenate(kept))
     self._labels = labels_N[self._indices]

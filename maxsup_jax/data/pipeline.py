@@ -1,8 +1,8 @@
 """Batches of a source; for training a pure function of (seed, step).
 
 The order of an epoch depends on nothing but `(seed, epoch)`, and the random
-numbers of an example on nothing but `(seed, step, row)`, its row being that in
-the global batch. So a run that starts at step s reads what it would have read
+numbers of an image on nothing but `(seed, epoch, index)`, its index being that
+in the source. So a run that starts at step s reads what it would have read
 there anyway, with any number of processes, workers and threads: the position in
 the data *is* the step, and no iterator state needs saving.
 
@@ -25,10 +25,13 @@ import numpy as np
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.data.reading import Batch, BatchIterator, read_ahead
-from maxsup_jax.data.sources import ArraySource, Source
+from maxsup_jax.data.sources import Source
+
+# Takes an image `[H, W, C]` and a generator, or None where nothing is random.
+ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
 
 # The second word of the Philox keys: one stream of numbers for each purpose.
-_ORDER, _AUGMENT = 0, 1
+_ORDER, _TRANSFORM = 0, 1
 
 
 def train_batches(
@@ -37,8 +40,8 @@ def train_batches(
   batch_size: int,
   seed: int,
   start_step: int = 0,
-  augment: Callable[[np.ndarray, np.random.Generator], np.ndarray]
-  | None = None,
+  transform: ImageTransform | None = None,
+  repeats: int = 1,
   process_index: int = 0,
   process_count: int = 1,
   num_threads: int | None = None,
@@ -52,15 +55,22 @@ def train_batches(
   batch, process p of P gets the rows `[p * b, (p + 1) * b)`, where b is
   `batch_size / P`.
 
+  With `repeats` r > 1 (repeated augmentation) every example of the permutation
+  comes r times in a row, each time transformed anew, and the epoch, as long as
+  before, ends after N / r examples. Within a batch the copies are spread out,
+  so that neighbours, which mixup mixes, are different images.
+
   Args:
-    source: the examples, with images of one shape (or which `augment` brings to
-      one shape).
+    source: the examples, with images of one shape (or which `transform` brings
+      to one shape).
     batch_size: the global batch size B, over all processes.
-    seed: chooses the orders and the augmentations; in `[0, 2**63)`.
+    seed: chooses the orders and the random numbers; in `[0, 2**63)`.
     start_step: the step of the first batch.
-    augment: a function of an image uint8 `[H, W, C]` and a NumPy generator that
-      returns an image, such as `Augment`. It must not change its argument, and
-      must take all its randomness from the generator.
+    transform: a function of an image uint8 `[H, W, C]` and a NumPy generator
+      that returns an image, uint8 or float32, such as `parse_transform` gives.
+      It must not change its argument, and must take all its randomness from
+      the generator.
+    repeats: how often an example comes in an epoch that it is in.
     process_index: the index p of this process.
     process_count: the number P of processes.
     num_threads: how many batches are made at once, ahead of time; 0 makes each
@@ -97,8 +107,16 @@ def train_batches(
     raise UsageError(f'seed must be in [0, 2**63), not {seed}')
   if start_step < 0:
     raise UsageError(f'start_step must not be negative, but is {start_step}')
+  if repeats < 1:
+    raise UsageError(f'repeats must be at least 1, but is {repeats}')
   load = _TrainBatch(
-    source, batch_size, process_index * local_size, local_size, seed, augment
+    source=source,
+    batch_size=batch_size,
+    first_row=process_index * local_size,
+    num_rows=local_size,
+    seed=seed,
+    transform=transform,
+    repeats=repeats,
   )
   steps = grain.MapDataset.range(sys.maxsize).map(load)[start_step:]
   return read_ahead(
@@ -113,6 +131,7 @@ def eval_batches(
   source: Source,
   *,
   batch_size: int,
+  transform: ImageTransform | None = None,
   process_index: int = 0,
   process_count: int = 1,
   num_threads: int | None = None,
@@ -125,8 +144,9 @@ def eval_batches(
   get the same number of batches, `ceil(N / batch_size)`.
 
   Args:
-    source: the examples, with images of one shape.
-    batch_size: as in `train_batches`, like everything else.
+    source: the examples, as in `train_batches`.
+    batch_size: see there, like everything else.
+    transform: nothing in it may be random: it is given None for a generator.
     process_index: see there.
     process_count: see there.
     num_threads: see there.
@@ -149,7 +169,13 @@ def eval_batches(
     [4 0 0 0] [ True False False False]
   """
   local_size = _local_size(batch_size, process_index, process_count)
-  load = _EvalBatch(source, batch_size, process_index * local_size, local_size)
+  load = _EvalBatch(
+    source=source,
+    batch_size=batch_size,
+    first_row=process_index * local_size,
+    num_rows=local_size,
+    transform=transform,
+  )
   steps = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
   return read_ahead(
     steps,
@@ -185,7 +211,12 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def batch_indices(
-  num_examples: int, *, batch_size: int, seed: int, step: int
+  num_examples: int,
+  *,
+  batch_size: int,
+  seed: int,
+  step: int,
+  repeats: int = 1,
 ) -> np.ndarray:
   """Which examples of its source `train_batches` puts into a batch.
 
@@ -194,6 +225,7 @@ def batch_indices(
     batch_size: the global batch size B.
     seed: the seed of `train_batches`.
     step: the step.
+    repeats: see `train_batches`.
 
   Returns:
     int64 `[B]`: the indices of the rows of the global batch.
@@ -201,10 +233,23 @@ def batch_indices(
   Examples:
     >>> batch_indices(10, batch_size=4, seed=0, step=0)
     array([0, 2, 9, 1])
+    >>> batch_indices(10, batch_size=4, seed=0, step=0, repeats=2)
+    array([0, 2, 0, 2])
   """
-  epoch, position = divmod(step, steps_per_epoch(num_examples, batch_size))
+  _, indices, _ = _rows(num_examples, batch_size, seed, step, repeats)
+  return indices
+
+
+def _rows(
+  num_examples: int, batch_size: int, seed: int, step: int, repeats: int
+) -> tuple[int, np.ndarray, np.ndarray]:
+  """The epoch, and of every row its example and which copy of it this is."""
+  epoch, batch = divmod(step, steps_per_epoch(num_examples, batch_size))
   order = _epoch_order(num_examples, seed, epoch)
-  return order[position * batch_size :][:batch_size]
+  positions = np.arange(batch * batch_size, (batch + 1) * batch_size)
+  # First all of the first copies, then all of the second ones, ...
+  positions = positions[np.argsort(positions % repeats, kind='stable')]
+  return epoch, order[positions // repeats], positions % repeats
 
 
 @functools.lru_cache(maxsize=2)  # Reading ahead may cross into the next epoch.
@@ -220,7 +265,7 @@ def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
   return order
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _TrainBatch:
   """The rows `[first_row, first_row + num_rows)` of the batch of a step."""
 
@@ -229,30 +274,31 @@ class _TrainBatch:
   first_row: int
   num_rows: int
   seed: int
-  augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None
+  transform: ImageTransform | None
+  repeats: int
 
   def __call__(self, step: int) -> Batch:
-    order = batch_indices(
-      len(self.source), batch_size=self.batch_size, seed=self.seed, step=step
+    epoch, indices, copies = _rows(
+      len(self.source), self.batch_size, self.seed, step, self.repeats
     )
-    indices = order[self.first_row :][: self.num_rows].tolist()
-    bits = np.random.Philox(key=(self.seed, _AUGMENT))
+    mine = slice(self.first_row, self.first_row + self.num_rows)
+    bits = np.random.Philox(key=(self.seed, _TRANSFORM))
     rng, state = np.random.Generator(bits), bits.state
     images, labels = [], []
-    for row, index in enumerate(indices, self.first_row):
+    for index, copy in zip(indices[mine].tolist(), copies[mine].tolist()):
       example = self.source[index]
       image = example['image']
-      if self.augment is not None:
+      if self.transform is not None:
         # Setting the counter is 8 times faster than making a new generator.
-        state['state']['counter'][2:] = row, step
+        state['state']['counter'][1:] = copy, index, epoch
         bits.state = state
-        image = self.augment(image, rng)
+        image = _transformed(self.source, index, self.transform, image, rng)
       images.append(image)
       labels.append(example['label'])
-    return _stack(self.source, images, labels, self.num_rows)
+    return _stack(self.source, images, labels, self.num_rows, self.transform)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _EvalBatch:
   """The rows `[first_row, first_row + num_rows)` of an evaluation batch."""
 
@@ -260,35 +306,68 @@ class _EvalBatch:
   batch_size: int
   first_row: int
   num_rows: int
+  transform: ImageTransform | None
 
   def __call__(self, step: int) -> Batch:
     start = step * self.batch_size + self.first_row
     stop = min(start + self.num_rows, len(self.source))
-    examples = [self.source[index] for index in range(start, stop)]
-    return _stack(
-      self.source,
-      [example['image'] for example in examples],
-      [example['label'] for example in examples],
-      self.num_rows,
-    )
+    images, labels = [], []
+    for index in range(start, stop):
+      example = self.source[index]
+      image = example['image']
+      if self.transform is not None:
+        image = _transformed(self.source, index, self.transform, image, None)
+      images.append(image)
+      labels.append(example['label'])
+    return _stack(self.source, images, labels, self.num_rows, self.transform)
+
+
+def _transformed(
+  source: Source,
+  index: int,
+  transform: ImageTransform,
+  image: np.ndarray,
+  rng: np.random.Generator | None,
+) -> np.ndarray:
+  try:
+    return transform(image, rng)
+  except ValueError as error:
+    raise UsageError(
+      f'{source.name}: example {index}, an image of {list(image.shape)}, '
+      f'cannot be transformed: {error}'
+    ) from error
 
 
 def _stack(
-  source: Source, images: list[np.ndarray], labels: list[int], num_rows: int
+  source: Source,
+  images: list[np.ndarray],
+  labels: list[int],
+  num_rows: int,
+  transform: ImageTransform | None,
 ) -> Batch:
   """A batch of `num_rows` rows: those after the last image are zeros."""
-  shape = (images[0] if images else source[0]['image']).shape
+  if images:
+    first = images[0]
+  else:
+    first = source[0]['image']
+    if transform is not None:
+      first = _transformed(source, 0, transform, first, None)
   batch: Batch = {
-    'image': np.zeros((num_rows, *shape), np.uint8),
+    'image': np.zeros((num_rows, *first.shape), first.dtype),
     'label': np.zeros(num_rows, np.int32),
     'mask': np.arange(num_rows) < len(images),
   }
   for row, image in enumerate(images):
-    if image.shape != shape or image.dtype != np.uint8:
+    if image.shape != first.shape or image.dtype != first.dtype:
       raise UsageError(
-        f'{source.name}: the images of a batch must be uint8 of one shape, but '
-        f'one is uint8 {list(shape)} and one is {image.dtype} '
-        f'{list(image.shape)}: set image_size'
+        f'{source.name}: the images of a batch must have one shape, but one is '
+        f'{first.dtype} {list(first.shape)} and one is {image.dtype} '
+        f'{list(image.shape)}: set image_size, or crop them'
+      )
+    if image.dtype not in (np.uint8, np.float32):
+      raise UsageError(
+        f'{source.name}: images must be uint8, or float32 once transformed, '
+        f'not {image.dtype}'
       )
     batch['image'][row] = image
   batch['label'][: len(labels)] = labels
@@ -311,4 +390,5 @@ def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
 def _num_threads(source: Source, num_threads: int | None) -> int:
   if num_threads is not None:
     return num_threads
-  return 1 if isinstance(source, ArraySource) else min(os.cpu_count() or 1, 16)
+  in_memory = getattr(source, 'in_memory', False)
+  return 1 if in_memory else min(os.cpu_count() or 1, 16)

@@ -48,9 +48,15 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Example:
     """The example at an index in `[-N, N)`; IndexError outside."""
 
+  def labels(self) -> np.ndarray:
+    """All labels, int32 `[N]`; needed of long-tailed splits only."""
+
 
 class ArraySource:
   """Images and labels in memory.
+
+  Attributes:
+    in_memory: True; a source may say so if reading from it takes no time.
 
   Args:
     images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images. Not copied.
@@ -68,6 +74,8 @@ class ArraySource:
     >>> len(source), source.image_shape, source[2]['label']
     (5, (8, 8, 1), 2)
   """
+
+  in_memory = True
 
   def __init__(
     self,
@@ -113,6 +121,10 @@ class ArraySource:
       'label': int(self._labels_N[index]),
     }
 
+  def labels(self) -> np.ndarray:
+    """All labels, int32 `[N]`."""
+    return self._labels_N.copy()
+
 
 def open_source(
   name: str,
@@ -126,11 +138,13 @@ def open_source(
   channels: int | None = None,
   in_memory: bool = False,
   download: bool = False,
+  mock: int | None = None,
 ) -> Source:
   """Opens one split of an image classification dataset.
 
-  Embedded datasets (`digits`) are generated on first use. Others must have been
-  prepared by tfds in the ArrayRecord format: nothing is downloaded unasked.
+  Embedded datasets (`digits`, `glyphs`) are generated on first use. Others
+  must have been prepared by tfds in the ArrayRecord format: nothing is
+  downloaded unasked.
 
   Args:
     name: an embedded dataset, the tfds name of another (`cifar10`,
@@ -149,6 +163,8 @@ def open_source(
       into memory this makes training much faster.
     download: prepare what is not there, with tfds (which may need TensorFlow
       for it); only one process may do so at a time.
+    mock: give so many random examples in the form of the dataset, which need
+      not be on disk: to try out a program. tfds must know the name.
 
   Returns:
     The source. Without `in_memory` a label is checked when it is read, and
@@ -169,6 +185,7 @@ def open_source(
     ('num_classes', num_classes),
     ('image_size', image_size),
     ('channels', channels),
+    ('mock', mock),
   ):
     if value is not None and value < 1:
       raise UsageError(f'{argument} must be positive, but is {value}')
@@ -184,6 +201,7 @@ def open_source(
     image_size=image_size,
     channels=channels,
     download=download,
+    mock=mock,
   )
   return to_arrays(source) if in_memory else source
 

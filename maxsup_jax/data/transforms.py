@@ -17,7 +17,6 @@ from PIL import Image
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.data import _arguments, _pillow
-from maxsup_jax.data.resizing import resize as resize
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -339,41 +338,3 @@ class Rotate:
     else:
       low, high = -self.degrees, self.degrees
     return rotate(image, float(rng.uniform(low, high)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Augment:
-  """The augmentation of the CIFAR recipes, as a function of image and rng.
-
-  Attributes:
-    pad: the padding of `pad_and_crop`; 0 leaves it out.
-    flip: whether to apply `flip_left_right`. Digits and letters are not
-      symmetric: leave it out there.
-
-  Raises:
-    UsageError: if `pad` is not an integer >= 0, or `flip` not a bool.
-
-  Examples:
-    >>> augment = Augment(pad=4, flip=True)
-    >>> image = np.zeros((32, 32, 3), np.uint8)
-    >>> augment(image, np.random.default_rng(0)).shape
-    (32, 32, 3)
-  """
-
-  pad: int = 0
-  flip: bool = False
-
-  def __post_init__(self):
-    pad, flip = self.pad, self.flip
-    if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
-      raise UsageError(f'augment.pad must be an integer >= 0, not {pad!r}')
-    if not isinstance(flip, bool):
-      raise UsageError(f'augment.flip must be True or False, not {flip!r}')
-
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the augmented image; `image` is not changed."""
-    if self.pad:
-      image = pad_and_crop(image, rng, self.pad)
-    if self.flip:
-      image = flip_left_right(image, rng)
-    return image

@@ -20,13 +20,31 @@ AT_LEAST_ONE = (
   'dataset.num_classes',
   'dataset.image_size',
   'dataset.channels',
+  'dataset.repeats',
+  'dataset.mock',
 )
-AT_LEAST_ZERO = ('schedule.warmup_start', 'schedule.end')
+AT_LEAST_ZERO = (
+  'schedule.warmup_start',
+  'schedule.end',
+  'mixing.mixup',
+  'mixing.cutmix',
+)
+MORE_THAN_ZERO = (
+  'optimizer.eps',
+  'optimizer.clip_value',
+  'optimizer.sam_rho',
+  'schedule.factor',
+  'loss_scale',
+)
+PROBABILITIES = ('mixing.probability', 'mixing.switch')
+CHOICES = {
+  'batch_norm': ('cross_device', 'per_device'),
+  'mixing.mode': ('batch', 'pair'),
+  'schedule.per': ('step', 'epoch'),
+  'schedule.cosine_from': ('warmup', 'start'),
+}
 # Fields that change how fast a run is, not what it computes.
 SPEED_FIELDS = ('dataset.num_threads', 'dataset.workers', 'dataset.in_memory')
-# Fields that runs of earlier versions do not have, and that change nothing
-# while they are None.
-LATER_FIELDS = ('diagnostics_every',)
 
 
 def default_config() -> ConfigDict:
@@ -56,15 +74,25 @@ def default_config() -> ConfigDict:
         'label_key': 'label',
         # Only where the dataset does not say it: labels that are plain ints.
         'num_classes': placeholder(int),
-        # Side of the square that images are resized to; None leaves them.
+        # Side of the square that images are resized to as they are read, before
+        # any transform; None leaves them.
         'image_size': placeholder(int),
         # 3 repeats grey images three times; None leaves them.
         'channels': placeholder(int),
         # Per channel, or one number for all, of images in [0, 1].
         'mean': (0.0,),
         'std': (1.0,),
-        # Training only: crop after padding by so many pixels, and mirror.
-        'augment': {'pad': 0, 'flip': False},
+        # Operations on every image, such as 'pad_and_crop(4) | flip'; see
+        # maxsup_jax.data.parse_transform. Both must end with one size.
+        'train_transform': '',
+        'eval_transform': '',
+        # Repeated augmentation: how often an image comes in an epoch.
+        'repeats': 1,
+        # Long-tailed training: examples of the last class for each one of the
+        # first, such as 0.01; None keeps all.
+        'imbalance': placeholder(float),
+        # So many random examples in the form of the dataset, to try things out.
+        'mock': placeholder(int),
         # Decode the whole dataset once and keep it in memory.
         'in_memory': False,
         # See maxsup_jax.data.train_batches; None chooses.
@@ -73,30 +101,62 @@ def default_config() -> ConfigDict:
       },
       # The options of a model are those of maxsup_jax.models.create_model.
       'model': {'name': 'resnet8', 'dtype': 'float32'},
+      # The work directory of a run whose newest weights to start from.
+      'init_from': placeholder(str),
       # Statistics over the global batch, 'cross_device', or 'per_device'.
       'batch_norm': 'cross_device',
+      # Mixup and cutmix, on the device; see maxsup_jax.training.mixing.
+      'mixing': {
+        # Both parameters of their Beta distributions; 0 for neither.
+        'mixup': 0.0,
+        'cutmix': 0.0,
+        'probability': 1.0,
+        # Where both are on: how often it is cutmix.
+        'switch': 0.5,
+        # One draw for a 'batch', or for each 'pair' of images.
+        'mode': 'batch',
+      },
       # See maxsup_jax.losses.make_objective.
       'objective': {'name': 'maxsup', 'alpha': 0.1},
+      # Multiplies what is minimised, not what is reported.
+      'loss_scale': 1.0,
       'optimizer': {
         'name': 'sgd',
         'learning_rate': 0.1,
         'weight_decay': 1e-4,
+        # What decays: kernel, bias, normalization, embedding; and in which
+        # layers, by their names at the top of the model; none named for all.
+        'decay': ('kernel',),
+        'decay_layers': (),
         # The largest global norm of the gradient; None for no clipping.
         'clip_norm': placeholder(float),
+        # Clip after the weight decay has joined the gradient (sgd).
+        'clip_decayed': False,
+        # The largest absolute value in the gradient; None for no clipping.
+        'clip_value': placeholder(float),
         'momentum': 0.9,
         'nesterov': True,
         'b1': 0.9,
         'b2': 0.999,
         'eps': 1e-8,
+        # Sharpness-aware minimisation: how far to ascend, or None; along the
+        # gradient of the global batch, or of each device's part.
+        'sam_rho': placeholder(float),
+        'sam_synced': True,
       },
       'schedule': {
         'name': 'cosine',
         'warmup': '0 steps',
         'warmup_start': 0.0,
         'end': 0.0,
-        # Of 'step' only: durations since the start, and what to multiply by.
+        # Of 'step' only: durations since the start, and what to multiply by;
+        # 'exponential' multiplies by it every epoch.
         'milestones': (),
         'factor': 0.1,
+        # A new value every 'step', or that of its first step for an 'epoch'.
+        'per': 'step',
+        # Where the cosine's clock starts: after the 'warmup' or at the 'start'.
+        'cosine_from': 'warmup',
       },
       # Decay per step of averaged weights, evaluated beside the raw ones.
       'ema_decay': placeholder(float),
@@ -223,9 +283,23 @@ def _check(config: ConfigDict) -> None:
   for field in AT_LEAST_ZERO:
     if flat[field] < 0:
       raise UsageError(f'config.{field} is {flat[field]}; expected 0 or more')
-  for field in ('optimizer.eps', 'schedule.factor'):
-    if not flat[field] > 0:
+  for field in MORE_THAN_ZERO:
+    if flat[field] is not None and not flat[field] > 0:
       raise UsageError(f'config.{field} is {flat[field]}; expected more than 0')
+  for field in PROBABILITIES:
+    if not 0 <= flat[field] <= 1:
+      raise UsageError(f'config.{field} is {flat[field]}; expected from 0 to 1')
+  for field, choices in CHOICES.items():
+    if flat[field] not in choices:
+      raise UsageError(
+        f'config.{field} is {flat[field]!r}; expected {" or ".join(choices)}'
+      )
+  imbalance = config.dataset.imbalance
+  if imbalance is not None and not 0 < imbalance <= 1:
+    raise UsageError(
+      f'config.dataset.imbalance is {imbalance}; expected more than 0, and at '
+      'most 1'
+    )
   for field in ('dataset.mean', 'dataset.std'):
     if not flat[field] or not all(
       isinstance(v, int | float) and not isinstance(v, bool)
@@ -244,11 +318,6 @@ def _check(config: ConfigDict) -> None:
     raise UsageError(
       f'config.ema_decay is {config.ema_decay}; expected from 0 to below 1, or '
       'None for no averages'
-    )
-  if config.batch_norm not in ('cross_device', 'per_device'):
-    raise UsageError(
-      f'config.batch_norm is {config.batch_norm!r}; expected cross_device or '
-      'per_device'
     )
   if not all(s > 0 for s in config.dataset.std):
     raise UsageError(

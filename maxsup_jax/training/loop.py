@@ -77,7 +77,7 @@ class _Loop:
 
   def __init__(self, run, workdir, checkpoints, stack):
     restored = checkpoints.restore_latest(jax.eval_shape(run.init_state))
-    state, extra = restored or (run.init_state(), {})
+    state, extra = restored or (run.first_state(), {})
     examples = len(run.train_source)
     if extra.get('train_examples', examples) != examples:
       raise UsageError(
@@ -203,6 +203,7 @@ class _Loop:
           self.run.eval_batches(),
           self.run.devices,
           ema=weights == 'ema',
+          groups=self.run.groups,
         )
         self.write('eval', means, split=split, weights=weights)
         self.say(

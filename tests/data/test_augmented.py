@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from maxsup_jax.data import ArraySource, Augment, AugmentedSource, eval_batches
+from maxsup_jax.data import (
+  ArraySource,
+  AugmentedSource,
+  eval_batches,
+  parse_transform,
+)
 
 
 @pytest.fixture
@@ -12,7 +17,9 @@ def source():
 
 
 def augmented(source, indices=(7, 3), count=50, seed=0):
-  return AugmentedSource(source, indices, count, Augment(pad=1), seed)
+  return AugmentedSource(
+    source, indices, count, parse_transform('pad_and_crop(1)'), seed
+  )
 
 
 def test_every_group_is_of_one_example(source):

@@ -6,10 +6,10 @@ import tensorflow_datasets as tfds
 
 from maxsup_jax.data import (
   ArraySource,
-  Augment,
   batch_indices,
   eval_batches,
   open_source,
+  parse_transform,
   steps_per_epoch,
   train_batches,
 )
@@ -42,12 +42,15 @@ def _noise(image, rng):
   return rng.integers(0, 256, image.shape, np.uint8)
 
 
+SHIFT_AND_FLIP = parse_transform('pad_and_crop(2) | flip')
+
+
 class TestTrainBatches:
   def test_the_contract_of_a_batch(self, data_dir):
     source = open_source('digits', 'train', data_dir=data_dir)
-    for augment in (None, Augment(pad=1, flip=True)):
+    for transform in (None, SHIFT_AND_FLIP):
       (batch,) = _take(
-        train_batches(source, batch_size=16, seed=0, augment=augment), 1
+        train_batches(source, batch_size=16, seed=0, transform=transform), 1
       )
       shapes = {k: (v.dtype.name, v.shape) for k, v in batch.items()}
       assert shapes == {
@@ -95,14 +98,14 @@ class TestTrainBatches:
 
   @pytest.mark.parametrize('start_step', [0, 1, 4, 5, 7, 123])
   def test_starts_anywhere(self, numbered, start_step):
-    arguments = {'batch_size': 4, 'seed': 7, 'augment': _noise}
+    arguments = {'batch_size': 4, 'seed': 7, 'transform': _noise}
     whole = _take(train_batches(numbered(21), **arguments), start_step + 7)
     part = train_batches(numbered(21), **arguments, start_step=start_step)
     _assert_equal(_take(part, 7), whole[start_step:])
 
   @pytest.mark.parametrize('process_count', [2, 4])
   def test_processes_share_the_global_batch(self, numbered, process_count):
-    arguments = {'batch_size': 8, 'seed': 7, 'augment': _noise}
+    arguments = {'batch_size': 8, 'seed': 7, 'transform': _noise}
     parts = [
       _take(
         train_batches(
@@ -137,7 +140,12 @@ class TestTrainBatches:
   )
   def test_threads_do_not_matter(self, data_dir, num_threads, prefetch):
     source = open_source('digits', 'train[:100]', data_dir=data_dir)
-    arguments = {'batch_size': 8, 'seed': 7, 'augment': _noise, 'start_step': 2}
+    arguments = {
+      'batch_size': 8,
+      'seed': 7,
+      'transform': _noise,
+      'start_step': 2,
+    }
     expected = _take(train_batches(source, **arguments, num_threads=0), 30)
     batches = train_batches(
       source, **arguments, num_threads=num_threads, prefetch=prefetch
@@ -150,7 +158,7 @@ class TestTrainBatches:
     arguments = {
       'batch_size': 8,
       'seed': 7,
-      'augment': Augment(pad=2, flip=True),
+      'transform': SHIFT_AND_FLIP,
       'start_step': 5,
       'process_index': 1,
       'process_count': 2,
@@ -163,7 +171,7 @@ class TestTrainBatches:
     assert all(type(v) is np.ndarray for v in taken[0].values())
 
   def test_memory_does_not_matter(self, data_dir):
-    arguments = {'batch_size': 32, 'seed': 1, 'augment': Augment(2, True)}
+    arguments = {'batch_size': 32, 'seed': 1, 'transform': SHIFT_AND_FLIP}
     streamed, in_memory = (
       _take(
         train_batches(
@@ -176,9 +184,11 @@ class TestTrainBatches:
     )
     _assert_equal(streamed, in_memory)
 
-  def test_augmentation_is_keyed_by_step_and_row(self, numbered):
+  def test_every_image_draws_anew_in_every_epoch(self, numbered):
     taken = _take(
-      train_batches(numbered(8, size=8), batch_size=8, seed=0, augment=_noise),
+      train_batches(
+        numbered(8, size=8), batch_size=8, seed=0, transform=_noise
+      ),
       10,
     )
     images = np.concatenate([b['image'] for b in taken]).reshape(80, -1)
@@ -188,12 +198,120 @@ class TestTrainBatches:
     chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
     assert abs(chi2 - 255) < 5 * np.sqrt(2 * 255)
     other = _take(
-      train_batches(numbered(8, size=8), batch_size=8, seed=1, augment=_noise),
+      train_batches(
+        numbered(8, size=8), batch_size=8, seed=1, transform=_noise
+      ),
       1,
     )
     assert not np.array_equal(other[0]['image'], taken[0]['image'])
 
-  def test_augmentation_leaves_nothing_behind(self, numbered):
+  def test_pixels_depend_on_seed_epoch_and_index_alone(self, numbered):
+    """Not on the batch size, the step or the row."""
+    source = numbered(24, size=3)
+
+    def epochs(batch_size, count, **kwargs):
+      """{(epoch, index): image}."""
+      batches = train_batches(
+        source, batch_size=batch_size, seed=5, transform=_noise, **kwargs
+      )
+      per_epoch = 24 // batch_size
+      return {
+        (step // per_epoch, int(index)): image.tobytes()
+        for step, batch in enumerate(_take(batches, count * per_epoch))
+        for index, image in zip(batch['label'], batch['image'])
+      }
+
+    expected = epochs(batch_size=24, count=3)
+    assert len(expected) == len(set(expected.values())) == 72
+    assert epochs(batch_size=4, count=3) == expected
+    assert epochs(batch_size=8, count=3, num_threads=3) == expected
+    for key, image in epochs(batch_size=5, count=3).items():
+      assert expected[key] == image
+    other = train_batches(source, batch_size=24, seed=6, transform=_noise)
+    for index, image in zip(*(next(other)[k] for k in ('label', 'image'))):
+      assert expected[0, int(index)] != image.tobytes()
+
+  @pytest.mark.parametrize(
+    ('n', 'batch_size', 'repeats'),
+    [(24, 8, 3), (24, 6, 3), (25, 8, 2), (12, 4, 1), (13, 6, 4)],
+  )
+  def test_repeats(self, numbered, n, batch_size, repeats):
+    per_epoch = n // batch_size
+    batches = _take(
+      train_batches(
+        numbered(n),
+        batch_size=batch_size,
+        seed=2,
+        transform=_noise,
+        repeats=repeats,
+      ),
+      2 * per_epoch,
+    )
+    plain = _take(train_batches(numbered(n), batch_size=batch_size, seed=2), 1)
+    for epoch in range(2):
+      taken = batches[epoch * per_epoch :][:per_epoch]
+      labels = np.concatenate([b['label'] for b in taken])
+      images = np.concatenate([b['image'] for b in taken])
+      counts = np.bincount(labels)
+      # All copies of as many examples as fit, of the last perhaps not all.
+      assert sorted(set(counts[counts > 0]))[-1] == repeats
+      assert (counts == repeats).sum() >= len(labels) // repeats - 1
+      assert len({i.tobytes() for i in images}) == len(labels)
+    # The examples of the epoch are the first ones of the same permutation.
+    first = plain[0]['label'][: batch_size // repeats]
+    assert set(first) <= set(batches[0]['label'])
+    for step, batch in enumerate(batches):
+      indices = batch_indices(
+        n, batch_size=batch_size, seed=2, step=step, repeats=repeats
+      )
+      np.testing.assert_array_equal(batch['label'], indices)
+      if 1 < repeats <= batch_size // 2:
+        assert (indices[1:] != indices[:-1]).all()  # Copies are apart.
+
+  def test_repeats_over_processes(self, numbered):
+    arguments = {
+      'batch_size': 8,
+      'seed': 1,
+      'transform': _noise,
+      'repeats': 3,
+    }
+    whole = _take(train_batches(numbered(24), **arguments), 6)
+    parts = [
+      _take(
+        train_batches(
+          numbered(24), **arguments, process_index=p, process_count=4
+        ),
+        6,
+      )
+      for p in range(4)
+    ]
+    _assert_equal(_joined(*parts), whole)
+
+  def test_transforms_may_give_floats(self, numbered):
+    batches = train_batches(
+      numbered(8),
+      batch_size=4,
+      seed=0,
+      transform=lambda x, rng: np.float32(x[:2]) - 0.5,
+    )
+    batch = next(batches)
+    assert batch['image'].dtype == np.float32
+    np.testing.assert_array_equal(
+      batch['image'][:, 0, 0, 0], batch['label'] - np.float32(0.5)
+    )
+    assert batch['image'].shape == (4, 2, 4, 1)
+
+  def test_what_cannot_be_transformed_is_named(self, numbered, refused):
+    def fail(image, rng):
+      raise ValueError('too small')
+
+    batches = train_batches(numbered(4), batch_size=4, seed=0, transform=fail)
+    with refused(
+      r'arrays: example \d, an image of \[4, 4, 1\], cannot be transformed: too'
+    ):
+      next(batches)
+
+  def test_a_transform_leaves_nothing_behind(self, numbered):
     """However many numbers one example draws, the next is not affected."""
 
     def draw_one_more(image, rng):
@@ -203,7 +321,7 @@ class TestTrainBatches:
 
     arguments = {'batch_size': 8, 'seed': 0}
     noise, other = (
-      _take(train_batches(numbered(16), **arguments, augment=f), 4)
+      _take(train_batches(numbered(16), **arguments, transform=f), 4)
       for f in (_noise, draw_one_more)
     )
     for a, b in zip(noise, other):
@@ -220,12 +338,12 @@ class TestTrainBatches:
         batch_size=8,
         seed=42,
         start_step=13,
-        augment=_noise,
+        transform=_noise,
       ),
       1,
     )
     assert batch['label'].tolist() == [73, 89, 0, 95, 45, 13, 16, 70]
-    noise = [66, 10, 104, 64, 154, 158, 149, 85]
+    noise = [222, 128, 50, 81, 153, 250, 141, 75]
     assert batch['image'].ravel().tolist() == noise
 
   def test_images_of_several_shapes(self, make_images, refused):
@@ -240,14 +358,14 @@ class TestTrainBatches:
       def __getitem__(self, index):
         return {'image': images[index], 'label': 0}
 
-    with refused('ragged: the images of a batch must be uint8 of one shape'):
+    with refused('ragged: the images of a batch must have one shape'):
       next(train_batches(Ragged(), batch_size=4, seed=0))
 
-  def test_augmented_images_must_be_uint8(self, numbered, refused):
+  def test_images_must_be_uint8_or_float32(self, numbered, refused):
     batches = train_batches(
-      numbered(4), batch_size=4, seed=0, augment=lambda x, rng: x / 255
+      numbered(4), batch_size=4, seed=0, transform=lambda x, rng: x / 255
     )
-    with refused('one is float64'):
+    with refused('must be uint8, or float32 once transformed, not float64'):
       next(batches)
 
   @pytest.mark.parametrize('workers', [0, 1])
@@ -356,6 +474,34 @@ class TestEvalBatches:
     _assert_equal(
       list(eval_batches(source, batch_size=32, **reading)), expected
     )
+
+  def test_transform(self, numbered):
+    """Applied to every image, with nothing to draw random numbers from."""
+    seen = []
+
+    def transform(image, rng):
+      seen.append(rng)
+      return image[:1] * 2
+
+    batches = list(eval_batches(numbered(6), batch_size=4, transform=transform))
+    assert seen == [None] * 6
+    images = np.concatenate([b['image'] for b in batches])
+    assert images.shape == (8, 1, 4, 1)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 2, 4, 6, 8, 10, 0, 0])
+
+  def test_a_process_without_examples_gets_the_transformed_shape(
+    self, numbered
+  ):
+    (batch,) = eval_batches(
+      numbered(2),
+      batch_size=4,
+      process_index=1,
+      process_count=2,
+      transform=lambda image, rng: np.float32(image[:1]),
+    )
+    assert batch['image'].shape == (2, 1, 4, 1)
+    assert batch['image'].dtype == np.float32
+    assert not batch['mask'].any()
 
   def test_refuses(self, numbered, refused):
     with refused('must be a positive multiple of the number of processes .2.'):

@@ -190,12 +190,45 @@ class TestOpenedDataset:
     assert source.image_shape == (3, 4, 1)
     np.testing.assert_array_equal(source[0]['image'], image[..., None])
 
-  def test_mocked_by_tfds(self):
-    with tfds.testing.mock_data(num_examples=5):
-      source = open_source('cifar10', 'train', download=True)
-      assert (len(source), source.num_classes) == (5, 10)
-      assert source.image_shape == source[0]['image'].shape == (32, 32, 3)
-      assert 0 <= source[0]['label'] < 10
+  @pytest.mark.parametrize(
+    ('name', 'split', 'num_classes', 'image_shape'),
+    [
+      ('cifar10', 'train[:80%]', 10, (32, 32, 3)),
+      ('cifar10_corrupted/fog_3', 'test', 10, (32, 32, 3)),
+      ('imagenet2012', 'validation', 1000, None),
+      ('caltech_birds2011', 'train', 200, None),
+    ],
+  )
+  def test_mocked(self, name, split, num_classes, image_shape):
+    """Nothing is on disk, and nothing is written."""
+    source = open_source(name, split, mock=5)
+    assert (len(source), source.num_classes) == (5, num_classes)
+    assert source.image_shape == image_shape
+    for example, label in zip(source, source.labels()):
+      assert example['image'].dtype == np.uint8
+      if image_shape:
+        assert example['image'].shape == image_shape
+      assert example['label'] == label
+      assert 0 <= label < num_classes
+    again = open_source(name, split, mock=5)
+    for a, b in zip(source, again):
+      np.testing.assert_array_equal(a['image'], b['image'])
+    assert len({e['image'].tobytes() for e in source}) == 5
+
+  @pytest.mark.parametrize('in_memory', [False, True])
+  def test_labels(self, data_dir, in_memory):
+    source = open_source(
+      'digits', 'test', data_dir=data_dir, in_memory=in_memory
+    )
+    labels = source.labels()
+    assert labels.dtype == np.int32
+    assert labels.tolist() == [e['label'] for e in source]
+
+  def test_labels_need_no_image(self, tmp_path, write_dataset):
+    examples = [{'image': b'not a PNG', 'label': k} for k in (2, 0)]
+    write_dataset({'image': RGB, 'label': CLASSES}, {'train': examples})
+    source = open_source('tiny', 'train', data_dir=tmp_path)
+    assert sorted(source.labels()) == [0, 2]
 
 
 class TestInMemory:
@@ -364,16 +397,17 @@ class TestRefuses:
     with refused('tiny/train: example 0 cannot be read'):
       source[0]
 
-  def test_an_image_with_more_channels_than_declared(
-    self, tmp_path, write_dataset, make_images, refused
-  ):
-    write_dataset(
-      {'image': RGB, 'label': CLASSES},
-      {'train': [{'image': make_images((4, 4, 4))[0], 'label': 0}]},
-    )
-    source = open_source('tiny', 'train', data_dir=tmp_path)
-    with refused('example 0 cannot be read: an image of 4 channels'):
-      source[0]
+  @pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+      ('cifar11', "dataset 'cifar11' cannot be mocked: tfds knows none"),
+      ('cifar10_corrupted/rain_1', 'cannot be mocked'),
+      ('/data/mine', 'cannot be mocked'),
+    ],
+  )
+  def test_mocking_the_unknown(self, name, message, refused):
+    with refused(message):
+      open_source(name, 'train', mock=3)
 
   def test_unknown_datasets_are_not_downloaded(self, tmp_path, refused):
     with refused("unknown dataset 'qqqqqq'"):

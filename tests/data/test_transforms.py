@@ -4,7 +4,7 @@ import zlib
 import numpy as np
 import pytest
 
-from maxsup_jax.data import resizing, transforms
+from maxsup_jax.data import transforms
 from maxsup_jax.data.transforms import (
   CenterCrop,
   Flip,
@@ -21,10 +21,6 @@ def _random(*shape, seed=0):
 def _pattern():
   i, j, c = np.ogrid[:45, :60, :3]
   return ((3 * i + 2 * j + 40 * c + i * j // 16) % 256).astype(np.uint8)
-
-
-def test_resize_is_here_for_readers():
-  assert transforms.resize is resizing.resize
 
 
 class TestToChannels:
@@ -239,28 +235,6 @@ class TestFlip:
       image.tobytes(),
       image[:, ::-1].tobytes(),
     }
-
-
-class TestAugment:
-  def test_applies_both_with_one_generator(self):
-    image, rng = _random(6, 6, 3), np.random.default_rng(3)
-    expected = transforms.pad_and_crop(image, rng, 2)
-    expected = transforms.flip_left_right(expected, rng)
-    out = transforms.Augment(pad=2, flip=True)(image, np.random.default_rng(3))
-    np.testing.assert_array_equal(out, expected)
-
-  def test_nothing_by_default(self):
-    image, rng = _random(6, 6, 3), np.random.default_rng(3)
-    state = rng.bit_generator.state
-    assert transforms.Augment()(image, rng) is image
-    assert rng.bit_generator.state == state
-
-  @pytest.mark.parametrize(
-    'fields', [{'pad': -1}, {'pad': 1.5}, {'pad': True}, {'flip': 1}]
-  )
-  def test_refuses(self, fields, refused):
-    with refused(f'augment.{next(iter(fields))} must be'):
-      transforms.Augment(**fields)
 
 
 @pytest.mark.parametrize(

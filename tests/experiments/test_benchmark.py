@@ -477,7 +477,7 @@ def test_the_pipeline_alone():
   assert len(rate['per_round']) == 2
   assert rate['quartile_3'] >= rate['median'] >= rate['min'] > 0
   assert measured['reason'] is None
-  assert measured['augment'] == {'pad': 4, 'flip': True}
+  assert measured['transform'] == 'pad_and_crop(4) | flip'
 
 
 def test_a_pipeline_that_is_broken_is_no_missing_package(monkeypatch):

@@ -25,7 +25,7 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.data import open_source
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints
-from maxsup_jax.training.config import default_config, resolve, to_json
+from maxsup_jax.training.config import resolve, to_json
 from maxsup_jax.training.steps import normalize
 
 SIZE, CLASSES = 8, 10
@@ -41,10 +41,6 @@ CONFIG = {
   'objective': {'name': 'maxsup', 'alpha': 0.2},
   'ema_decay': 0.9,
 }
-needs_transforms = pytest.mark.skipif(
-  'eval_transform' not in default_config().dataset,
-  reason='needs config.dataset.eval_transform',
-)
 CHOICE = ('--corruptions=fog,glass_blur', '--severities=1,5')
 
 
@@ -540,7 +536,6 @@ def test_averaged_weights_and_a_single_compilation(
     assert a['error'] == 1 - a['accuracy']
 
 
-@needs_transforms
 def test_transforms_of_corrupted_images(make_run, corrupted, tmp_path):
   """As with ImageNet: clean images are larger, corrupted ones are not."""
   write_dataset(tmp_path, 'cifar10', None, {'train': 20, 'test': 8}, size=12)

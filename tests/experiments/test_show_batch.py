@@ -16,14 +16,9 @@ from experiments import _show_batch
 from maxsup_jax._errors import UsageError
 from maxsup_jax.data import batch_indices
 from maxsup_jax.training import setup
-from maxsup_jax.training.config import default_config, resolve
+from maxsup_jax.training.config import resolve
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.state import TrainState
-
-INTEGRATED = 'train_transform' in default_config().dataset
-needs_transforms = pytest.mark.skipif(
-  not INTEGRATED, reason='needs config.dataset.train_transform'
-)
 
 
 @pytest.fixture(scope='module')
@@ -170,7 +165,6 @@ def test_epochs_show_the_same_examples(build):
       np.testing.assert_array_equal(version, original)
 
 
-@needs_transforms
 @pytest.mark.parametrize('repeats', [1, 2])
 def test_epochs_are_those_of_training(build, repeats):
   """Example by example, the pixels of the batches of that epoch."""
@@ -205,7 +199,6 @@ def test_epochs_are_those_of_training(build, repeats):
   assert changed > 2
 
 
-@needs_transforms
 def test_mixed_images_are_those_of_the_step(build):
   """What the training step gives its model, and its objective."""
   mixing = {'mixup': 0.8, 'cutmix': 1.0, 'mode': 'pair'}

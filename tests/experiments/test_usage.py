@@ -69,6 +69,9 @@ def test_evaluate_needs_a_run(run_program, tmp_path):
     assert len(err.strip().splitlines()) == 1
 
 
+VIT = {'name': 'vit_tiny', 'patch_size': 2}
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -77,7 +80,18 @@ def test_evaluate_needs_a_run(run_program, tmp_path):
     ({'dataset': {'name': 'cifar10'}}, 'cifar10'),
     ({'dataset': {'image_key': 'picture'}}, 'picture'),
     ({'dataset': {'image_size': 0}}, 'image_size'),
-    ({'dataset': {'augment': {'pad': -1}}}, 'pad'),
+    (
+      {'dataset': {'train_transform': 'pad_and_crop(-1)'}},
+      r'config\.dataset\.train_transform: .*pad_and_crop',
+    ),
+    (
+      {'dataset': {'eval_transform': 'flip'}},
+      r"config\.dataset\.eval_transform is 'flip', which is random",
+    ),
+    (
+      {'dataset': {'eval_transform': 'center_crop(4)'}, 'model': VIT},
+      r'gives images of \[4, 4, 1\], train_transform of \[8, 8, 1\]: ',
+    ),
     ({'dataset': {'mean': (0.5, 0.5)}}, r'config\.dataset\.mean has 2'),
     ({'dataset': {'workers': -1}}, r'config\.dataset\.workers is -1'),
     ({'model': {'name': 'resnet51'}}, 'resnet50'),
@@ -90,7 +104,7 @@ def test_evaluate_needs_a_run(run_program, tmp_path):
     ({'objective': {'name': 'ls', 'beta': 1}}, 'beta'),
     ({'optimizer': {'name': 'adam'}}, 'adamw'),
     ({'optimizer': {'learning_rate': 0.0}}, 'learning_rate'),
-    ({'schedule': {'name': 'linear'}}, 'cosine'),
+    ({'schedule': {'name': 'sawtooth'}}, 'cosine'),
     ({'schedule': {'milestones': (3,)}}, r'milestones is 3'),
     ({'batch_size': 130}, 'multiple of the 4 devices'),
     ({'batch_size': 2048}, '2048'),
@@ -171,18 +185,3 @@ def test_digits_card_knows_every_loss_and_model(data_dir):
   for card in cards:
     run = setup.build(resolve(get_config(card)), data_dir=data_dir)
     assert run.total_steps == 30 * (1442 // 64)
-
-
-def test_a_field_that_came_later_and_is_off_keeps_the_directory():
-  """A run that was made before there was the field is still found."""
-  from experiments.train import default_workdir
-  from maxsup_jax.training import config as config_lib
-
-  off = resolve({})
-  before = off.copy_and_resolve_references()
-  with before.unlocked():
-    for field in config_lib.LATER_FIELDS:
-      del before[field]
-  assert default_workdir(off) == default_workdir(before)
-  on = resolve({'diagnostics_every': '1 epoch'})
-  assert default_workdir(on) != default_workdir(off)

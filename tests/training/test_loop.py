@@ -19,7 +19,11 @@ pytestmark = pytest.mark.usefixtures('cached_compilation')
 CONFIG = {
   'duration': '20 steps',
   'batch_size': 32,
-  'dataset': {'name': 'digits', 'in_memory': True, 'augment': {'pad': 1}},
+  'dataset': {
+    'name': 'digits',
+    'in_memory': True,
+    'train_transform': 'pad_and_crop(1)',
+  },
   'model': {'name': 'resnet8', 'width': 4},
   'optimizer': {'learning_rate': 0.05},
   'log_every': '4 steps',

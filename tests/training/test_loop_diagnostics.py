@@ -26,7 +26,11 @@ CONFIG = {
   'batch_size': 32,
   # 355 test images: the last of the batches is padded on any of the devices.
   'eval_batch_size': 100,
-  'dataset': {'name': 'digits', 'in_memory': True, 'augment': {'pad': 1}},
+  'dataset': {
+    'name': 'digits',
+    'in_memory': True,
+    'train_transform': 'pad_and_crop(1)',
+  },
   'model': {'name': 'resnet8', 'width': 4},
   'optimizer': {'learning_rate': 0.05},
   'log_every': '2 steps',

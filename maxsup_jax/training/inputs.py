@@ -1,0 +1,119 @@
+"""From a configuration to the splits of a dataset and their transforms."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from maxsup_jax import data
+from maxsup_jax._errors import UsageError
+
+
+def parse_transforms(
+  config: ConfigDict,
+) -> tuple[data.Transform, data.Transform]:
+  """What is done to training images, and to those that are evaluated.
+
+  Raises:
+    UsageError: for a transform that cannot be parsed, or a random one for
+      evaluation.
+  """
+  dataset = config.dataset
+  transforms = []
+  for field in ('train_transform', 'eval_transform'):
+    try:
+      transforms.append(
+        data.parse_transform(dataset[field], mean=dataset.mean, std=dataset.std)
+      )
+    except UsageError as error:
+      raise UsageError(f'config.dataset.{field}: {error}') from error
+  if transforms[1].random:
+    raise UsageError(
+      f'config.dataset.eval_transform is {dataset.eval_transform!r}, which is '
+      'random; evaluation must not be'
+    )
+  return tuple(transforms)
+
+
+def open_split(
+  config: ConfigDict, split: str, data_dir: str | None, in_memory: bool
+) -> data.Source:
+  """Opens a split of `config.dataset`.
+
+  Args:
+    config: complete.
+    split: its name, or a slice.
+    data_dir: where datasets are prepared; None for the default of tfds.
+    in_memory: whether to decode all of it now.
+
+  Raises:
+    UsageError: if there is no such split, or its images are not what the
+      configuration expects.
+  """
+  dataset = config.dataset
+  for field in ('num_threads', 'workers'):
+    if (dataset[field] or 0) < 0:
+      raise UsageError(
+        f'config.dataset.{field} is {dataset[field]}; expected 0 or more'
+      )
+  source = data.open_source(
+    dataset.name,
+    split,
+    data_dir=data_dir,
+    image_key=dataset.image_key,
+    label_key=dataset.label_key,
+    num_classes=dataset.num_classes,
+    image_size=dataset.image_size,
+    channels=dataset.channels,
+    in_memory=in_memory,
+    mock=dataset.mock,
+  )
+  # Labels are checked as they are read: see at once if all of them are wrong,
+  # as where a test split has none.
+  channels = source[0]['image'].shape[-1]
+  for field in ('mean', 'std'):
+    if len(dataset[field]) not in (1, channels):
+      raise UsageError(
+        f'config.dataset.{field} has {len(dataset[field])} numbers; the images '
+        f'of {source.name} have {channels} channels'
+      )
+  return source
+
+
+def output_shape(
+  source: data.Source, transform: data.Transform, field: str
+) -> tuple[int, int, int]:
+  """The shape of all images of a split once they are transformed.
+
+  Args:
+    source: the split.
+    transform: what is done to its images.
+    field: of `config.dataset`, where the transform comes from.
+
+  Returns:
+    Height, width and channels.
+
+  Raises:
+    UsageError: if the images differ in shape, or cannot be transformed.
+  """
+  first = source[0]['image']
+  # Where sizes vary: one tall, one wide, one smaller than most crops.
+  sizes = (
+    [first.shape[:2]] if source.image_shape else [(90, 40), (50, 130), (1, 2)]
+  )
+  shapes = []
+  for size in sizes:
+    image = np.zeros((*size, first.shape[-1]), np.uint8)
+    try:
+      out = transform(image, np.random.default_rng(0))
+    except ValueError as error:
+      raise UsageError(
+        f'config.dataset.{field} fails for an image of {size[0]}x{size[1]}: '
+        f'{error}'
+      ) from error
+    shapes.append(out.shape)
+  if len(set(shapes)) > 1:
+    raise UsageError(
+      f'the images of {source.name} differ in size; set config.dataset.'
+      f'image_size, or end config.dataset.{field} with one size, as in '
+      "'resize(256) | center_crop(224)'"
+    )
+  return shapes[0]
