@@ -1,0 +1,215 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from maxsup_jax.data import _glyph_shapes, _png
+from maxsup_jax.data._glyph_raster import FULL, coverage
+
+
+def _edges(*contours):
+  """Closed contours, each a list of (x, y)."""
+  return np.concatenate(
+    [
+      np.stack([np.array(c, float), np.roll(c, -1, axis=0)], axis=1)
+      for c in contours
+    ]
+  )
+
+
+def _area(*contours, size=32):
+  return coverage(_edges(*contours), size).sum() / FULL
+
+
+def _square(low, high):
+  return [(low, low), (high, low), (high, high), (low, high)]
+
+
+def _font(name):
+  import matplotlib
+
+  return f'{matplotlib.get_data_path()}/fonts/ttf/{name}'
+
+
+class TestCoverage:
+  def test_rectangles_on_the_grid_are_exact(self):
+    corners = [(1.25, 2.0), (3.0, 2.0), (3.0, 5.75), (1.25, 5.75)]
+    expected = np.zeros((8, 8))
+    expected[2:6, 1:3] = 1.0
+    expected[:, 1] *= 0.75
+    expected[5] *= 0.75
+    actual = coverage(_edges(corners), 8)
+    assert actual.dtype == np.int64
+    np.testing.assert_array_equal(actual, expected * FULL)
+
+  def test_area_of_polygons(self):
+    rng = np.random.default_rng(0)
+    for sides in (3, 5, 12):
+      angles = np.sort(rng.uniform(0, 2 * math.pi, sides))
+      x, y = 16 + 14 * np.cos(angles), 16 + 14 * np.sin(angles)
+      shoelace = (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+      assert _area(np.stack([x, y], axis=1)) == pytest.approx(shoelace, abs=2)
+
+  def test_each_pixel_of_a_circle(self):
+    """Against the share of 64x64 points of each pixel that lie inside."""
+    angles = np.linspace(0, 2 * math.pi, 400, endpoint=False)
+    circle = np.stack(
+      [8.3 + 6.1 * np.cos(angles), 7.6 + 6.1 * np.sin(angles)], axis=1
+    )
+    points = (np.arange(16 * 64) + 0.5) / 64
+    inside = (points - 8.3) ** 2 + (points[:, None] - 7.6) ** 2 < 6.1**2
+    expected = inside.reshape(16, 64, 16, 64).mean((1, 3))
+    actual = coverage(_edges(circle), 16) / FULL
+    assert abs(actual - expected).max() < 0.16  # 4x4 points.
+    assert abs(actual.sum() - math.pi * 6.1**2) < 0.5
+
+  @pytest.mark.parametrize('shift', [0.0, 0.1, 1 / 3, 0.77])
+  def test_neighbours_share_no_sample_and_leave_none(self, shift):
+    a, b, c, d = (2, 2), (25, 4 + shift), (28, 27), (5, 21 - shift)
+    apart = coverage(_edges([a, b, c]), 32) + coverage(_edges([c, d, a]), 32)
+    np.testing.assert_array_equal(apart, coverage(_edges([a, b, c, d]), 32))
+
+  def test_nonzero_rule(self):
+    outer, inner = _square(2.0, 10.0), _square(4.0, 8.0)
+    assert _area(outer) == _area(outer[::-1]) == 64
+    assert _area(outer, inner) == 64  # Not 48: the even-odd rule.
+    assert _area(outer, inner[::-1]) == 48
+    assert _area(outer[::-1], inner) == 48
+    assert _area(outer, _square(6.0, 14.0)) == 64 + 64 - 16
+
+  def test_what_is_outside_is_cut_off(self):
+    square = _square(0.0, 8.0)
+    for dx, dy in ((-5, 0), (5, 0), (0, -5), (0, 5), (-5, 5), (50, 0), (0, -9)):
+      moved = [(x + dx, y + dy) for x, y in square]
+      expected = max(8 - abs(dx), 0) * max(8 - abs(dy), 0)
+      assert _area(moved, size=8) == expected
+    assert _area(_square(-1000.0, 1000.0), size=8) == 64
+
+  def test_an_edge_through_samples(self):
+    """A crossing at a sample counts it; rounding goes to 1/1024 pixel."""
+    left, right = 0.125, 0.125 + 1 / 1024  # The first sample is at 1/8.
+    near, far = left + 0.4 / 1024, left + 0.6 / 1024
+    for x, expected in ((left, 4), (near, 4), (far, 3), (right, 3)):
+      corners = [(x, 0), (1, 0), (1, 0.25), (x, 0.25)]
+      assert coverage(_edges(corners), 1).item() == expected
+
+
+class TestShapes:
+  @pytest.mark.parametrize('font', ['DejaVuSerif.ttf', 'STIXGeneralBol.ttf'])
+  @pytest.mark.parametrize('character', 'AQgi8')
+  def test_letters_look_as_freetype_renders_them(self, font, character):
+    size, scale = 64, 16
+    index = list(_glyph_shapes.FONTS).index(font)
+    shape = _glyph_shapes.load_shapes()[index][
+      _glyph_shapes.CHARACTERS.index(character)
+    ]
+    # Both fill the picture with the box around the letter.
+    low, high = shape.min((0, 1)), shape.max((0, 1))
+    actual = coverage((shape - low) / (high - low) * size, size) / FULL
+    canvas = Image.new('L', (2 * size * scale,) * 2)
+    ImageDraw.Draw(canvas).text(
+      (size * scale // 2, 0),
+      character,
+      fill=255,
+      font=ImageFont.truetype(_font(font), size * scale),
+    )
+    letter = canvas.crop(canvas.getbbox()).resize((size, size), Image.BOX)
+    error = abs(actual - np.asarray(letter) / 255)
+    assert error.mean() < 0.01
+    assert actual.mean() > 0.2
+
+  def test_sizes_and_order(self):
+    shapes = _glyph_shapes.load_shapes()
+    assert _glyph_shapes.CHARACTERS[24:28] == 'YZab'
+    assert _glyph_shapes.CHARACTERS[50:54] == 'yz01'
+    for font in shapes:
+      by_name = dict(zip(_glyph_shapes.CHARACTERS, font))
+      extent = {k: v.max((0, 1)) - v.min((0, 1)) for k, v in by_name.items()}
+      assert extent['H'][1] == pytest.approx(1, abs=0.2)  # Wide ones are lower.
+      assert extent['o'][1] < 0.85 * extent['O'][1]
+      for shape in font:
+        centre = (shape.max((0, 1)) + shape.min((0, 1))) / 2
+        np.testing.assert_allclose(centre, 0, atol=1e-12)
+        assert abs(shape[..., 0]).max() <= 0.625 + 1e-12
+        assert abs(shape[..., 1]).max() <= 0.5 + 1e-12
+        # Every contour is closed: what starts somewhere ends there.
+        starts, ends = (sorted(map(tuple, shape[:, k])) for k in (0, 1))
+        assert starts == ends
+
+  def test_curves(self):
+    """Four curves that meet halfway between the points off the curve."""
+    outline = _glyph_shapes.Outline(
+      points=((8, 8), (-8, 8), (-8, -8), (8, -8)),
+      on_curve=(False,) * 4,
+      ends=(3,),
+    )
+    corners = _glyph_shapes.flatten(outline)[:, 0]
+    assert len(corners) == 16
+    # Four parabolas; B(t) = (1-t)^2 p0 + 2 t (1-t) p1 + t^2 p2.
+    expected = []
+    for p1 in outline.points:
+      p1 = np.array(p1, float)
+      turned = np.array([-p1[1], p1[0]])  # The next corner of the square.
+      p0, p2 = (p1 - turned) / 2, (p1 + turned) / 2
+      for t in (0, 0.25, 0.5, 0.75):
+        expected.append((1 - t) ** 2 * p0 + 2 * t * (1 - t) * p1 + t**2 * p2)
+    assert sorted(map(tuple, corners)) == sorted(map(tuple, expected))
+
+  def test_a_contour_that_starts_off_the_curve(self):
+    points, on = ((4, 4), (0, 8), (0, 0)), (False, True, True)
+    rotated = _glyph_shapes.Outline(points, on, (2,))
+    straight = _glyph_shapes.Outline(
+      points[1:] + points[:1], on[1:] + on[:1], (2,)
+    )
+    as_sets = [
+      {tuple(map(tuple, edge)) for edge in _glyph_shapes.flatten(outline)}
+      for outline in (rotated, straight)
+    ]
+    assert as_sets[0] == as_sets[1]
+    assert len(as_sets[0]) == 5
+
+  def test_other_fonts_are_refused(self, monkeypatch, refused):
+    load = _glyph_shapes.load_shapes.__wrapped__  # Without the cache.
+    fonts = dict(_glyph_shapes.FONTS)
+    fonts['cmr10.ttf'] = fonts['cmb10.ttf']
+    monkeypatch.setattr(_glyph_shapes, 'FONTS', fonts)
+    with refused('cmr10.ttf has other outlines .* install a matplotlib'):
+      load()
+
+  @pytest.mark.parametrize('content', [None, b'', b'no font'])
+  def test_unreadable_fonts(self, content, tmp_path, refused):
+    path = tmp_path / 'cmr10.ttf'
+    if content is not None:
+      path.write_bytes(content)
+    with refused('cmr10.ttf, a font that .* cannot be read'):
+      _glyph_shapes.read_outlines(path)
+
+  def test_every_number_of_an_outline_counts(self):
+    outlines = _glyph_shapes.read_outlines(_font('cmss10.ttf'))
+    a = outlines['a']
+    (x, y), *points = a.points
+    changed = [
+      _glyph_shapes.Outline(((x + 1, y), *points), a.on_curve, a.ends),
+      _glyph_shapes.Outline(((x, y + 1), *points), a.on_curve, a.ends),
+      _glyph_shapes.Outline(
+        a.points, (not a.on_curve[0], *a.on_curve[1:]), a.ends
+      ),
+      _glyph_shapes.Outline(a.points, a.on_curve, (3, *a.ends)),
+    ]
+    prints = {
+      _glyph_shapes.fingerprint({**outlines, 'a': outline})
+      for outline in (a, *changed)
+    }
+    assert len(prints) == 5
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (32, 32), (7, 5), (300, 260)])
+def test_png(shape, make_images):
+  image = make_images((*shape, 1))[0]
+  png = _png.encode(image)
+  decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+  np.testing.assert_array_equal(decoded, image[..., 0])
+  if shape[0] * (shape[1] + 1) < 65536:
+    assert len(png) == shape[0] * (shape[1] + 1) + 68
