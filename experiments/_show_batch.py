@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from maxsup_jax import data
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training import setup
+from maxsup_jax.training.mixing import mix
 from maxsup_jax.training.steps import normalize
 
 _NAME = 15  # characters of a class name

@@ -15,6 +15,7 @@ It prints shapes, and the mean and standard deviation of the normalised images
 of the whole batch, per channel: 0 and 1 where dataset.mean and dataset.std fit.
 """
 
+import dataclasses
 import re
 import sys
 
@@ -109,7 +110,7 @@ def _show_batch(run):
   source = run.train_source if split == 'train' else run.eval_source
   seen = _show_batch.read(run, split=split, step=step)
   stored = seen.batch['image']
-  mixing = _show_batch.mixing_of(config) if split == 'train' else None
+  mixing = run.mixing if split == 'train' and run.mixing.active else None
   count = min(_ROWS.value * _COLUMNS.value, len(stored))
   if stored.dtype.kind == 'f':
     images = [_show_batch.stretched(x) for x in seen.inputs[:count]]
@@ -124,7 +125,8 @@ def _show_batch(run):
     images = stored[:count]
     caption = 'Pixels before normalisation.'
   if mixing:
-    caption += ' Mixed: ' + ', '.join(f'{n} {v}' for n, v in mixing.items())
+    settings = dataclasses.asdict(mixing)
+    caption += ' Mixed: ' + ', '.join(f'{n} {v}' for n, v in settings.items())
     caption += '.'
   if count < len(stored):
     caption = f'{count} of the {len(stored)} images of the batch. {caption}'

@@ -12,7 +12,12 @@ from maxsup_jax._errors import UsageError
 from maxsup_jax.data import _prepare
 
 # Datasets that are generated on first use, and the modules of their builders.
-EMBEDDED = {'digits': 'maxsup_jax.data.digits'}
+EMBEDDED = {
+  'digits': 'maxsup_jax.data.digits',
+  'glyphs': 'maxsup_jax.data.glyphs',
+}
+# Those with configs, and what the name of one looks like.
+_CONFIGURED = {'glyphs': 'glyphs/26x10000_32_medium'}
 
 
 def find_builder(
@@ -44,7 +49,7 @@ def find_builder(
       )
   if name.startswith(('/', './', '../', '~')):
     builder = _from_directory(pathlib.Path(name).expanduser())
-  elif name in EMBEDDED:
+  elif _is_embedded(name):
     builder = _from_directory(_prepare_embedded(name, data_dir))
   else:
     builder = _from_name(name, data_dir, download)
@@ -68,6 +73,8 @@ def _from_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
 
 def _form_of(name: str) -> tfds.core.DatasetBuilder:
   """A builder that knows what examples look like, and has none."""
+  if name in EMBEDDED:
+    importlib.import_module(EMBEDDED[name])  # Registers the builder.
   try:
     with tfds.testing.mock_data():
       return tfds.builder(name)
@@ -77,14 +84,26 @@ def _form_of(name: str) -> tfds.core.DatasetBuilder:
     ) from error
 
 
+def _is_embedded(name: str) -> bool:
+  base, slash, _ = name.partition('/')
+  return base in (_CONFIGURED if slash else EMBEDDED)
+
+
 def _prepare_embedded(
   name: str, data_dir: str | os.PathLike | None
 ) -> pathlib.Path:
-  importlib.import_module(EMBEDDED[name])  # Registers the builder.
+  base, slash, config = name.partition('/')
+  module = importlib.import_module(EMBEDDED[base])  # Registers the builder.
+  if base in _CONFIGURED:
+    if slash and not config:
+      raise UsageError(f'{name!r} names no config: {_CONFIGURED[base]!r} does')
+    config = module.parse_name(config).name  # The one of its several names.
   root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-  directory = root / name / str(tfds.builder_cls(name).VERSION)
+  directory = root / base / config / str(tfds.builder_cls(base).VERSION)
   if not _prepare.is_prepared(directory):
-    builder = tfds.builder(name, data_dir=root, file_format='array_record')
+    builder = tfds.builder(
+      base, config=config or None, data_dir=root, file_format='array_record'
+    )
     _prepare.prepare(builder)
   return directory
 
@@ -99,6 +118,11 @@ def _from_name(
       f'{name!r} is not the name of a dataset: expected name, name/config or '
       'name:1.2.3, or a path that starts with /, ./, ../ or ~'
     ) from error
+  if base in _CONFIGURED:
+    raise UsageError(
+      f'the embedded dataset {base!r} has one version, and configs: use '
+      f'{base!r} or such as {_CONFIGURED[base]!r} instead of {name!r}'
+    )
   if base in EMBEDDED:
     raise UsageError(
       f'the embedded dataset {base!r} has one version and no configs: use '

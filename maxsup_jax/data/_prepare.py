@@ -4,11 +4,20 @@ import contextlib
 import fcntl
 import io
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
 
 import tensorflow_datasets as tfds
 
 from maxsup_jax._errors import UsageError
+
+T = TypeVar('T')
+
+# Preparations that take less than so many seconds say nothing.
+_QUIET_SECONDS = 5.0
+# Where progress is shown while tfds is silenced; None for sys.stderr.
+_visible: TextIO | None = None
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
@@ -84,11 +93,39 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def track(examples: Iterable[T], name: str) -> Iterator[T]:
+  """Passes examples on and shows the progress and the time left, if it is long.
+
+  Args:
+    examples: a sequence.
+    name: what is being generated.
+  """
+  import tqdm
+
+  stream = _visible or sys.stderr
+  return tqdm.tqdm(
+    examples,
+    desc=f'Generating {name}',
+    unit=' examples',
+    file=stream,
+    delay=_QUIET_SECONDS,
+    # In a file every update is kept.
+    mininterval=0.5 if stream.isatty() else 10.0,
+    leave=False,
+    position=0,  # Not below the bars of tfds, which nobody sees.
+  )
+
+
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-  """Hides the messages and progress bars of tfds: this takes a second."""
-  with (
-    contextlib.redirect_stdout(io.StringIO()),
-    contextlib.redirect_stderr(io.StringIO()),
-  ):
-    yield
+  """Hides the messages and progress bars of tfds, but not those of `track`."""
+  global _visible
+  _visible = sys.stderr
+  try:
+    with (
+      contextlib.redirect_stdout(io.StringIO()),
+      contextlib.redirect_stderr(io.StringIO()),
+    ):
+      yield
+  finally:
+    _visible = None

@@ -76,3 +76,19 @@ def test_a_missing_package(builder, monkeypatch, refused):
   monkeypatch.setattr(digits.Digits, 'download_and_prepare', fail)
   with refused("preparing 'digits' needs sklearn"):
     _prepare.prepare(builder)
+
+
+class TestTrack:
+  def test_shows_progress_where_tfds_is_silent(self, monkeypatch, capsys):
+    monkeypatch.setattr(_prepare, '_QUIET_SECONDS', 0.0)
+    with _prepare._silence():
+      print('hidden')
+      assert list(_prepare.track(range(3), 'numbers')) == [0, 1, 2]
+    output, errors = capsys.readouterr()
+    assert output == ''
+    assert 'Generating numbers' in errors
+    assert '0/3' in errors
+
+  def test_says_nothing_about_what_is_fast(self, capsys):
+    assert list(_prepare.track(range(3), 'numbers')) == [0, 1, 2]
+    assert capsys.readouterr() == ('', '')
