@@ -1,0 +1,80 @@
+"""A small ResNet on generated letters, with thousands of errors to look at.
+
+  python -m experiments.train --config=configs/glyphs.py
+
+Arguments, after a colon and separated by commas:
+
+  loss=maxsup        ce, ls or any other key of configs.common.OBJECTIVES
+  alpha=constant     as there, or linear: from 0.1 towards 0.2, epoch by epoch
+  seed=0             of the training; the examples stay the same
+  classes=26         2 to 62: the first so many of A-Z, a-z and 0-9
+  train=10000        the number of training examples
+  test=10000         the number of test examples
+  size=32            the side of the images: a multiple of 8 from 16 to 128
+  difficulty=medium  easy, medium or hard; see maxsup_jax.data.glyphs
+  model=resnet8      any model; vit_tiny, vit_small and vit_base get an eighth
+                     of the side as their patch size
+  debug=false        true: a few steps at a tiny size, to see that it runs
+
+The letters are generated on first use, by maxsup_jax.data.glyphs. They are not
+symmetric, so that they are cropped but not mirrored.
+"""
+
+from configs import common
+from maxsup_jax.models import MODELS
+from maxsup_jax.training.config import default_config
+
+
+def get_config(arg=None):
+  args = common.parse_arg(
+    arg,
+    loss='maxsup',
+    alpha='constant',
+    seed=0,
+    classes=26,
+    train=10_000,
+    test=10_000,
+    size=32,
+    difficulty='medium',
+    model='resnet8',
+    debug=False,
+  )
+  if args.debug:
+    args.train, args.test, args.size = 64, 32, 16
+  config = default_config()
+  config.seed = args.seed
+  config.duration = '4 steps' if args.debug else '30 epochs'
+  config.batch_size = 16 if args.debug else 128
+  config.eval_batch_size = 16 if args.debug else 500
+  config.dataset.name = (
+    f'glyphs/{args.classes}x{args.train}x{args.test}_{args.size}_'
+    f'{args.difficulty}'
+  )
+  config.dataset.mean = (0.5,)
+  config.dataset.std = (0.25,)
+  config.dataset.train_transform = f'pad_and_crop({args.size // 16})'
+  config.dataset.in_memory = True
+  config.objective = common.objective(args.loss, args.alpha)
+  config.model = {'name': args.model, 'dtype': 'float32'}
+  options = MODELS[args.model].options if args.model in MODELS else {}
+  if 'patch_size' in options:
+    # 64 patches, and what vision transformers train with.
+    config.model.patch_size = args.size // 8
+    config.optimizer.name = 'adamw'
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 1.0
+  else:
+    if 'stem' in options:
+      config.model.stem = 'cifar'
+    if args.model == 'resnet8':
+      config.model.width = 16  # A quarter of the work of the default width.
+    config.optimizer.name = 'sgd'
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 5e-4
+  config.schedule.name = 'cosine'
+  config.schedule.warmup = '1 step' if args.debug else '2 epochs'
+  config.log_every = '1 step' if args.debug else '1 epoch'
+  config.eval_every = '4 steps' if args.debug else '5 epochs'
+  config.checkpoint_every = '4 steps' if args.debug else '5 epochs'
+  return config
