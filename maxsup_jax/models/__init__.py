@@ -1,8 +1,14 @@
-"""Flax linen models: ResNets and ViTs that return logits and features."""
+"""Flax linen models that return logits and what led to them."""
 
+from maxsup_jax.models.alexnet import AlexNetCifar as AlexNetCifar
+from maxsup_jax.models.blur_pool import BlurPool as BlurPool
+from maxsup_jax.models.causal_norm import CausalNormHead as CausalNormHead
+from maxsup_jax.models.densenet import DenseNet as DenseNet
+from maxsup_jax.models.drop_path import Dropout as Dropout
 from maxsup_jax.models.drop_path import DropPath as DropPath
 from maxsup_jax.models.layers import at_layer as at_layer
 from maxsup_jax.models.layers import saliency_layer as saliency_layer
+from maxsup_jax.models.mobilenet import MobileNetV2 as MobileNetV2
 from maxsup_jax.models.parameters import PARAMETER_KINDS as PARAMETER_KINDS
 from maxsup_jax.models.parameters import count_parameters as count_parameters
 from maxsup_jax.models.parameters import decay_mask as decay_mask
@@ -15,4 +21,8 @@ from maxsup_jax.models.resnet import STEMS as STEMS
 from maxsup_jax.models.resnet import BasicBlock as BasicBlock
 from maxsup_jax.models.resnet import BottleneckBlock as BottleneckBlock
 from maxsup_jax.models.resnet import ResNet as ResNet
+from maxsup_jax.models.resnet_bbn import ResNetBBN as ResNetBBN
+from maxsup_jax.models.resnet_preact import (
+  PreActivationResNet as PreActivationResNet,
+)
 from maxsup_jax.models.vit import ViT as ViT

@@ -56,3 +56,14 @@ def check_images(images: jax.Array) -> None:
     raise UsageError(
       f'images: expected normalised floating point, got {images.dtype}'
     )
+
+
+def check_size(images: jax.Array, smallest: int, model: str) -> None:
+  """Refuses images with a side smaller than the total stride of the model."""
+  # Padding would let even one pixel through, to layers that see only zeros.
+  height, width = images.shape[1:3]
+  if min(height, width) < smallest:
+    raise UsageError(
+      f'images of {height}x{width} are too small for {model}: '
+      f'expected at least {smallest}x{smallest}'
+    )

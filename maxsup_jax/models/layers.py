@@ -11,8 +11,6 @@ import jax
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.models import _checks
-from maxsup_jax.models.resnet import ResNet
-from maxsup_jax.models.vit import ViT
 
 AtLayer = Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
 
@@ -92,12 +90,14 @@ def _nearby(path: tuple[str, ...], names: list[tuple[str, ...]]) -> str:
 def saliency_layer(model: nn.Module) -> str:
   """The layer whose output Grad-CAM weights, unless told otherwise.
 
-  For ResNets the last block, whose output is `out['feature_map']`. For ViTs the
-  first norm of the last block: what the class token attends to last. After that
-  block the patches influence no logit, and their gradients vanish.
+  For convolutional nets the layer whose output is `out['feature_map']`, the
+  last one before pooling or flattening. For ViTs the first norm of the last
+  block: what the class token attends to last. After that block the patches
+  influence no logit, and their gradients vanish.
 
   Args:
-    model: a `ResNet` or a `ViT`.
+    model: a model of this package, or any module that names such a layer in an
+      attribute `saliency_layer`.
 
   Returns:
     A path for `at_layer`.
@@ -112,10 +112,9 @@ def saliency_layer(model: nn.Module) -> str:
     >>> saliency_layer(create_model('vit_tiny', 10))
     'block11/norm1'
   """
-  if isinstance(model, ResNet):
-    return f'layer{len(model.stage_sizes)}_{model.stage_sizes[-1] - 1}'
-  if isinstance(model, ViT):
-    return f'block{model.depth - 1}/norm1'
-  raise UsageError(
-    f'no layer is known to look at in a {type(model).__name__}; name one'
-  )
+  layer = getattr(model, 'saliency_layer', None)
+  if layer is None:
+    raise UsageError(
+      f'no layer is known to look at in a {type(model).__name__}; name one'
+    )
+  return layer

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.models import _checks
+from maxsup_jax.models.alexnet import AlexNetCifar
+from maxsup_jax.models.densenet import DenseNet
+from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
+from maxsup_jax.models.resnet_bbn import ResNetBBN
+from maxsup_jax.models.resnet_preact import PreActivationResNet
 from maxsup_jax.models.vit import ViT
 
 DTYPES: Mapping[str, Any] = {
@@ -25,12 +30,15 @@ class ModelEntry:
   Attributes:
     module: the class that is built.
     architecture: the fields that the name stands for.
-    options: the fields that the caller may set, with their defaults.
+    options: what the caller may set, with its defaults.
+    renamed: the fields of those options that are not fields by their own name,
+      which a layer has.
   """
 
   module: type[nn.Module]
   architecture: Mapping[str, Any]
   options: Mapping[str, Any]
+  renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _resnet(block, stage_sizes, **defaults) -> ModelEntry:
@@ -38,6 +46,7 @@ def _resnet(block, stage_sizes, **defaults) -> ModelEntry:
     'stem': 'imagenet',
     'width': 64,
     'zero_init_residual': False,
+    'blur_pool': False,
     'batch_norm_axis': None,
   }
   return ModelEntry(
@@ -51,7 +60,7 @@ def _vit(dim, depth, heads) -> ModelEntry:
   return ModelEntry(
     module=ViT,
     architecture={'dim': dim, 'depth': depth, 'heads': heads},
-    options={'patch_size': 16, 'drop_path': 0.0},
+    options={'patch_size': 16, 'drop_path': 0.0, 'head_dropout': 0.0},
   )
 
 
@@ -62,6 +71,35 @@ MODELS: Mapping[str, ModelEntry] = {
   'resnet34': _resnet(BasicBlock, (3, 4, 6, 3)),
   'resnet50': _resnet(BottleneckBlock, (3, 4, 6, 3)),
   'resnet101': _resnet(BottleneckBlock, (3, 4, 23, 3)),
+  # The CIFAR-10 net of He et al., with projected shortcuts.
+  'resnet20': _resnet(BasicBlock, (3, 3, 3), stem='cifar', width=16),
+  'resnet32_bbn': ModelEntry(
+    module=ResNetBBN,
+    architecture={'stage_sizes': (5, 5, 4)},
+    options={'head': 'linear', 'width': 16, 'batch_norm_axis': None},
+    renamed={'head': 'classifier'},
+  ),
+  'resnet56_t2t': ModelEntry(
+    module=PreActivationResNet,
+    architecture={'stage_sizes': (9, 9, 9)},
+    options={'width': 16, 'widening': 2, 'batch_norm_axis': None},
+  ),
+  'alexnet_cifar': ModelEntry(AlexNetCifar, architecture={}, options={}),
+  'densenet_bc_100': ModelEntry(
+    module=DenseNet,
+    architecture={'block_sizes': (16, 16, 16)},
+    options={'growth': 12, 'batch_norm_axis': None},
+  ),
+  'mobilenet_v2': ModelEntry(
+    module=MobileNetV2,
+    architecture={},
+    options={
+      'stem': 'imagenet',
+      'blur_pool': False,
+      'dropout': 0.2,
+      'batch_norm_axis': None,
+    },
+  ),
   'vit_tiny': _vit(dim=192, depth=12, heads=3),
   'vit_small': _vit(dim=384, depth=12, heads=6),
   'vit_base': _vit(dim=768, depth=12, heads=12),
@@ -79,11 +117,13 @@ def create_model(
   """Builds a model by its name.
 
   Every model is called as `logits, out = model.apply(variables, images)`, with
-  logits float32 [B, K] and `out['penultimate']` float32 [B, D]; ResNets add
-  `out['feature_map']`, ViTs `out['tokens']`. Entries that are not used cost
-  nothing under jit. The linear classifier is `params['head']`, with 'kernel'
-  [D, K] and 'bias' [K]. To train, pass `train=True`, `mutable=['batch_stats']`
-  and `rngs={'drop_path': key}`, all of which every model accepts.
+  logits float32 [B, K] and `out['penultimate']` float32 [B, D]; convolutional
+  nets add `out['feature_map']` [B, h, w, C], ViTs `out['tokens']`. Entries that
+  are not used cost nothing under jit. The linear classifier is
+  `params['head']`, with 'kernel' [D, K] and 'bias' [K]; the causal-norm head of
+  `resnet32_bbn` has no bias. To train, pass `train=True`,
+  `mutable=['batch_stats']` and `rngs={'drop_path': key}`, all of which every
+  model accepts.
 
   Args:
     name: a key of `MODELS`.
@@ -93,10 +133,21 @@ def create_model(
     batch_axis: name of the mapped axis (of pmap or vmap) over which the batch
       is split, for models that draw random numbers per example. None: the
       array is the whole batch.
-    **options: the options of that model, `MODELS[name].options`. ResNets:
-      `stem` ('imagenet' or 'cifar'), `width`, `zero_init_residual`,
-      `batch_norm_axis`. ViTs: `patch_size`, `drop_path`. What they mean stands
-      at the fields of `ResNet` and `ViT`.
+    **options: the options of that model, `MODELS[name].options`:
+
+      - `resnet8`, `resnet18`, `resnet20`, `resnet34`, `resnet50`, `resnet101`:
+        `stem` ('imagenet' or 'cifar'), `width`, `zero_init_residual`,
+        `blur_pool`, see `ResNet`;
+      - `resnet32_bbn`: `head` ('linear' or 'causal_norm'), `width`, see
+        `ResNetBBN`;
+      - `resnet56_t2t`: `width` of the stem, `widening` (2; 1 for the narrower
+        net of He et al.), see `PreActivationResNet`;
+      - `alexnet_cifar`: none, see `AlexNetCifar`;
+      - `densenet_bc_100`: `growth`, see `DenseNet`;
+      - `mobilenet_v2`: `stem`, `blur_pool`, `dropout`, see `MobileNetV2`;
+      - `vit_tiny`, `vit_small`, `vit_base`: `patch_size`, `drop_path`,
+        `head_dropout`, see `ViT`;
+      - `batch_norm_axis`: all that have BatchNorm.
 
   Returns:
     A Flax linen module.
@@ -116,7 +167,8 @@ def create_model(
 
   References:
     He et al. 2016, *Deep residual learning for image recognition*; Touvron et
-    al. 2021, *Training data-efficient image transformers*.
+    al. 2021, *Training data-efficient image transformers*; those at the other
+    classes.
   """
   _checks.check_choice('model', name, MODELS)
   entry = MODELS[name]
@@ -127,6 +179,7 @@ def create_model(
         f'known: {_checks.known(entry.options)}'
       )
   fields = {**entry.architecture, **entry.options, **options}
+  fields = {entry.renamed.get(k, k): value for k, value in fields.items()}
   # A ResNet draws nothing per example and has no use for the axis.
   if any(f.name == 'batch_axis' for f in dataclasses.fields(entry.module)):
     fields['batch_axis'] = batch_axis

@@ -1,50 +1,18 @@
-"""Residual networks (He et al. 2016), structured as in torchvision.
+"""Residual networks (He et al. 2016), structured as in torchvision."""
 
-Every convolution pads as torch pads, explicitly and equally on all sides: with
-stride 2, 'SAME' would pad only at the end and shift every feature map.
-"""
-
-import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
-from maxsup_jax._errors import UsageError
 from maxsup_jax.models import _checks
+from maxsup_jax.models._convolution import batch_norm, conv, he_fan_out
 from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.models.blur_pool import before_stride
 
 STEMS = ('imagenet', 'cifar')
-
-he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-
-
-def _conv(features: int, size: int, stride: int, dtype: Any, name: str):
-  return nn.Conv(
-    features,
-    (size, size),
-    strides=stride,
-    padding=size // 2,
-    use_bias=False,
-    kernel_init=he_fan_out,
-    dtype=dtype,
-    name=name,
-  )
-
-
-def _batch_norm(train: bool, axis_name: str | None, dtype: Any):
-  # The running variance takes up the biased variance of the batch, as Flax
-  # does it; torch's takes up the unbiased one, n/(n-1) times larger. The
-  # outputs in training are the same.
-  return functools.partial(
-    nn.BatchNorm,
-    use_running_average=not train,
-    momentum=0.9,  # the share of the old value: 0.1 in torch's convention
-    epsilon=1e-5,
-    axis_name=axis_name,
-    dtype=dtype,
-  )
 
 
 class _Block(nn.Module):
@@ -53,8 +21,19 @@ class _Block(nn.Module):
   width: int
   stride: int = 1
   zero_init_residual: bool = False
+  blur_pool: bool = False
   batch_norm_axis: str | None = None
   dtype: Any = jnp.float32
+  kernel_init: Initializer = he_fan_out
+
+  def _conv(
+    self, x: jax.Array, features: int, size: int, stride: int, name: str
+  ) -> jax.Array:
+    x = before_stride(x, stride, blur=self.blur_pool, name=f'{name}_blur')
+    layer = conv(
+      features, size, stride, self.dtype, name, kernel_init=self.kernel_init
+    )
+    return layer(x)
 
   def _last_scale_init(self):
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
@@ -64,7 +43,7 @@ class _Block(nn.Module):
     """Adds the shortcut, projected where the shapes differ."""
     channels = y.shape[-1]
     if self.stride != 1 or x.shape[-1] != channels:
-      x = _conv(channels, 1, self.stride, self.dtype, 'downsample_conv')(x)
+      x = self._conv(x, channels, 1, self.stride, 'downsample_conv')
       x = norm(name='downsample_bn')(x)
     return nn.relu(y + x)
 
@@ -77,8 +56,10 @@ class BasicBlock(_Block):
     stride: of the first convolution and of the shortcut.
     zero_init_residual: initialise the last BatchNorm scale with zeros, so that
       the block begins as its shortcut (Goyal et al. 2017).
+    blur_pool: blur before convolutions that skip positions, see `ResNet`.
     batch_norm_axis: mapped axis to share batch statistics over, or None.
     dtype: dtype of the computation; parameters stay float32.
+    kernel_init: draws the kernels of the convolutions.
 
   References:
     He et al. 2016, *Deep residual learning for image recognition*, Figure 5
@@ -90,10 +71,10 @@ class BasicBlock(_Block):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block."""
-    norm = _batch_norm(train, self.batch_norm_axis, self.dtype)
-    y = _conv(self.width, 3, self.stride, self.dtype, 'conv1')(x)
+    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    y = self._conv(x, self.width, 3, self.stride, 'conv1')
     y = nn.relu(norm(name='bn1')(y))
-    y = _conv(self.width, 3, 1, self.dtype, 'conv2')(y)
+    y = self._conv(y, self.width, 3, 1, 'conv2')
     y = norm(name='bn2', scale_init=self._last_scale_init())(y)
     return self._join(y, x, norm)
 
@@ -109,8 +90,10 @@ class BottleneckBlock(_Block):
     stride: of the 3x3 convolution and of the shortcut.
     zero_init_residual: initialise the last BatchNorm scale with zeros, so that
       the block begins as its shortcut (Goyal et al. 2017).
+    blur_pool: blur before convolutions that skip positions, see `ResNet`.
     batch_norm_axis: mapped axis to share batch statistics over, or None.
     dtype: dtype of the computation; parameters stay float32.
+    kernel_init: draws the kernels of the convolutions.
 
   References:
     He et al. 2016, *Deep residual learning for image recognition*, Figure 5
@@ -122,12 +105,12 @@ class BottleneckBlock(_Block):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block."""
-    norm = _batch_norm(train, self.batch_norm_axis, self.dtype)
-    y = _conv(self.width, 1, 1, self.dtype, 'conv1')(x)
+    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    y = self._conv(x, self.width, 1, 1, 'conv1')
     y = nn.relu(norm(name='bn1')(y))
-    y = _conv(self.width, 3, self.stride, self.dtype, 'conv2')(y)
+    y = self._conv(y, self.width, 3, self.stride, 'conv2')
     y = nn.relu(norm(name='bn2')(y))
-    y = _conv(self.width * self.expansion, 1, 1, self.dtype, 'conv3')(y)
+    y = self._conv(y, self.width * self.expansion, 1, 1, 'conv3')
     y = norm(name='bn3', scale_init=self._last_scale_init())(y)
     return self._join(y, x, norm)
 
@@ -148,6 +131,10 @@ class ResNet(nn.Module):
     width: channels of the stem and width of the first stage.
     zero_init_residual: initialise the last BatchNorm scale of every block with
       zeros; torchvision's default is False.
+    blur_pool: blur what every strided convolution sees that has at least 16
+      input channels, with a fixed kernel, see `BlurPool`. In ResNet-18 these
+      are `conv1` and the shortcut of the first block of stages 2 to 4, in
+      ResNet-50 `conv2` and the shortcut; never the stem.
     batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
       statistics are shared. None: every device normalises with its own.
     dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
@@ -164,6 +151,7 @@ class ResNet(nn.Module):
   stem: str = 'imagenet'
   width: int = 64
   zero_init_residual: bool = False
+  blur_pool: bool = False
   batch_norm_axis: str | None = None
   dtype: Any = jnp.float32
 
@@ -172,6 +160,7 @@ class ResNet(nn.Module):
     _checks.check_choice('stem', self.stem, STEMS)
     _checks.check_positive_int('width', self.width)
     _checks.check_bool('zero_init_residual', self.zero_init_residual)
+    _checks.check_bool('blur_pool', self.blur_pool)
     _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
     super().__post_init__()
 
@@ -197,16 +186,20 @@ class ResNet(nn.Module):
         stride.
     """
     _checks.check_images(images)
-    self._check_size(*images.shape[1:3])
+    _checks.check_size(
+      images,
+      self._smallest(),
+      f'stem {self.stem!r} with {len(self.stage_sizes)} stages',
+    )
 
     x = images.astype(self.dtype)
-    norm = _batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
     if self.stem == 'imagenet':
-      x = _conv(self.width, 7, 2, self.dtype, 'conv1')(x)
+      x = conv(self.width, 7, 2, self.dtype, 'conv1')(x)
       x = nn.relu(norm(name='bn1')(x))
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     else:
-      x = _conv(self.width, 3, 1, self.dtype, 'conv1')(x)
+      x = conv(self.width, 3, 1, self.dtype, 'conv1')(x)
       x = nn.relu(norm(name='bn1')(x))
 
     for stage, size in enumerate(self.stage_sizes):
@@ -215,6 +208,7 @@ class ResNet(nn.Module):
           width=self.width * 2**stage,
           stride=2 if stage > 0 and i == 0 else 1,
           zero_init_residual=self.zero_init_residual,
+          blur_pool=self.blur_pool,
           batch_norm_axis=self.batch_norm_axis,
           dtype=self.dtype,
           name=f'layer{stage + 1}_{i}',
@@ -225,12 +219,12 @@ class ResNet(nn.Module):
     head = linear_head(self.num_classes, kernel_init=init, bias_init=init)
     return head(penultimate), {'feature_map': x, 'penultimate': penultimate}
 
-  def _check_size(self, height: int, width: int) -> None:
-    # Padding would let even one pixel through, to stages that see only zeros.
+  @property
+  def saliency_layer(self) -> str:
+    """The last block, whose output is `out['feature_map']`."""
+    return f'layer{len(self.stage_sizes)}_{self.stage_sizes[-1] - 1}'
+
+  def _smallest(self) -> int:
+    """The total stride."""
     total = 2 ** (len(self.stage_sizes) - 1)
-    total *= 4 if self.stem == 'imagenet' else 1
-    if min(height, width) < total:
-      raise UsageError(
-        f'images of {height}x{width} are too small for stem {self.stem!r} with '
-        f'{len(self.stage_sizes)} stages: expected at least {total}x{total}'
-      )
+    return total * (4 if self.stem == 'imagenet' else 1)

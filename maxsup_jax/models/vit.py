@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from maxsup_jax._errors import UsageError
 from maxsup_jax.models import _checks
 from maxsup_jax.models._head import linear_head, uniform_fan_in
-from maxsup_jax.models.drop_path import DropPath
+from maxsup_jax.models.drop_path import Dropout, DropPath
 
 # DeiT truncates this normal at ±2, which is 100 standard deviations: it is a
 # plain normal. Truncation at ±2 standard deviations would shrink it by 12%.
@@ -107,8 +107,8 @@ class ViT(nn.Module):
   """A vision transformer: `logits, out = model.apply(variables, images)`.
 
   Positions are learned for the image size given to `init`, and only that size
-  can be applied. With `train=True` and `drop_path > 0` a key is needed, the
-  same on every device: `rngs={'drop_path': key}`.
+  can be applied. With `train=True` and a positive `drop_path` or `head_dropout`
+  a key is needed, the same on every device: `rngs={'drop_path': key}`.
 
   Weights, class token and positions begin normal with σ = 0.02 and biases with
   zeros, except for the patch embedding, which DeiT leaves at torch's default
@@ -122,9 +122,12 @@ class ViT(nn.Module):
     patch_size: side of the square patches, in pixels.
     drop_path: rate of stochastic depth in the last block; it grows linearly
       from 0 in the first.
+    head_dropout: rate of dropout of the class token before the head; timm's
+      `drop_rate`.
     batch_axis: name of the mapped axis (of pmap or vmap) over which the batch
-      is split, which keeps the draws of stochastic depth independent of the
-      number of devices, see `DropPath`. None: the array is the whole batch.
+      is split, which keeps the draws of dropout and stochastic depth
+      independent of the number of devices, see `DropPath`. None: the array is
+      the whole batch.
     dtype: dtype of the computation, float32 or bfloat16. Parameters, residual
       stream, tokens, penultimate features and logits are float32 always.
 
@@ -139,6 +142,7 @@ class ViT(nn.Module):
   heads: int
   patch_size: int = 16
   drop_path: float = 0.0
+  head_dropout: float = 0.0
   batch_axis: str | None = None
   dtype: Any = jnp.float32
 
@@ -148,6 +152,7 @@ class ViT(nn.Module):
     if self.dim % self.heads:
       raise UsageError(f'heads: {self.heads} do not divide dim {self.dim}')
     _checks.check_rate('drop_path', self.drop_path)
+    _checks.check_rate('head_dropout', self.head_dropout)
     _checks.check_axis_name('batch_axis', self.batch_axis)
     super().__post_init__()
 
@@ -159,13 +164,13 @@ class ViT(nn.Module):
 
     Args:
       images: floating point [B, H, W, C], H and W multiples of `patch_size`.
-      train: apply stochastic depth.
+      train: apply dropout and stochastic depth.
 
     Returns:
       Logits, float32 [B, K], and a dict of what led to them: 'tokens', float32
       [B, 1 + N, D], after the final norm, class token first and then the N
       patches row by row, and 'penultimate', float32 [B, D], the class token,
-      which the linear head sees.
+      which the linear head sees, after dropout if there is any.
 
     Raises:
       UsageError: images of the wrong rank or dtype, not divisible into patches,
@@ -188,7 +193,14 @@ class ViT(nn.Module):
       kernel_init=normal_02,
       bias_init=nn.initializers.zeros,
     )
-    return head(penultimate), {'tokens': tokens, 'penultimate': penultimate}
+    drop = Dropout(self.head_dropout, self.batch_axis, name='dropout')
+    logits = head(drop(penultimate, train=train))
+    return logits, {'tokens': tokens, 'penultimate': penultimate}
+
+  @property
+  def saliency_layer(self) -> str:
+    """The first norm of the last block: what the class token sees last."""
+    return f'block{self.depth - 1}/norm1'
 
   def _embed(self, images: jax.Array) -> jax.Array:
     """Returns the class token and the patches with their positions, float32."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.models.drop_path import DropPath
+from maxsup_jax.models.drop_path import Dropout, DropPath
 
 
 def drop(x, *, key=0, axis=None, rate=0.4, train=True):
@@ -102,3 +102,62 @@ def test_bad_rate(rate):
 def test_bad_axis():
   with pytest.raises(UsageError, match='batch_axis: expected an axis name'):
     DropPath(0.1, batch_axis=0)
+
+
+# ---- Dropout of elements -----------------------------------------------------
+
+
+def drop_elements(x, *, key=0, axis=None, rate=0.4, train=True):
+  rngs = {'drop_path': jax.random.key(key)}
+  return Dropout(rate, axis).apply({}, x, train=train, rngs=rngs)
+
+
+def test_elements_are_dropped_or_scaled():
+  x = jnp.arange(1.0, 64 * 6 + 1).reshape(64, 2, 3)
+  ratio = drop_elements(x) / x
+  kept = ratio > 0
+  np.testing.assert_allclose(ratio[kept], 1 / 0.6, rtol=1e-6)
+  # Elements of one example differ, and so do examples.
+  assert 0 < kept.mean(0).min() < kept.mean(0).max() < 1
+  assert kept.mean((1, 2)).std() > 0
+
+
+@pytest.mark.parametrize('rate', [0.1, 0.9])
+def test_the_expectation_of_elements_is_kept(rate):
+  y = drop_elements(jnp.ones((200, 100)), rate=rate)
+  tolerance = 5 * (rate / (1 - rate) / 20_000) ** 0.5
+  assert y.mean() == pytest.approx(1, abs=tolerance)
+
+
+def test_elements_stay_at_evaluation_and_at_rate_zero():
+  x = jnp.ones((8, 2))
+  np.testing.assert_array_equal(Dropout(0.5).apply({}, x), x)
+  np.testing.assert_array_equal(Dropout(0.0).apply({}, x, train=True), x)
+
+
+@pytest.mark.parametrize('shards', [1, 2, 8])
+def test_any_split_of_the_batch_draws_the_same_elements(shards):
+  x = jnp.ones((32, 3))
+  split = jax.vmap(
+    lambda x: drop_elements(x, axis='devices'), axis_name='devices'
+  )
+  y = split(x.reshape(shards, -1, 3)).reshape(32, 3)
+  np.testing.assert_array_equal(y, drop_elements(x))
+  assert (y[:4] != drop_elements(x, key=1)[:4]).any()
+
+
+def test_elements_and_branches_draw_apart():
+  x = jnp.ones((64, 1))
+  assert (drop_elements(x) != drop(x)).any()
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_elements_keep_the_dtype(dtype):
+  assert drop_elements(jnp.ones((4, 2), dtype)).dtype == jnp.dtype(dtype)
+
+
+def test_bad_dropout():
+  with pytest.raises(UsageError, match=r'dropout: expected a number in'):
+    Dropout(1.0)
+  with pytest.raises(UsageError, match='batch_axis: expected an axis name'):
+    Dropout(0.1, batch_axis=0)

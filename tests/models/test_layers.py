@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.models.layers import at_layer, saliency_layer
-from maxsup_jax.models.registry import create_model
+from maxsup_jax.models.registry import MODELS, create_model
 from maxsup_jax.models.resnet import BasicBlock, ResNet
 from maxsup_jax.models.vit import ViT
 
@@ -82,6 +83,29 @@ def test_layers_that_are_not_there(random_variables):
       at_layer(model, layer)(variables, images())
     assert known in str(e.value)
     assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('name', [n for n in MODELS if not n.startswith('vit')])
+def test_convolutional_nets_are_looked_at_in_their_feature_map(name):
+  model = create_model(name, 10)
+  x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+  seen = []
+
+  def record(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    if '/'.join(context.module.path) == saliency_layer(model):
+      seen.append(y)
+    return y
+
+  def apply(variables, x):
+    with nn.intercept_methods(record):
+      return model.apply(variables, x)[1]['feature_map']
+
+  # The very same array, not one of its shape.
+  jaxpr = jax.make_jaxpr(lambda v, x: (apply(v, x), seen[-1]))(variables, x)
+  first, second = jaxpr.jaxpr.outvars
+  assert first is second
 
 
 def test_registry_models_have_a_saliency_layer():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.models.drop_path import DropPath
+from maxsup_jax.models.drop_path import Dropout, DropPath
 from maxsup_jax.models.vit import Attention, EncoderBlock, ViT
 
 
@@ -229,6 +229,41 @@ def test_four_devices_give_what_one_gives(random_variables):
   assert abs(over_devices() - expected).max() > 0.1
 
 
+def test_head_dropout_is_before_the_head(random_variables):
+  model, images = tiny(depth=1, head_dropout=0.5), normal(4, 8, 8, 3)
+  variables = random_variables(model, images)
+  variables['params']['head'] = {
+    'kernel': jnp.eye(12, 5),
+    'bias': jnp.full(5, 3.0),
+  }
+
+  @jax.jit
+  def train(variables, images):
+    rngs = {'drop_path': jax.random.key(7)}
+    return model.apply(variables, images, train=True, rngs=rngs)
+
+  logits, out = train(variables, images)
+  dropped = logits == 3
+  assert 0 < dropped.sum() < dropped.size
+  expected = 3 + jnp.where(dropped, 0, 2 * out['penultimate'][:, :5])
+  np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+def test_head_dropout_knows_the_devices():
+  found = []
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, Dropout):
+      found.append((context.module.rate, context.module.batch_axis))
+    return call(*args, **kwargs)
+
+  model = tiny(head_dropout=0.3, batch_axis='devices')
+  images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+  with nn.intercept_methods(record):
+    jax.eval_shape(model.init, jax.random.key(0), images)
+  assert found == [(0.3, 'devices')]
+
+
 def test_evaluation_is_deterministic_and_needs_no_key(random_variables):
   model, images = tiny(drop_path=0.5, batch_axis='devices'), normal(4, 8, 8, 3)
   variables = random_variables(model, images)
@@ -300,6 +335,7 @@ def test_the_residual_stream_is_float32():
     ({'patch_size': 4.0}, 'patch_size: expected an int of at least 1, got 4.0'),
     ({'depth': 0}, 'depth: expected an int of at least 1, got 0'),
     ({'drop_path': 1}, 'drop_path: expected a number in [0, 1), got 1'),
+    ({'head_dropout': 1}, 'head_dropout: expected a number in [0, 1), got 1'),
     ({'batch_axis': 3}, 'batch_axis: expected an axis name or None, got 3'),
   ],
 )

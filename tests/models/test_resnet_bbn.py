@@ -1,0 +1,153 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.models.registry import create_model
+from maxsup_jax.models.resnet_bbn import ResNetBBN
+from tests.models.torch_reference import compare
+
+
+def tiny(**fields):
+  fields = {'stage_sizes': (1, 2), 'width': 4} | fields
+  return ResNetBBN(5, **fields)
+
+
+def normal(*shape, seed=1):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def torch_resnet_bbn(net, x):
+  relu = net.torch.relu
+
+  def block(x, name, stride=1):
+    y = relu(net.bn(net.conv(x, f'{name}/conv1', stride), f'{name}/bn1'))
+    y = net.bn(net.conv(y, f'{name}/conv2'), f'{name}/bn2')
+    # Option A, from its definition: skip positions, center the channels.
+    shortcut = net.torch.zeros_like(y)
+    before = (y.shape[1] - x.shape[1]) // 2
+    shortcut[:, before : before + x.shape[1]] = x[:, :, ::stride, ::stride]
+    return relu(y + shortcut)
+
+  x = relu(net.bn(net.conv(x, 'conv1'), 'bn1'))
+  x = block(x, 'layer1_0')
+  x = block(block(x, 'layer2_0', 2), 'layer2_1')
+  x = net.torch.cat([block(x, f'branches/block{i}') for i in (1, 2)], 1)
+  return net.dense(x.mean((2, 3)), 'head'), x
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_same_as_torch(train, random_variables):
+  model, images = tiny(), normal(4, 9, 6, 3)
+  variables = random_variables(model, images)
+  _, out, _ = compare(model, variables, images, torch_resnet_bbn, train=train)
+  assert out['feature_map'].shape == (4, 5, 3, 16)
+  np.testing.assert_allclose(
+    out['penultimate'], out['feature_map'].mean((1, 2)), rtol=1e-5
+  )
+
+
+def test_the_count_is_that_of_the_layers():
+  stem = 27 * 16
+  stages = 10 * 9 * 16**2
+  stages += 9 * (16 * 32 + 9 * 32**2)
+  stages += 9 * (32 * 64 + 7 * 64**2)
+  branches = 2 * 2 * 9 * 64**2
+  norms = 2 * (16 + 10 * 16 + 10 * 32 + 8 * 64 + 4 * 64)
+  backbone = stem + stages + branches + norms
+  assert backbone + 128 * 10 + 10 == 538_778
+  assert backbone + 128 * 10 == 538_768
+
+
+def test_shapes():
+  model = create_model('resnet32_bbn', 10)
+  images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+  (_, out), variables = jax.eval_shape(
+    model.init_with_output, jax.random.key(0), images
+  )
+  assert out['feature_map'].shape == (2, 8, 8, 128)
+  names = set(variables['params'])
+  sizes = {1: 5, 2: 5, 3: 4}
+  blocks = {f'layer{s}_{i}' for s in sizes for i in range(sizes[s])}
+  assert names == {'conv1', 'bn1', 'branches', 'head'} | blocks
+  # The shortcut has no parameters.
+  block = variables['params']['layer2_0']
+  assert set(block) == {'conv1', 'bn1', 'conv2', 'bn2'}
+
+
+def test_initial_values():
+  model = tiny(stage_sizes=(1, 1), width=32)
+
+  def init(key, images):
+    params = model.init(key, images)['params']
+    blocks = params['branches']
+    layers = params, params['layer2_0'], blocks['block1'], blocks['block2']
+    return [layer['conv1']['kernel'] for layer in layers]
+
+  kernels = jax.jit(init)(jax.random.key(0), normal(1, 8, 8, 3))
+  stem, strided, first, second = kernels
+  assert strided.shape == (3, 3, 32, 64)
+  assert strided.std() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.03)
+  assert stem.std() == pytest.approx((2 / 27) ** 0.5, rel=0.1)
+  assert (first != second).all()
+
+
+# ---- The causal-norm head ----------------------------------------------------
+
+
+def test_causal_norm_has_the_same_features(random_variables):
+  images = normal(4, 8, 8, 3)
+  linear, causal = tiny(), tiny(classifier='causal_norm')
+  variables = random_variables(causal, images)
+  head = variables['params']['head']
+  assert set(head) == {'kernel'}
+  assert head['kernel'].shape == (16, 5)
+  assert variables['batch_stats']['head']['direction'].shape == (16,)
+  logits, out = jax.jit(causal.apply)(variables, images)
+  assert (logits.shape, logits.dtype) == ((4, 5), jnp.float32)
+  assert abs(logits).max() < 16
+
+  head['bias'] = jnp.zeros(5)
+  del variables['batch_stats']['head']
+  _, expected = jax.jit(linear.apply)(variables, images)
+  np.testing.assert_allclose(
+    out['penultimate'], expected['penultimate'], rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize('axis', [None, 'devices'])
+def test_direction_over_devices(axis, random_variables):
+  model = tiny(classifier='causal_norm', batch_norm_axis=axis)
+  images = normal(8, 8, 8, 3)
+  variables = random_variables(model, images)
+  old = variables['batch_stats']['head']['direction']
+
+  def step(v, x):
+    (_, out), updates = model.apply(v, x, train=True, mutable=['batch_stats'])
+    return out['penultimate'], updates['batch_stats']['head']['direction']
+
+  step = jax.pmap(step, axis_name='devices', in_axes=(None, 0))
+  features, new = step(variables, images.reshape(4, 2, 8, 8, 3))
+  means = features.mean(1)
+  if axis is not None:
+    means = jnp.broadcast_to(means.mean(0), means.shape)
+  np.testing.assert_allclose(new, 0.9 * old + means, rtol=1e-5)
+
+
+# ---- Refusals ----------------------------------------------------------------
+
+
+def test_bad_head():
+  with pytest.raises(UsageError) as error:
+    create_model('resnet32_bbn', 10, head='cosine')
+  assert str(error.value) == (
+    "unknown head 'cosine'; known: causal_norm, linear"
+  )
+
+
+def test_images_that_are_too_small():
+  model = create_model('resnet32_bbn', 10)
+  images = jax.ShapeDtypeStruct((1, 3, 4, 3), jnp.float32)
+  with pytest.raises(UsageError, match='3x4 are too small for 3 stages'):
+    jax.eval_shape(model.init, jax.random.key(0), images)
