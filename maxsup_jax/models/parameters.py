@@ -7,11 +7,16 @@ that they say they do not decay.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.models import _checks
+from maxsup_jax.models.causal_norm import CausalNormHead
 
 PARAMETER_KINDS = ('kernel', 'bias', 'normalization', 'embedding')
 
@@ -25,6 +30,7 @@ _NORMALIZATIONS = (
   nn.WeightNorm,
 )
 _LINEAR = (
+  CausalNormHead,
   nn.Conv,
   nn.ConvLocal,
   nn.ConvTranspose,
@@ -37,8 +43,9 @@ _LINEAR = (
 def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
   """Labels every parameter with what it is.
 
-  Subclasses of Flax's layers count as those layers. A parameter that a module
-  of another class owns directly is an 'embedding', whatever its name.
+  Subclasses of Flax's layers count as those layers, and so do the linear ones
+  of this package. A parameter that a module of another class owns directly is
+  an 'embedding', whatever its name.
 
   Args:
     model: a module with the call `model(images, train=...)`.
@@ -77,16 +84,29 @@ def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
   return jax.tree_util.tree_map_with_path(kind, params)
 
 
-def decay_mask(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
-  """Marks the parameters that weight decay applies to: kernels, nothing else.
+def decay_mask(
+  model: nn.Module,
+  images_shape: tuple[int, ...],
+  kinds: Sequence[str] = ('kernel',),
+  layers: Sequence[str] = (),
+) -> Any:
+  """Marks the parameters that weight decay applies to, by default kernels.
 
   Args:
     model: a module with the call `model(images, train=...)`.
     images_shape: shape of images that the model can see, [B, H, W, C].
+    kinds: of `PARAMETER_KINDS`. Recipes that decay everything name them all;
+      those of tensor2tensor name all but 'bias'.
+    layers: names at the top of the tree of parameters, such as 'head'; only
+      what is in them decays. None at all: every layer.
 
   Returns:
     A pytree of bools like the parameters, as `optax.add_decayed_weights` and
     `optax.adamw` take for `mask`.
+
+  Raises:
+    UsageError: a kind or a layer that there is not; one line, which lists the
+      known ones.
 
   Examples:
     >>> from maxsup_jax.models import create_model
@@ -94,8 +114,14 @@ def decay_mask(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
     >>> mask['head']
     {'bias': False, 'kernel': True}
   """
-  kinds = parameter_kinds(model, images_shape)
-  return jax.tree.map(lambda kind: kind == 'kernel', kinds)
+  _check_names('kinds of parameters to decay', kinds, PARAMETER_KINDS)
+  of_all = parameter_kinds(model, images_shape)
+  _check_names('layers to decay', layers, of_all)
+
+  def decays(path, kind):
+    return kind in kinds and (not layers or path[0].key in layers)
+
+  return jax.tree_util.tree_map_with_path(decays, of_all)
 
 
 def count_parameters(params: Any) -> int:
@@ -116,6 +142,17 @@ def _abstract_params(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
     return model.init(key, images, train=False)
 
   return jax.eval_shape(init, key, images)['params']
+
+
+def _check_names(field: str, names: Any, known: Any) -> None:
+  # A string is a sequence too, of names of one letter.
+  if isinstance(names, str) or not isinstance(names, Sequence):
+    raise UsageError(f'{field}: expected a sequence of names, got {names!r}')
+  for name in names:
+    if name not in known:
+      raise UsageError(
+        f'{field}: unknown {name!r}; known: {_checks.known(known)}'
+      )
 
 
 def _kind(owner: type[nn.Module], name: str) -> str:

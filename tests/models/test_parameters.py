@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from maxsup_jax._errors import UsageError
 from maxsup_jax.models.parameters import (
   PARAMETER_KINDS,
   count_parameters,
@@ -195,6 +196,78 @@ def test_weight_decay_moves_kernels_alone(name, images):
   )
   for kind, update in zip(jax.tree.leaves(kinds), jax.tree.leaves(updates)):
     np.testing.assert_allclose(update, 0.1 if kind == 'kernel' else 0)
+
+
+def masked(model, images, **fields):
+  """Paths of the parameters that decay."""
+  mask = decay_mask(model, images, **fields)
+  leaves = jax.tree_util.tree_leaves_with_path(mask)
+  return {'/'.join(k.key for k in path) for path, leaf in leaves if leaf}
+
+
+def test_kinds_and_layers_to_decay():
+  model, images = create_model('alexnet_cifar', 10), (1, 24, 24, 3)
+  layers = ['conv1', 'conv2', 'local3', 'local4', 'head']
+  kernels = {f'{layer}/kernel' for layer in layers}
+  biases = {f'{layer}/bias' for layer in layers}
+  assert masked(model, images) == kernels
+  assert masked(model, images, kinds=('bias',)) == biases
+  assert masked(model, images, kinds=['kernel', 'bias']) == kernels | biases
+  assert masked(model, images, kinds=PARAMETER_KINDS) == kernels | biases
+  assert masked(model, images, kinds=()) == set()
+  dense = ('local3', 'local4')
+  assert masked(model, images, layers=dense) == {
+    'local3/kernel',
+    'local4/kernel',
+  }
+  assert masked(model, images, kinds=('bias',), layers=['head']) == {
+    'head/bias'
+  }
+
+
+def test_all_but_biases():
+  model = create_model('resnet8', 10)
+  decays = masked(model, (1, 8, 8, 1), kinds=('kernel', 'normalization'))
+  assert {'bn1/scale', 'bn1/bias', 'layer2_0/downsample_bn/scale'} < decays
+  assert 'head/kernel' in decays
+  assert 'head/bias' not in decays
+
+
+def test_the_causal_norm_head_decays():
+  model = create_model('resnet32_bbn', 10, head='causal_norm')
+  kinds = parameter_kinds(model, (1, 32, 32, 3))
+  assert kinds['head'] == {'kernel': 'kernel'}
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    (
+      {'kinds': ('kernel', 'weight')},
+      "kinds of parameters to decay: unknown 'weight'; "
+      'known: bias, embedding, kernel, normalization',
+    ),
+    (
+      {'kinds': 'kernel'},
+      'kinds of parameters to decay: expected a sequence of names, '
+      "got 'kernel'",
+    ),
+    (
+      {'layers': ('softmax',)},
+      "layers to decay: unknown 'softmax'; "
+      'known: conv1, conv2, head, local3, local4',
+    ),
+    (
+      {'layers': 3},
+      'layers to decay: expected a sequence of names, got 3',
+    ),
+  ],
+)
+def test_unknown_kinds_and_layers(fields, message):
+  model = create_model('alexnet_cifar', 10)
+  with pytest.raises(UsageError) as error:
+    decay_mask(model, (1, 24, 24, 3), **fields)
+  assert str(error.value) == message
 
 
 def test_count_parameters():
