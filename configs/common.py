@@ -1,5 +1,16 @@
-"""What the run cards share: arguments after the colon, and objectives."""
+"""What the run cards share: arguments, objectives, and the debug mode.
 
+Every card has these arguments after the colon, besides its own:
+
+  loss=maxsup     ce, ls or any other key of `OBJECTIVES`
+  alpha=constant  how the strength of ls and maxsup goes, see `objective`; what
+                  the default is, depends on the paper
+  seed=0
+  debug=true      a few steps at tiny size, on random images: see `debug`
+  mock=false      with debug=true: on the dataset itself
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -60,10 +71,10 @@ OBJECTIVES = {
   },
 }
 
-
-# The losses that MaxSup's paper trains with a linear schedule, and those that
-# it has no meaning for.
-_SCHEDULED = (
+# How the strength goes; see `objective`.
+ALPHAS = ('paper', 'constant', 'linear', 'linear_last')
+# The losses whose strength it is, and those that have none.
+SMOOTHED = (
   'ls',
   'maxsup',
   'regularization_only',
@@ -72,6 +83,13 @@ _SCHEDULED = (
 )
 _WITHOUT_STRENGTH = ('ce',)
 
+# Every kind of parameter, for `config.optimizer.decay`: what PyTorch's
+# optimizers decay unless they are told otherwise.
+EVERYTHING = ('kernel', 'bias', 'normalization', 'embedding')
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   """Reads the part of `--config=card.py:name=value,...` after the colon.
@@ -79,78 +97,176 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   Args:
     arg: comma-separated `name=value` pairs, or None.
     **defaults: the known arguments. A value is read as the type of its default:
-      int, float, bool ('true' or 'false') or str.
+      int, float, bool ('true' or 'false') or str. A tuple lists all the values
+      that there are, the default first.
 
   Returns:
     The arguments, as attributes.
 
   Raises:
-    UsageError: for an unknown argument, or a value that cannot be read.
+    UsageError: for an unknown argument, one that is given twice, or a value
+      that cannot be read.
 
   Examples:
-    >>> parse_arg('loss=ls,seed=3', loss='maxsup', seed=0).seed
-    3
+    >>> args = parse_arg('seed=3,head=mlp', seed=0, head=('linear', 'mlp'))
+    >>> args.seed, args.head
+    (3, 'mlp')
   """
-  values = dict(defaults)
+  values = {n: d[0] if _is_choice(d) else d for n, d in defaults.items()}
+  given = set()
   for pair in filter(None, (arg or '').split(',')):
     name, equals, text = pair.partition('=')
     if name not in defaults or not equals:
       raise UsageError(
         f'unknown argument {pair!r} after the colon of --config; known: '
-        + ', '.join(f'{n}={v}' for n, v in defaults.items())
+        + ', '.join(f'{n}={_shown(d)}' for n, d in defaults.items())
       )
-    kind = type(defaults[name])
-    try:
-      if kind is bool:
-        values[name] = {'true': True, 'false': False}[text.lower()]
-      else:
-        values[name] = kind(text)
-    except (ValueError, KeyError):
+    if name in given:
       raise UsageError(
-        f'argument {pair!r} after the colon of --config: expected '
-        f'{kind.__name__}'
-      ) from None
+        f'argument {name!r} is given twice after the colon of --config'
+      )
+    given.add(name)
+    values[name] = _read(pair, text, defaults[name])
   return ConfigDict(values)
 
 
-def objective(loss: str, schedule: str = 'constant') -> dict[str, Any]:
-  """The config.objective of a `loss=` argument.
+def objective(
+  loss: str,
+  schedule: str = 'constant',
+  *,
+  smoothing: float | None = None,
+  usual: float | None = None,
+) -> dict[str, Any]:
+  """The config.objective of the arguments `loss=`, `alpha=` and `smoothing=`.
+
+  The schedules are those of Zhou et al. (NeurIPS 2025). They are for label
+  smoothing, MaxSup and its ablation; cross-entropy, which has no alpha, stays
+  as it is under each of them.
+
+  * 'constant': `smoothing`, or what `OBJECTIVES` has.
+  * 'linear': from 0.1 towards 0.2 epoch by epoch, 0.1 + 0.1 t/T, as in their
+    Appendix F. The last epoch stays one step short of 0.2.
+  * 'linear_last': 0.1 + 0.1 t/(T-1), as in most of their code. The last epoch
+    has 0.2.
+  * 'paper': 'linear' for label smoothing and MaxSup, as they say that they
+    trained both; 'constant' for every other loss, whichever it is.
 
   Args:
     loss: a key of `OBJECTIVES`.
-    schedule: 'constant', or 'linear', which raises alpha epoch by epoch from
-      0.1 towards 0.2, as 0.1 + 0.1 t/T (Zhou et al., NeurIPS 2025, Appendix F);
-      only for label smoothing, MaxSup and its ablation. Cross-entropy, which
-      has no alpha, stays as it is.
+    schedule: one of `ALPHAS`.
+    smoothing: the constant strength of the losses in `SMOOTHED`; None for that
+      of `OBJECTIVES`. All other losses keep their own.
+    usual: the value of `smoothing` that the user did not ask for, which a loss
+      or schedule that has no use for it may ignore.
 
   Returns:
     What `maxsup_jax.losses.make_objective` takes.
 
   Raises:
-    UsageError: for a loss or schedule that is not known, or a loss that the
-      linear schedule is not for.
+    UsageError: for a loss or schedule that is not known, a loss that the
+      schedule is not for, or a smoothing that would have no effect.
 
   Examples:
     >>> objective('maxsup')
     {'name': 'maxsup', 'alpha': 0.1}
+    >>> objective('ls', smoothing=0.2)
+    {'name': 'ls', 'alpha': 0.2, 'convention': 'uniform'}
+    >>> objective('focal', 'paper', smoothing=0.2, usual=0.2)
+    {'name': 'focal', 'gamma': 2.0}
   """
   if loss not in OBJECTIVES:
     raise UsageError(f'unknown loss {loss!r}; known: {", ".join(OBJECTIVES)}')
-  config = dict(OBJECTIVES[loss])
-  if schedule not in ('constant', 'linear'):
+  if schedule not in ALPHAS:
     raise UsageError(
-      f'unknown schedule of alpha {schedule!r}; known: constant, linear'
+      f'unknown schedule of alpha {schedule!r}; known: {", ".join(ALPHAS)}'
     )
-  if schedule == 'linear' and loss not in _WITHOUT_STRENGTH:
-    if loss not in _SCHEDULED:
-      raise UsageError(
-        f'loss {loss!r} has no linear schedule of alpha from 0.1 to 0.2; it is '
-        f'for {", ".join(_SCHEDULED)}'
-      )
+  config = dict(OBJECTIVES[loss])
+  if schedule == 'paper':
+    schedule = 'linear' if loss in ('ls', 'maxsup') else 'constant'
+  linear = schedule != 'constant' and loss not in _WITHOUT_STRENGTH
+  if linear and loss not in SMOOTHED:
+    raise UsageError(
+      f'loss {loss!r} has no linear schedule of alpha from 0.1 to 0.2; it is '
+      f'for {", ".join(SMOOTHED)}'
+    )
+  if loss in SMOOTHED and not linear:
+    config['alpha'] = config['alpha'] if smoothing is None else smoothing
+  elif smoothing != usual:
+    raise UsageError(
+      f'smoothing={smoothing} has no effect on loss {loss!r} with a '
+      f'{schedule} alpha; it is the constant alpha of {", ".join(SMOOTHED)}'
+    )
+  if linear:
     config['alpha'] = {
       'schedule': 'linear',
       'begin': 0.1,
       'end': 0.2,
-      'denominator': 'epochs',
+      'denominator': 'epochs' if schedule == 'linear' else 'epochs-1',
     }
   return config
+
+
+def debug(
+  config: ConfigDict, *, mock: bool = True, examples: int = 32
+) -> ConfigDict:
+  """Shrinks a run to a few steps that a laptop can take.
+
+  The family of the model, the objective, the optimizer and the kind of schedule
+  stay; warm-up and milestones move into the few steps. Images are made small by
+  the card itself, in its transforms.
+
+  Args:
+    config: a run, which is changed.
+    mock: replaces the dataset by random images and labels of its form, so that
+      nothing has to be there.
+    examples: how many of them there are in each split.
+
+  Returns:
+    The config.
+  """
+  steps = 4
+  config.batch_size = config.eval_batch_size = 16
+  config.duration = f'{steps} steps'
+  config.log_every = '1 step'
+  config.eval_every = config.checkpoint_every = f'{steps} steps'
+  if config.diagnostics_every is not None:
+    config.diagnostics_every = f'{steps} steps'
+  warmup = 0 if config.schedule.warmup.startswith('0 ') else 1
+  config.schedule.warmup = f'{warmup} steps'
+  config.schedule.milestones = tuple(
+    f'{warmup + 1 + index} steps'
+    for index in range(len(config.schedule.milestones))
+  )
+  # A laptop emulates bfloat16.
+  config.model.dtype = 'float32'
+  if mock:
+    config.dataset.mock = examples
+  return config
+
+
+def _is_choice(default: Any) -> bool:
+  return isinstance(default, tuple)
+
+
+def _shown(default: Any) -> str:
+  """A default as a user would write it."""
+  if _is_choice(default):
+    return '|'.join(map(str, default))
+  return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _read(pair: str, text: str, default: Any) -> Any:
+  """The value of an argument."""
+  choices: Mapping[str, Any] = {}
+  if _is_choice(default):
+    choices = {str(choice): choice for choice in default}
+  elif isinstance(default, bool):
+    choices = {'true': True, 'false': False}
+    text = text.lower()
+  try:
+    return choices[text] if choices else type(default)(text)
+  except (ValueError, KeyError):
+    expected = ', '.join(choices) or type(default).__name__
+    raise UsageError(
+      f'argument {pair!r} after the colon of --config: expected {expected}'
+    ) from None
