@@ -7,7 +7,7 @@ Arguments, after a colon and separated by commas:
   loss=maxsup     ce, ls or any other key of configs.common.OBJECTIVES
   alpha=constant  as there, or linear: from 0.1 towards 0.2, epoch by epoch
   model=resnet8   any model; vit_tiny, vit_small and vit_base get 2x2 patches
-  seed=0
+  seed=0, debug=false, mock=true: see configs/common.py
 
 To follow neural collapse and calibration during training, on both splits:
 
@@ -26,7 +26,13 @@ from maxsup_jax.training.config import default_config
 
 def get_config(arg=None):
   args = common.parse_arg(
-    arg, loss='maxsup', alpha='constant', model='resnet8', seed=0
+    arg,
+    loss='maxsup',
+    alpha=('constant', 'linear', 'linear_last'),
+    model='resnet8',
+    seed=0,
+    debug=False,
+    mock=True,
   )
   config = default_config()
   config.seed = args.seed
@@ -59,4 +65,4 @@ def get_config(arg=None):
   config.log_every = '1 epoch'
   config.eval_every = '5 epochs'
   config.checkpoint_every = '5 epochs'
-  return config
+  return common.debug(config, mock=args.mock) if args.debug else config
