@@ -190,11 +190,18 @@ def _check_needs(
     (_, outputs), variables = jax.eval_shape(
       lambda: model.init_with_output(jax.random.key(0), image, train=False)
     )
-    steps.check_votes(variables['params'])
     if 'feature_map' not in outputs:
       raise UsageError(
         f"objective: ranking 'votes' needs a model with a feature map, which "
         f'{config.model.name!r} is not'
+      )
+    steps.check_votes(variables['params'])
+    channels = outputs['feature_map'].shape[-1]
+    if channels != outputs['penultimate'].shape[-1]:
+      raise UsageError(
+        f"objective: ranking 'votes' applies the classifier at every position; "
+        f'the one of {config.model.name!r} is not for the {channels} channels '
+        'of its feature map'
       )
 
 

@@ -4,11 +4,11 @@ import inspect
 import re
 
 import pytest
-from maxsup_jax.data.preprocessing import parse_transform
 
 from configs import common
 from maxsup_jax import losses, models
 from maxsup_jax._errors import UsageError
+from maxsup_jax.data.preprocessing import parse_transform
 from maxsup_jax.training.config import fields, resolve
 from tests.configs.cards import (
   CARDS,

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from maxsup_jax.data.preprocessing import parse_transform
 
 from configs import common
 from maxsup_jax import models
+from maxsup_jax.data.preprocessing import parse_transform
 from maxsup_jax.training import setup
 from maxsup_jax.training.config import resolve
 from tests.configs.cards import BlankSource, cosine, docstring, get_config
