@@ -41,6 +41,8 @@ Where paper and code disagree:
     does not. We follow the script, which made the models; repeats=3.
   * Their code has t/299 for MaxSup; the paper t/300. We follow the paper;
     alpha=linear_last.
+  * DeiT's loop sets the rate after each epoch, so that its epoch e has the
+    value of e - 1; ours has that of e.
   * In the code MaxSup is always on, and no schedule exists for label smoothing:
     how the other rows were trained is not known.
   * They compute the penalty in half precision; here logits are float32.

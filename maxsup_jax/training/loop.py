@@ -58,11 +58,14 @@ def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
     The records of the last evaluation, as in `metrics.jsonl`.
 
   Raises:
-    UsageError: if the work directory is not this run's.
+    UsageError: if the work directory is not this run's, or the weights to start
+      from do not fit.
     Stopped: after SIGTERM or SIGINT, when a checkpoint is saved. With several
       processes only SIGTERM is waited for.
     NonFiniteError: when a number is not finite; no checkpoint holds it.
   """
+  if not workdir.has_checkpoints:
+    run.check_first_state()
   with contextlib.ExitStack() as stack:
     stack.enter_context(workdir.opened(run.config))
     checkpoints = Checkpoints(

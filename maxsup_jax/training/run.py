@@ -110,6 +110,11 @@ class Run:
       return state
     return init_from(state, self.config.init_from)
 
+  def check_first_state(self) -> None:
+    """Refuses a `config.init_from` that does not fit; computes nothing."""
+    if self.config.init_from is not None:
+      init_from(jax.eval_shape(self.init_state), self.config.init_from)
+
   def train_step(self) -> Callable:
     """The per-device training step, see `steps.make_train_step`."""
     return steps.make_train_step(

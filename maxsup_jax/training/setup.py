@@ -13,7 +13,6 @@ from maxsup_jax import data, losses, models
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training import inputs, steps
 from maxsup_jax.training.durations import to_steps
-from maxsup_jax.training.initialization import init_from
 from maxsup_jax.training.optimizers import make_optimizer
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.run import Run
@@ -145,8 +144,6 @@ def build(
       f'config.diagnostics_every needs a linear classifier, which the head of '
       f'{config.model.name!r} is not'
     )
-  if config.init_from is not None and training:
-    init_from(fresh, config.init_from)
   return run
 
 

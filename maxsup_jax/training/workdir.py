@@ -46,6 +46,11 @@ class Workdir:
     return self.path / 'checkpoints'
 
   @property
+  def has_checkpoints(self) -> bool:
+    """Whether a run here has saved anything."""
+    return any(self.checkpoints.glob('*'))
+
+  @property
   def _metrics(self) -> Path:
     return self.path / 'metrics.jsonl'
 

@@ -1,0 +1,180 @@
+"""From a configuration to splits, transforms and the shapes that they give."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from maxsup_jax import data
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import inputs, loop, setup
+from maxsup_jax.training.config import resolve
+from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.workdir import Workdir
+
+TINY = {
+  'duration': '4 steps',
+  'batch_size': 32,
+  'dataset': {'name': 'digits', 'in_memory': True},
+  'model': {'name': 'resnet8', 'width': 4},
+  'eval_every': '4 steps',
+  'checkpoint_every': '4 steps',
+  'log_every': '4 steps',
+}
+
+
+def build(data_dir, **changes):
+  dataset = TINY['dataset'] | changes.pop('dataset', {})
+  return setup.build(
+    resolve(TINY | {'dataset': dataset} | changes),
+    data_dir=data_dir,
+    devices=Devices(jax.devices()[:1]),
+  )
+
+
+class Varying:
+  """Images of three sizes."""
+
+  name, num_classes, label_names, image_shape = 'varying', 3, None, None
+
+  def __len__(self):
+    return 3
+
+  def __getitem__(self, index):
+    size = [(9, 30), (30, 9), (5, 5)][index]
+    return {'image': np.zeros((*size, 3), np.uint8), 'label': index}
+
+
+@pytest.mark.parametrize(
+  ('text', 'shape'),
+  [
+    ('resize(8) | center_crop(6)', (6, 6, 3)),
+    ('random_resized_crop(7)', (7, 7, 3)),
+    ('resize_exact(4, 5) | standardize', (4, 5, 3)),
+    ('center_crop(64)', (64, 64, 3)),  # Padded, as in torchvision.
+  ],
+)
+def test_shapes_of_varying_images(text, shape):
+  transform = data.parse_transform(text)
+  assert inputs.output_shape(Varying(), transform, 'eval_transform') == shape
+
+
+@pytest.mark.parametrize('text', ['', 'flip', 'resize(8)', 'pad_and_crop(2)'])
+def test_images_that_still_vary(text):
+  transform = data.parse_transform(text)
+  with pytest.raises(UsageError, match='varying differ in size; set') as error:
+    inputs.output_shape(Varying(), transform, 'train_transform')
+  assert 'end config.dataset.train_transform with one size' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_crops_that_do_not_fit(data_dir):
+  with pytest.raises(UsageError, match=r'train_transform .*8x8.*random_crop'):
+    build(data_dir, dataset={'train_transform': 'random_crop(9)'})
+
+
+def test_training_and_evaluation_see_their_transforms(data_dir):
+  run = build(
+    data_dir,
+    dataset={
+      'train_transform': 'random_crop(6)',
+      'eval_transform': 'resize(16) | standardize',
+    },
+  )
+  assert run.image_shape == (6, 6, 1)
+  assert run.eval_shape == (16, 16, 1)
+  train, evaluated = next(run.train_batches(0)), next(run.eval_batches())
+  assert (train['image'].dtype, train['image'].shape) == (
+    np.uint8,
+    (32, 6, 6, 1),
+  )
+  assert evaluated['image'].dtype == np.float32
+  np.testing.assert_allclose(evaluated['image'].mean((1, 2, 3)), 0, atol=1e-5)
+  np.testing.assert_allclose(evaluated['image'].std((1, 2, 3)), 1, atol=1e-5)
+
+
+def test_a_long_tail_is_reported_by_shots(data_dir, tmp_path, capsys):
+  run = build(data_dir, dataset={'imbalance': 0.15})
+  counts = run.train_source.counts
+  assert len(run.train_source) == sum(counts)
+  assert len(run.eval_source) == 355  # Evaluation keeps all.
+  (record,) = loop.train(run, Workdir(tmp_path / 'run'))
+  groups = {
+    'many': [k for k, n in enumerate(counts) if n > 100],
+    'medium': [k for k, n in enumerate(counts) if 20 <= n <= 100],
+    'few': [k for k, n in enumerate(counts) if n < 20],
+  }
+  assert not groups['few']
+  labels = run.eval_source.labels()
+  sizes = {n: np.isin(labels, ids).sum() for n, ids in groups.items()}
+  assert record['accuracy_few'] is None  # Not 0: there is nothing to average.
+  total = sum(
+    record[f'accuracy_{name}'] * sizes[name] for name in ('many', 'medium')
+  )
+  assert total / 355 == pytest.approx(record['accuracy'], abs=1e-6)
+  lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(lines[-1])['accuracy_few'] is None
+  from experiments import _cli
+
+  _cli.print_table([record])
+  assert re.search(r'few shots +undefined', capsys.readouterr().out)
+
+
+def test_mock_examples_are_called_made_up(data_dir):
+  run = build(
+    data_dir,
+    dataset={'name': 'cifar10', 'mock': 40},
+    model={'name': 'resnet8', 'width': 4},
+  )
+  assert '40 training images (RANDOM, made up)' in run.summary()
+  assert 'RANDOM' not in build(data_dir).summary()
+
+
+@pytest.fixture(scope='module')
+def trained(data_dir, tmp_path_factory):
+  path = tmp_path_factory.mktemp('runs') / 'trained'
+  loop.train(build(data_dir), Workdir(path))
+  return path
+
+
+class TestInitFrom:
+  def test_starts_with_these_weights(self, trained, data_dir, tmp_path):
+    run = build(
+      data_dir, init_from=str(trained), optimizer={'learning_rate': 1e-30}
+    )
+    loop.train(run, Workdir(tmp_path / 'tuned'))
+    fresh = run.init_state()
+    first = run.first_state()
+    assert int(first.step) == 0
+    before = jax.tree.leaves(fresh.params), jax.tree.leaves(first.params)
+    assert any((a != b).any() for a, b in zip(*before))
+
+  def test_resuming_needs_them_no_more(self, trained, data_dir, tmp_path):
+    import shutil
+
+    source = tmp_path / 'source'
+    shutil.copytree(trained, source)
+    run = build(data_dir, init_from=str(source))
+    loop.train(run, Workdir(tmp_path / 'tuned'))
+    shutil.rmtree(source)
+    again = build(data_dir, init_from=str(source))
+    assert loop.train(again, Workdir(tmp_path / 'tuned'))
+
+  @pytest.mark.parametrize(
+    ('width', 'message'),
+    [(8, 'has another model: its parameter'), (4, 'no checkpoint')],
+  )
+  def test_refuses_before_it_writes(
+    self, trained, data_dir, tmp_path, width, message
+  ):
+    path = trained if width == 8 else tmp_path / 'nothing'
+    run = build(
+      data_dir,
+      init_from=str(path),
+      model={'name': 'resnet8', 'width': width},
+    )
+    with pytest.raises(UsageError, match=message):
+      loop.train(run, Workdir(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
