@@ -21,6 +21,7 @@ run, 3 of them took 67 s on the same machine, busy with other work.
 """
 
 from configs import common
+from maxsup_jax.models import MODELS
 from maxsup_jax.training.config import default_config
 
 
@@ -45,7 +46,8 @@ def get_config(arg=None):
   config.dataset.train_transform = 'pad_and_crop(1)'
   config.dataset.in_memory = True
   config.objective = common.objective(args.loss, args.alpha)
-  if args.model.startswith('vit'):
+  options = MODELS[args.model].options if args.model in MODELS else {}
+  if 'patch_size' in options:
     # 16 patches of 2x2 pixels, and what vision transformers train with.
     config.model = {'name': args.model, 'dtype': 'float32', 'patch_size': 2}
     config.optimizer.name = 'adamw'
@@ -53,7 +55,9 @@ def get_config(arg=None):
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0
   else:
-    config.model = {'name': args.model, 'dtype': 'float32', 'stem': 'cifar'}
+    config.model = {'name': args.model, 'dtype': 'float32'}
+    if 'stem' in options:
+      config.model.stem = 'cifar'
     if args.model == 'resnet8':
       # As accurate here as the default width, and four times as fast.
       config.model.width = 16

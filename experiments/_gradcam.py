@@ -220,7 +220,7 @@ def _covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
     max(height, round(image.shape[0] * scale)),
     max(width, round(image.shape[1] * scale)),
   )
-  image = resizing.resize_exact(image, *size)
+  image = resizing.resize_exact(image, *size, interpolation='area')
   top, left = (size[0] - height) // 2, (size[1] - width) // 2
   return image[top : top + height, left : left + width]
 

@@ -2,6 +2,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+import types
 
 import cv2
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from experiments import _gradcam
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data import ArraySource
+from maxsup_jax.data import ArraySource, parse_transform
 from maxsup_jax.models import ViT
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints
@@ -161,7 +162,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_the_maps_of_a_resnet_are_cam(restored):
-  images = _gradcam.read_images(['3', '0'], restored.run.eval_source)
+  images = _gradcam.read_images(['3', '0'], restored.run)
   classes = np.array([7, 2])
   column = _gradcam.column(restored, images, classes)
   x = _gradcam.normalize(images.pixels, (0.0,), (1.0,))
@@ -195,7 +196,7 @@ def test_each_run_normalises_images_in_its_own_way(
     'other', SMALL | {'dataset': {'mean': (0.4,), 'std': (0.2,)}}
   )
   other = _gradcam.restore(str(other), name='other', data_dir=data_dir)
-  images = _gradcam.read_images(['3'], restored.run.eval_source)
+  images = _gradcam.read_images(['3'], restored.run)
   column = _gradcam.column(other, images, None)
   x = (images.pixels / np.float32(255) - 0.4) / 0.2
   logits, _ = other.run.model.apply(other.variables, x)
@@ -207,7 +208,7 @@ def test_each_run_normalises_images_in_its_own_way(
 
 def test_a_vit(restored):
   model = ViT(10, dim=12, depth=2, heads=3, patch_size=4)
-  images = _gradcam.read_images(list('0123456789'), restored.run.eval_source)
+  images = _gradcam.read_images(list('0123456789'), restored.run)
   x = _gradcam.normalize(images.pixels, (0.0,), (1.0,))
   variables = random_tree(jax.eval_shape(model.init, jax.random.key(0), x))
   run = dataclasses.replace(restored.run, model=model)
@@ -245,6 +246,16 @@ def test_names_tell_runs_apart():
 # ---- Images and targets ------------------------------------------------------
 
 
+def evaluating(source, transform=''):
+  """As much of a run as reading images needs."""
+  transform = parse_transform(transform)
+  return types.SimpleNamespace(
+    eval_source=source,
+    eval_transform=transform,
+    eval_shape=transform(source[0]['image'], None).shape,
+  )
+
+
 def test_image_files_take_the_shape_of_the_images(tmp_path):
   # Red on the left, green in the middle, blue on the right.
   stripes = np.zeros((20, 60, 3), np.uint8)
@@ -258,13 +269,13 @@ def test_image_files_take_the_shape_of_the_images(tmp_path):
     ((2, 6, 3), 200 * np.eye(3)[None, [0, 0, 1, 1, 2, 2]].repeat(2, 0)),
   ):
     source = ArraySource(np.zeros((1, *shape), np.uint8), [0], 2)
-    images = _gradcam.read_images([str(path), '0'], source)
+    images = _gradcam.read_images([str(path), '0'], evaluating(source))
     assert images.pixels.dtype == np.uint8
     np.testing.assert_array_equal(images.pixels[0], expected)
     assert images.titles == ('stripes.png', '#0: 0')
     assert images.labels == (None, 0)
   source = ArraySource(np.zeros((1, 4, 4, 1), np.uint8), [0], 2)
-  grey = _gradcam.read_images([str(path)], source).pixels
+  grey = _gradcam.read_images([str(path)], evaluating(source)).pixels
   assert grey.shape == (1, 4, 4, 1)
   assert set(grey.ravel().tolist()) == {117}  # 0.587 of the green
 
@@ -284,13 +295,44 @@ def test_images_that_cannot_be_read(tmp_path):
       '^--images: .*none.png cannot be read: No such file',
     ),
     (str(tmp_path), 'cannot be read: Is a directory'),
-    (str(empty), 'empty.png is not an image'),
-    (str(text), 'text.png is not an image'),
+    (str(empty), 'empty.png cannot be read: no image'),
+    (str(text), 'text.png cannot be read: no JPEG, PNG'),
   ):
     with pytest.raises(UsageError, match=message) as e:
-      _gradcam.read_images(['0', item], source)
+      _gradcam.read_images(['0', item], evaluating(source))
     assert '\n' not in str(e.value)
-  assert _gradcam.read_images(['0'], source).titles == ('#0: a',)
+  images = _gradcam.read_images(['0'], evaluating(source))
+  assert images.titles == ('#0: a',)
+
+
+def test_images_go_through_the_transform_of_evaluation(tmp_path):
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (1, 9, 9, 3), np.uint8)
+  path = tmp_path / 'same.png'
+  cv2.imwrite(str(path), pixels[0, ..., ::-1])
+  source = ArraySource(pixels, [0], 2)
+  run = evaluating(source, 'center_crop(5)')
+  images = _gradcam.read_images([str(path), '0'], run)
+  for image in images.pixels:
+    np.testing.assert_array_equal(image, pixels[0, 2:7, 2:7])
+  assert images.visible is images.pixels
+  run = evaluating(source, 'center_crop(5) | standardize')
+  images = _gradcam.read_images(['0'], run)
+  assert images.pixels.dtype == np.float32
+  crop = pixels[0, 2:7, 2:7].astype(float)
+  spread = (crop - crop.min()) / (crop.max() - crop.min()) * 255
+  np.testing.assert_allclose(images.visible[0], spread, atol=0.51)
+
+
+def test_runs_that_see_images_differently(restored):
+  other = dataclasses.replace(
+    restored,
+    run=dataclasses.replace(
+      restored.run, eval_transform=parse_transform('standardize')
+    ),
+  )
+  with pytest.raises(UsageError, match="sees images after '', small after"):
+    _gradcam.check_runs_agree([restored, other], by_index=True)
 
 
 def test_targets(restored):

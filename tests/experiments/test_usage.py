@@ -133,7 +133,7 @@ def test_help_lists_the_fields_of_the_card(run_program):
   card = '--config=configs/digits.py:loss=ls'
   code, out, _ = run_program('train', card, '--help')
   assert code == 1  # as absl ends after help
-  for text in ('--workdir', "objective.name='ls'", 'dataset.augment.pad=1'):
+  for text in ('--workdir', "objective.name='ls'", 'pad_and_crop(1)'):
     assert text in out
 
 
