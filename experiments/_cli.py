@@ -143,8 +143,15 @@ def checked_out(path: str | None) -> pathlib.Path | None:
   return out
 
 
-def print_table(records: Sequence[dict[str, Any]]) -> None:
-  """Prints evaluation records, a column each."""
+def print_table(
+  records: Sequence[dict[str, Any]], *, made_up: bool = False
+) -> None:
+  """Prints evaluation records, a column each.
+
+  Args:
+    records: as in `metrics.jsonl`.
+    made_up: whether the images are random, which is said below then.
+  """
   titles = [
     f'{r["split"]}, averaged weights' if r['weights'] == 'ema' else r['split']
     for r in records
@@ -169,6 +176,11 @@ def print_table(records: Sequence[dict[str, Any]]) -> None:
         for r in records
       ]
       print(f'{title:<18}' + ''.join(f'{v:>{width}}' for v in values))
+  if made_up:
+    print(
+      '\nThe images are random, made up (config.dataset.mock): these numbers '
+      'mean nothing.'
+    )
 
 
 def _with_config(argv: list[str], default: str) -> list[str]:

@@ -189,10 +189,12 @@ def _report(runs, benchmark, sizes, log, directory):
   cleans = {n: found[n, _corruption_data.CLEAN, 0] for n in names}
   records = {n: [found[n, *d] for d in sizes] for n in names}
   summaries = {n: results.summarize(records[n]) for n in names}
+  mock = runs[0].run.config.dataset.mock
+  title = benchmark.name + ('' if mock is None else ', made up')
   text = json.dumps(
     {
       'kind': 'corruptions',
-      'dataset': benchmark.name,
+      'dataset': title,
       'split': benchmark.split,
       'definitions': results.DEFINITIONS,
       **provenance(),
@@ -213,7 +215,7 @@ def _report(runs, benchmark, sizes, log, directory):
   )
   first = runs[0]
   caption = (
-    f'{benchmark.name}: each cell a dataset of '
+    f'{title}: each cell a dataset of '
     f'{next(iter(sizes.values())):,} images; ECE with 15 bins; '
     f'{"averaged weights of " if first.weights == "ema" else ""}step '
     f'{", ".join(dict.fromkeys(format(r.identity["step"], ",") for r in runs))}'
@@ -231,7 +233,7 @@ def _report(runs, benchmark, sizes, log, directory):
   corruptions = len(summaries[names[0]]['by_corruption'])
   print(
     f'\nmeans over {corruptions} corruptions x {len(sizes) // corruptions} '
-    f'severities of {benchmark.name}; written to {directory}'
+    f'severities of {title}; written to {directory}'
   )
 
 

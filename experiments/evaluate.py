@@ -72,7 +72,7 @@ def main():
     for weights in run.weights
   ]
   if jax.process_index() == 0:
-    _cli.print_table(records)
+    _cli.print_table(records, made_up=config.dataset.mock is not None)
     if out:
       out.write_text(''.join(json.dumps(r) + '\n' for r in records))
   checkpoints.close()

@@ -221,7 +221,8 @@ def _metadata(run, split, step, weights):
   config = run.config
   return {
     'name': pathlib.Path(_WORKDIR.value).absolute().name,
-    'dataset': config.dataset.name,
+    'dataset': config.dataset.name
+    + (', made up' if config.dataset.mock is not None else ''),
     'split': split,
     'model': config.model.name,
     'objective': config.objective.name,

@@ -48,7 +48,7 @@ def main():
     print(f'error: {e}', file=sys.stderr)
     return 1
   if jax.process_index() == 0:
-    _cli.print_table(records)
+    _cli.print_table(records, made_up=config.dataset.mock is not None)
     print(f'\nwork directory: {directory.path}')
   return 0
 
@@ -64,9 +64,12 @@ def default_workdir(config):
   }
   text = config_lib.to_json(dict(sorted(identity.items())))
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+  # Of a directory, the dataset's name and its version.
+  dataset = '-'.join(config.dataset.name.rstrip('/').split('/')[-2:])
   name = '-'.join(
     [
-      os.path.basename(config.dataset.name.rstrip('/')).replace(':', '_'),
+      dataset.replace(':', '_'),
+      *(['made_up'] if config.dataset.mock is not None else []),
       config.model.name,
       config.objective.name,
       f'seed{config.seed}',

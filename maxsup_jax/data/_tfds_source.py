@@ -112,7 +112,7 @@ def open_split(
     examples=_examples(builder, name, split)
     if mock is None
     else _mock_examples(name, split, mock),
-    name=f'{name}/{split}',
+    name=f'{name}/{split}' if mock is None else f'{name}/{split}, made up',
     image_key=image_key,
     label_key=label_key,
     num_classes=num_classes,

@@ -1,12 +1,14 @@
 """Starting from the weights of another run, as fine-tuning does."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import flax
 import jax.numpy as jnp
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.models import MODELS
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.workdir import Workdir
@@ -15,31 +17,50 @@ from maxsup_jax.training.workdir import Workdir
 _HEAD = 'head'
 
 
+# Fields of config.model that leave the weights and what they compute alone.
+_FREE = (
+  'dtype',
+  'drop_path',
+  'dropout',
+  'head_dropout',
+  'zero_init_residual',
+  'batch_norm_axis',
+)
+
+
 def init_from(
-  state: TrainState, path: str | os.PathLike, *, ema: bool = False
+  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
 ) -> TrainState:
   """Puts the newest weights of another run into a fresh state.
 
-  These are its parameters and its running statistics of BatchNorm. Nothing else
-  of it counts: neither its dataset nor its optimizer needs to be there. If it
-  was trained for another number of classes, the head stays as it is in the
-  fresh state. Moving averages start from the new weights.
+  These are its parameters and its running statistics of BatchNorm, as trained,
+  not averaged. Nothing else of it counts: neither its dataset nor its optimizer
+  needs to be there. If it was trained for another number of classes, the head
+  stays as it is in the fresh state; for the same number it is taken over, even
+  if they are other classes. Moving averages start from the new weights.
 
   Args:
-    state: the state of step 0 of the run that is to start.
+    state: the state of step 0 of the run that is to start, or its shapes.
     path: the work directory of the other run.
-    ema: whether to take the averaged weights of the other run.
+    model: `config.model` of the run that is to start.
 
   Returns:
     `state` with other weights; its step, optimizer and objective stay fresh.
 
   Raises:
     UsageError: if there is no run or checkpoint, or if the models differ: in
-      one line that names the first parameter that does.
+      one line that names the option or the first parameter that does.
   """
   where = f'config.init_from: {os.fspath(path)}'
-  given, step = _read(path, ema, where)
+  step = newest_step(path)
   there = f'{where}, step {step}'
+  directory = Workdir(path, writes=False)
+  _check_models(there, _options(directory.config().model), _options(model))
+  checkpoints = Checkpoints(directory.checkpoints)
+  try:
+    given = checkpoints.restore_part(step, ('params', 'batch_stats'))
+  finally:
+    checkpoints.close()
   fresh = state.variables()
   params = _merge('params', fresh['params'], given['params'], there)
   stats = _merge(
@@ -52,29 +73,45 @@ def init_from(
   )
 
 
-def _read(
-  path: str | os.PathLike, ema: bool, where: str
-) -> tuple[dict[str, Any], int]:
-  """The variables in the newest checkpoint of a run, and its step."""
-  directory = Workdir(path, writes=False).checkpoints
-  checkpoints = Checkpoints(directory)
+def newest_step(path: str | os.PathLike) -> int:
+  """The step of the newest checkpoint of another run.
+
+  Raises:
+    UsageError: if there is no run or no checkpoint.
+  """
+  where = f'config.init_from: {os.fspath(path)}'
+  directory = Workdir(path, writes=False)
   try:
-    steps = checkpoints.steps()
-    if not steps:
-      raise UsageError(
-        f'{where} has no checkpoint: there is none in {directory}'
-      )
-    if not ema:
-      names = ('params', 'batch_stats')
-      return checkpoints.restore_part(steps[-1], names), steps[-1]
-    averages = checkpoints.restore_part(steps[-1], ('ema',))['ema']
-  finally:
-    checkpoints.close()
-  if averages is None:
+    directory.config()
+  except UsageError as error:
+    raise UsageError(f'config.init_from: {error}') from error
+  checkpoints = Checkpoints(directory.checkpoints)
+  steps = checkpoints.steps()
+  checkpoints.close()
+  if not steps:
     raise UsageError(
-      f'{where} keeps no averaged weights: its config.ema_decay is None'
+      f'{where} has no checkpoint: there is none in {directory.checkpoints}'
     )
-  return averages, steps[-1]
+  return steps[-1]
+
+
+def _options(model: Mapping[str, Any]) -> dict[str, Any]:
+  """The name of a model and its options, defaults included."""
+  name = model['name']
+  defaults = MODELS[name].options if name in MODELS else {}
+  return {n: v for n, v in {**defaults, **model}.items() if n not in _FREE}
+
+
+def _check_models(
+  there: str, given: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
+  """Refuses options that differ: not all of them change a shape."""
+  for name in dict.fromkeys(['name', *given, *own]):
+    if given.get(name) != own.get(name):
+      raise UsageError(
+        f'{there} has another model: its {name} is {given.get(name)!r}, here '
+        f'it is {own.get(name)!r}'
+      )
 
 
 def _merge(

@@ -102,7 +102,8 @@ class _Loop:
     self.last_saved = self.step if restored else None
     workdir.rewind(self.step)
     if self.step < run.total_steps:
-      workdir.record_start(self.step, run.devices.count)
+      also = {} if restored else run.origin()
+      workdir.record_start(self.step, run.devices.count, **also)
     first_process = jax.process_index() == 0
     self.tensorboard = stack.enter_context(
       Tensorboard(workdir.path, self.step, enabled=first_process)

@@ -1,6 +1,7 @@
 """Everything that a run needs: what `setup.build` makes of a configuration."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from maxsup_jax import data, losses, models
 from maxsup_jax.training import diagnostics, steps
 from maxsup_jax.training.evaluation import shot_groups
-from maxsup_jax.training.initialization import init_from
+from maxsup_jax.training.initialization import init_from, newest_step
 from maxsup_jax.training.mixing import Mixing
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.state import TrainState, create_state
@@ -83,11 +84,11 @@ class Run:
   def summary(self) -> str:
     """What is trained, in one line."""
     params = jax.eval_shape(self.init_state).params
-    mock = ' (RANDOM, made up)' if self.config.dataset.mock else ''
+    made_up = ' (random, made up)' if self.config.dataset.mock else ''
     return (
       f'{self.config.model.name}: {models.count_parameters(params):,} '
       f'parameters; objective {self.config.objective.name}; '
-      f'{len(self.train_source):,} training images{mock}; '
+      f'{len(self.train_source):,} training images{made_up}; '
       f'{self.total_steps:,} steps on {self.devices.count} '
       f'{self.devices.local[0].device_kind} device(s)'
     )
@@ -108,12 +109,24 @@ class Run:
     state = self.init_state()
     if self.config.init_from is None:
       return state
-    return init_from(state, self.config.init_from)
+    return init_from(state, self.config.init_from, self.config.model)
+
+  def origin(self) -> dict[str, Any]:
+    """Where the weights of the first state come from, for `run.json`."""
+    path = self.config.init_from
+    if path is None:
+      return {}
+    absolute = os.path.abspath(path)
+    return {'init_from': {'path': absolute, 'step': newest_step(path)}}
 
   def check_first_state(self) -> None:
     """Refuses a `config.init_from` that does not fit; computes nothing."""
     if self.config.init_from is not None:
-      init_from(jax.eval_shape(self.init_state), self.config.init_from)
+      init_from(
+        jax.eval_shape(self.init_state),
+        self.config.init_from,
+        self.config.model,
+      )
 
   def train_step(self) -> Callable:
     """The per-device training step, see `steps.make_train_step`."""

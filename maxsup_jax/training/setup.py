@@ -60,9 +60,12 @@ def build(
     train_source = data.LongTailedSource(
       train_source, config.dataset.imbalance, config.seed
     )
-  eval_source = inputs.open_split(
-    config, eval_split or config.dataset.eval_split, data_dir, in_memory
-  )
+  eval_split = eval_split or config.dataset.eval_split
+  if eval_split == config.dataset.train_split:
+    # The same set under the same name: a long tail, where there is one.
+    eval_source = train_source
+  else:
+    eval_source = inputs.open_split(config, eval_split, data_dir, in_memory)
   image_shape = inputs.output_shape(
     train_source, train_transform, 'train_transform'
   )

@@ -129,12 +129,13 @@ class Workdir:
         write_atomically(self.path / 'config.json', config_lib.to_json(config))
       yield
 
-  def record_start(self, step: int, device_count: int) -> None:
+  def record_start(self, step: int, device_count: int, **also: Any) -> None:
     """Adds this start to `run.json`: the command and what it runs on.
 
     Args:
       step: the step that training starts or resumes from.
       device_count: devices of all processes.
+      **also: what else there is to know of this start.
     """
     if not self._writes:
       return
@@ -143,6 +144,7 @@ class Workdir:
     starts.append(
       {
         'step': step,
+        **also,
         **provenance(),
         'devices': {
           'count': device_count,

@@ -9,8 +9,10 @@ import pytest
 
 from maxsup_jax import data
 from maxsup_jax._errors import UsageError
-from maxsup_jax.training import inputs, loop, setup
+from maxsup_jax.training import inputs, loop, setup, steps
+from maxsup_jax.training import run as run_lib
 from maxsup_jax.training.config import resolve
+from maxsup_jax.training.mixing import Mixing
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.workdir import Workdir
 
@@ -128,8 +130,8 @@ def test_mock_examples_are_called_made_up(data_dir):
     dataset={'name': 'cifar10', 'mock': 40},
     model={'name': 'resnet8', 'width': 4},
   )
-  assert '40 training images (RANDOM, made up)' in run.summary()
-  assert 'RANDOM' not in build(data_dir).summary()
+  assert '40 training images (random, made up)' in run.summary()
+  assert 'random' not in build(data_dir).summary()
 
 
 @pytest.fixture(scope='module')
@@ -137,6 +139,78 @@ def trained(data_dir, tmp_path_factory):
   path = tmp_path_factory.mktemp('runs') / 'trained'
   loop.train(build(data_dir), Workdir(path))
   return path
+
+
+def test_every_field_reaches_its_step(data_dir, monkeypatch):
+  """What a run builds its steps from; what they do is tested elsewhere."""
+  told = {}
+  for name in ('make_train_step', 'make_eval_step'):
+    monkeypatch.setattr(
+      steps, name, lambda *a, _name=name, **k: told.update({_name: k})
+    )
+  monkeypatch.setattr(
+    setup, 'make_optimizer', lambda **k: told.update(optimizer=k)
+  )
+  monkeypatch.setattr(
+    setup, 'learning_rate_schedule', lambda *a, **k: told.update(schedule=k)
+  )
+  monkeypatch.setattr(run_lib.Run, 'init_state', lambda self: None)
+  run = build(
+    data_dir,
+    seed=3,
+    loss_scale=3.0,
+    ema_decay=0.5,
+    mixing={'mixup': 0.8, 'cutmix': 1.0, 'switch': 0.25, 'mode': 'pair'},
+    dataset={'mean': (0.3,), 'std': (0.4,), 'imbalance': 0.5},
+    optimizer={
+      'sam_rho': 0.2,
+      'sam_synced': False,
+      'clip_value': 1.5,
+      'clip_norm': 2.0,
+      'clip_decayed': True,
+      'weight_decay': 0.25,
+      'decay': ('kernel', 'bias'),
+      'decay_layers': ('head',),
+    },
+    schedule={'per': 'epoch', 'cosine_from': 'start'},
+  )
+  run.train_step()
+  assert told['make_train_step'] == {
+    'seed': 3,
+    'mean': (0.3,),
+    'std': (0.4,),
+    'ema_decay': 0.5,
+    'mixing': Mixing(mixup=0.8, cutmix=1.0, switch=0.25, mode='pair'),
+    'loss_scale': 3.0,
+    'sam_rho': 0.2,
+    'sam_synced': False,
+    'sam_clip_value': 1.5,
+  }
+  run.eval_step()
+  assert told['make_eval_step'] == {
+    'mean': (0.3,),
+    'std': (0.4,),
+    'per_class': True,
+  }
+  optimizer = told['optimizer']
+  assert (optimizer['clip_value'], optimizer['clip_norm']) == (1.5, 2.0)
+  assert (optimizer['clip_decayed'], optimizer['weight_decay']) == (True, 0.25)
+  decayed = jax.tree_util.tree_leaves_with_path(optimizer['decay_mask'])
+  assert {path[0].key for path, decays in decayed if decays} == {'head'}
+  assert sum(decays for _, decays in decayed) == 2
+  schedule = told['schedule']
+  assert (schedule['per'], schedule['cosine_from']) == ('epoch', 'start')
+  assert schedule['steps_per_epoch'] == run.steps_per_epoch
+
+
+def test_the_training_split_is_the_same_set_in_evaluation(data_dir):
+  run = setup.build(
+    resolve(TINY | {'dataset': TINY['dataset'] | {'imbalance': 0.2}}),
+    data_dir=data_dir,
+    eval_split='train',
+    training=False,
+  )
+  assert len(run.eval_source) == len(run.train_source) < 1000
 
 
 class TestInitFrom:
@@ -150,6 +224,8 @@ class TestInitFrom:
     assert int(first.step) == 0
     before = jax.tree.leaves(fresh.params), jax.tree.leaves(first.params)
     assert any((a != b).any() for a, b in zip(*before))
+    (start,) = json.loads((tmp_path / 'tuned/run.json').read_text())['starts']
+    assert start['init_from'] == {'path': str(trained), 'step': 4}
 
   def test_resuming_needs_them_no_more(self, trained, data_dir, tmp_path):
     import shutil
@@ -164,7 +240,7 @@ class TestInitFrom:
 
   @pytest.mark.parametrize(
     ('width', 'message'),
-    [(8, 'has another model: its parameter'), (4, 'no checkpoint')],
+    [(8, 'its width is 4, here it is 8'), (4, 'not the work directory')],
   )
   def test_refuses_before_it_writes(
     self, trained, data_dir, tmp_path, width, message
