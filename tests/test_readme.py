@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
+PICTURES = (ROOT / 'docs/images.md').read_text()
 
 
 def blocks(language, page=README):
@@ -104,12 +105,36 @@ def test_run_cards_and_fields_that_are_named_exist():
   from maxsup_jax.training.config import default_config
 
   config = default_config()
-  for card, arguments in re.findall(r'--config=([\w/]+\.py):(\S+)', README):
+  for card, arguments in re.findall(
+    r'--config=([\w/]+\.py):(\S+)', README + PICTURES
+  ):
     runpy.run_path(str(ROOT / card))['get_config'](arguments)
-  for field in re.findall(r'--config\.([a-z_.]+)=', README):
+  for field in re.findall(r'--config\.([a-z_.]+)=', README + PICTURES):
     value = config
     for part in field.split('.'):
       value = value[part]
+
+
+def test_the_table_of_run_cards_is_about_all_of_them():
+  table = README.split('| paper | card and arguments |')[1].split('\n\n')[0]
+  named = re.findall(r'`(\w+\.py)(?::([^`]+))?`', table)
+  for name, arguments in named:
+    card = runpy.run_path(str(ROOT / 'configs' / name))
+    card['get_config'](arguments or None)
+  there = {path.name for path in (ROOT / 'configs').glob('*.py')}
+  assert {name for name, _ in named} == there - {'__init__.py', 'common.py'}
+
+
+def test_the_page_of_images_names_all_operations():
+  from maxsup_jax.data.preprocessing import OPERATIONS, parse_transform
+
+  page = (ROOT / 'docs/images.md').read_text()
+  table = page.split('| operation |')[1].split('\n\n')[0]
+  examples = re.findall(r'^\| `([^`]+)` \|', table, re.M)
+  assert {re.match(r'\w+', e)[0] for e in examples} == set(OPERATIONS)
+  for example in examples:
+    (operation,) = parse_transform(example).operations
+    assert type(operation) is OPERATIONS[re.match(r'\w+', example)[0]]
 
 
 def test_ci_runs_the_test_command():
