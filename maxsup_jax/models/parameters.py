@@ -114,9 +114,9 @@ def decay_mask(
     >>> mask['head']
     {'bias': False, 'kernel': True}
   """
-  _check_names('kinds of parameters to decay', kinds, PARAMETER_KINDS)
+  _check_names('config.optimizer.decay', kinds, PARAMETER_KINDS)
   of_all = parameter_kinds(model, images_shape)
-  _check_names('layers to decay', layers, of_all)
+  _check_names('config.optimizer.decay_layers', layers, of_all)
 
   def decays(path, kind):
     return kind in kinds and (not layers or path[0].key in layers)

@@ -176,7 +176,7 @@ def create_model(
     if option not in entry.options:
       raise UsageError(
         f'model {name!r} has no option {option!r}; '
-        f'known: {_checks.known(entry.options)}'
+        f'known: {_checks.known(entry.options) or "none"}'
       )
   fields = {**entry.architecture, **entry.options, **options}
   fields = {entry.renamed.get(k, k): value for k, value in fields.items()}

@@ -244,22 +244,21 @@ def test_the_causal_norm_head_decays():
   [
     (
       {'kinds': ('kernel', 'weight')},
-      "kinds of parameters to decay: unknown 'weight'; "
+      "config.optimizer.decay: unknown 'weight'; "
       'known: bias, embedding, kernel, normalization',
     ),
     (
       {'kinds': 'kernel'},
-      'kinds of parameters to decay: expected a sequence of names, '
-      "got 'kernel'",
+      "config.optimizer.decay: expected a sequence of names, got 'kernel'",
     ),
     (
       {'layers': ('softmax',)},
-      "layers to decay: unknown 'softmax'; "
+      "config.optimizer.decay_layers: unknown 'softmax'; "
       'known: conv1, conv2, head, local3, local4',
     ),
     (
       {'layers': 3},
-      'layers to decay: expected a sequence of names, got 3',
+      'config.optimizer.decay_layers: expected a sequence of names, got 3',
     ),
   ],
 )

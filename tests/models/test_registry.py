@@ -270,7 +270,7 @@ KNOWN = (
     (
       'alexnet_cifar',
       {'width': 3},
-      "model 'alexnet_cifar' has no option 'width'; known: ",
+      "model 'alexnet_cifar' has no option 'width'; known: none",
     ),
     # The name of a field that the option has another name for.
     (
