@@ -28,6 +28,10 @@ is of, it does not say:
   maxsup         77.82+-0.15  79.15+-0.13  79.41+-0.19  69.88+-0.07
   logit_penalty  76.41+-0.15  78.90+-0.16  78.89+-0.21  69.46+-0.08
 
+Unknown: the beta of these logit_penalty (2e-3 in the authors' code, and here;
+6e-4 in their other experiments: --config.objective.alpha=6e-4), and whether
+these zipf rank by the logits, as loss=zipf does, or by loss=zipf_votes.
+
 Stated: rate 0.1 divided by 5 at epochs 60, 120 and 160 of 200, batch 128, decay
 5e-4. Not stated, and no code was published: the momentum, the augmentation, the
 form of the networks, the warm-up, the normalisation, what decays. The stated

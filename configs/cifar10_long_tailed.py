@@ -47,8 +47,12 @@ Where paper and code disagree:
     cross-entropy. We follow the code, as nothing says how to combine them.
   * The paper raises alpha linearly, to which the code never comes: it stays at
     0.1. We follow the code, which made the numbers; alpha=paper.
-  * Its label smoothing spreads 0.1 over the other 9 classes, which is ours with
-    --config.objective.alpha=0.1111.
+  * The paper's label smoothing spreads alpha over all 10 classes, the code's
+    0.1 over the other 9. loss=ls is the paper's; for the code's, alpha=constant
+    (the default) and --config.objective.alpha=0.1111.
+  * The code's focal takes its factor (1-p)^gamma for a constant when it
+    differentiates. loss=focal differentiates it too, as usual: another gradient
+    than the one behind the column of focal.
 
 Hardware and time, theirs and here: unknown; not run here.
 """

@@ -10,8 +10,9 @@ NeurIPS 2025 (arXiv 2502.15798), Table 6.
   python -m experiments.train --config=configs/fine_grained.py:debug=true
 
   data=cub      CUB-200-2011 (tfds: caltech_birds2011); or cars (cars196)
-  init_from=    the work directory of a run on ImageNet, whose newest weights,
-                all but the classifier, this one begins with; empty: at random
+  init_from=    the work directory of a run on ImageNet, with whose newest
+                weights this one begins; empty: at random. The classifier is new
+                if that run has another number of classes, and else is kept
   loss=maxsup   ce, ls or any other key of configs.common.OBJECTIVES
   alpha=paper   linear for ls and maxsup; constant, linear, linear_last
   seed=0, debug=false, mock=true: see configs/common.py

@@ -31,8 +31,9 @@ decay 0.05 except of biases, norms, token and positions, warm-up over 5 epochs
 from 1e-6, one value an epoch, a cosine to 1e-5 whose clock starts before the
 warm-up; drop path 0.1, RandAugment m9-mstd0.5-inc1, erasing 0.25, bicubic, crop
 ratio 0.875. Its colour jitter of 0.3 is not here: timm ignores it as soon as
-RandAugment is on. Averaged weights (0.99996) are kept and evaluated; the
-accuracies above are those of the raw ones, as in the authors' code.
+RandAugment is on. Averaged weights (0.99996) are kept there, but their code
+evaluates the raw ones: the accuracies above will be those of the raw ones, as
+we infer; the paper does not say. Here both are evaluated.
 
 Where paper and code disagree:
   * The script of the authors leaves mixup and cutmix on; the paper says that
@@ -41,8 +42,8 @@ Where paper and code disagree:
     does not. We follow the script, which made the models; repeats=3.
   * Their code has t/299 for MaxSup; the paper t/300. We follow the paper;
     alpha=linear_last.
-  * DeiT's loop sets the rate after each epoch, so that its epoch e has the
-    value of e - 1; ours has that of e.
+  * DeiT's loop sets the rate after each epoch: its epochs 0 and 1 both have
+    1e-6, and epoch e has the value that ours has in epoch e - 1.
   * In the code MaxSup is always on, and no schedule exists for label smoothing:
     how the other rows were trained is not known.
   * They compute the penalty in half precision; here logits are float32.
