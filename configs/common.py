@@ -7,7 +7,8 @@ Every card has these arguments after the colon, besides its own:
                   the default is, depends on the paper
   seed=0
   debug=true      a few steps at tiny size, on random images: see `debug`
-  mock=false      with debug=true: on the dataset itself
+  mock=false      with debug=true: on the dataset itself (glyphs.py draws a
+                  small one of its own, and has no such argument)
 """
 
 from collections.abc import Mapping
@@ -212,8 +213,10 @@ def debug(
   """Shrinks a run to a few steps that a laptop can take.
 
   The family of the model, the objective, the optimizer and the kind of schedule
-  stay; warm-up and milestones move into the few steps. Images are made small by
-  the card itself, in its transforms.
+  stay; warm-up and milestones move into the few steps, and what had one value
+  an epoch has one a step. An exponential decay goes by epochs, of which random
+  images leave two; on the dataset itself it stays in the first. Images are made
+  small by the card itself, in its transforms.
 
   Args:
     config: a run, which is changed.
@@ -233,6 +236,7 @@ def debug(
     config.diagnostics_every = f'{steps} steps'
   warmup = 0 if config.schedule.warmup.startswith('0 ') else 1
   config.schedule.warmup = f'{warmup} steps'
+  config.schedule.per = 'step'
   config.schedule.milestones = tuple(
     f'{warmup + 1 + index} steps'
     for index in range(len(config.schedule.milestones))

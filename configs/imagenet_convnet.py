@@ -52,8 +52,8 @@ those of the ResNets.
 Recipe b: the text has 0.1 at batch 512, both of the authors' programs 0.8 at
 2048. We take theirs, torchvision's rule (0.1 per 256); all parameters decay, as
 there. MobileNetV2, from their scripts alone: 300 epochs, 0.36 x 0.98 per epoch,
-decay 4e-5. These scripts keep label smoothing at 0.1 (alpha=constant); the
-paper says that it rose. Whether BatchNorm saw all devices: unknown; here it does.
+decay 4e-5. These scripts keep label smoothing at 0.1 (alpha=constant); in the
+paper it rose. Whether BatchNorm saw all devices is unknown; here it does.
 
 The paper's time is 3 min 51 s an epoch for ResNet-50 (ls 3:52), on unknown
 hardware; their files ask for 4 GPUs. Hardware and time here: unknown, not run.

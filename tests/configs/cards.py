@@ -9,6 +9,9 @@ import numpy as np
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 
+# These draw images of their own in debug mode: they have no argument mock.
+UNMOCKED = {'glyphs'}
+
 # The arguments of each card, besides loss, seed, debug and mock, with all of
 # the values that they can have, or some; the default comes first.
 CARDS = {
@@ -72,6 +75,15 @@ CARDS = {
     'model': ('resnet8', 'vit_tiny'),
     'alpha': ('constant', 'linear', 'linear_last'),
   },
+  'glyphs': {
+    'classes': ('26', '62'),
+    'train': ('10000', '50000'),
+    'test': ('10000', '500'),
+    'size': ('32', '64'),
+    'difficulty': ('medium', 'easy', 'hard'),
+    'model': ('resnet8', 'vit_tiny'),
+    'alpha': ('constant', 'linear', 'linear_last'),
+  },
 }
 
 # What the datasets hold: classes, the shape of an image, examples per split. A
@@ -89,6 +101,11 @@ DATASETS = {
   'caltech_birds2011': (200, (None, None, 3), {'train': 5994, 'test': 5794}),
   'cars196': (196, (None, None, 3), {'train': 8144, 'test': 8041}),
   'digits': (10, (8, 8, 1), {'train': 1442, 'test': 355}),
+  'glyphs/26x10000x10000_32_medium': (
+    26,
+    (32, 32, 1),
+    {'train': 10000, 'test': 10000},
+  ),
 }
 
 

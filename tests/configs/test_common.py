@@ -128,7 +128,9 @@ def test_debug_puts_the_schedule_into_its_few_steps():
   config = default_config()
   config.schedule.warmup = '5 epochs'
   config.schedule.milestones = ('30 epochs', '60 epochs')
+  config.schedule.per = 'epoch'
   config = resolve(common.debug(config))
+  assert config.schedule.per == 'step'
   assert config.duration == '4 steps'
   assert config.schedule.warmup == '1 steps'
   assert config.schedule.milestones == ('2 steps', '3 steps')
