@@ -1,6 +1,7 @@
 """Reading ahead: batches that threads and processes of grain make."""
 
 import atexit
+import sys
 import weakref
 from collections.abc import Iterator
 from typing import TypedDict
@@ -16,7 +17,7 @@ class Batch(TypedDict):
   """One process's rows of a batch: C-contiguous NumPy arrays.
 
   Attributes:
-    image: uint8 `[b, H, W, C]`.
+    image: uint8 `[b, H, W, C]`; float32 where a transform gives floats.
     label: int32 `[b]`.
     mask: bool `[b]`, False for rows that only fill up the last batch.
   """
@@ -36,12 +37,7 @@ class BatchIterator(Iterator[Batch]):
   def __next__(self) -> Batch:
     if self._iterator is None:
       raise StopIteration
-    batch = next(self._iterator)
-    # From a worker it comes in shared memory, which has to be given back.
-    return {
-      key: value if type(value) is np.ndarray else np.array(value)
-      for key, value in batch.items()
-    }
+    return next(self._iterator)
 
   def close(self) -> None:
     """Stops the threads and processes that read ahead."""
@@ -86,6 +82,13 @@ def read_ahead(
     # as in a notebook, they have their defaults.
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
+    # Batches come through a pipe. In shared memory they would be faster (11
+    # instead of 20 ms for 128 images of 224x224), but grain (0.2.18) does not
+    # give all of it back when data end, so Python complains when it ends
+    # itself; and containers often have only 64 MB of it.
+    dataset = grain.experimental.WithOptionsIterDataset(
+      dataset, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    )
     options = grain.MultiprocessingOptions(
       num_workers=workers, per_worker_buffer_size=max(1, prefetch)
     )

@@ -48,19 +48,44 @@ def test_refuses(name, refused):
     read_ahead(_batches(3), **{'num_threads': 1, name: -1})
 
 
-def test_a_program_may_end_with_open_iterators(tmp_path):
-  """Also one that never parsed command-line flags, as in a notebook."""
-  program = tmp_path / 'program.py'
-  program.write_text("""
-import numpy as np
-from maxsup_jax import data
-if __name__ == '__main__':
-  source = data.ArraySource(np.zeros((9, 4, 4), np.uint8), np.zeros(9, int), 1)
+ENDS = {
+  'open': """
   batches = data.train_batches(source, batch_size=4, seed=0, workers=2)
   print(next(batches)['image'].shape)
-""")
+""",
+  'read to the end': """
+  batches = data.eval_batches(source, batch_size=4, workers=2)
+  print([*batches][0]['image'].shape)
+""",
+  'stopped by an error': """
+  batches = data.eval_batches(source, batch_size=4, workers=2, transform=fail)
+  print(next(batches)['image'].shape)
+  try:
+    list(batches)
+  except ValueError as error:
+    assert 'example 8' in str(error), error
+""",
+}
+
+
+@pytest.mark.parametrize('end', ENDS)
+def test_a_program_may_end_with_iterators(tmp_path, end):
+  """Also one that never parsed command-line flags, as in a notebook."""
+  program = tmp_path / 'program.py'
+  program.write_text(f"""
+import numpy as np
+from maxsup_jax import data
+def fail(image, rng):
+  if image.any():
+    raise ValueError
+  return image
+if __name__ == '__main__':
+  images = np.zeros((9, 4, 4), np.uint8)
+  images[8] = 1
+  source = data.ArraySource(images, np.zeros(9, int), 1)
+{ENDS[end]}""")
   process = subprocess.run(
-    [sys.executable, '-W', 'error', program], capture_output=True, text=True
+    [sys.executable, program], capture_output=True, text=True
   )
   assert (process.stdout, process.stderr) == ('(4, 4, 4, 1)\n', '')
   assert process.returncode == 0
