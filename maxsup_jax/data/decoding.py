@@ -1,6 +1,8 @@
 """Encoded images to arrays, as PyTorch's pipelines decode them: with Pillow."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -32,10 +34,10 @@ def decode(encoded: bytes, channels: int | None) -> np.ndarray:
     on the version of Pillow.)
 
   What cannot be decoded in full is refused, so a truncated file is never
-  filled up with grey. Damage inside a JPEG file with a proper end goes
-  unnoticed: JPEG has no checksums, and Pillow does not pass on what libjpeg
-  finds. The function is thread-safe, and releases Python's lock most of the
-  time.
+  filled up with grey. Of PNG files the checksums are compared. Damage inside a
+  JPEG, WebP, BMP or GIF file with a proper end may go unnoticed: these formats
+  have no checksums, and Pillow does not pass on what libjpeg finds. The
+  function is thread-safe, and releases Python's lock most of the time.
 
   Args:
     encoded: the contents of the file.
@@ -63,6 +65,8 @@ def decode(encoded: bytes, channels: int | None) -> np.ndarray:
   # Each of Pillow's readers fails in its own ways on damaged files (OSError,
   # SyntaxError, struct.error, IndexError, ...), and all mean the same.
   try:
+    if name == 'PNG':
+      _check_png(encoded)
     image = open_file(io.BytesIO(encoded))
     width, height = image.size
     if width * height > _pillow.MAX_PIXELS:
@@ -122,6 +126,27 @@ def _find_format(
   raise UsageError(
     f'no JPEG, PNG, WebP, BMP or GIF file: its first bytes are {start!r}'
   )
+
+
+def _check_png(encoded: bytes) -> None:
+  """Compares the checksums of a PNG file up to its last pixels.
+
+  Pillow does not compare those of the compressed pixels, and stops reading
+  these before their own checksum, so that a wrong bit could change a pixel.
+  """
+  at, pixels = 8, False
+  while not pixels or at + 8 <= len(encoded):
+    length, name = struct.unpack_from('>I4s', encoded, at)
+    if pixels and name != b'IDAT':
+      break
+    end = at + 8 + length
+    if end + 4 > len(encoded):
+      raise OSError('image file is truncated')
+    (checksum,) = struct.unpack_from('>I', encoded, end)
+    if checksum != zlib.crc32(memoryview(encoded)[at + 4 : end]):
+      raise OSError(f'the checksum of {name!r} is wrong')
+    pixels = pixels or name == b'IDAT'
+    at = end + 4
 
 
 def _convert(image: Image.Image, channels: int | None) -> Image.Image:

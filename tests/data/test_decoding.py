@@ -246,6 +246,35 @@ class TestRefuses:
     with refused('a damaged PNG file'):
       decode(bytes(encoded), 3)
 
+  def test_every_bit_error_in_png(self):
+    """Refused, or it changes no pixel; Pillow itself lets some pass."""
+    ramp = np.add.outer(np.arange(9), np.arange(11)).astype(np.uint8) * 8
+    for image in (ramp, np.stack([ramp, ramp + 1, ramp + 2], -1)):
+      encoded = _encode(Image.fromarray(image), 'PNG', compress_level=0)
+      full, refusals = decode(encoded, None), 0
+      for bit in range(8 * len(encoded)):
+        damaged = bytearray(encoded)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+          out = decode(bytes(damaged), None)
+        except UsageError as error:
+          assert '\n' not in str(error)  # noqa: PT017
+          refusals += 1
+        else:
+          np.testing.assert_array_equal(out, full)
+      # All but those of the last chunk.
+      assert refusals >= 8 * (len(encoded) - 12)
+
+  def test_pixels_in_several_chunks(self, refused):
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    encoded = bytearray(_encode(image, 'PNG'))
+    assert encoded.count(b'IDAT') > 1
+    np.testing.assert_array_equal(decode(bytes(encoded), 3), image)
+    encoded[encoded.rindex(b'IDAT') + 9] ^= 4
+    with refused("a damaged PNG file: the checksum of b'IDAT' is wrong"):
+      decode(bytes(encoded), 3)
+
   @pytest.mark.parametrize('side', [9460, 15_000, 60_000])
   def test_bombs(self, side, refused):
     # Pillow warns of the first two (above 89 million pixels) and refuses one.
