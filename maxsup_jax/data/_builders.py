@@ -73,8 +73,11 @@ def _from_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
 
 def _form_of(name: str) -> tfds.core.DatasetBuilder:
   """A builder that knows what examples look like, and has none."""
-  if name in EMBEDDED:
-    importlib.import_module(EMBEDDED[name])  # Registers the builder.
+  base, _, config = name.partition('/')
+  if base in EMBEDDED:
+    module = importlib.import_module(EMBEDDED[base])  # Registers the builder.
+    if config and base in _CONFIGURED:
+      name = f'{base}/{module.parse_name(config).name}'
   try:
     with tfds.testing.mock_data():
       return tfds.builder(name)

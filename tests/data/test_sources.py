@@ -1,6 +1,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -214,6 +216,23 @@ class TestOpenedDataset:
     for a, b in zip(source, again):
       np.testing.assert_array_equal(a['image'], b['image'])
     assert len({e['image'].tobytes() for e in source}) == 5
+
+  def test_mocked_embedded_dataset_with_a_config(self):
+    """In a fresh process: nobody has registered its builder yet."""
+    program = (
+      'from maxsup_jax.data import open_source\n'
+      "for name in ('glyphs', 'glyphs/26x100x100_16_easy', 'digits'):\n"
+      "  source = open_source(name, 'train', mock=3)\n"
+      '  print(len(source), source.num_classes, source.image_shape)\n'
+    )
+    out = subprocess.run(
+      [sys.executable, '-c', program], capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.splitlines()[1:] == [
+      '3 26 (16, 16, 1)',
+      '3 10 (8, 8, 1)',
+    ]
 
   @pytest.mark.parametrize('in_memory', [False, True])
   def test_labels(self, data_dir, in_memory):
