@@ -5,12 +5,19 @@ from typing import Any
 
 from maxsup_jax._errors import UsageError
 
+# The largest length, in pixels; what is longer would only fill the memory.
+MOST_PIXELS = 2**16
+
 
 def check_integer(operation: str, name: str, value: Any, least: int) -> None:
-  """Refuses anything but an integer that is at least `least`."""
+  """Refuses anything but an integer in `[least, MOST_PIXELS]`."""
   if isinstance(value, bool) or not isinstance(value, int) or value < least:
     raise UsageError(
       f'{operation}: {name} must be an integer >= {least}, not {value!r}'
+    )
+  if value > MOST_PIXELS:
+    raise UsageError(
+      f'{operation}: {name} must be at most {MOST_PIXELS} pixels'
     )
 
 

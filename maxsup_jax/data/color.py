@@ -11,6 +11,9 @@ from maxsup_jax.data import _arguments, _pillow
 
 _Factor = float | tuple[float, float]
 
+# The largest factor: far beyond use, and nothing overflows.
+_MOST = 1000.0
+
 
 def shift_hue(image: Image.Image, hue: float) -> Image.Image:
   """Turns the hue of every pixel, as torchvision does.
@@ -50,7 +53,7 @@ class ColorJitter:
 
   Attributes:
     brightness: f is uniform in `[max(0, 1 - brightness), 1 + brightness]`, or
-      in `[low, high]` for two numbers; 0 leaves it out.
+      in `[low, high]` for two numbers; 0 leaves it out. At most 1000.
     contrast: like `brightness`.
     saturation: like `brightness`.
     hue: the shift, in turns, is uniform in `[-hue, hue]`, or in `[low, high]`;
@@ -73,7 +76,7 @@ class ColorJitter:
   def __post_init__(self):
     for name in ('brightness', 'contrast', 'saturation', 'hue'):
       value = getattr(self, name)
-      least, most = (-0.5, 0.5) if name == 'hue' else (0.0, math.inf)
+      least, most = (-0.5, 0.5) if name == 'hue' else (0.0, _MOST)
       if isinstance(value, tuple):
         _arguments.check_range('color_jitter', name, value, least, most)
       else:
@@ -111,8 +114,8 @@ class TfDistort:
 
   Attributes:
     brightness: what is added is uniform in `[-brightness, brightness]`, on the
-      scale 0..255.
-    contrast: the range of the factor.
+      scale 0..255; at most 255.
+    contrast: the range of the factor; at most 1000.
 
   Examples:
     >>> image = np.array([[[10], [30]]], np.uint8)
@@ -128,8 +131,8 @@ class TfDistort:
   contrast: tuple[float, float] = (0.2, 1.8)
 
   def __post_init__(self):
-    _arguments.check_number('tf_distort', 'brightness', self.brightness, 0)
-    _arguments.check_range('tf_distort', 'contrast', self.contrast, 0)
+    _arguments.check_number('tf_distort', 'brightness', self.brightness, 0, 255)
+    _arguments.check_range('tf_distort', 'contrast', self.contrast, 0, _MOST)
 
   def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns float32 `[H, W, C]`."""

@@ -94,7 +94,7 @@ class RandomErasing:
     name = 'random_erasing'
     _arguments.check_number(name, 'probability', self.probability, 0, 1)
     _arguments.check_range(name, 'area', self.area, 0, 1, positive=True)
-    _arguments.check_range(name, 'aspect', self.aspect, positive=True)
+    _arguments.check_range(name, 'aspect', self.aspect, 1e-3, 1e3)
     _arguments.check_choice(name, 'mode', self.mode, ('pixel', 'rand', 'const'))
 
   def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

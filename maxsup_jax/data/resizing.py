@@ -149,9 +149,9 @@ def draw_crop(
       return top, left, crop_height, crop_width
   crop_height, crop_width = height, width
   if width / height < ratio[0]:
-    crop_height = round(width / ratio[0])
+    crop_height = max(1, round(width / ratio[0]))
   elif width / height > ratio[1]:
-    crop_width = round(height * ratio[1])
+    crop_width = max(1, round(height * ratio[1]))
   return (
     (height - crop_height) // 2,
     (width - crop_width) // 2,
@@ -265,7 +265,7 @@ class RandomResizedCrop:
   Attributes:
     size: the side of the square; an integer >= 1.
     scale: the range of the crop's share of the area; in (0, 1].
-    ratio: the range of the crop's width over its height; above 0.
+    ratio: the range of the crop's width over its height; from 0.001 to 1000.
     interpolation: 'nearest', 'bilinear', 'bicubic' or 'area'.
 
   Examples:
@@ -286,7 +286,7 @@ class RandomResizedCrop:
     name = 'random_resized_crop'
     _arguments.check_integer(name, 'size', self.size, 1)
     _arguments.check_range(name, 'scale', self.scale, 0, 1, positive=True)
-    _arguments.check_range(name, 'ratio', self.ratio, positive=True)
+    _arguments.check_range(name, 'ratio', self.ratio, 1e-3, 1e3)
     _check_interpolation(name, self.interpolation)
 
   def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -313,7 +313,7 @@ class Rotate:
 
   Attributes:
     degrees: the angle is uniform in `[-degrees, degrees]`, or in
-      `[low, high]` for two numbers.
+      `[low, high]` for two numbers; at most 360.
 
   Examples:
     >>> image = np.zeros((32, 32, 3), np.uint8)
@@ -327,9 +327,9 @@ class Rotate:
 
   def __post_init__(self):
     if isinstance(self.degrees, tuple):
-      _arguments.check_range('rotate', 'degrees', self.degrees)
+      _arguments.check_range('rotate', 'degrees', self.degrees, -360, 360)
     else:
-      _arguments.check_number('rotate', 'degrees', self.degrees, 0)
+      _arguments.check_number('rotate', 'degrees', self.degrees, 0, 360)
 
   def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns the rotated image."""

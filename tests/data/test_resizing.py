@@ -205,6 +205,26 @@ class TestDrawCrop:
     }
     assert {crop[2:] for crop in crops} == {(1, 1)}
 
+  def test_the_ratio_is_that_of_width_to_height(self):
+    rng = np.random.default_rng(0)
+    for shape in ((300, 300), (900, 100), (100, 900)):
+      for _ in range(50):
+        crop = resizing.draw_crop(*shape, rng, (0.05, 0.1), (0.5, 0.8))
+        assert 0.48 < crop[3] / crop[2] < 0.83
+    # No attempt fits: a share of 1 of a wide image.
+    crop = resizing.draw_crop(100, 900, rng, (1, 1), (0.5, 0.8))
+    assert crop == (0, 410, 100, 80)
+    crop = resizing.draw_crop(900, 100, rng, (1, 1), (0.5, 0.8))
+    assert crop == (350, 0, 200, 100)
+
+  @pytest.mark.parametrize('ratio', [1e-3, 1e3])
+  def test_no_side_becomes_zero(self, ratio):
+    rng = np.random.default_rng(0)
+    crop = resizing.draw_crop(8, 8, rng, (1, 1), (ratio, ratio))
+    assert sorted(crop[2:]) == [1, 8]
+    crop = resizing.draw_crop(1, 1, rng, (1, 1), (ratio, ratio))
+    assert crop == (0, 0, 1, 1)
+
   @pytest.mark.parametrize(
     ('shape', 'expected'),
     [
@@ -328,7 +348,8 @@ def test_operations_call_the_functions(operation, function, arguments):
     (lambda: RandomResizedCrop(8, (0.5, 1.1)), r'\(low, high\) in \[0, 1\]'),
     (lambda: RandomResizedCrop(8, (0.5, 0.1)), 'scale must be two numbers'),
     (lambda: RandomResizedCrop(8, 0.5), 'scale must be two numbers'),
-    (lambda: RandomResizedCrop(8, ratio=(0, 1)), 'ratio .* above 0, not'),
+    (lambda: RandomResizedCrop(8, ratio=(0, 1)), r'ratio .* \[0.001, 1000'),
+    (lambda: RandomResizedCrop(8, ratio=(1e-9, 1e-9)), 'ratio must be two'),
     (lambda: RandomResizedCrop(8, ratio=(1, 2, 3)), 'ratio must be two'),
     (lambda: RandomResizedCrop(8, ratio=(1, math.inf)), 'ratio must be two'),
     (lambda: RandomResizedCrop(8, interpolation=3), 'interpolation must be'),
