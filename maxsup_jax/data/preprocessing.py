@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -68,6 +69,17 @@ class Transform:
   def random(self) -> bool:
     """Whether any of the operations is."""
     return any(operation.random for operation in self.operations)
+
+  @property
+  def gives_floats(self) -> bool:
+    """Whether images come out as float32, not as uint8."""
+    return any(getattr(o, 'gives_floats', False) for o in self.operations)
+
+  @property
+  def standardizes(self) -> bool:
+    """Whether `standardize` follows on all that leaves the scale of pixels."""
+    makers = [o for o in self.operations if getattr(o, 'gives_floats', False)]
+    return bool(makers) and isinstance(makers[-1], Standardize)
 
   def __call__(
     self, image: np.ndarray, rng: np.random.Generator | None = None
@@ -194,7 +206,7 @@ def _literal(operation: str, name: str, node: ast.expr) -> Any:
       raise
     raise UsageError(
       f'{operation}: {name} must be a literal such as 0.5, (0.2, 1.8) or '
-      f"'bicubic', not {ast.unparse(node)}"
+      f"'bicubic' (text in quotes), not {ast.unparse(node)}"
     ) from error
 
 
@@ -223,6 +235,16 @@ def _check_floats(operations: Sequence[Any]) -> None:
 
 def _no_chain(text: str) -> UsageError:
   shown = ' '.join(text.split())
+  for link in shown.split('|'):
+    match = re.fullmatch(r'(\w+) ?\(.*\)', link.strip())
+    if match and match[1] in OPERATIONS:
+      try:
+        ast.parse(link.strip())
+      except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return UsageError(
+          f'{match[1]}: the arguments in {link.strip()!r} cannot be read; text '
+          "needs quotes, as in rand_augment('m9-mstd0.5-inc1')"
+        )
   return UsageError(
     f"a transform must read like 'resize(256) | center_crop(224)', not "
     f'{shown!r}'

@@ -12,13 +12,17 @@ def parse_transforms(
 ) -> tuple[data.Transform, data.Transform]:
   """What is done to training images, and to those that are evaluated.
 
+  Bytes are normalised on the device, floats pass as they are. So either both
+  transforms give bytes, or both give floats that are standardised.
+
   Raises:
-    UsageError: for a transform that cannot be parsed, or a random one for
-      evaluation.
+    UsageError: for a transform that cannot be parsed, a random one for
+      evaluation, or pixels of different scales.
   """
   dataset = config.dataset
   transforms = []
-  for field in ('train_transform', 'eval_transform'):
+  fields = ('train_transform', 'eval_transform')
+  for field in fields:
     try:
       transforms.append(
         data.parse_transform(dataset[field], mean=dataset.mean, std=dataset.std)
@@ -29,6 +33,18 @@ def parse_transforms(
     raise UsageError(
       f'config.dataset.eval_transform is {dataset.eval_transform!r}, which is '
       'random; evaluation must not be'
+    )
+  for field, transform in zip(fields, transforms):
+    if transform.gives_floats and not transform.standardizes:
+      raise UsageError(
+        f'config.dataset.{field} is {dataset[field]!r}, which makes floats '
+        "that nothing normalises; add '| standardize'"
+      )
+  if transforms[0].gives_floats != transforms[1].gives_floats:
+    with_it, without = fields if transforms[0].gives_floats else fields[::-1]
+    raise UsageError(
+      f'config.dataset.{with_it} standardises images and {without} does not, '
+      "so training and evaluation would differ; add '| standardize' there"
     )
   return tuple(transforms)
 
@@ -105,6 +121,13 @@ def output_shape(
     try:
       out = transform(image, np.random.default_rng(0))
     except ValueError as error:
+      if not source.image_shape:
+        raise UsageError(
+          f'the images of {source.name} vary in size, and config.dataset.'
+          f'{field} would fail for one of {size[0]}x{size[1]} ({error}); set '
+          "config.dataset.image_size, or start with 'resize(256)', "
+          "'resize_exact(256)' or 'random_resized_crop(224)'"
+        ) from error
       raise UsageError(
         f'config.dataset.{field} fails for an image of {size[0]}x{size[1]}: '
         f'{error}'

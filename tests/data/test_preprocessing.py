@@ -161,6 +161,19 @@ class TestParse:
       ('lambda: flip', 'a transform must read like'),
       ('x := flip', 'a transform must read like'),
       (
+        'flip | rand_augment(m9-mstd0.5-inc1)',
+        "^rand_augment: .*'rand_augment\\(m9-mstd0.5-inc1\\)' .* needs quotes",
+      ),
+      ('rand_augment(m9)', r'rand_augment: spec must .* \(text in quotes\)'),
+      ('rotate(1e308)', r'rotate: degrees must be a number in \[0, 360\]'),
+      ('rotate((0, 1e308))', r'rotate: degrees .* in \[-360, 360\]'),
+      ('tf_distort(1e308)', r'brightness must be a number in \[0, 255\]'),
+      ('tf_distort(1, (1, 1e308))', r'contrast must .* in \[0, 1000.0\]'),
+      ('color_jitter(1e308)', r'brightness must .* in \[0.0, 1000.0\]'),
+      ('random_erasing(1, aspect=(1e-9, 1))', r'aspect .* in \[0.001, 1000'),
+      (f'center_crop({10**30})', 'size must be at most 65536 pixels'),
+      ('pad_and_crop(65537)', 'padding must be at most 65536 pixels'),
+      (
         'standardize | resize(8)',
         'resize needs a uint8 image, but stands after',
       ),
@@ -191,6 +204,24 @@ class TestParse:
 
 
 class TestTransform:
+  @pytest.mark.parametrize(
+    ('text', 'gives_floats', 'standardizes'),
+    [
+      ('', False, False),
+      ('flip | resize(8)', False, False),
+      ('standardize', True, True),
+      ('tf_distort', True, False),
+      ('tf_distort | flip | standardize | center_crop(8)', True, True),
+      ('standardize | tf_distort', True, False),
+    ],
+  )
+  def test_floats(self, text, gives_floats, standardizes):
+    transform = parse_transform(text)
+    assert transform.gives_floats == gives_floats
+    assert transform.standardizes == standardizes
+    out = transform(_image(), np.random.default_rng(0))
+    assert (out.dtype == np.float32) == gives_floats
+
   def test_from_left_to_right_with_one_generator(self):
     image = _image()
     rng = np.random.default_rng(3)

@@ -82,7 +82,7 @@ def test_training_and_evaluation_see_their_transforms(data_dir):
     data_dir,
     dataset={
       'train_transform': 'random_crop(6)',
-      'eval_transform': 'resize(16) | standardize',
+      'eval_transform': 'resize(16)',
     },
   )
   assert run.image_shape == (6, 6, 1)
@@ -92,9 +92,57 @@ def test_training_and_evaluation_see_their_transforms(data_dir):
     np.uint8,
     (32, 6, 6, 1),
   )
+  assert evaluated['image'].dtype == np.uint8
+  run = build(
+    data_dir,
+    dataset={
+      'train_transform': 'tf_distort | standardize',
+      'eval_transform': 'standardize',
+    },
+  )
+  evaluated = next(run.eval_batches())
   assert evaluated['image'].dtype == np.float32
   np.testing.assert_allclose(evaluated['image'].mean((1, 2, 3)), 0, atol=1e-5)
   np.testing.assert_allclose(evaluated['image'].std((1, 2, 3)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('train', 'evaluated', 'message'),
+  [
+    ('tf_distort | flip', '', "train_transform is 'tf_distort .* normalises"),
+    ('standardize | tf_distort', 'standardize', 'train_transform .* normalis'),
+    ('tf_distort | standardize', '', 'dataset.train_transform standardises'),
+    ('flip', 'standardize', 'eval_transform standardises .* train_transform'),
+  ],
+)
+def test_training_and_evaluation_see_one_scale(train, evaluated, message):
+  dataset = {'train_transform': train, 'eval_transform': evaluated}
+  with pytest.raises(UsageError, match=message) as error:
+    inputs.parse_transforms(resolve(TINY | {'dataset': dataset}))
+  assert '\n' not in str(error.value)
+  assert "add '| standardize'" in str(error.value)
+
+
+def test_transforms_know_the_statistics():
+  dataset = {
+    'train_transform': "rand_augment('m9') | random_erasing(1.0)",
+    'mean': (0.1, 0.2, 0.3),
+    'std': (0.4, 0.5, 0.6),
+  }
+  transform, _ = inputs.parse_transforms(resolve(TINY | {'dataset': dataset}))
+  augment, erase = transform.operations
+  assert augment.mean == erase.mean == (0.1, 0.2, 0.3)
+  assert erase.std == (0.4, 0.5, 0.6)
+
+
+def test_what_may_fail_where_sizes_vary():
+  transform = data.parse_transform('random_crop(32)')
+  with pytest.raises(
+    UsageError,
+    match=r'^the images of varying vary in size, and config\.dataset\.'
+    r'train_transform would fail for one of 1x2 .*; set .*image_size, or start',
+  ):
+    inputs.output_shape(Varying(), transform, 'train_transform')
 
 
 def test_a_long_tail_is_reported_by_shots(data_dir, tmp_path, capsys):
