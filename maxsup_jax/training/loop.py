@@ -48,7 +48,9 @@ def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
 
   At each step that asks for it, in this order: log, evaluate, diagnose, save.
   So the lines of `metrics.jsonl` up to a checkpoint are on disk before it is,
-  and a run that is killed at any moment resumes as if it had never been.
+  and a run that is killed at any moment resumes as if it had never been. Where
+  an image cannot be evaluated, a checkpoint is saved all the same (by a single
+  process only); a run that resumes from it evaluates first.
 
   Args:
     run: what to train, see `setup.build`.
@@ -100,7 +102,9 @@ class _Loop:
     self.clock = Clock(extra.get('seconds', 0.0))
     self.lap_step = self.step
     self.last_saved = self.step if restored else None
-    workdir.rewind(self.step)
+    # False where a bad image ended the evaluation of the step restored.
+    self.measured = extra.get('measured', True)
+    workdir.rewind(self.step, measured=self.measured)
     if self.step < run.total_steps:
       also = {} if restored else run.origin()
       workdir.record_start(self.step, run.devices.count, **also)
@@ -131,6 +135,8 @@ class _Loop:
     self.say(f'{run.summary()}; into {self.workdir.path}')
     if self.step:
       self.say(f'resuming from the checkpoint of step {self.step}')
+    if not self.measured:
+      self.measure()
     train_step = run.devices.map(run.train_step(), donate=True)
     batches = run.devices.stream(run.train_batches(self.step))
     began = self.step
@@ -145,12 +151,7 @@ class _Loop:
       last = self.step == run.total_steps
       if last or self.step % run.log_every == 0:
         self.log()
-      if last or self.step % run.eval_every == 0:
-        self.evaluate()
-      if run.diagnostics_every and (
-        last or self.step % run.diagnostics_every == 0
-      ):
-        self.diagnose()
+      self.measure()
       stop = self.asked_to_stop()
       if last or stop or self.step % run.checkpoint_every == 0:
         self.save()
@@ -194,6 +195,26 @@ class _Loop:
       f'objective {means["objective"]:.4f}', refresh=False
     )
     self.write('train', means, images_per_second=rate)
+
+  def measure(self):
+    """Evaluates and diagnoses, if this step asks for it."""
+    run, self.measured = self.run, False
+    last = self.step == run.total_steps
+    try:
+      if last or self.step % run.eval_every == 0:
+        self.evaluate()
+      if run.diagnostics_every and (
+        last or self.step % run.diagnostics_every == 0
+      ):
+        self.diagnose()
+    except UsageError:
+      # An image that cannot be read must not cost the steps since the last
+      # checkpoint. Other processes would know nothing of it.
+      if jax.process_count() == 1:
+        self.save()
+        self.checkpoints.wait()
+      raise
+    self.measured = True
 
   def evaluate(self):
     """Writes the metrics of the evaluation split, raw and averaged weights."""
@@ -258,6 +279,7 @@ class _Loop:
           'window': self.window.totals,
           'seconds': self.clock.seconds,
           'train_examples': len(self.run.train_source),
+          'measured': self.measured,
         },
       )
     self.last_saved = self.step

@@ -172,15 +172,22 @@ class Workdir:
       file.flush()
       os.fsync(file.fileno())
 
-  def rewind(self, step: int) -> None:
+  def rewind(self, step: int, *, measured: bool = True) -> None:
     """Drops the lines of `metrics.jsonl` that training will write again.
 
     Args:
       step: what training resumes from; later lines go.
+      measured: False if evaluation and diagnostics of this very step will be
+        written again, too.
     """
     if not self._writes or not self._metrics.exists():
       return
-    kept = [r for r in self.metrics() if r['step'] <= step]
+    kept = [
+      r
+      for r in self.metrics()
+      if r['step'] < step
+      or (r['step'] == step and (measured or r['kind'] == 'train'))
+    ]
     write_atomically(
       self._metrics, ''.join(json.dumps(record) + '\n' for record in kept)
     )

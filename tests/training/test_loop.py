@@ -142,6 +142,49 @@ def test_resuming_is_exact(train, tmp_path, monkeypatch, step):
   assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
 
 
+@pytest.mark.parametrize(('bad_at', 'bad'), [(8, 2), (20, 1)])
+def test_a_bad_image_in_evaluation_costs_no_steps(
+  train, tmp_path, monkeypatch, bad_at, bad
+):
+  """In the diagnostics after an evaluation, and after the last step."""
+  changes = {
+    'eval_every': '4 steps',
+    'checkpoint_every': '6 steps',
+    'diagnostics_every': '4 steps',
+  }
+  batches, passes, path = setup.Run.eval_batches, [], tmp_path / 'cut'
+  fails_at = None
+
+  def failing(self, *args, **kwargs):
+    passes.append(1)
+    if len(passes) == fails_at:
+      raise UsageError('example 7 cannot be read')
+    return batches(self, *args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(setup.Run, 'eval_batches', failing)
+    run, records = train(tmp_path / 'whole', **changes)
+    fails_at = len(passes) // 5 * (bad_at // 4 - 1) + bad
+    for _ in range(2):  # Still bad when it is started again.
+      passes.clear()
+      with pytest.raises(UsageError, match='example 7 cannot be read'):
+        train(path, **changes)
+      checkpoints = Checkpoints(path / 'checkpoints')
+      assert max(checkpoints.steps()) == bad_at
+      checkpoints.close()
+      fails_at = bad
+  if bad_at < 20:  # Interrupted before the next checkpoint.
+    with monkeypatch.context() as patch:
+      interrupt_at(patch, bad_at + 1)
+      with pytest.raises(KeyboardInterrupt):
+        train(path, **changes)
+  _, again = train(path, **changes)
+  whole, cut = last_state(run, tmp_path / 'whole'), last_state(run, path)
+  assert_same_bits(whole, cut)
+  assert timeless(tmp_path / 'whole') == timeless(path)
+  assert [r['nll'] for r in again] == [r['nll'] for r in records]
+
+
 @pytest.mark.filterwarnings('ignore:the checkpoint')
 def test_a_damaged_newest_checkpoint_costs_only_time(
   train, tmp_path, monkeypatch
