@@ -251,6 +251,26 @@ def test_a_step_on_mixed_images(count):
   assert np.abs(mixed[0][0] - mixed[1][0]).max() > 1
 
 
+@pytest.mark.parametrize('mode', ['pair', 'batch'])
+def test_four_devices_mix_as_one_does(mode):
+  """With padding, which is in no pair that is mixed."""
+  (batch,) = batches(1, 16)
+  batch['mask'][[3, 12, 13, 14]] = False
+  batch['image'][[3, 12, 13, 14]] = 0
+  mixing = Mixing(**MIXED | {'mode': mode})
+  (_, one, sums_1), (_, four, sums_4) = (
+    take_steps([batch], count, mixing=mixing) for count in (1, 4)
+  )
+  np.testing.assert_allclose(matrix(four.params), matrix(one.params), atol=1e-6)
+  for name in ('nll', 'objective'):
+    assert sums_1[name][0] == pytest.approx(sums_4[name][0], rel=1e-5)
+    assert sums_1[name][1] == sums_4[name][1] == 12
+  # What is in the padding has no influence.
+  batch['image'][[3, 12, 13, 14]] = 255
+  _, other, _ = take_steps([batch], 4, mixing=mixing)
+  np.testing.assert_array_equal(matrix(other.params), matrix(four.params))
+
+
 def test_mixing_that_is_off_leaves_class_ids():
   """Objectives that refuse distributions train."""
   _, after, _ = take_steps(
