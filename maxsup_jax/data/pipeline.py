@@ -58,7 +58,8 @@ def train_batches(
   With `repeats` r > 1 (repeated augmentation) every example of the permutation
   comes r times in a row, each time transformed anew, and the epoch, as long as
   before, ends after N / r examples. Within a batch the copies are spread out,
-  so that neighbours, which mixup mixes, are different images.
+  so that neighbours, which mixup mixes, are different images if the batch has
+  at least 2 r.
 
   Args:
     source: the examples, with images of one shape (or which `transform` brings
@@ -74,8 +75,9 @@ def train_batches(
     process_index: the index p of this process.
     process_count: the number P of processes.
     num_threads: how many batches are made at once, ahead of time; 0 makes each
-      when it is asked for. None for 1 with images in memory, where more do not
-      help, and otherwise one for each CPU, but at most 16.
+      when it is asked for. None for 1 with images in memory, where more help
+      only a transform that is slow, and otherwise one for each CPU, but at
+      most 16.
     prefetch: how many batches are kept ready; None for 2, or one for each
       thread if that is more.
     workers: processes that make batches, each with `num_threads` threads, for

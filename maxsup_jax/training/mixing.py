@@ -75,6 +75,7 @@ class Mixing:
     num_classes: int,
     batch_size: int,
     device_count: int,
+    repeats: int = 1,
   ) -> None:
     """Refuses what cannot be trained with mixed images; compiles nothing.
 
@@ -84,10 +85,12 @@ class Mixing:
       num_classes: of the dataset.
       batch_size: over all devices.
       device_count: how many they are.
+      repeats: how often an image comes, see `data.train_batches`.
 
     Raises:
-      UsageError: for an odd number of examples on a device, or an objective
-        that is not defined for distributions.
+      UsageError: for an odd number of examples on a device, a batch in which
+        an image would be mixed with itself, or an objective that is not defined
+        for distributions.
     """
     if not self.active:
       return
@@ -97,6 +100,12 @@ class Mixing:
         f'config.batch_size is {batch_size}, which is {share} on each of '
         f'{device_count} devices; config.mixing pairs the examples of a '
         'device: expected an even number'
+      )
+    if repeats > 1 and batch_size < 2 * repeats:
+      raise UsageError(
+        f'config.batch_size is {batch_size}, and config.dataset.repeats '
+        f'{repeats}; config.mixing would mix images with themselves: expected '
+        f'a batch of at least {2 * repeats}'
       )
     soft = jnp.full((1, 2, num_classes), 1 / num_classes)
     inputs = dict.fromkeys(objective.needs, soft)

@@ -140,6 +140,7 @@ def build(
       num_classes=train_source.num_classes,
       batch_size=batch_size,
       device_count=devices.count,
+      repeats=config.dataset.repeats,
     )
   fresh = jax.eval_shape(run.init_state)
   if run.diagnostics_every and 'bias' not in fresh.params['head']:

@@ -282,6 +282,14 @@ def test_refuses_an_odd_part_of_a_batch():
   Mixing().check(losses.ce_objective(), **told, device_count=4)
 
 
+def test_refuses_to_mix_an_image_with_itself():
+  told = {'name': 'ce', 'num_classes': 3, 'batch_size': 12, 'device_count': 2}
+  Mixing(mixup=1.0).check(losses.ce_objective(), **told, repeats=6)
+  with pytest.raises(UsageError, match='a batch of at least 14'):
+    Mixing(mixup=1.0).check(losses.ce_objective(), **told, repeats=7)
+  Mixing().check(losses.ce_objective(), **told, repeats=7)
+
+
 SOFT = {
   'ce', 'ls', 'maxsup', 'logit_penalty', 'confidence_penalty', 'adaptive_ls',
   'logit_norm', 'mbls', 'acls', 'distillation', 'logit_matching',
