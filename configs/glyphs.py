@@ -22,7 +22,16 @@ The letters are generated on first use, by maxsup_jax.data.glyphs. They are not
 symmetric, so that they are cropped but not mirrored. The recipe is ours, of no
 paper.
 
-RESULTS
+Ten of its thirty epochs (--config.duration='10 epochs', seed 0, two cores of an
+AMD EPYC, jax 0.10.2) take about 4 minutes, and reach on the 10,000 test letters
+
+  loss     accuracy  NLL    ECE
+  ce       73.52%    0.873   9.47%
+  ls       68.36%    1.164  20.78%
+  maxsup   69.31%    1.184  23.19%
+
+one run each, so that nothing can be said of the difference between ls and
+maxsup. All thirty epochs were not run.
 """
 
 from configs import common
