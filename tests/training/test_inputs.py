@@ -261,6 +261,7 @@ def test_the_training_split_is_the_same_set_in_evaluation(data_dir):
   assert len(run.eval_source) == len(run.train_source) < 1000
 
 
+@pytest.mark.usefixtures('cached_compilation')
 class TestInitFrom:
   def test_starts_with_these_weights(self, trained, data_dir, tmp_path):
     run = build(
