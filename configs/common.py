@@ -207,6 +207,21 @@ def objective(
   return config
 
 
+def model_options(name: str) -> Mapping[str, Any]:
+  """The options of a model with their defaults; none for an unknown name.
+
+  Args:
+    name: a key of `maxsup_jax.models.MODELS`.
+  """
+  if name == 'resnet8':
+    # What `--help` of the default card must know, without Flax, which takes a
+    # second to import.
+    return {'stem': 'cifar', 'width': 32}
+  from maxsup_jax.models import MODELS
+
+  return MODELS[name].options if name in MODELS else {}
+
+
 def debug(
   config: ConfigDict, *, mock: bool = True, examples: int = 32
 ) -> ConfigDict:

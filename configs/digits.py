@@ -21,7 +21,6 @@ on another machine, busy with other work.
 """
 
 from configs import common
-from maxsup_jax.models import MODELS
 from maxsup_jax.training.config import default_config
 
 
@@ -46,7 +45,7 @@ def get_config(arg=None):
   config.dataset.train_transform = 'pad_and_crop(1)'
   config.dataset.in_memory = True
   config.objective = common.objective(args.loss, args.alpha)
-  options = MODELS[args.model].options if args.model in MODELS else {}
+  options = common.model_options(args.model)
   if 'patch_size' in options:
     # 16 patches of 2x2 pixels, and what vision transformers train with.
     config.model = {'name': args.model, 'dtype': 'float32', 'patch_size': 2}

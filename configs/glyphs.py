@@ -35,7 +35,6 @@ maxsup. All thirty epochs were not run.
 """
 
 from configs import common
-from maxsup_jax.models import MODELS
 from maxsup_jax.training.config import default_config
 
 # The numbers of examples and the side of an image.
@@ -62,7 +61,7 @@ def get_config(arg=None):
   config.dataset.in_memory = True
   config.objective = common.objective(args.loss, args.alpha)
   config.model = {'name': args.model, 'dtype': 'float32'}
-  options = MODELS[args.model].options if args.model in MODELS else {}
+  options = common.model_options(args.model)
   if 'patch_size' in options:
     # 64 patches, and what vision transformers train with.
     config.model.patch_size = args.size // 8

@@ -7,6 +7,7 @@ import pathlib
 import re
 import runpy
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from absl import app, flags, logging
 from maxsup_jax._errors import UsageError
 
 USAGE_EXIT_CODE = 2
+
+# When the program began, but for the start of Python itself.
+BEGAN = time.perf_counter()
 
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',

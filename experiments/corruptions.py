@@ -35,7 +35,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _compilation
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A run to evaluate; once for each run, to compare them.'
@@ -76,6 +76,8 @@ _OUT = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, "Where datasets are; tfds's own default if not given."
 )
+
+flags.declare_key_flag('compilation_cache')
 
 
 def main():
@@ -128,6 +130,7 @@ def main():
   ]
   directory = pathlib.Path(out or _default_out(workdirs[0], runs[0].identity))
   log = results.Log(directory)
+  _compilation.keep_compiled(pathlib.Path(workdirs[0]))
   with log.opened():
     log.add_runs({r.name: r.identity for r in runs})
     try:

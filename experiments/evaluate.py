@@ -9,7 +9,7 @@ import json
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _compilation
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run to evaluate.')
 _SPLIT = flags.DEFINE_string(
@@ -24,6 +24,8 @@ _OUT = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, "Where datasets are; tfds's own default if not given."
 )
+
+flags.declare_key_flag('compilation_cache')
 
 
 def main():
@@ -44,6 +46,7 @@ def main():
   run = setup.build(
     config, data_dir=_DATA_DIR.value, eval_split=split, training=False
   )
+  _compilation.keep_compiled(directory.path)
   checkpoints = Checkpoints(directory.checkpoints)
   steps = checkpoints.steps()
   if not steps:

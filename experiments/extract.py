@@ -30,7 +30,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _compilation
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run to extract from.')
 _SPLIT = flags.DEFINE_string(
@@ -63,6 +63,8 @@ _OVERWRITE = flags.DEFINE_bool(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, "Where datasets are; tfds's own default if not given."
 )
+
+flags.declare_key_flag('compilation_cache')
 
 
 def main():
@@ -107,6 +109,7 @@ def main():
     config, data_dir=_DATA_DIR.value, eval_split=split, training=False
   )
   pair = _checked_pair(run)
+  _compilation.keep_compiled(directory.path)
   state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
   checkpoints.close()
   variables = state.variables(ema=weights == 'ema')

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _compilation
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A run to look at; once for each run, in the order of columns.'
@@ -60,6 +60,8 @@ _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, "Where datasets are; tfds's own default if not given."
 )
 
+flags.declare_key_flag('compilation_cache')
+
 
 def main():
   if not _WORKDIR.value:
@@ -93,6 +95,7 @@ def main():
   images = _gradcam.read_images(items, runs[0].run)
   classes = _gradcam.targets(_TARGET.value, images.labels, runs)
   out = _cli.checked_out(_OUT.value)
+  _compilation.keep_compiled(pathlib.Path(_WORKDIR.value[0]))
   columns = [_gradcam.column(run, images, classes) for run in runs]
   figure = report.gradcam_figure(
     images.visible,

@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _compilation
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -23,6 +23,8 @@ _WORKDIR = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, "Where datasets are; tfds's own default if not given."
 )
+
+flags.declare_key_flag('compilation_cache')
 
 
 def main():
@@ -39,8 +41,9 @@ def main():
   )
   directory.check(config)
   run = setup.build(config, data_dir=_DATA_DIR.value)
+  _compilation.keep_compiled(directory.path)
   try:
-    records = loop.train(run, directory)
+    records = loop.train(run, directory, began=_cli.BEGAN)
   except loop.Stopped as e:
     print(e, file=sys.stderr)
     return 128 + e.signal

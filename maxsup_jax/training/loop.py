@@ -4,6 +4,7 @@ import contextlib
 import functools
 import signal
 import sys
+import time
 from collections import deque
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.clock import Clock
+from maxsup_jax.training.compilation import Compilations
 from maxsup_jax.training.diagnostics import Passes, diagnose
 from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.metrics import Window
@@ -43,7 +45,9 @@ class NonFiniteError(ArithmeticError):
   """The loss, the gradient or the parameters became NaN or infinite."""
 
 
-def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
+def train(
+  run: Run, workdir: Workdir, *, began: float | None = None
+) -> list[dict[str, Any]]:
   """Trains until the end, from the newest checkpoint if there is one.
 
   At each step that asks for it, in this order: log, evaluate, diagnose, save.
@@ -55,6 +59,8 @@ def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
   Args:
     run: what to train, see `setup.build`.
     workdir: where to write. A run of the same config there is resumed.
+    began: the `time.perf_counter()` that the time to the first step counts
+      from; None for now.
 
   Returns:
     The records of the last evaluation, as in `metrics.jsonl`.
@@ -66,15 +72,18 @@ def train(run: Run, workdir: Workdir) -> list[dict[str, Any]]:
       processes only SIGTERM is waited for.
     NonFiniteError: when a number is not finite; no checkpoint holds it.
   """
+  began = time.perf_counter() if began is None else began
   if not workdir.has_checkpoints:
     run.check_first_state()
   with contextlib.ExitStack() as stack:
+    programs = stack.enter_context(Compilations())
     stack.enter_context(workdir.opened(run.config))
     checkpoints = Checkpoints(
       workdir.checkpoints, keep=run.config.keep_checkpoints
     )
     stack.callback(checkpoints.close)
-    return _Loop(run, workdir, checkpoints, stack).run_to_end()
+    loop = _Loop(run, workdir, checkpoints, stack)
+    return loop.run_to_end(began, programs)
 
 
 class _Loop:
@@ -130,7 +139,7 @@ class _Loop:
       )
     )
 
-  def run_to_end(self):
+  def run_to_end(self, began, programs):
     run = self.run
     self.say(f'{run.summary()}; into {self.workdir.path}')
     if self.step:
@@ -139,15 +148,20 @@ class _Loop:
       self.measure()
     train_step = run.devices.map(run.train_step(), donate=True)
     batches = run.devices.stream(run.train_batches(self.step))
-    began = self.step
+    first = self.step + 1
     while self.step < run.total_steps:
       self.state, sums = train_step(self.state, next(batches))
       self.step += 1
       self.pending.append((self.step, sums))
-      self.collect(lag=LAG if self.step > began + 1 else 0)
-      if self.step == began + 1:
+      self.collect(lag=LAG if self.step > first else 0)
+      if self.step == first:
         self.lap_step = self.step
-        self.say(f'first step after {self.clock.lap():.1f} s')
+        self.clock.lap()
+        self.say(
+          f'first step after {time.perf_counter() - began:.1f} s; '
+          f'{programs.compiled} programs compiled, {programs.read} read from '
+          'where they are kept'
+        )
       last = self.step == run.total_steps
       if last or self.step % run.log_every == 0:
         self.log()

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 def program(data_dir, compilation_cache):
   """Starts `python -m experiments.NAME` as a user would, from the checkout."""
 
-  def start(name, *arguments, devices=1):
+  def start(name, *arguments, devices=1, **changes):
     environment = os.environ | {
       'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
       'JAX_COMPILATION_CACHE_DIR': str(compilation_cache),
@@ -20,6 +20,7 @@ def program(data_dir, compilation_cache):
       'TFDS_DATA_DIR': str(data_dir),
       'PYTHONWARNINGS': 'default',
     }
+    environment |= changes
     return subprocess.Popen(
       [sys.executable, '-m', f'experiments.{name}', *map(str, arguments)],
       cwd=ROOT,

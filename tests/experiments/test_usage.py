@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -147,8 +148,11 @@ def test_evaluation_needs_no_divisible_batch(data_dir):
 
 @pytest.mark.parametrize('name', ['train', 'evaluate', 'extract'])
 def test_help_imports_nothing_heavy(name):
+  cards = [str(p) for p in Path('configs').glob('[!_]*.py')]
+  cards.remove('configs/common.py')
   code = (
-    f'import sys, experiments.{name};'
+    f'import sys, experiments.{name} as program;'
+    f'[program._cli.load_card(c) for c in {cards}];'
     "heavy = {'jax', 'flax', 'tensorflow_datasets', 'orbax', 'grain'};"
     'print(heavy & sys.modules.keys())'
   )
@@ -173,6 +177,16 @@ def test_a_card_that_cannot_be_loaded(tmp_path, text, message):
   card.write_text(text)
   with pytest.raises(UsageError, match=message):
     _cli.load_card(str(card))
+
+
+def test_options_that_are_known_without_flax():
+  from configs import common
+
+  assert (
+    common.model_options('resnet8').items() <= MODELS['resnet8'].options.items()
+  )
+  assert common.model_options('vit_tiny') is MODELS['vit_tiny'].options
+  assert common.model_options('no_such_model') == {}
 
 
 def test_digits_card_knows_every_loss_and_model(data_dir):
