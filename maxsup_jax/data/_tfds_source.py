@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.data import _builders, resizing, transforms
-from maxsup_jax.data.decoding import decode
-from maxsup_jax.data.sources import Example, label_error
+from maxsup_jax.data.decoding import DecodingError, EncodedImage
+from maxsup_jax.data.sources import Example, UndecodedExample, label_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,19 @@ class TfdsSource:
     return len(self.examples)
 
   def __getitem__(self, index: int) -> Example:
+    example = self.undecoded(index)
+    if isinstance(example['image'], EncodedImage):
+      example['image'] = example['image'].decode()
+    return example
+
+  def undecoded(self, index: int) -> UndecodedExample:
+    """An example whose image, if it is stored encoded, is still to decode."""
     index = range(len(self))[operator.index(index)]
     try:
       example = self.examples[index]
-      image = self._fit(example[self.image_key])
+      image = self._fit(example[self.image_key], index)
+    except DecodingError:
+      raise
     except Exception as error:  # Of Pillow, protobuf, ArrayRecord, ...
       reason = (str(error).splitlines() or [''])[0]
       raise UsageError(
@@ -63,12 +72,19 @@ class TfdsSource:
       raise label_error(self.name, index, label, self.num_classes)
     return label
 
-  def _fit(self, stored: bytes | np.ndarray) -> np.ndarray:
+  def _fit(
+    self, stored: bytes | np.ndarray, index: int
+  ) -> np.ndarray | EncodedImage:
     if isinstance(stored, np.ndarray):  # A tensor, or made up by tfds.
       image = stored[..., None] if stored.ndim == 2 else stored
       image = transforms.to_channels(image, self.channels)
     else:
-      image = decode(stored, self.channels)
+      image = EncodedImage(
+        stored, self.channels, f'{self.name}: example {index}'
+      )
+      if self.image_size is None:
+        return image
+      image = image.decode()
     if self.image_size is not None:
       image = resizing.resize(image, self.image_size)
       image = transforms.center_crop(image, self.image_size)

@@ -1,5 +1,11 @@
-"""Encoded images to arrays, as PyTorch's pipelines decode them: with Pillow."""
+"""Encoded images to arrays, as PyTorch's pipelines decode them: as Pillow does.
 
+JPEG files of the usual kind are decoded by libjpeg-turbo alone, where the
+package simplejpeg is installed, and everything else by Pillow; the pixels are
+the same.
+"""
+
+import functools
 import io
 import struct
 import zlib
@@ -16,7 +22,7 @@ from PIL import (
 )
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data import _pillow
+from maxsup_jax.data import _jpeg, _pillow
 
 
 def decode(encoded: bytes, channels: int | None) -> np.ndarray:
@@ -61,6 +67,109 @@ def decode(encoded: bytes, channels: int | None) -> np.ndarray:
   """
   if channels not in (None, 1, 3):
     raise UsageError(f'channels must be 1, 3 or None, not {channels!r}')
+  return EncodedImage(encoded, channels).decode()
+
+
+class DecodingError(UsageError):
+  """An encoded image cannot be decoded."""
+
+
+class EncodedImage:
+  """An image that is decoded when it is needed, as far as it is needed.
+
+  Args:
+    encoded: the contents of the file.
+    channels: as in `decode`.
+    where: what errors begin with, such as the number of an example.
+
+  Examples:
+    >>> file = io.BytesIO()
+    >>> Image.new('RGB', (60, 50), color=(7, 7, 7)).save(file, 'JPEG')
+    >>> image = EncodedImage(file.getvalue(), channels=3)
+    >>> image.shape
+    (50, 60, 3)
+    >>> image.upper(10).shape
+    (10, 60, 3)
+  """
+
+  def __init__(self, encoded: bytes, channels: int | None, where: str = ''):
+    self._encoded, self._channels, self._where = encoded, channels, where
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """Height, width and channels.
+
+    Raises:
+      DecodingError: if all of it has to be decoded to know them, and cannot be.
+    """
+    header = self._header
+    if header is None:
+      return self._whole.shape
+    channels = self._channels or header.channels
+    return header.height, header.width, channels
+
+  def decode(self) -> np.ndarray:
+    """All of the image: see the function `decode`.
+
+    Raises:
+      DecodingError: where that function raises a UsageError.
+    """
+    return self._whole
+
+  def upper(self, rows: int) -> np.ndarray:
+    """The upper part of the image.
+
+    Damage below it may go unnoticed, but a file without an end is refused.
+
+    Args:
+      rows: how many rows of it; at most its height.
+
+    Returns:
+      uint8 `[rows, W, C]`: those of `decode`.
+
+    Raises:
+      DecodingError: as `decode`.
+    """
+    if '_whole' not in self.__dict__ and self._header is not None:
+      shorter = _jpeg.shortened(self._encoded, self._header, rows)
+      if shorter is not None:
+        upper = EncodedImage(shorter, self._channels, self._where)
+        return upper.decode()[:rows]
+    return self._whole[:rows]
+
+  @functools.cached_property
+  def _header(self) -> _jpeg.Header | None:
+    """That of a JPEG file that need not be left to Pillow."""
+    if not self._encoded.startswith(_jpeg.START):
+      return None
+    header = _jpeg.read_header(self._encoded)
+    if header is None or header.height * header.width > _pillow.MAX_PIXELS:
+      return None
+    # Pillow makes grey of colours from RGB, libjpeg takes the brightness.
+    return None if header.channels > (self._channels or 3) else header
+
+  @functools.cached_property
+  def _whole(self) -> np.ndarray:
+    if self._header is not None:
+      image = _jpeg.decode(self._encoded, self._header)
+      if image is not None:
+        return self._in_channels(image)
+    try:
+      return _decode_with_pillow(self._encoded, self._channels)
+    except UsageError as error:
+      if not self._where:
+        raise DecodingError(str(error)) from error
+      raise DecodingError(f'{self._where} cannot be read: {error}') from error
+
+  def _in_channels(self, image: np.ndarray) -> np.ndarray:
+    """Repeats grey where colours are wanted; then it cannot be written to."""
+    if image.shape[-1] != (self._channels or image.shape[-1]):
+      image = np.repeat(image, self._channels, axis=-1)
+    image.flags.writeable = False
+    return image
+
+
+def _decode_with_pillow(encoded: bytes, channels: int | None) -> np.ndarray:
   name, open_file = _find_format(encoded)
   # Each of Pillow's readers fails in its own ways on damaged files (OSError,
   # SyntaxError, struct.error, IndexError, ...), and all mean the same.
@@ -103,7 +212,7 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
 # Pillow's readers rather than `Image.open`: that warns of large images, knows
 # dozens of formats more (one runs programs), and tries one after the other.
 _FORMATS: tuple[tuple[str, bytes, Callable[[io.BytesIO], Image.Image]], ...] = (
-  ('JPEG', b'\xff\xd8\xff', _JpegFile),
+  ('JPEG', _jpeg.START, _JpegFile),
   ('PNG', b'\x89PNG\r\n\x1a\n', PngImagePlugin.PngImageFile),
   ('GIF', b'GIF87a', GifImagePlugin.GifImageFile),
   ('GIF', b'GIF89a', GifImagePlugin.GifImageFile),

@@ -5,7 +5,7 @@ import operator
 import numpy as np
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data.sources import Example, Source
+from maxsup_jax.data.sources import Example, Source, UndecodedExample
 
 # The second word of the Philox keys; 0 and 1 are those of the pipeline.
 _SUBSET = 2
@@ -146,6 +146,12 @@ class LongTailedSource:
     """One example, as the source gives it."""
     index = range(len(self))[operator.index(index)]
     return self._source[int(self._indices[index])]
+
+  def undecoded(self, index: int) -> UndecodedExample:
+    """One example, its image not decoded where the source can do so."""
+    index = range(len(self))[operator.index(index)]
+    read = getattr(self._source, 'undecoded', self._source.__getitem__)
+    return read(int(self._indices[index]))
 
   def labels(self) -> np.ndarray:
     """All labels, int32 `[N]`."""

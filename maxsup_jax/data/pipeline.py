@@ -24,8 +24,9 @@ import grain
 import numpy as np
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.data.decoding import DecodingError, EncodedImage
 from maxsup_jax.data.reading import Batch, BatchIterator, read_ahead
-from maxsup_jax.data.sources import Source
+from maxsup_jax.data.sources import Example, Source, UndecodedExample
 
 # Takes an image `[H, W, C]` and a generator, or None where nothing is random.
 ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
@@ -288,7 +289,7 @@ class _TrainBatch:
     rng, state = np.random.Generator(bits), bits.state
     images, labels = [], []
     for index, copy in zip(indices[mine].tolist(), copies[mine].tolist()):
-      example = self.source[index]
+      example = _read(self.source, index, self.transform)
       image = example['image']
       if self.transform is not None:
         # Setting the counter is 8 times faster than making a new generator.
@@ -324,15 +325,27 @@ class _EvalBatch:
     return _stack(self.source, images, labels, self.num_rows, self.transform)
 
 
+def _read(
+  source: Source, index: int, transform: ImageTransform | None
+) -> Example | UndecodedExample:
+  """An example, not decoded yet where the transform does that."""
+  undecoded = getattr(source, 'undecoded', None)
+  if undecoded is not None and getattr(transform, 'takes_encoded', False):
+    return undecoded(index)
+  return source[index]
+
+
 def _transformed(
   source: Source,
   index: int,
   transform: ImageTransform,
-  image: np.ndarray,
+  image: np.ndarray | EncodedImage,
   rng: np.random.Generator | None,
 ) -> np.ndarray:
   try:
     return transform(image, rng)
+  except DecodingError:  # It names the example already.
+    raise
   except ValueError as error:
     raise UsageError(
       f'{source.name}: example {index}, an image of {list(image.shape)}, '

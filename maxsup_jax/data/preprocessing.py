@@ -12,6 +12,7 @@ import numpy as np
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.data.color import ColorJitter, Standardize, TfDistort
+from maxsup_jax.data.decoding import EncodedImage
 from maxsup_jax.data.erasing import RandomErasing
 from maxsup_jax.data.rand_augment import RandAugment
 from maxsup_jax.data.resizing import RandomResizedCrop, Resize, ResizeExact
@@ -81,19 +82,30 @@ class Transform:
     makers = [o for o in self.operations if getattr(o, 'gives_floats', False)]
     return bool(makers) and isinstance(makers[-1], Standardize)
 
+  @property
+  def takes_encoded(self) -> bool:
+    """Whether the first operation decodes no more than it needs."""
+    first = self.operations[0] if self.operations else None
+    return getattr(first, 'takes_encoded', False)
+
   def __call__(
-    self, image: np.ndarray, rng: np.random.Generator | None = None
+    self,
+    image: np.ndarray | EncodedImage,
+    rng: np.random.Generator | None = None,
   ) -> np.ndarray:
     """Applies the operations.
 
     Args:
-      image: uint8 `[H, W, C]`; it is not changed.
+      image: uint8 `[H, W, C]`, or an image that is not decoded yet; it is not
+        changed.
       rng: what the operations draw from; not needed if none is random.
 
     Returns:
       `[H', W', C]`, uint8 or, after `tf_distort` or `standardize`, float32. It
       may be `image` itself, or a view of it.
     """
+    if isinstance(image, EncodedImage) and not self.takes_encoded:
+      image = image.decode()
     for operation in self.operations:
       image = operation(image, rng)
     return image

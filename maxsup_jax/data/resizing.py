@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data import _arguments, _pillow
+from maxsup_jax.data import _arguments, _pillow, _resampling
+from maxsup_jax.data.decoding import EncodedImage
 
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area')
 
@@ -98,6 +99,10 @@ def resize_exact(
       for c in range(image.shape[-1])
     ]
     return np.concatenate(bands, axis=-1)
+  if image.dtype == np.uint8:
+    scaled = _resampling.resize(image, height, width, interpolation)
+    if scaled is not None:
+      return scaled
   scaled = _pillow.to_pillow(image, 'resize').resize(
     (width, height), _pillow.RESAMPLING[interpolation]
   )
@@ -161,7 +166,7 @@ def draw_crop(
 
 
 def random_resized_crop(
-  image: np.ndarray,
+  image: np.ndarray | EncodedImage,
   rng: np.random.Generator,
   size: int,
   scale: tuple[float, float] = (0.08, 1.0),
@@ -171,10 +176,11 @@ def random_resized_crop(
   """Scales a random rectangle of an image to a square: see `draw_crop`.
 
   The rectangle is cut out first, as in torchvision: no pixel beside it has an
-  influence, which `PIL.Image.resize(box=...)` would give to some.
+  influence, which `PIL.Image.resize(box=...)` would give to some. Of an encoded
+  image no more is decoded than the rows down to the end of the rectangle.
 
   Args:
-    image: uint8 `[H, W, C]`.
+    image: uint8 `[H, W, C]`, or one that is not decoded yet.
     rng: what draws.
     size: the side of the square.
     scale: see `draw_crop`.
@@ -191,6 +197,8 @@ def random_resized_crop(
   """
   height, width, _ = image.shape
   top, left, height, width = draw_crop(height, width, rng, scale, ratio)
+  if isinstance(image, EncodedImage):
+    image = image.upper(top + height)
   crop = image[top : top + height, left : left + width]
   return resize_exact(crop, size, size, interpolation)
 
@@ -277,6 +285,7 @@ class RandomResizedCrop:
 
   random: ClassVar[bool] = True
   takes_floats: ClassVar[bool] = False
+  takes_encoded: ClassVar[bool] = True
   size: int
   scale: tuple[float, float] = (0.08, 1.0)
   ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -289,7 +298,9 @@ class RandomResizedCrop:
     _arguments.check_range(name, 'ratio', self.ratio, 1e-3, 1e3)
     _check_interpolation(name, self.interpolation)
 
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  def __call__(
+    self, image: np.ndarray | EncodedImage, rng: np.random.Generator
+  ) -> np.ndarray:
     """Returns the scaled crop."""
     return random_resized_crop(
       image, rng, self.size, self.scale, self.ratio, self.interpolation

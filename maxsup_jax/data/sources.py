@@ -13,6 +13,7 @@ from typing import Protocol, TypedDict
 import numpy as np
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.data.decoding import EncodedImage
 
 
 class Example(TypedDict):
@@ -27,8 +28,24 @@ class Example(TypedDict):
   label: int
 
 
+class UndecodedExample(TypedDict):
+  """One labelled image that may still be to decode.
+
+  Attributes:
+    image: uint8 `[H, W, C]`, or an encoded image.
+    label: the class, in `[0, K)`.
+  """
+
+  image: np.ndarray | EncodedImage
+  label: int
+
+
 class Source(Protocol):
   """What the pipelines need to know of a split.
+
+  A source may also have a method `undecoded(index)`, which gives the example of
+  an index with an image that is not decoded yet: transforms that need a part of
+  it decode no more.
 
   Attributes:
     name: for messages, such as `'digits/train'`.

@@ -1,0 +1,141 @@
+"""JPEG files of the usual kind, decoded by libjpeg-turbo alone.
+
+Pillow decodes with libjpeg-turbo, too, into four bytes for every pixel that are
+then copied to three. Here the same pixels come without that, and where only the
+upper rows are needed, the rest of the file stays undecoded.
+
+Whatever is unusual or may be damaged is left to Pillow, and to its judgement.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from maxsup_jax.data import _optional
+
+START, _END = b'\xff\xd8\xff', b'\xff\xd9'
+# The markers of frames that are coded with Huffman tables and 8 bits.
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), (0xC2,)
+_OTHER_FRAMES = (0xC3, *range(0xC5, 0xD0))
+_SCAN, _ADOBE = 0xDA, 0xEE
+# Markers that have no length and do not stand before the first scan.
+_BARE = (0x00, 0x01, *range(0xD0, 0xDA), 0xFF)
+# Colours have fewer rows than brightness, and each row of the picture takes
+# from the ones above and below it: so many rows more leave none changed.
+_MARGIN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What a JPEG file says of itself.
+
+  Attributes:
+    height: of the image.
+    width: of the image.
+    channels: 1 or 3.
+    height_at: where the file has its height, in two bytes.
+    scan_at: where the pixels begin.
+    one_scan: whether they come from top to bottom, all colours at once.
+  """
+
+  height: int
+  width: int
+  channels: int
+  height_at: int
+  scan_at: int
+  one_scan: bool
+
+
+def read_header(encoded: bytes) -> Header | None:
+  """Reads the header of a JPEG file.
+
+  Returns:
+    The header; None for files that are not the usual kind: other than 8 bits,
+    grey or YCbCr, Huffman codes. Some that are damaged are among them.
+  """
+  at, frame, transform, end = 2, None, None, len(encoded) - 20
+  while at < end:
+    marker = encoded[at + 1]
+    if encoded[at] != 0xFF or marker in _BARE or marker in _OTHER_FRAMES:
+      return None
+    length = encoded[at + 2] << 8 | encoded[at + 3]
+    if marker in _SEQUENTIAL or marker in _PROGRESSIVE:
+      if frame is not None:
+        return None
+      frame = at
+    elif marker == _ADOBE and encoded[at + 4 : at + 9] == b'Adobe':
+      transform = encoded[at + 15]
+    elif marker == _SCAN:
+      break
+    at += 2 + length
+  else:
+    return None
+  if frame is None:
+    return None
+  height = encoded[frame + 5] << 8 | encoded[frame + 6]
+  width = encoded[frame + 7] << 8 | encoded[frame + 8]
+  channels = encoded[frame + 9]
+  usual = encoded[frame + 4] == 8 and height and width
+  # An Adobe marker may say that three channels are no YCbCr.
+  if not usual or (channels, transform) not in _COLOURS:
+    return None
+  return Header(
+    height=height,
+    width=width,
+    channels=channels,
+    height_at=frame + 5,
+    scan_at=at,
+    one_scan=encoded[frame + 1] in _SEQUENTIAL and encoded[at + 4] == channels,
+  )
+
+
+_COLOURS = ((1, None), (3, None), (3, 1))
+
+
+def shortened(encoded: bytes, header: Header, rows: int) -> bytes | None:
+  """A file whose decoder stops after the upper rows.
+
+  Args:
+    encoded: the contents of the file.
+    header: of this file.
+    rows: how many rows are needed.
+
+  Returns:
+    The same file with a smaller height, whose first `rows` rows are the same;
+    None where all of it has to be decoded.
+  """
+  height = -(-rows // _MARGIN) * _MARGIN + _MARGIN
+  # The decoder will not see whether the end is there.
+  if (
+    not header.one_scan
+    or height >= header.height
+    or encoded.rfind(_END, header.scan_at) < 0
+  ):
+    return None
+  shorter = bytearray(encoded)
+  at = header.height_at
+  shorter[at : at + 2] = height.to_bytes(2, 'big')
+  return bytes(shorter)
+
+
+def decode(encoded: bytes, header: Header) -> np.ndarray | None:
+  """Decodes a JPEG file.
+
+  Args:
+    encoded: the contents of the file.
+    header: of this file.
+
+  Returns:
+    uint8 `[H, W, C]`; None where Pillow has to do it.
+  """
+  simplejpeg = _optional.simplejpeg()
+  # Where the end is missing, libjpeg fills the picture up.
+  if simplejpeg is None or encoded.rfind(_END, header.scan_at) < 0:
+    return None
+  try:
+    # Not strict: libjpeg warns of what follows the last row.
+    return simplejpeg.decode_jpeg(
+      encoded, 'GRAY' if header.channels == 1 else 'RGB', strict=False
+    )
+  except ValueError:
+    return None
