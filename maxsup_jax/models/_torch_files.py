@@ -1,0 +1,186 @@
+"""State dicts in files: those of torch.save, and safetensors."""
+
+import argparse
+import os
+import pathlib
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+
+PICKLES = ('.pth', '.pt')
+SUFFIXES = (*PICKLES, '.safetensors')
+# Under which of its names a checkpoint keeps the weights, as trained.
+_WRAPPERS = ('state_dict', 'model', 'model_state_dict')
+
+
+def is_torch_file(path: str | os.PathLike) -> bool:
+  """Whether a path ends as files of PyTorch weights do."""
+  return pathlib.Path(path).suffix in SUFFIXES
+
+
+def read(
+  path: str | os.PathLike, *, key: str | None = None
+) -> dict[str, np.ndarray]:
+  """Reads a state dict from a file.
+
+  Args:
+    path: ends with .pth or .pt, which needs PyTorch, or with .safetensors,
+      which needs the package of that name alone. Nothing in the file is
+      executed: a pickle may hold arrays, plain values and an
+      `argparse.Namespace`, which training scripts like to save.
+    key: under which the checkpoint has the weights, such as 'model_ema'. None:
+      the file is a state dict itself, or has one under 'state_dict', 'model' or
+      'model_state_dict'.
+
+  Returns:
+    The arrays by name, as they are stored; bfloat16 of a pickle as float32.
+
+  Raises:
+    UsageError: one line, if the file or its package is not there, if it cannot
+      be read, or has no state dict under the key.
+  """
+  path = pathlib.Path(path)
+  _check_suffix(path)
+  if not path.is_file():
+    raise UsageError(f'no file {path}')
+  if path.suffix not in PICKLES:
+    if key is not None:
+      raise UsageError(f'{path} has no keys of checkpoints: expected none')
+    return _read_safetensors(path)
+  return {
+    name: _numpy(value, f'{path}: {name}')
+    for name, value in _unwrap(_read_pickle(path), key, path).items()
+  }
+
+
+def write(
+  path: str | os.PathLike, state_dict: Mapping[str, np.ndarray]
+) -> None:
+  """Writes a state dict into a new file, all of it or nothing.
+
+  Args:
+    path: ends with .pth, .pt or .safetensors, see `read`. Its directory is
+      made.
+    state_dict: arrays by name.
+
+  Raises:
+    UsageError: one line, if the file is there already, cannot be written, or
+      its package is missing.
+  """
+  path = pathlib.Path(path)
+  _check_suffix(path)
+  if path.exists():
+    raise UsageError(f'{path} is there already; choose another file')
+  # Neither package minds strides: safetensors writes the memory as it lies.
+  arrays = {n: np.array(value, order='C') for n, value in state_dict.items()}
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  if path.suffix in PICKLES:
+    torch = _torch(path)
+    content = {n: torch.from_numpy(value) for n, value in arrays.items()}
+    save = torch.save
+  else:
+    content = arrays
+    save = _safetensors(path).save_file
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.touch()
+  except OSError as error:
+    raise UsageError(f'{path} cannot be written: {error.strerror}') from None
+  try:
+    save(content, temporary)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _check_suffix(path: pathlib.Path) -> None:
+  if path.suffix not in SUFFIXES:
+    raise UsageError(f'{path}: expected a name in {", ".join(SUFFIXES)}')
+
+
+def _torch(path: pathlib.Path) -> Any:
+  try:
+    import torch
+  except ImportError:
+    raise UsageError(
+      f"{path} needs PyTorch, which is not installed: pip install 'maxsup_jax"
+      "[torch]', or use a .safetensors file"
+    ) from None
+  return torch
+
+
+def _safetensors(path: pathlib.Path) -> Any:
+  try:
+    import safetensors.numpy
+  except ImportError:
+    raise UsageError(
+      f'{path} needs the package safetensors, which is not installed: pip '
+      "install 'maxsup_jax[safetensors]'"
+    ) from None
+  return safetensors.numpy
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  package = _safetensors(path)
+  from safetensors import SafetensorError
+
+  try:
+    return package.load_file(path)
+  except (SafetensorError, OSError) as error:
+    raise UsageError(f'{path} cannot be read: {error}') from None
+
+
+def _read_pickle(path: pathlib.Path) -> Any:
+  torch = _torch(path)
+  try:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+      return torch.load(path, map_location='cpu', weights_only=True)
+  except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+    unknown = re.search(r'GLOBAL (\S+) was not an allowed', str(error))
+    if unknown:
+      raise UsageError(
+        f'{path} holds a Python object, {unknown[1]}, which is not loaded '
+        'because that could run any code; save the state dict alone'
+      ) from None
+    raise UsageError(
+      f'{path} is damaged, or no file that torch.save wrote'
+    ) from None
+
+
+def _unwrap(
+  loaded: Any, key: str | None, path: pathlib.Path
+) -> Mapping[str, Any]:
+  """The state dict in what was loaded."""
+  if not isinstance(loaded, Mapping):
+    raise UsageError(f'{path} holds a {type(loaded).__name__}, no state dict')
+  if key is None:
+    inner = [k for k, value in loaded.items() if isinstance(value, Mapping)]
+    if not inner:
+      return loaded
+    key = next((k for k in _WRAPPERS if k in inner), None)
+    if key is None:
+      raise UsageError(
+        f'{path} is a checkpoint; under which key are the weights? '
+        f'{", ".join(map(str, inner))}'
+      )
+  if not isinstance(loaded.get(key), Mapping):
+    raise UsageError(
+      f'{path} has no state dict under {key!r}; it has '
+      f'{", ".join(map(str, loaded)) or "nothing"}'[:400]
+    )
+  return loaded[key]
+
+
+def _numpy(value: Any, where: str) -> np.ndarray:
+  import torch
+
+  if not isinstance(value, torch.Tensor):
+    raise UsageError(f'{where} is a {type(value).__name__}, not an array')
+  if value.dtype is torch.bfloat16:  # which NumPy does not know
+    value = value.float()
+  return value.detach().numpy()

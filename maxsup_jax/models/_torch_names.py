@@ -1,0 +1,180 @@
+"""How torchvision and timm name what the models here have.
+
+Every array of a model has one place in a state dict; what a state dict has
+besides are counters of BatchNorm and the constant kernels of BlurPool.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.models.mobilenet import MobileNetV2
+from maxsup_jax.models.resnet import BasicBlock, ResNet
+from maxsup_jax.models.vit import ViT
+
+Path = tuple[str, ...]
+
+_LEAVES = {
+  'kernel': 'weight',
+  'scale': 'weight',
+  'bias': 'bias',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where one array is, here and there.
+
+  Attributes:
+    path: in the variables, with the collection first.
+    name: in the state dict.
+    axes: of the array there, in the order of those here; None if they agree.
+    shape: of the array there.
+  """
+
+  path: Path
+  name: str
+  axes: tuple[int, ...] | None
+  shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+  """The state dict of a model.
+
+  Attributes:
+    places: of all the arrays of the model.
+    counters: names of BatchNorm's counters of batches.
+    blurs: names of the kernels of BlurPool, and their shapes.
+    head: the name of the classifier.
+  """
+
+  places: tuple[Place, ...]
+  counters: tuple[str, ...]
+  blurs: Mapping[str, tuple[int, ...]]
+  head: str
+
+
+def names_of(model: nn.Module, variables: Any) -> Names:
+  """Names the arrays of a model.
+
+  Args:
+    model: a `ResNet`, `MobileNetV2` or `ViT`.
+    variables: its variables, or their shapes.
+
+  Returns:
+    Its state dict, without the values.
+
+  Raises:
+    UsageError: for another kind of model.
+  """
+  kind = next((k for k in _KINDS if isinstance(model, k)), None)
+  if kind is None:
+    raise UsageError(
+      f'no names in PyTorch are known for a {type(model).__name__}; they are '
+      f'for {", ".join(k.__name__ for k in _KINDS)}'
+    )
+  module_name, strided = _KINDS[kind]
+  places, counters, blurs = [], [], {}
+  flat = flax.traverse_util.flatten_dict(dict(variables))
+  # Parameters first, so that they are what is first found to be missing.
+  for path in sorted(flat, key=lambda path: path[0] != 'params'):
+    *layers, leaf = path[1:]
+    module = module_name(model, tuple(layers))
+    shape, axes = tuple(flat[path].shape), None
+    if leaf == 'kernel' and len(shape) == 4:
+      channels = _input_channels(model, shape)
+      axes = (2, 3, 1, 0)
+      shape = (shape[3], shape[2], *shape[:2])
+      blurred = getattr(model, 'blur_pool', False) and channels >= 16
+      if blurred and strided(model, tuple(layers)):
+        blurs[f'{module}.blur_filter'] = (channels, 1, 3, 3)
+        module += '.conv'
+    elif leaf == 'kernel':
+      axes, shape = (1, 0), shape[::-1]
+    if leaf == 'mean':
+      counters.append(f'{module}.num_batches_tracked')
+    name = '.'.join(filter(None, [module, _LEAVES.get(leaf, leaf)]))
+    places.append(Place(path, name, axes, shape))
+  head = module_name(model, ('head',))
+  return Names(tuple(places), tuple(counters), blurs, head)
+
+
+def _input_channels(model: nn.Module, shape: tuple[int, ...]) -> int:
+  """Of a convolution, by the shape of its kernel here."""
+  depthwise = isinstance(model, MobileNetV2) and shape[:3] == (3, 3, 1)
+  return shape[3] if depthwise else shape[2]
+
+
+def _resnet(model: ResNet, layers: Path) -> str:
+  del model
+  names = {
+    'head': 'fc',
+    'downsample_conv': 'downsample.0',
+    'downsample_bn': 'downsample.1',
+  }
+  return '.'.join(
+    re.sub(r'^(layer\d+)_', r'\1.', names.get(layer, layer)) for layer in layers
+  )
+
+
+def _resnet_strided(model: ResNet, layers: Path) -> bool:
+  """Whether a convolution behind the stem skips positions."""
+  main = 'conv1' if model.block is BasicBlock else 'conv2'
+  first = [f'layer{s + 1}_0' for s in range(1, len(model.stage_sizes))]
+  return layers[0] in first and layers[1] in (main, 'downsample_conv')
+
+
+def _mobilenet(model: MobileNetV2, layers: Path) -> str:
+  if layers == ('head',):
+    return 'classifier.1'
+  sizes = [size for _, _, size, _ in model.stages]
+  ends = {'stem': 0, 'last': 1 + sum(sizes)}
+  if layers[0] in ends:
+    names, number = layers[1:], ends[layers[0]]
+  else:
+    stage, block = map(int, layers[0].removeprefix('stage').split('_'))
+    number = [0, *itertools.accumulate(sizes)][stage - 1] + block + 1
+    parts = ['expand', 'depthwise', 'project_conv', 'project_bn']
+    if model.stages[stage - 1][0] == 1:
+      parts = parts[1:]  # There is nothing to widen.
+    names = ('conv', str(parts.index(layers[1])), *layers[2:])
+  inside = {'conv': '0', 'bn': '1'}
+  *outer, last = names
+  return '.'.join(['features', str(number), *outer, inside.get(last, last)])
+
+
+def _mobilenet_strided(model: MobileNetV2, layers: Path) -> bool:
+  strides = {
+    f'stage{s + 1}_0': stride
+    for s, stride in enumerate(model._strides()[1:])
+    if stride > 1
+  }
+  return layers[0] in strides and layers[1] == 'depthwise'
+
+
+def _vit(model: ViT, layers: Path) -> str:
+  del model
+  names = {'patch_embed': 'patch_embed.proj'}
+  return '.'.join(
+    re.sub(r'^block(\d+)$', r'blocks.\1', names.get(layer, layer))
+    for layer in layers
+  )
+
+
+_KINDS: Mapping[
+  type[nn.Module],
+  tuple[Callable[[Any, Path], str], Callable[[Any, Path], bool]],
+] = {
+  ResNet: (_resnet, _resnet_strided),
+  MobileNetV2: (_mobilenet, _mobilenet_strided),
+  ViT: (_vit, lambda *_: False),
+}

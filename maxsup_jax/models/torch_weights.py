@@ -1,0 +1,203 @@
+"""Weights of PyTorch models as variables of ours, and back.
+
+The models are `ResNet` and `MobileNetV2` under torchvision's names, and `ViT`
+under timm's, which DeiT shares. Nothing here needs PyTorch, but for reading and
+writing its pickles.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.models import _torch_checks
+from maxsup_jax.models._torch_checks import PREFIXES as PREFIXES
+from maxsup_jax.models._torch_classes import class_order as class_order
+from maxsup_jax.models._torch_files import SUFFIXES as SUFFIXES
+from maxsup_jax.models._torch_files import is_torch_file as is_torch_file
+from maxsup_jax.models._torch_files import read as read
+from maxsup_jax.models._torch_files import write as write
+from maxsup_jax.models._torch_names import names_of
+
+
+def from_torch(
+  state_dict: Mapping[str, np.ndarray],
+  model: nn.Module,
+  like: Any,
+  *,
+  prefix: str | None = None,
+  head: bool = True,
+  class_order: np.ndarray | None = None,
+  resize_positions: bool = False,
+) -> dict[str, Any]:
+  """Makes variables of a state dict, every array of which must have its place.
+
+  Args:
+    state_dict: arrays by their names in torchvision or timm, of any floating
+      point dtype. `PREFIXES` that all names share are taken off.
+    model: a `ResNet`, `MobileNetV2` or `ViT`. Where it has `blur_pool`, the
+      state dict must have the kernels of the blur as buffers `blur_filter`.
+    like: the variables of the model, or their shapes; no value is read.
+    prefix: take the names that begin with it, and no others, without it.
+    head: False leaves the classifier out, whatever its number of classes.
+    class_order: int [K], which row of the classifier there is class k here; see
+      the function `class_order`. None if the classes have the same order.
+    resize_positions: whether to resample the learned positions of a ViT that
+      are for another size of images, as timm does (bicubic, antialiased).
+
+  Returns:
+    The collections of `like`, float32 NumPy arrays; without 'head' if it is
+    left out.
+
+  Raises:
+    UsageError: in one line, at the first name that is missing or left over and
+      at the first array of another shape, with both shapes.
+
+  Examples:
+    >>> from maxsup_jax.models import create_model
+    >>> model = create_model('resnet8', 10, width=8)
+    >>> like = jax.eval_shape(model.init, jax.random.key(0),
+    ...                       jnp.ones((1, 8, 8, 3)))
+    >>> ours = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), like)
+    >>> there = to_torch(ours, model)
+    >>> there['layer2.0.downsample.0.weight'].shape
+    (16, 8, 1, 1)
+    >>> back = from_torch(there, model, like)
+    >>> back['params']['layer2_0']['downsample_conv']['kernel'].shape
+    (1, 1, 8, 16)
+  """
+  given = _torch_checks.stripped(state_dict, prefix)
+  names = names_of(model, like)
+  _torch_checks.check_kind(given)
+  _torch_checks.check_blur(given, names)
+  in_head = {f'{names.head}.weight', f'{names.head}.bias'}
+  taken = [p for p in names.places if head or p.name not in in_head]
+  ignored = set() if head else in_head
+  _torch_checks.check_names(given, names, {p.name for p in taken}, ignored)
+  flat: dict[tuple[str, ...], np.ndarray] = {}
+  for place in taken:
+    value = given[place.name]
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+      raise UsageError(
+        f'{place.name}: expected floating point, got {value.dtype}'
+      )
+    value = np.asarray(value, np.float32)
+    if place.name == 'pos_embed' and resize_positions:
+      value = _resized(value, place.shape)
+    if value.shape != place.shape:
+      raise UsageError(_torch_checks.other_shape(place, value.shape, names))
+    if class_order is not None and place.name in in_head:
+      value = value[_torch_checks.checked_order(class_order, len(value))]
+    if place.axes is not None:
+      value = value.transpose(place.axes)
+    flat[place.path] = np.ascontiguousarray(value)
+  nested = flax.traverse_util.unflatten_dict(flat)
+  return {collection: nested.get(collection, {}) for collection in like}
+
+
+def to_torch(
+  variables: Any,
+  model: nn.Module,
+  *,
+  batches: int = 0,
+  class_order: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+  """Makes the state dict that the PyTorch model loads, with `strict=True`.
+
+  Args:
+    variables: of the model; what `from_torch` gives comes back bit for bit.
+    model: a `ResNet`, `MobileNetV2` or `ViT`. With `blur_pool`, the convolution
+      behind a blur has the names that its wrapper in the code of the authors of
+      MaxSup, and in ffcv's, gives it.
+    batches: what BatchNorm's counters `num_batches_tracked` say; torch's
+      averages do not depend on them unless their momentum is None.
+    class_order: as in `from_torch`: back into the order there.
+
+  Returns:
+    Arrays by name, float32, and int64 for the counters. A ResNet whose stem is
+    'cifar' has a 3x3 kernel in 'conv1.weight', and no maximum pooling follows.
+
+  Raises:
+    UsageError: for another kind of model.
+
+  Examples:
+    >>> from maxsup_jax.models import create_model
+    >>> model = create_model('vit_tiny', 10)
+    >>> like = jax.eval_shape(model.init, jax.random.key(0),
+    ...                       jnp.ones((1, 32, 32, 3)))
+    >>> ours = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    >>> to_torch(ours, model)['blocks.0.attn.qkv.weight'].shape
+    (576, 192)
+  """
+  names = names_of(model, variables)
+  flat = flax.traverse_util.flatten_dict(dict(variables))
+  state_dict = {}
+  for place in names.places:
+    value = np.asarray(flat[place.path], np.float32)
+    if place.axes is not None:
+      value = value.transpose(np.argsort(place.axes))
+    if class_order is not None and place.name.startswith(f'{names.head}.'):
+      order = _torch_checks.checked_order(class_order, len(value))
+      value = value[np.argsort(order)]
+    state_dict[place.name] = np.ascontiguousarray(value)
+  for name in names.counters:
+    state_dict[name] = np.array(batches, np.int64)
+  for name, shape in names.blurs.items():
+    state_dict[name] = np.broadcast_to(_torch_checks.BLUR, shape).astype(
+      np.float32
+    )
+  return state_dict
+
+
+def count_classes(
+  state_dict: Mapping[str, np.ndarray],
+  model: nn.Module,
+  *,
+  prefix: str | None = None,
+) -> int | None:
+  """The number of classes of a state dict; None if it has no classifier.
+
+  Args:
+    state_dict: see `from_torch`.
+    model: a `ResNet`, `MobileNetV2` or `ViT`, of any number of classes.
+    prefix: see `from_torch`.
+
+  Raises:
+    UsageError: for another kind of model.
+
+  Examples:
+    >>> from maxsup_jax.models import create_model
+    >>> model = create_model('resnet18', 10)
+    >>> count_classes({'fc.bias': np.zeros(1000)}, model)
+    1000
+  """
+  bias = f'{names_of(model, {}).head}.bias'
+  given = _torch_checks.stripped(state_dict, prefix)
+  return len(given[bias]) if bias in given else None
+
+
+def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """Positions [1, 1 + n, D] as [1, 1 + m, D], of square images."""
+  if value.ndim != 3 or value.shape[::2] != shape[::2]:
+    return value
+  old, new = value.shape[1] - 1, shape[1] - 1
+  sides = [math.isqrt(count) for count in (old, new)]
+  if [side**2 for side in sides] != [old, new]:
+    raise UsageError(
+      f'pos_embed: positions of {old} patches cannot be resampled for {new}: '
+      'not both are of square images'
+    )
+  if old == new:
+    return value
+  grid = value[:, 1:].reshape(sides[0], sides[0], -1)
+  grid = jax.image.resize(
+    grid, (sides[1], sides[1], grid.shape[-1]), 'cubic', antialias=True
+  )
+  patches = np.asarray(grid).reshape(1, new, -1)
+  return np.concatenate([value[:, :1], patches], axis=1)
