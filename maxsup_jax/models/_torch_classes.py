@@ -63,7 +63,7 @@ def class_order(
     path, index = _split(line, here)
     if bare not in (None, index is None):
       raise UsageError(
-        f'{here}: some lines have an index and others have none: {line!r}'
+        f'{here}: some lines have an index and others none: {line!r}'
       )
     bare = index is None
     name = _class_in(path, known, here)

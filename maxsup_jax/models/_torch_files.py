@@ -3,7 +3,6 @@
 import argparse
 import os
 import pathlib
-import pickle
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -140,16 +139,17 @@ def _read_pickle(path: pathlib.Path) -> Any:
   try:
     with torch.serialization.safe_globals([argparse.Namespace]):
       return torch.load(path, map_location='cpu', weights_only=True)
-  except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-    unknown = re.search(r'GLOBAL (\S+) was not an allowed', str(error))
+  except Exception as error:  # a damaged file can fail in any way
+    unknown = re.search(r'GLOBAL (\S+) (was not|whose module)', str(error))
     if unknown:
       raise UsageError(
         f'{path} holds a Python object, {unknown[1]}, which is not loaded '
         'because that could run any code; save the state dict alone'
       ) from None
     raise UsageError(
-      f'{path} is damaged, or no file that torch.save wrote'
-    ) from None
+      f'{path} is damaged, or no file that torch.save wrote '
+      f'({type(error).__name__})'
+    ) from error
 
 
 def _unwrap(
