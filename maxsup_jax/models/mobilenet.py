@@ -50,9 +50,11 @@ class ConvBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block."""
-    x = before_stride(x, self.stride, blur=self.blur_pool, name='blur')
+    x, stride = before_stride(
+      x, self.size, self.stride, blur=self.blur_pool, name='blur'
+    )
     groups = self.features if self.depthwise else 1
-    args = (self.features, self.size, self.stride, self.dtype, 'conv')
+    args = (self.features, self.size, stride, self.dtype, 'conv')
     x = conv(*args, groups=groups)(x)
     norm = batch_norm(train, self.batch_norm_axis, self.dtype)
     return nn.relu6(norm(name='bn')(x))

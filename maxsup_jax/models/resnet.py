@@ -29,7 +29,9 @@ class _Block(nn.Module):
   def _conv(
     self, x: jax.Array, features: int, size: int, stride: int, name: str
   ) -> jax.Array:
-    x = before_stride(x, stride, blur=self.blur_pool, name=f'{name}_blur')
+    x, stride = before_stride(
+      x, size, stride, blur=self.blur_pool, name=f'{name}_blur'
+    )
     layer = conv(
       features, size, stride, self.dtype, name, kernel_init=self.kernel_init
     )

@@ -24,6 +24,45 @@ def test_same_blur_as_torch(shape):
   np.testing.assert_allclose(y, expected.permute(0, 2, 3, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_a_tpu_convolves_and_gets_the_same(stride, dtype):
+  blur = BlurPool(stride)
+  x = normal(2, 7, 6, 5).astype(dtype)
+
+  def value_and_gradient(method):
+    y, pull = jax.vjp(lambda x: blur.apply({}, x, method=method), x)
+    return y, pull(jnp.cos(y))[0]
+
+  pairs = zip(
+    value_and_gradient(blur._convolved), value_and_gradient(blur._summed)
+  )
+  for convolved, summed in pairs:
+    assert convolved.dtype == summed.dtype == dtype
+    np.testing.assert_allclose(
+      convolved.astype(np.float32),
+      summed.astype(np.float32),
+      rtol=1e-2 if dtype == jnp.bfloat16 else 1e-5,
+      atol=1e-6,
+    )
+
+
+def test_each_platform_has_its_own_form():
+  x = jax.ShapeDtypeStruct((1, 4, 4, 2), jnp.float32)
+  blur = jax.jit(jax.grad(lambda x: BlurPool().apply({}, x).sum()))
+  for platform, convolutions in (('tpu', 1), ('cpu', 0), ('cuda', 0)):
+    text = blur.trace(x).lower(lowering_platforms=(platform,)).as_text()
+    assert (text.count('stablehlo.convolution') > 0) == convolutions, platform
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 8, 3), (1, 1, 1, 2)])
+def test_a_stride_skips_positions(shape):
+  x = normal(*shape)
+  np.testing.assert_array_equal(
+    BlurPool(2).apply({}, x), BlurPool().apply({}, x)[:, ::2, ::2]
+  )
+
+
 def test_constants_stay_inside():
   y = BlurPool().apply({}, jnp.ones((1, 6, 6, 2)))
   np.testing.assert_array_equal(y[:, 1:-1, 1:-1], 1)
