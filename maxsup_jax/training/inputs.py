@@ -82,16 +82,22 @@ def open_split(
     in_memory=in_memory,
     mock=dataset.mock,
   )
+  check_channels(config, source)
+  return source
+
+
+def check_channels(config: ConfigDict, source: data.Source) -> None:
+  """Refuses a mean or standard deviation that is not for such images."""
   # Labels are checked as they are read: see at once if all of them are wrong,
   # as where a test split has none.
   channels = source[0]['image'].shape[-1]
   for field in ('mean', 'std'):
-    if len(dataset[field]) not in (1, channels):
+    count = len(config.dataset[field])
+    if count not in (1, channels):
       raise UsageError(
-        f'config.dataset.{field} has {len(dataset[field])} numbers; the images '
-        f'of {source.name} have {channels} channels'
+        f'config.dataset.{field} has {count} numbers; the images of '
+        f'{source.name} have {channels} channels'
       )
-  return source
 
 
 def output_shape(

@@ -29,7 +29,10 @@ class Devices:
   def __init__(self, devices: Sequence[jax.Device] | None = None):
     self._named = None if devices is None else list(devices)
     self.count = len(devices or jax.devices())
-    self.local = self._named or jax.local_devices()
+    self.local = jax.local_devices()
+    if self._named:
+      own = jax.process_index()
+      self.local = [d for d in self._named if d.process_index == own]
     mesh = Mesh(np.array(self.local), (AXIS,))
     self._sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
@@ -71,6 +74,26 @@ class Devices:
       )
 
     return jax.tree.map(put, batch)
+
+  def shapes(self, tree: Any, *, split: bool) -> Any:
+    """What `replicate` or `shard` would give, without the arrays.
+
+    With it a step can be lowered for devices that are not there.
+
+    Args:
+      tree: of arrays, or of their shapes and dtypes alone.
+      split: as `shard` does, by the first axis; False: as `replicate` does.
+
+    Returns:
+      A tree of `jax.ShapeDtypeStruct`.
+    """
+    n = len(self.local)
+
+    def shape(x):
+      rest = (x.shape[0] // n, *x.shape[1:]) if split else x.shape
+      return jax.ShapeDtypeStruct((n, *rest), x.dtype, sharding=self._sharding)
+
+    return jax.tree.map(shape, tree)
 
   def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
     """Shards batches, each while the one before is computed with."""

@@ -26,6 +26,7 @@ def build(
   eval_split: str | None = None,
   devices: Devices | None = None,
   training: bool = True,
+  sources: tuple[data.Source, data.Source] | None = None,
 ) -> Run:
   """Builds a run, and refuses a configuration that cannot be trained.
 
@@ -36,6 +37,8 @@ def build(
     devices: by default all devices of all processes.
     training: False if the run is only to be evaluated, which any number of
       devices can do, and for which the training images are not read.
+    sources: the examples to train on and those to evaluate, in place of the
+      splits of `config.dataset`, which is not opened then.
 
   Returns:
     The run.
@@ -53,9 +56,15 @@ def build(
     )
   train_transform, eval_transform = inputs.parse_transforms(config)
   in_memory = config.dataset.in_memory
-  train_source = inputs.open_split(
-    config, config.dataset.train_split, data_dir, in_memory and training
-  )
+
+  def source_of(split, in_memory):
+    if sources is None:
+      return inputs.open_split(config, split, data_dir, in_memory)
+    source = sources[split != config.dataset.train_split]
+    inputs.check_channels(config, source)
+    return source
+
+  train_source = source_of(config.dataset.train_split, in_memory and training)
   if config.dataset.imbalance is not None:
     train_source = data.LongTailedSource(
       train_source, config.dataset.imbalance, config.seed
@@ -65,7 +74,7 @@ def build(
     # The same set under the same name: a long tail, where there is one.
     eval_source = train_source
   else:
-    eval_source = inputs.open_split(config, eval_split, data_dir, in_memory)
+    eval_source = source_of(eval_split, in_memory)
   image_shape = inputs.output_shape(
     train_source, train_transform, 'train_transform'
   )

@@ -49,6 +49,43 @@ class Varying:
     return {'image': np.zeros((*size, 3), np.uint8), 'label': index}
 
 
+def own_sources(channels=3):
+  rng = np.random.default_rng(0)
+  return [
+    data.ArraySource(
+      rng.integers(0, 256, (n, 6, 6, channels), np.uint8),
+      np.arange(n) % 5,
+      num_classes=5,
+      name=f'own {n}',
+    )
+    for n in (40, 16)
+  ]
+
+
+def test_sources_of_the_users_own_replace_the_dataset():
+  train, evaluation = own_sources()
+  config = resolve(TINY | {'dataset': {'name': 'not there'}})
+  run = setup.build(config, sources=(train, evaluation))
+  assert (run.train_source, run.eval_source) == (train, evaluation)
+  assert run.model.num_classes == 5
+  assert run.image_shape == run.eval_shape == (6, 6, 3)
+  assert run.steps_per_epoch == 1
+  run = setup.build(config, sources=(train, evaluation), eval_split='train')
+  assert run.eval_source is train
+
+
+def test_a_tail_is_made_of_the_users_own_source():
+  config = resolve(TINY | {'batch_size': 4, 'dataset': {'imbalance': 0.5}})
+  run = setup.build(config, sources=own_sources())
+  assert run.train_source.counts == (8, 6, 5, 4, 4)
+
+
+def test_a_mean_that_is_not_for_the_users_own_source():
+  config = resolve(TINY | {'dataset': {'mean': (0.5, 0.5)}})
+  with pytest.raises(UsageError, match='2 numbers; the images of own 40 have'):
+    setup.build(config, sources=own_sources())
+
+
 @pytest.mark.parametrize(
   ('text', 'shape'),
   [

@@ -49,6 +49,19 @@ def test_gathers_the_rows_in_the_order_they_were_sharded_in(count):
   np.testing.assert_array_equal(gathered['twice'], rows * 2)
 
 
+@pytest.mark.parametrize('count', [1, 4])
+def test_shapes_are_those_of_the_arrays(count):
+  devices = Devices(jax.devices()[:count])
+  state, batch = np.ones((3, 2), np.float32), {'x': np.zeros(8, np.int32)}
+  for split, tree in ((False, state), (True, batch)):
+    arrays = (devices.shard if split else devices.replicate)(tree)
+    shapes = devices.shapes(tree, split=split)
+    assert jax.tree.structure(shapes) == jax.tree.structure(arrays)
+    for shape, array in zip(jax.tree.leaves(shapes), jax.tree.leaves(arrays)):
+      assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+      assert shape.sharding == array.sharding
+
+
 def test_stream_keeps_order_and_forgets_nothing():
   devices = Devices()
   batches = [{'x': np.full(4, i, np.float32)} for i in range(5)]
