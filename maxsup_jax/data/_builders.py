@@ -6,10 +6,11 @@ import os
 import pathlib
 
 import tensorflow_datasets as tfds
+from etils import epath
 from tensorflow_datasets.core import naming, read_only_builder
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data import _prepare
+from maxsup_jax.data import _prepare, _record_files
 
 # Datasets that are generated on first use, and the modules of their builders.
 EMBEDDED = {
@@ -27,7 +28,7 @@ def find_builder(
   download: bool,
   mock: bool = False,
 ) -> tfds.core.DatasetBuilder:
-  """Returns a builder whose files are on disk, in the ArrayRecord format.
+  """Returns a builder whose files are there, as ArrayRecord or TFRecord.
 
   Args:
     name: as in `open_source`.
@@ -37,17 +38,16 @@ def find_builder(
       but tfds must know the name.
 
   Raises:
-    UsageError: if there is no such dataset on disk.
+    UsageError: if there is no such dataset.
   """
   if mock:
     return _form_of(name)
   for path in (name, data_dir):
     if '://' in str(path):
-      raise UsageError(
-        f'{path} is a remote location, which has no random access: copy the '
-        'prepared dataset to a local disk'
-      )
-  if name.startswith(('/', './', '../', '~')):
+      _record_files.check_scheme(path)
+  if '://' in name:
+    builder = _from_directory(epath.Path(name))
+  elif name.startswith(('/', './', '../', '~')):
     builder = _from_directory(pathlib.Path(name).expanduser())
   elif _is_embedded(name):
     builder = _from_directory(_prepare_embedded(name, data_dir))
@@ -57,7 +57,19 @@ def find_builder(
   return builder
 
 
-def _from_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+def is_tfrecord(builder: tfds.core.DatasetBuilder) -> bool:
+  """Whether its files are to be read as TFRecord."""
+  remote = '://' in str(builder.data_dir)
+  return remote or 'array_record' not in _formats(builder)
+
+
+def _formats(builder: tfds.core.DatasetBuilder) -> set[str]:
+  return {f.value for f in builder.info.available_file_formats()}
+
+
+def _from_directory(
+  directory: pathlib.Path | epath.Path,
+) -> tfds.core.DatasetBuilder:
   if not _prepare.is_prepared(directory):
     raise UsageError(
       f'{directory} is not a dataset prepared by tfds: it has no '
@@ -178,11 +190,16 @@ def _not_found(name: str, base: str, data_dir: str | None) -> str:
 
 
 def _check_format(builder: tfds.core.DatasetBuilder) -> None:
-  formats = {f.value for f in builder.info.available_file_formats()}
-  if 'array_record' not in formats:
+  formats = _formats(builder)
+  if '://' in str(builder.data_dir) and 'tfrecord' not in formats:
+    raise UsageError(
+      f'{builder.data_dir} is prepared as {" and ".join(sorted(formats))}: of '
+      'remote datasets only tfrecord can be read; copy it to a local disk'
+    )
+  if formats.isdisjoint(('array_record', 'tfrecord')):
     raise UsageError(
       f'{builder.data_dir} is prepared as {" and ".join(sorted(formats))}, '
-      'which has no random access: run `tfds convert_format '
+      'which is neither array_record nor tfrecord: run `tfds convert_format '
       f'--dataset_version_dir={builder.data_dir} '
       '--out_file_format=array_record` once'
     )

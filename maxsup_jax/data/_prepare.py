@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from maxsup_jax._errors import UsageError
 
@@ -55,7 +56,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
   return directory
 
 
-def is_prepared(directory: pathlib.Path) -> bool:
+def is_prepared(directory: pathlib.Path | epath.Path) -> bool:
   """Whether tfds finished writing the dataset in `directory`."""
   return (directory / 'dataset_info.json').exists()
 

@@ -4,14 +4,21 @@ import dataclasses
 import operator
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.data import _builders, resizing, transforms
+from maxsup_jax.data import (
+  _builders,
+  _record_files,
+  _record_index,
+  _tfrecord,
+  resizing,
+  transforms,
+)
 from maxsup_jax.data.decoding import DecodingError, EncodedImage
 from maxsup_jax.data.sources import Example, UndecodedExample, label_error
 
@@ -160,15 +167,24 @@ def _examples(builder: Any, name: str, split: str) -> Sequence[dict[str, Any]]:
     for key, feature in builder.info.features.items()
     if isinstance(feature, tfds.features.Image)
   }
+  tfrecord = _builders.is_tfrecord(builder)
   try:
-    examples = builder.as_data_source(split, decoders=decoders or None)
-    len(examples)  # A slice that runs backwards fails only here.
+    if tfrecord:
+      instructions = builder.info.splits[split].file_instructions
+      if not instructions:
+        raise ValueError('no examples')
+    else:
+      examples = builder.as_data_source(split, decoders=decoders or None)
+      len(examples)  # A slice that runs backwards fails only here.
   except (ValueError, TypeError) as error:
     sizes = [f'{s} ({i.num_examples})' for s, i in builder.info.splits.items()]
     raise UsageError(
       f'{name} has no examples for split {split!r}: its splits are '
       f"{', '.join(sizes)}, and slices of them such as 'train[:90%]'"
     ) from error
+  if tfrecord:
+    parse = _ParseExample(builder.info.features, decoders)
+    return _records(str(builder.data_dir), name, instructions, parse)
   splits = builder.info.splits  # Known of every dataset that is on disk.
   for instruction in splits[split].file_instructions if splits else ():
     if not pathlib.Path(instruction.filename).exists():
@@ -176,6 +192,48 @@ def _examples(builder: Any, name: str, split: str) -> Sequence[dict[str, Any]]:
         f'{name} is incomplete: {instruction.filename} is missing'
       )
   return examples
+
+
+@dataclasses.dataclass(frozen=True)
+class _ParseExample:
+  """What the data of a TFRecord mean: as tfds parses those of ArrayRecord."""
+
+  features: Any
+  decoders: Mapping[str, Any]
+
+  def __call__(self, data: bytes) -> dict[str, Any]:
+    return self.features.deserialize_example_np(data, decoders=self.decoders)
+
+
+def _records(
+  directory: str,
+  name: str,
+  instructions: Sequence[Any],
+  parse: Callable[[bytes], dict[str, Any]],
+) -> _tfrecord.Records:
+  """The records of TFRecord files that a split consists of."""
+  files = _record_files.files_of(directory)
+  paths = list(dict.fromkeys(str(i.filename) for i in instructions))
+  try:
+    starts = _record_index.record_starts(directory, paths, files)
+  except FileNotFoundError as error:
+    raise UsageError(
+      f'{name} is incomplete: {error.filename} is missing'
+    ) from error
+  except _tfrecord.DamagedError as error:
+    raise UsageError(f'{name}: {error}') from error
+  shards = []
+  for instruction in instructions:
+    path = str(instruction.filename)
+    count, expected = len(starts[path]) - 1, instruction.examples_in_shard
+    if count != expected:
+      raise UsageError(
+        f'{name}: {path} has {count} records, but {expected} according to '
+        'dataset_info.json'
+      )
+    first, last = instruction.skip, instruction.skip + instruction.take
+    shards.append(_tfrecord.Shard(path, starts[path][first : last + 1]))
+  return _tfrecord.Records(files, shards, parse)
 
 
 def _image_shape(

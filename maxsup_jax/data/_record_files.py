@@ -1,0 +1,180 @@
+"""Reads parts of files, on a disk or in object storage."""
+
+import importlib.util
+import os
+import resource
+import threading
+import weakref
+from typing import BinaryIO, Protocol
+
+from maxsup_jax._errors import UsageError
+
+
+class Files(Protocol):
+  """Files of one kind. All methods may be called from several threads."""
+
+  def fingerprint(self, path: str) -> tuple[int, int]:
+    """The size in bytes, and the time of the last change where known, or 0."""
+
+  def stream(self, path: str) -> BinaryIO:
+    """The file, to be read from its start with few jumps."""
+
+  def read(self, path: str, start: int, length: int) -> bytes:
+    """Some of its bytes; fewer where it ends."""
+
+
+def files_of(path: str) -> Files:
+  """What reads the files below a directory.
+
+  Args:
+    path: of a directory, such as `/data/mnist/3.0.1` or `gs://bucket/mnist`.
+
+  Raises:
+    UsageError: if no package is installed that reads such files.
+  """
+  scheme, separator, _ = str(path).partition('://')
+  if not separator:
+    return LocalFiles()
+  check_scheme(path)
+  return GfileFiles() if _filesystem_class(scheme) is None else FsspecFiles()
+
+
+def check_scheme(path: str) -> None:
+  """Refuses a remote path that no installed package can read.
+
+  Raises:
+    UsageError: if that is so.
+  """
+  scheme = str(path).partition('://')[0]
+  if scheme not in _PACKAGES:
+    raise UsageError(
+      f'{path} is of an unknown kind: known are local paths and '
+      f'{", ".join(f"{s}://" for s in _PACKAGES)}'
+    )
+  if _filesystem_class(scheme) is None and not _has_tensorflow():
+    raise UsageError(
+      f'{path} needs a package that reads it: pip install '
+      f'{_PACKAGES[scheme]}, or tensorflow'
+    )
+
+
+# The packages of fsspec for each kind of remote path.
+_PACKAGES = {'gs': 'gcsfs', 's3': 's3fs', 'az': 'adlfs'}
+
+
+def _filesystem_class(scheme: str) -> type | None:
+  import fsspec
+
+  try:
+    return fsspec.get_filesystem_class(scheme)
+  except (ImportError, ValueError):
+    return None
+
+
+def _has_tensorflow() -> bool:
+  return importlib.util.find_spec('tensorflow') is not None
+
+
+class LocalFiles:
+  """Files that the system knows; some stay open while this object lives."""
+
+  def __init__(self):
+    self._open: dict[str, int] = {}
+    self._lock = threading.Lock()
+    # Datasets have a thousand files, and a process may open as many.
+    self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+    weakref.finalize(self, _close, self._open)
+
+  def __reduce__(self):
+    return LocalFiles, ()
+
+  def fingerprint(self, path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+  def stream(self, path: str) -> BinaryIO:
+    # Nothing is read beyond what is asked for.
+    return open(path, 'rb', buffering=0)
+
+  def read(self, path: str, start: int, length: int) -> bytes:
+    descriptor = self._open.get(path)
+    if descriptor is not None:
+      return _read_at(descriptor, start, length)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with self._lock:
+      kept = path not in self._open and len(self._open) < self._limit
+      if kept:
+        self._open[path] = descriptor
+    try:
+      return _read_at(descriptor, start, length)
+    finally:
+      if not kept:
+        os.close(descriptor)
+
+
+def _read_at(descriptor: int, start: int, length: int) -> bytes:
+  data = os.pread(descriptor, length, start)
+  while len(data) < length:  # Rare: the system may give less.
+    more = os.pread(descriptor, length - len(data), start + len(data))
+    if not more:
+      break
+    data += more
+  return data
+
+
+def _close(descriptors: dict[str, int]) -> None:
+  while descriptors:
+    os.close(descriptors.popitem()[1])
+
+
+class FsspecFiles:
+  """Files in object storage, by way of fsspec: gcsfs, s3fs, adlfs."""
+
+  # Of the files while they are indexed: most of each is read anyway.
+  _BLOCK_BYTES = 8 * 2**20
+
+  def fingerprint(self, path: str) -> tuple[int, int]:
+    fs, path = _fsspec(path)
+    return int(fs.info(path)['size']), 0
+
+  def stream(self, path: str) -> BinaryIO:
+    fs, path = _fsspec(path)
+    return fs.open(path, 'rb', block_size=self._BLOCK_BYTES)
+
+  def read(self, path: str, start: int, length: int) -> bytes:
+    fs, path = _fsspec(path)
+    return fs.cat_file(path, start=start, end=start + length)
+
+
+def _fsspec(path):
+  import fsspec
+
+  return fsspec.core.url_to_fs(path)  # It keeps the file systems.
+
+
+class GfileFiles:
+  """Files in object storage, by way of TensorFlow."""
+
+  def fingerprint(self, path: str) -> tuple[int, int]:
+    try:
+      return int(_gfile().stat(path).length), 0
+    except _tensorflow().errors.NotFoundError as error:
+      raise FileNotFoundError(path) from error
+
+  def stream(self, path: str) -> BinaryIO:
+    return _gfile().GFile(path, 'rb')
+
+  def read(self, path: str, start: int, length: int) -> bytes:
+    with self.stream(path) as file:
+      file.seek(start)
+      return file.read(length)
+
+
+def _tensorflow():
+  import tensorflow
+
+  return tensorflow
+
+
+def _gfile():
+  return _tensorflow().io.gfile
