@@ -13,30 +13,13 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import _processes
 from maxsup_jax._errors import UsageError
 
 USAGE_EXIT_CODE = 2
 
 # When the program began, but for the start of Python itself.
 BEGAN = time.perf_counter()
-
-_COORDINATOR = flags.DEFINE_string(
-  'coordinator',
-  None,
-  'Address of process 0, host:port, when several processes train together.',
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'How many processes there are, with --coordinator.'
-)
-_PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Which of them this one is, with --coordinator.'
-)
-_MULTIHOST = flags.DEFINE_bool(
-  'multihost',
-  False,
-  'Join the other hosts of a TPU pod slice, or of a SLURM or Open MPI job, '
-  'with the addresses that the environment gives.',
-)
 
 
 def run(
@@ -55,7 +38,12 @@ def run(
   """
 
   def parse(argv):
-    shared = list(flags.FLAGS.flags_by_module_dict()[__name__])
+    modules = flags.FLAGS.flags_by_module_dict()
+    shared = [
+      flag
+      for module in (__name__, _processes.__name__)
+      for flag in modules.get(module, ())
+    ]
     try:
       if config:
         argv = _with_config(argv, config)
@@ -78,49 +66,12 @@ def run(
     # orbax logs every save as a warning.
     logging.set_verbosity(logging.ERROR)
     try:
-      return main(argv[1:]) if files else main()
+      with _processes.ending_together():
+        return main(argv[1:]) if files else main()
     except UsageError as e:
       _refuse(e)
 
   app.run(guarded, flags_parser=parse)
-
-
-def join_processes() -> None:
-  """Starts JAX's runtime of several processes, if the flags ask for it.
-
-  Raises:
-    UsageError: if some but not all of the three flags are given.
-  """
-  import jax
-
-  given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if any(value is not None for value in given):
-    _check_processes(*given)
-    jax.distributed.initialize(*given)
-  elif _MULTIHOST.value:
-    try:
-      jax.distributed.initialize()
-    except ValueError as e:
-      # What JAX says where it finds no pod slice and no job.
-      raise UsageError(
-        f'--multihost found no other hosts ({e}); see --coordinator'
-      ) from e
-
-
-def _check_processes(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-  if None in (coordinator, num_processes, process_id):
-    raise UsageError(
-      '--coordinator, --num_processes and --process_id belong together'
-    )
-  if not re.fullmatch(r'.+:\d+', coordinator):
-    raise UsageError(f'--coordinator={coordinator}: expected HOST:PORT')
-  if not 0 <= process_id < num_processes:
-    raise UsageError(
-      f'--process_id={process_id}: expected from 0 to below '
-      f'--num_processes={num_processes}'
-    )
 
 
 def checked_out(path: str | None) -> pathlib.Path | None:
@@ -289,5 +240,6 @@ def _known_flags() -> str:
 
 def _refuse(error: object) -> None:
   """Ends the program with a user's mistake as one line."""
-  print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+  if _processes.is_first():
+    print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
   sys.exit(USAGE_EXIT_CODE)

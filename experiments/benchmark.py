@@ -63,7 +63,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _processes
 
 _SUITE = flags.DEFINE_string(
   'suite', 'step', 'What to measure: step, losses, diagnostics.'
@@ -262,7 +262,7 @@ def main():
     out = f'runs/benchmark-{_SUITE.value}.json'
   out = _cli.checked_out(out)
   suite.prepare()
-  _cli.join_processes()
+  _processes.join_processes()
   import jax
 
   from experiments import _benchmark_machine

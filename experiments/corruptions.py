@@ -35,7 +35,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli, _compilation
+from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A run to evaluate; once for each run, to compare them.'
@@ -88,17 +88,12 @@ def main():
     raise _cli.UsageError(
       '--out is needed with several runs: the directory of the results'
     )
-  _cli.join_processes()
-  import jax
+  _processes.refuse_several('corruptions')
 
   from experiments import _corruption_data, _corruptions
   from experiments import _corruption_results as results
   from maxsup_jax.training.workdir import Workdir
 
-  if jax.process_count() > 1:
-    raise _cli.UsageError(
-      f'corruptions runs in one process, not in {jax.process_count()}'
-    )
   names = _corruptions.names_of(workdirs)
   configs = [Workdir(w, writes=False).config() for w in workdirs]
   benchmark = _corruption_data.choose_benchmark(

@@ -9,7 +9,7 @@ import json
 
 from absl import flags
 
-from experiments import _cli, _compilation
+from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run to evaluate.')
 _SPLIT = flags.DEFINE_string(
@@ -31,7 +31,7 @@ flags.declare_key_flag('compilation_cache')
 def main():
   if _WORKDIR.value is None:
     raise _cli.UsageError('--workdir is needed: the directory of a run')
-  _cli.join_processes()
+  _processes.join_processes()
   import jax
 
   from maxsup_jax.training import setup
@@ -39,7 +39,8 @@ def main():
   from maxsup_jax.training.evaluation import evaluate
   from maxsup_jax.training.workdir import Workdir, finite
 
-  out = _cli.checked_out(_OUT.value)
+  first = jax.process_index() == 0
+  out = _cli.checked_out(_OUT.value) if first else None
   directory = Workdir(_WORKDIR.value, writes=False)
   config = directory.config()
   split = _SPLIT.value or config.dataset.eval_split
@@ -74,7 +75,7 @@ def main():
     )
     for weights in run.weights
   ]
-  if jax.process_index() == 0:
+  if first:
     _cli.print_table(records, made_up=config.dataset.mock is not None)
     if out:
       out.write_text(''.join(json.dumps(r) + '\n' for r in records))

@@ -30,7 +30,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli, _compilation
+from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run to extract from.')
 _SPLIT = flags.DEFINE_string(
@@ -70,7 +70,9 @@ flags.declare_key_flag('compilation_cache')
 def main():
   if _WORKDIR.value is None:
     raise _cli.UsageError('--workdir is needed: the directory of a run')
-  _cli.join_processes()
+  _processes.refuse_several(
+    'extract', ': each would have only a part of every batch'
+  )
   import jax
   import numpy as np
   from tqdm import tqdm
@@ -82,11 +84,6 @@ def main():
   from maxsup_jax.training.npz import NpzWriter, refuse_existing
   from maxsup_jax.training.workdir import Workdir
 
-  if jax.process_count() > 1:
-    raise _cli.UsageError(
-      f'extract runs in one process, not in {jax.process_count()}: each would '
-      'have only a part of every batch'
-    )
   directory = Workdir(_WORKDIR.value, writes=False)
   config = directory.config()
   split = _SPLIT.value or config.dataset.eval_split

@@ -21,7 +21,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _processes
 
 CARD = 'configs/digits.py'
 
@@ -55,18 +55,15 @@ def main():
   if not _OUT.value.lower().endswith('.png'):
     raise _cli.UsageError(f'--out={_OUT.value}: expected a name ending in .png')
   out = _cli.checked_out(_OUT.value)
-  _cli.join_processes()
+  _processes.refuse_several(
+    'show_batch', ': each would have only a part of the batch'
+  )
   import jax
 
   from maxsup_jax.training import setup
   from maxsup_jax.training.config import resolve
   from maxsup_jax.training.parallel import Devices
 
-  if jax.process_count() > 1:
-    raise _cli.UsageError(
-      f'show_batch runs in one process, not in {jax.process_count()}: each '
-      'would have only a part of the batch'
-    )
   run = setup.build(
     resolve(flags.FLAGS.config),
     data_dir=_DATA_DIR.value,

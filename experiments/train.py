@@ -3,7 +3,8 @@
   python -m experiments.train --config=configs/digits.py:loss=ls --workdir=DIR
 
 Exit codes: 0 finished, 1 a number became NaN or infinite, 2 the input is
-wrong, 130 and 143 stopped by Ctrl-C or SIGTERM after saving.
+wrong, 3 another process is gone, 130 and 143 stopped by Ctrl-C or SIGTERM after
+saving. The same command goes on after 3, 130 and 143.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli, _compilation
+from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -28,29 +29,32 @@ flags.declare_key_flag('compilation_cache')
 
 
 def main():
-  _cli.join_processes()
+  _processes.join_processes(saves=True)
   import jax
 
   from maxsup_jax.training import loop, setup, workdir
   from maxsup_jax.training.config import resolve
 
+  first = jax.process_index() == 0
   config = resolve(flags.FLAGS.config)
   directory = workdir.Workdir(
-    _WORKDIR.value or default_workdir(config),
-    writes=jax.process_index() == 0,
+    _WORKDIR.value or default_workdir(config), writes=first
   )
+  _processes.advise(directory.advice)
   directory.check(config)
   run = setup.build(config, data_dir=_DATA_DIR.value)
   _compilation.keep_compiled(directory.path)
   try:
     records = loop.train(run, directory, began=_cli.BEGAN)
   except loop.Stopped as e:
-    print(e, file=sys.stderr)
+    if first:
+      print(e, file=sys.stderr)
     return 128 + e.signal
   except loop.NonFiniteError as e:
-    print(f'error: {e}', file=sys.stderr)
+    if first:
+      print(f'error: {e}', file=sys.stderr)
     return 1
-  if jax.process_index() == 0:
+  if first:
     _cli.print_table(records, made_up=config.dataset.mock is not None)
     print(f'\nwork directory: {directory.path}')
   return 0

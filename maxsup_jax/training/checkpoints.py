@@ -155,7 +155,8 @@ class Checkpoints:
       try:
         restored = self.restore(step, like)
       except UsageError as e:
-        warnings.warn(f'{e}; falling back to the one before', stacklevel=2)
+        if jax.process_index() == 0:
+          warnings.warn(f'{e}; falling back to the one before', stacklevel=2)
         damaged.append(step)
         continue
       # Only now: as long as none is whole, nothing may look like a fresh start.

@@ -63,13 +63,14 @@ def train(
       from; None for now.
 
   Returns:
-    The records of the last evaluation, as in `metrics.jsonl`.
+    The records of the last evaluation, as in `metrics.jsonl`; in the first
+    process only, an empty list in others.
 
   Raises:
     UsageError: if the work directory is not this run's, or the weights to start
       from do not fit.
-    Stopped: after SIGTERM or SIGINT, when a checkpoint is saved. With several
-      processes only SIGTERM is waited for.
+    Stopped: after SIGTERM or SIGINT to any of the processes, when a checkpoint
+      is saved.
     NonFiniteError: when a number is not finite; no checkpoint holds it.
   """
   began = time.perf_counter() if began is None else began
@@ -114,6 +115,7 @@ class _Loop:
     # False where a bad image ended the evaluation of the step restored.
     self.measured = extra.get('measured', True)
     workdir.rewind(self.step, measured=self.measured)
+    self.devices_before = workdir.last_device_count() if restored else None
     if self.step < run.total_steps:
       also = {} if restored else run.origin()
       workdir.record_start(self.step, run.devices.count, **also)
@@ -125,7 +127,9 @@ class _Loop:
     # agree on the step to stop at. One of them alone must not stop to save.
     self.asks_jax = jax.process_count() > 1
     self.request = stack.enter_context(
-      StopRequest(() if self.asks_jax else StopRequest.SIGNALS)
+      StopRequest((signal.SIGINT,), passes_on=signal.SIGTERM)
+      if self.asks_jax
+      else StopRequest()
     )
     self.progress = stack.enter_context(
       tqdm(
@@ -144,6 +148,7 @@ class _Loop:
     self.say(f'{run.summary()}; into {self.workdir.path}')
     if self.step:
       self.say(f'resuming from the checkpoint of step {self.step}')
+    self.say_what_differs()
     if not self.measured:
       self.measure()
     train_step = run.devices.map(run.train_step(), donate=True)
@@ -177,7 +182,18 @@ class _Loop:
           stop,
         )
     self.checkpoints.wait()
-    return last_evaluation(self.workdir)
+    # Another machine may not see the lines of the first one at once.
+    return last_evaluation(self.workdir) if jax.process_index() == 0 else []
+
+  def say_what_differs(self):
+    """Says what another number of devices than before changes."""
+    before, now = self.devices_before, self.run.devices.count
+    fields = self.run.device_dependent
+    if before not in (None, now) and fields:
+      self.say(
+        f'trained on {before} devices before and on {now} now: with '
+        f'{" and ".join(fields)} the results depend on their number'
+      )
 
   def collect(self, lag=0):
     """Brings the sums of all but the last `lag` steps to the host."""
@@ -300,9 +316,11 @@ class _Loop:
 
   def asked_to_stop(self):
     """The signal that asked the run to stop, or None."""
-    if self.asks_jax and self.checkpoints.reached_preemption(self.step):
-      return signal.SIGTERM
-    return self.request.signal
+    if not self.asks_jax:
+      return self.request.signal
+    if self.checkpoints.reached_preemption(self.step):
+      return self.request.signal or signal.SIGTERM
+    return None
 
   def write(self, kind, means, **rest):
     epoch = self.step / self.run.steps_per_epoch

@@ -81,6 +81,18 @@ class Run:
     """The sets of weights that are evaluated."""
     return ('raw',) if self.config.ema_decay is None else ('raw', 'ema')
 
+  @property
+  def device_dependent(self) -> tuple[str, ...]:
+    """What makes the results depend on the number of devices."""
+    config, optimizer = self.config, self.config.optimizer
+    options = models.MODELS[config.model.name].options
+    found = []
+    if 'batch_norm_axis' in options and config.batch_norm == 'per_device':
+      found.append("config.batch_norm 'per_device'")
+    if optimizer.sam_rho is not None and not optimizer.sam_synced:
+      found.append('config.optimizer.sam_synced False')
+    return tuple(found)
+
   def summary(self) -> str:
     """What is trained, in one line."""
     params = jax.eval_shape(self.init_state).params

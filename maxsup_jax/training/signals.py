@@ -1,5 +1,6 @@
 """Turns SIGTERM and Ctrl-C into a request to save and stop."""
 
+import os
 import signal
 import threading
 
@@ -16,9 +17,21 @@ class StopRequest:
 
   SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-  def __init__(self, signals: tuple[signal.Signals, ...] = SIGNALS):
+  def __init__(
+    self,
+    signals: tuple[signal.Signals, ...] = SIGNALS,
+    *,
+    passes_on: signal.Signals | None = None,
+  ):
+    """Nothing is noted until the context is entered.
+
+    Args:
+      signals: which ones.
+      passes_on: what this process is sent when the first of them comes.
+    """
     self.signal: signal.Signals | None = None
     self._signals = signals
+    self._passes_on = passes_on
     self._previous = {}
 
   def __enter__(self) -> 'StopRequest':
@@ -33,6 +46,8 @@ class StopRequest:
   def _note(self, number, _frame):
     self.signal = signal.Signals(number)
     self._restore()
+    if self._passes_on:
+      os.kill(os.getpid(), self._passes_on)
 
   def _restore(self):
     while self._previous:

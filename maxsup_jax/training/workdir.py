@@ -50,6 +50,19 @@ class Workdir:
     """Whether a run here has saved anything."""
     return any(self.checkpoints.glob('*'))
 
+  def advice(self) -> str:
+    """What to say to whoever sees a run here end before its time."""
+    # While orbax writes, a directory has a longer name.
+    steps = [
+      int(p.name) for p in self.checkpoints.glob('*') if p.name.isdigit()
+    ]
+    if not steps:
+      return f'no checkpoint is in {self.path}; the same command starts again'
+    return (
+      f'the last checkpoint in {self.path} is that of step {max(steps)}; the '
+      'same command resumes'
+    )
+
   @property
   def _metrics(self) -> Path:
     return self.path / 'metrics.jsonl'
@@ -155,6 +168,14 @@ class Workdir:
       }
     )
     write_atomically(path, json.dumps({'starts': starts}, indent=2) + '\n')
+
+  def last_device_count(self) -> int | None:
+    """Devices of all processes at the last start in `run.json`, if any."""
+    try:
+      starts = json.loads((self.path / 'run.json').read_text())['starts']
+      return starts[-1]['devices']['count']
+    except (OSError, ValueError, LookupError):
+      return None
 
   def metrics(self) -> list[dict[str, Any]]:
     """Reads `metrics.jsonl`; a last line that was cut short is left out."""

@@ -1,0 +1,251 @@
+"""The flags of several processes, how they join, and how they end together."""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import flags
+
+from experiments import _launchers
+from maxsup_jax._errors import UsageError
+
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'Address of process 0, host:port, where nothing else tells the processes '
+  'where to meet.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes',
+  None,
+  'How many processes there are, with --coordinator; by default as many as '
+  'mpirun or srun says.',
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id',
+  None,
+  'Which of them this one is, with --coordinator; by default as mpirun or srun '
+  'says.',
+)
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost',
+  None,
+  'Whether to join other processes. By default, if this is one of several on a '
+  'TPU pod slice or of srun or mpirun (Open MPI).',
+)
+_JOIN_TIMEOUT = flags.DEFINE_float(
+  'join_timeout', 300, 'Seconds to wait at the start for other processes.'
+)
+_PEER_TIMEOUT = flags.DEFINE_float(
+  'peer_timeout',
+  30,
+  'Seconds without a sign of life after which another process counts as gone, '
+  'and all end.',
+)
+# Seconds after which one says whom it is waiting for.
+_PATIENCE = 10
+
+# Ends the other processes with this one; None where it is the only one.
+_peers: Any = None
+
+
+def join_processes(*, saves: bool = False) -> None:
+  """Starts JAX's runtime of several processes, if this is one of several.
+
+  Args:
+    saves: whether the program saves something when it gets a SIGTERM. JAX
+      catches it, and without this it is given back its meaning.
+
+  Raises:
+    UsageError: for flags that contradict each other, or where the processes
+      cannot find each other.
+  """
+  global _peers
+  found = _arguments()
+  if found is None:
+    tasks = _launchers.tasks_not_started()
+    if tasks and _MULTIHOST.value is None:
+      print(
+        f'this SLURM job has {tasks} tasks, and this process runs alone: start '
+        'it with srun if it is meant to be one of them',
+        file=sys.stderr,
+      )
+    return
+  arguments, text = found
+  import jax
+
+  from maxsup_jax.training.peers import watch
+
+  with _waiting(text):
+    try:
+      jax.distributed.initialize(
+        **arguments,
+        # `_waiting` ends it before, with one line instead of an abort.
+        initialization_timeout=int(_JOIN_TIMEOUT.value) + 60,
+      )
+    except (ValueError, RuntimeError) as e:
+      # What JAX says where it finds no pod slice and no job, too.
+      raise UsageError(
+        f'the processes cannot join ({e}); see --coordinator and --nomultihost'
+      ) from e
+  _peers = watch(timeout=_PEER_TIMEOUT.value)
+  if not saves:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def refuse_several(program: str, why: str = '') -> None:
+  """Refuses several processes, without joining them.
+
+  Args:
+    program: the name of the program.
+    why: a reason, to be added.
+
+  Raises:
+    UsageError: which says how to run in one process.
+  """
+  if _arguments():
+    if _PROCESS_ID.value:
+      sys.exit(2)  # Process 0 says the same.
+    raise UsageError(
+      f'{program} runs in one process, not in several{why}; start it once, '
+      'with --nomultihost on a TPU pod slice'
+    )
+
+
+def advise(advice: Callable[[], str]) -> None:
+  """Sets what is said, beside the reason, where all processes have to end."""
+  if _peers:
+    _peers.advice = advice
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+  """Ends all processes if this one fails, once they have joined."""
+  try:
+    yield
+  except (Exception, KeyboardInterrupt) as e:
+    if _peers:
+      _peers.fail(e)
+    raise
+  if _peers:
+    _peers.close()
+
+
+def is_first() -> bool:
+  """Whether a user's mistake is this process's to print.
+
+  What a launcher starts has one command line, so one of them is enough.
+  """
+  try:
+    launch = _launchers.find_launch()
+  except UsageError:
+    return True
+  return launch is None or not launch.index
+
+
+def _arguments() -> tuple[dict[str, Any], str] | None:
+  """What to join with, and who is joined; None for a process on its own."""
+  given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  for flag in (_JOIN_TIMEOUT, _PEER_TIMEOUT):
+    if not 0 < flag.value < float('inf'):
+      raise UsageError(f'--{flag.name}={flag.value}: expected a number above 0')
+  if _MULTIHOST.value is False:
+    if any(value is not None for value in given):
+      raise UsageError('--nomultihost and --coordinator contradict each other')
+    return None
+  launch = _launchers.find_launch()
+  if any(value is not None for value in given):
+    return _given(*given, launch)
+  if launch is None:
+    if _MULTIHOST.value:
+      return {}, 'this process waits for the others'
+    return None
+  if launch.by == 'Open MPI' and launch.method is None:
+    raise UsageError(
+      f'Open MPI has started {launch.count} processes, but its version 5 does '
+      'not tell where they can meet: add --coordinator=HOST:PORT, the host of '
+      'rank 0 and a free port; or --nomultihost for each on its own'
+    )
+  arguments: dict[str, Any] = {'cluster_detection_method': launch.method}
+  if launch.index is not None:
+    arguments |= {'num_processes': launch.count, 'process_id': launch.index}
+  if launch.alone_on_host and 'JAX_LOCAL_DEVICE_IDS' not in os.environ:
+    # JAX gives a process of SLURM or Open MPI a single GPU otherwise.
+    arguments['local_device_ids'] = []
+  who = 'this process' if launch.index is None else f'process {launch.index}'
+  return arguments, (
+    f'{who} of {launch.count} ({launch.by}) waits for the others'
+  )
+
+
+def _given(
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  launch: _launchers.Launch | None,
+) -> tuple[dict[str, Any], str]:
+  """Checks the flags; mpirun and srun may tell what is not given."""
+  told = launch is not None and launch.index is not None
+  if told and coordinator and (num_processes, process_id) == (None, None):
+    num_processes, process_id = launch.count, launch.index
+  if None in (coordinator, num_processes, process_id):
+    raise UsageError(
+      '--coordinator, --num_processes and --process_id belong together'
+    )
+  if not re.fullmatch(r'.+:\d+', coordinator):
+    raise UsageError(f'--coordinator={coordinator}: expected HOST:PORT')
+  if not 0 <= process_id < num_processes:
+    raise UsageError(
+      f'--process_id={process_id}: expected from 0 to below '
+      f'--num_processes={num_processes}'
+    )
+  arguments = {
+    'coordinator_address': coordinator,
+    'num_processes': num_processes,
+    'process_id': process_id,
+  }
+  return arguments, (
+    f'process {process_id} of {num_processes} waits for the others at '
+    f'{coordinator}'
+  )
+
+
+@contextlib.contextmanager
+def _waiting(text: str) -> Iterator[None]:
+  """Says whom it is waiting for, and gives up in time.
+
+  JAX would say nothing for all that time, and then abort.
+  """
+  joined = threading.Event()
+  limit = _JOIN_TIMEOUT.value
+
+  def wait():
+    if limit > _PATIENCE:
+      if joined.wait(_PATIENCE):
+        return
+      print(
+        f'{text}, {limit:g} s at most (--join_timeout); --nomultihost runs it '
+        'on its own',
+        file=sys.stderr,
+      )
+    if joined.wait(max(limit - _PATIENCE, 0) if limit > _PATIENCE else limit):
+      return
+    print(
+      f'error: {text}, who have not come within {limit:g} s (--join_timeout)',
+      file=sys.stderr,
+    )
+    sys.stderr.flush()
+    os._exit(2)
+
+  thread = threading.Thread(target=wait, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    joined.set()
+    thread.join()
