@@ -17,6 +17,7 @@ import numpy as np
 
 from maxsup_jax.data import _record_files, _tfrecord
 
+_INDEX = '.tfrecord_index.npz'
 _QUIET_SECONDS = 5.0
 # Object storage answers slowly, but many at a time.
 _REMOTE_THREADS = 32
@@ -85,7 +86,7 @@ def _places(directory: str) -> list[pathlib.Path]:
   """Where the index may be, the best place first."""
   places = []
   if '://' not in directory:
-    places.append(pathlib.Path(directory) / '.tfrecord_index.npz')
+    places.append(pathlib.Path(directory) / _INDEX)
   caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   digest = hashlib.sha256(directory.encode()).hexdigest()[:20]
   caches = pathlib.Path(caches).expanduser() / 'maxsup_jax'

@@ -1,0 +1,388 @@
+import importlib
+import json
+import os
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+
+import fsspec
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from fsspec.implementations.memory import MemoryFileSystem
+
+from maxsup_jax.data import (
+  _optional,
+  _record_files,
+  _record_index,
+  _tfrecord,
+  open_source,
+  parse_transform,
+  train_batches,
+)
+from tests.data.tfrecord import as_tfrecord, framed, write_file
+
+CLASSES = tfds.features.ClassLabel(num_classes=5)
+FEATURES = {
+  'image': tfds.features.Image(shape=(None, None, 3)),
+  'label': CLASSES,
+  'file_name': tfds.features.Text(),
+}
+
+
+@pytest.fixture
+def both(write_dataset, make_images, tmp_path):
+  """The directories of one dataset as ArrayRecord and as TFRecord."""
+  images = make_images(*[(9 + i, 12, 3) for i in range(23)])
+  examples = [
+    {'image': image, 'label': i % 5, 'file_name': f'{i}.png'}
+    for i, image in enumerate(images)
+  ]
+  directory = write_dataset(FEATURES, {'train': examples, 'test': examples[:3]})
+  copy = as_tfrecord(directory, tmp_path / 'copies' / 'tiny' / '1.0.0', 4)
+  return directory, copy
+
+
+@pytest.fixture
+def copy(both):
+  return both[1]
+
+
+@pytest.fixture
+def shards(copy):
+  return sorted(copy.glob('tiny-train.tfrecord-*'))
+
+
+def _read_all(files, path, size):
+  shard = _tfrecord.Shard(path, _tfrecord.find_records(files, path, size))
+  return list(_tfrecord.Records(files, [shard], bytes))
+
+
+def _assert_same(first, second):
+  assert len(first) == len(second)
+  for a, b in zip(first, second):
+    assert a['label'] == b['label']
+    np.testing.assert_array_equal(a['image'], b['image'])
+
+
+class TestExamples:
+  @pytest.mark.parametrize(
+    'split',
+    ['train', 'test', 'train[:90%]', 'train[4:17]', 'train[-1:]', 'train+test'],
+  )
+  def test_are_those_of_array_record(self, both, split):
+    a, b = (open_source(str(path), split) for path in both)
+    assert not isinstance(a.examples, _tfrecord.Records)
+    assert isinstance(b.examples, _tfrecord.Records)
+    _assert_same(b, a)
+    np.testing.assert_array_equal(b.labels(), a.labels())
+    assert (b.num_classes, b.image_shape) == (a.num_classes, a.image_shape)
+
+  def test_indices(self, copy):
+    source = open_source(str(copy), 'train[3:20]')
+    for index in (17, -18):
+      with pytest.raises(IndexError):
+        source[index]
+      with pytest.raises(IndexError):
+        source.examples[index]
+    a, b = source[-2], source[15]
+    np.testing.assert_array_equal(a['image'], b['image'])
+
+  def test_by_name(self, copy, tmp_path):
+    source = open_source('tiny', 'train', data_dir=tmp_path / 'copies')
+    assert isinstance(source.examples, _tfrecord.Records)
+    assert len(source) == 23
+
+  def test_array_record_is_preferred(self, both):
+    directory, copy = both
+    for path in copy.glob('*.tfrecord-*'):
+      path.rename(directory / path.name)
+    path = directory / 'dataset_info.json'
+    info = json.loads(path.read_text())
+    info |= {
+      'fileFormat': 'tfrecord',
+      'alternativeFileFormats': ['array_record'],
+    }
+    path.write_text(json.dumps(info))
+    source = open_source(str(directory), 'train')
+    assert not isinstance(source.examples, _tfrecord.Records)
+    assert len(source) == 23
+
+  def test_survive_pickling(self, copy):
+    source = open_source(str(copy), 'train')
+    source[0]
+    _assert_same(pickle.loads(pickle.dumps(source)), source)
+
+  @pytest.mark.parametrize('reading', [{'num_threads': 3}, {'workers': 1}])
+  def test_batches(self, both, reading):
+    transform = parse_transform('random_resized_crop(8) | flip')
+    streams = [
+      train_batches(
+        open_source(str(path), 'train'),
+        batch_size=7,
+        seed=3,
+        start_step=2,
+        transform=transform,
+        **arguments,
+      )
+      for path, arguments in zip(both, ({'num_threads': 0}, reading))
+    ]
+    for _ in range(4):
+      a, b = (next(batches) for batches in streams)
+      for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+    for batches in streams:
+      batches.close()
+
+  def test_need_no_tensorflow(self, copy):
+    program = (
+      'import sys\n'
+      'from maxsup_jax.data import open_source\n'
+      'source = open_source(sys.argv[1], "train")\n'
+      'print(len(source), source[3]["image"].shape[1:])\n'
+      'assert "tensorflow" not in sys.modules\n'
+    )
+    out = subprocess.run(
+      [sys.executable, '-c', program, str(copy)], capture_output=True, text=True
+    )
+    assert out.stdout == '23 (12, 3)\n', out.stderr
+
+
+class TestFiles:
+  def test_stay_open_but_not_too_many(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, 'getrlimit', lambda _: (12, 12))
+    files = _record_files.LocalFiles()
+    for i in range(9):
+      (tmp_path / f'{i}').write_bytes(b'0123456789' * i)
+    before = len(os.listdir('/proc/self/fd'))
+    for _ in range(2):
+      for i in range(9):
+        assert files.read(str(tmp_path / f'{i}'), 5, 3) == b'567' * (i > 0)
+    assert len(os.listdir('/proc/self/fd')) == before + 3
+    del files
+    assert len(os.listdir('/proc/self/fd')) == before
+
+
+class TestRefuses:
+  def test_a_missing_file(self, copy, shards, refused):
+    shards[2].unlink()
+    with refused(f'is incomplete: {shards[2]} is missing'):
+      open_source(str(copy), 'train')
+    assert len(open_source(str(copy), 'train[:5]')) == 5
+
+  @pytest.mark.parametrize('left', [-1, -5, 40, 10, 1])
+  def test_a_truncated_file(self, copy, shards, left, refused):
+    shards[1].write_bytes(shards[1].read_bytes()[:left])
+    with refused(f'{shards[1]} is cut off: it has [0-9]+ bytes'):
+      open_source(str(copy), 'train')
+
+  @pytest.mark.parametrize('kept', [0, 3, 7])
+  def test_another_number_of_records(self, copy, shards, kept, refused):
+    write_file(shards[3], [b'data'] * kept)
+    with refused(f'{shards[3]} has {kept} records, but 6 according to'):
+      open_source(str(copy), 'train')
+
+  def test_what_is_no_tfrecord_file(self, copy, shards, refused):
+    shards[0].write_bytes(b'\x1f\x8b' + bytes(100))
+    with refused(f'{shards[0]} is damaged at byte 0, or is no TFRecord file'):
+      open_source(str(copy), 'train')
+
+  def test_every_bit_error(self, tmp_path):
+    """One in a length is found on opening, one in the data on reading."""
+    path, files = tmp_path / 'file', _record_files.LocalFiles()
+    whole = framed(b'abc') + framed(b'') + framed(b'de')
+    path.write_bytes(whole)
+    assert _read_all(files, str(path), len(whole)) == [b'abc', b'', b'de']
+    for bit in range(8 * len(whole)):
+      damaged = bytearray(whole)
+      damaged[bit // 8] ^= 1 << bit % 8
+      path.write_bytes(damaged)
+      with pytest.raises(_tfrecord.DamagedError, match=str(path)):
+        _read_all(files, str(path), len(whole))
+
+  def test_damaged_data_name_the_example(self, copy, shards, refused):
+    data = bytearray(shards[1].read_bytes())
+    data[60] ^= 1
+    shards[1].write_bytes(data)
+    source = open_source(str(copy), 'train')
+    with refused(
+      f'train: example 5 cannot be read: the checksum of byte 0 of {shards[1]} '
+    ):
+      source[5]
+    assert source[4]['label'] < 5
+
+  def test_without_a_fast_checksum(self, copy, shards):
+    data = bytearray(shards[0].read_bytes())
+    data[-1] ^= 1  # The checksum of the last record, not its data.
+    shards[0].write_bytes(data)
+    source = open_source(str(copy), 'train')
+    with _optional.without('google_crc32c'):
+      assert source[4]['label'] < 5
+
+  def test_a_file_that_changes(self, copy, shards, refused):
+    source = open_source(str(copy), 'train')
+    write_file(shards[0], [b'other'] * 5)
+    with refused(f'example 3 cannot be read: {shards[0]} has changed since'):
+      source[3]
+
+  @pytest.mark.parametrize(
+    'split', ['tran', 'train[5:2]', 'train[:0]', '', None]
+  )
+  def test_splits(self, copy, split, refused):
+    with refused(r'train \(23\), test \(3\), and slices'):
+      open_source(str(copy), split)
+
+  def test_other_formats(self, copy, refused):
+    path = copy / 'dataset_info.json'
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, 'fileFormat': 'riegeli'}))
+    with refused('as riegeli, which is neither array_record nor tfrecord: run'):
+      open_source(str(copy), 'train')
+
+
+class TestIndex:
+  def test_is_kept_beside_the_dataset(self, copy, monkeypatch):
+    open_source(str(copy), 'train[:5]')
+    found = []
+    find = _tfrecord.find_records
+
+    def spy(files, path, size):
+      found.append(path[-14:-9])
+      return find(files, path, size)
+
+    monkeypatch.setattr(_tfrecord, 'find_records', spy)
+    open_source(str(copy), 'train')
+    assert found == ['00001', '00002', '00003']  # The first is known.
+    open_source(str(copy), 'train')
+    assert len(found) == 3
+    (shard,) = copy.glob('*train*-00002-*')
+    os.utime(shard, (1, 1))
+    open_source(str(copy), 'train')
+    assert found[3:] == ['00002']
+    assert [p.name for p in copy.iterdir() if 'index' in p.name] == [
+      '.tfrecord_index.npz'
+    ]
+
+  @pytest.mark.parametrize('content', [b'', b'PK', b'\x93NUMPY'])
+  def test_is_made_anew_if_damaged(self, copy, content):
+    expected = [e['label'] for e in open_source(str(copy), 'train')]
+    (copy / '.tfrecord_index.npz').write_bytes(content)
+    assert [e['label'] for e in open_source(str(copy), 'train')] == expected
+
+  def test_goes_to_the_cache_if_need_be(self, copy, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    # Not even the superuser can write to a directory that is a file.
+    monkeypatch.setattr(_record_index, '_INDEX', 'dataset_info.json/index.npz')
+    assert len(open_source(str(copy), 'train')) == 23
+    (index,) = (tmp_path / 'cache').glob('maxsup_jax/*')
+    time = index.stat().st_mtime_ns
+    assert len(open_source(str(copy), 'train')) == 23
+    assert index.stat().st_mtime_ns == time
+    (tmp_path / 'blocked').write_text('')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'blocked'))
+    assert len(open_source(str(copy), 'train')) == 23
+
+
+class _Bucket(MemoryFileSystem):
+  """Object storage in memory, by a name that tfds takes for a remote one."""
+
+  protocol = ('gs', 'gcs')  # The second is what etils asks for.
+  store = {}  # noqa: RUF012
+  pseudo_dirs = ['']  # noqa: RUF012
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.replace('gs://', 'memory://', 1))
+
+
+@pytest.fixture
+def bucket(copy, tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  known = importlib.import_module('fsspec.registry')._registry
+  for name in _Bucket.protocol:
+    monkeypatch.setitem(known, name, _Bucket)
+  fs = fsspec.filesystem('gs')
+  for path in copy.iterdir():
+    fs.pipe_file(f'gs://bucket/data/tiny/1.0.0/{path.name}', path.read_bytes())
+  yield fs
+  _Bucket.store.clear()
+
+
+class TestObjectStorage:
+  def test_a_directory(self, both, bucket):
+    a = open_source(str(both[0]), 'train')
+    for _ in range(2):  # The second time with the index of the first.
+      b = open_source('gs://bucket/data/tiny/1.0.0', 'train')
+      _assert_same(pickle.loads(pickle.dumps(b)), a)
+
+  def test_a_name(self, both, bucket):
+    b = open_source('tiny', 'train[2:9]', data_dir='gs://bucket/data')
+    _assert_same(b, open_source(str(both[0]), 'train[2:9]'))
+
+  def test_nothing_is_written_there(self, bucket, tmp_path):
+    before = bucket.find('gs://bucket')
+    open_source('gs://bucket/data/tiny/1.0.0', 'train')
+    assert bucket.find('gs://bucket') == before
+    assert len(list((tmp_path / 'cache').glob('maxsup_jax/*'))) == 1
+
+  def test_reads_no_more_than_the_record(self, bucket, monkeypatch):
+    source = open_source('gs://bucket/data/tiny/1.0.0', 'train')
+    read = []
+    cat_file = _Bucket.cat_file
+
+    def spy(self, path, start=None, end=None, **options):
+      read.append(end - start)
+      return cat_file(self, path, start, end, **options)
+
+    monkeypatch.setattr(_Bucket, 'cat_file', spy)
+    source[7]
+    shard = source.examples._shards[1]
+    assert read == [shard.starts[3] - shard.starts[2]]
+
+  @pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+      ('gs://bucket/data/none/1.0.0', 'is not a dataset prepared by tfds'),
+      ('ftp://host/mnist/1.0.0', 'unknown kind: known are local paths and gs:'),
+    ],
+  )
+  def test_refuses(self, bucket, name, message, refused):
+    with refused(message):
+      open_source(name, 'train')
+
+  def test_a_missing_object(self, bucket, refused):
+    path = 'gs://bucket/data/tiny/1.0.0/tiny-train.tfrecord-00003-of-00004'
+    bucket.rm(path)
+    with refused(f'incomplete: {path} is missing'):
+      open_source('gs://bucket/data/tiny/1.0.0', 'train')
+
+  def test_array_record(self, bucket, refused):
+    path = 'gs://bucket/data/tiny/1.0.0/dataset_info.json'
+    info = json.loads(bucket.cat_file(path))
+    bucket.pipe_file(
+      path, json.dumps({**info, 'fileFormat': 'array_record'}).encode()
+    )
+    with refused('as array_record: of remote datasets only tfrecord can be'):
+      open_source('gs://bucket/data/tiny/1.0.0', 'train')
+
+
+@pytest.mark.skipif(
+  _record_files._filesystem_class('gs') is not None
+  or _record_files._has_tensorflow(),
+  reason='a package that reads gs:// is installed',
+)
+def test_a_missing_package(refused):
+  for name, data_dir in (('gs://b/mnist', None), ('cifar10', 'gs://b')):
+    with refused('needs a package that reads it: pip install gcsfs, or tensor'):
+      open_source(name, 'train', data_dir=data_dir)
+
+
+def test_the_form_of_a_record():
+  # Of a record "hello", as written by TensorFlow 2.21.
+  assert framed(b'hello') == _GOLDEN
+  assert struct.unpack('<Q', _GOLDEN[:8]) == (5,)
+
+
+_GOLDEN = bytes.fromhex('0500000000000000eab2043e68656c6c6fbb1f1c19')
