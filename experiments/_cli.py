@@ -242,4 +242,7 @@ def _refuse(error: object) -> None:
   """Ends the program with a user's mistake as one line."""
   if _processes.is_first():
     print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+  else:
+    # mpirun ends all processes as soon as one of them has failed.
+    time.sleep(2)
   sys.exit(USAGE_EXIT_CODE)

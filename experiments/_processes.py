@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -110,7 +111,8 @@ def refuse_several(program: str, why: str = '') -> None:
   """
   if _arguments():
     if _PROCESS_ID.value:
-      sys.exit(2)  # Process 0 says the same.
+      time.sleep(2)  # Process 0 says the same, and may be slower.
+      sys.exit(2)
     raise UsageError(
       f'{program} runs in one process, not in several{why}; start it once, '
       'with --nomultihost on a TPU pod slice'

@@ -31,32 +31,51 @@ class Server:
     self._password = secrets.token_hex(8)
     self.address = f'{self._socket.getsockname()[1]} {self._password}'
     self.lost: set[int] = set()
-    threading.Thread(target=self._serve, daemon=True).start()
+    self._selector = selectors.DefaultSelector()
+    self._selector.register(self._socket, selectors.EVENT_READ)
+    self._wake, wakes = socket.socketpair()
+    self._selector.register(wakes, selectors.EVENT_READ)
+    self._received: dict[socket.socket, str] = {}
+    self._thread = threading.Thread(target=self._serve, daemon=True)
+    self._thread.start()
+
+  def close(self) -> None:
+    """Ends all connections."""
+    self._wake.close()
+    self._thread.join()
 
   def _serve(self):
-    with selectors.DefaultSelector() as selector:
-      selector.register(self._socket, selectors.EVENT_READ)
-      while True:
-        for key, _ in selector.select():
-          if key.fileobj is self._socket:
-            connection, _ = self._socket.accept()
-            connection.setblocking(False)
-            selector.register(connection, selectors.EVENT_READ, [''])
-            continue
-          try:
-            received = key.fileobj.recv(64)
-          except OSError:
-            received = b''
-          if received:
-            key.data[0] = (key.data[0] + received.decode('ascii', 'replace'))[
-              :64
-            ]
-            continue
-          selector.unregister(key.fileobj)
-          key.fileobj.close()
-          index = key.data[0].removeprefix(self._password)
-          if index != key.data[0] and index.isdigit():
-            self.lost.add(int(index))
+    while True:
+      for key, _ in self._selector.select():
+        if key.fileobj is self._socket:
+          connection, _ = self._socket.accept()
+          connection.setblocking(False)
+          self._received[connection] = ''
+          self._selector.register(connection, selectors.EVENT_READ)
+        elif key.fileobj in self._received:
+          self._read(key.fileobj)
+        else:
+          for held in list(self._selector.get_map().values()):
+            held.fileobj.close()
+          self._selector.close()
+          return
+
+  def _read(self, connection):
+    try:
+      data = connection.recv(64)
+    except OSError:
+      data = b''
+    if data:
+      # Of a stranger nothing is kept that is longer than the password.
+      text = self._received[connection] + data.decode('ascii', 'replace')
+      self._received[connection] = text[:64]
+      return
+    self._selector.unregister(connection)
+    connection.close()
+    text = self._received.pop(connection)
+    index = text.removeprefix(self._password)
+    if index != text and index.isdecimal():
+      self.lost.add(int(index))
 
 
 def hold(

@@ -32,6 +32,9 @@ from maxsup_jax.training._lifeline import Server, hold
 GONE_EXIT_CODE = 3
 # The one message that ends all processes. The first one counts.
 _END = 'maxsup_jax/end'
+# Process 0 has printed it; how long the others wait for that.
+_SAID = 'maxsup_jax/said'
+_SAID_MS = 5000
 _BEATS = 'maxsup_jax/beat/'
 _DONE = 'maxsup_jax/done/'
 _LIFELINE = 'maxsup_jax/lifeline'
@@ -110,6 +113,7 @@ class Peers:
     self._closed.set()
     self._set(f'{_DONE}{self._index}', '')
     self._thread.join()
+    # The server stays: its end would be taken for that of this process.
 
   def _set(self, key: str, value: str) -> None:
     # Another one was first, or process 0 is gone; the listening thread knows.
@@ -163,6 +167,9 @@ class Peers:
 
   def _end(self, process: int, text: str, code: int) -> NoReturn:
     if self._index > 0:
+      # mpirun ends process 0, too, as soon as one has failed.
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
+        self._client.blocking_key_value_get(_SAID, _SAID_MS)
       self._set(f'{_DONE}{self._index}', '')
       _leave(code)
     if process > 0 and code != GONE_EXIT_CODE:
@@ -171,6 +178,7 @@ class Peers:
       if text != self._own:
         text = f'process {process} of {self._count}: {text}'
     self._say(text, code)
+    self._set(_SAID, '')
     until = time.monotonic() + _LINGER
     gone = 1 if code == GONE_EXIT_CODE else 0
     while time.monotonic() < until:
@@ -226,8 +234,9 @@ class _Listener:
     paused = now - self._last > 3
     self._last = now
     for index, (beat, _) in self._heard.items():
-      if paused or beats.get(index, '') != beat:
-        self._heard[index] = beats.get(index, ''), now
+      newest = beats.get(index, beat)
+      if paused or newest != beat:
+        self._heard[index] = newest, now
     waited = {
       index: now - when
       for index, (_, when) in self._heard.items()

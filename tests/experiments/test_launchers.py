@@ -1,0 +1,164 @@
+"""One of several processes, or not: from what launchers and machines tell."""
+
+import http.server
+import threading
+
+import pytest
+
+from experiments import _launchers
+from experiments._launchers import Launch, find_launch
+from maxsup_jax._errors import UsageError
+
+SLURM = {
+  'SLURM_JOB_ID': '1234',
+  'SLURM_STEP_NODELIST': 'node[001-002]',
+  'SLURM_NTASKS': '4',
+  'SLURM_STEP_NUM_TASKS': '4',
+  'SLURM_STEP_NUM_NODES': '2',
+  'SLURM_PROCID': '3',
+  'SLURM_LOCALID': '1',
+}
+OPEN_MPI = {
+  'OMPI_COMM_WORLD_SIZE': '2',
+  'OMPI_COMM_WORLD_RANK': '1',
+  'OMPI_COMM_WORLD_LOCAL_SIZE': '1',
+  'OMPI_MCA_orte_num_nodes': '2',
+  'OMPI_MCA_orte_hnp_uri': '1199833088.0;tcp://192.0.2.2:52681',
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+  """Sets variables; none of a launcher are there before."""
+  for name in (*SLURM, *OPEN_MPI, 'JAX_PLATFORMS', 'TPU_SKIP_MDS_QUERY'):
+    monkeypatch.delenv(name, raising=False)
+
+  def update(*groups, **variables):
+    for group in (*groups, variables):
+      for name, value in group.items():
+        if value is None:
+          monkeypatch.delenv(name)
+        else:
+          monkeypatch.setenv(name, value)
+
+  return update
+
+
+def test_nothing_is_found_where_nothing_is():
+  assert find_launch() is None
+  assert _launchers.tasks_not_started() == 0
+
+
+def test_slurm(environment):
+  environment(SLURM)
+  assert find_launch() == Launch('SLURM', 'slurm', 3, 4, False)
+  environment(SLURM_STEP_NUM_NODES='4')
+  assert find_launch().alone_on_host
+  environment(SLURM_PROCID='first')
+  with pytest.raises(UsageError, match="SLURM_PROCID is 'first'"):
+    find_launch()
+
+
+def test_a_shell_in_a_slurm_job_is_alone(environment):
+  """That of salloc is a step of one task; sbatch's script is in no step."""
+  environment(SLURM, SLURM_STEP_NUM_TASKS='1', SLURM_PROCID='0')
+  assert find_launch() is None
+  assert _launchers.tasks_not_started() == 4
+  environment(SLURM, SLURM_STEP_NODELIST=None)
+  assert find_launch() is None
+  assert _launchers.tasks_not_started() == 4
+  environment(SLURM_NTASKS='1')
+  assert _launchers.tasks_not_started() == 0
+
+
+def test_open_mpi(environment):
+  environment(OPEN_MPI, SLURM)
+  assert find_launch() == Launch('Open MPI', 'ompi', 1, 2, True)
+  environment(OMPI_COMM_WORLD_LOCAL_SIZE='2')
+  assert not find_launch().alone_on_host
+  environment(OMPI_MCA_orte_hnp_uri=None)
+  assert find_launch().method is None
+  environment(OMPI_COMM_WORLD_SIZE='1', SLURM_JOB_ID=None)
+  assert find_launch() is None
+
+
+@pytest.fixture
+def tpu(tmp_path, monkeypatch):
+  """A machine with TPUs."""
+  (tmp_path / 'accel0').touch()
+  devices = (str(tmp_path / 'accel[0-9]*'),)
+  monkeypatch.setattr(_launchers, '_TPU_DEVICES', devices)
+  monkeypatch.setattr(_launchers, '_has_libtpu', lambda: True)
+  return tmp_path / 'accel0'
+
+
+@pytest.fixture
+def metadata(monkeypatch):
+  """Serves what Google Cloud tells a machine; gives what was asked for."""
+  asked = []
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    hosts = 'a,b'
+
+    def do_GET(self):
+      asked.append((self.path, self.headers['Metadata-Flavor']))
+      self.send_response(200 if self.hosts else 404)
+      self.end_headers()
+      self.wfile.write(self.hosts.encode())
+
+    def log_message(self, *_):
+      pass
+
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+  thread = threading.Thread(target=server.serve_forever)
+  thread.start()
+  monkeypatch.setenv('GCE_METADATA_IP', f'127.0.0.1:{server.server_port}')
+  yield Handler, asked
+  server.shutdown()
+  thread.join()
+  server.server_close()
+
+
+def test_a_pod_slice_of_google_cloud(tpu, metadata, environment):
+  handler, asked = metadata
+  assert find_launch() == Launch('a TPU pod slice', None, None, 2, False)
+  path = '/computeMetadata/v1/instance/attributes/worker-network-endpoints'
+  assert asked == [(path, 'Google')]
+  environment(TPU_WORKER_ID='1')
+  assert find_launch().index == 1
+  handler.hosts = 'a'
+  assert find_launch() is None
+  environment(MEGASCALE_NUM_SLICES='2')
+  assert find_launch().count == 2
+  handler.hosts = ''
+  environment(MEGASCALE_NUM_SLICES='1')
+  assert find_launch() is None
+
+
+def test_a_pod_slice_of_kubernetes(tpu, metadata, environment):
+  environment(TPU_WORKER_HOSTNAMES='a,b,c,d', TPU_WORKER_ID='2')
+  assert find_launch() == Launch('a TPU pod slice', None, 2, 4, False)
+  environment(TPU_WORKER_HOSTNAMES='localhost')
+  assert find_launch() is None
+  assert not metadata[1]
+
+
+@pytest.mark.parametrize('reason', ['devices', 'libtpu', 'platform', 'skipped'])
+def test_nobody_is_asked_where_no_tpu_is_used(
+  tpu, metadata, environment, monkeypatch, reason
+):
+  if reason == 'devices':
+    tpu.unlink()
+  elif reason == 'libtpu':
+    monkeypatch.setattr(_launchers, '_has_libtpu', lambda: False)
+  elif reason == 'platform':
+    environment(JAX_PLATFORMS='cpu')
+  else:
+    environment(TPU_SKIP_MDS_QUERY='1')
+  assert find_launch() is None
+  assert not metadata[1]
+
+
+def test_a_server_that_is_not_there_costs_no_time(tpu, environment):
+  environment(GCE_METADATA_IP='127.0.0.1:9')
+  assert find_launch() is None

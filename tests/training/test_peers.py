@@ -1,0 +1,117 @@
+"""What tells that a process is gone. Real ones: experiments/test_processes."""
+
+import socket
+import threading
+import time
+
+import jax
+import pytest
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.training import peers
+from maxsup_jax.training._lifeline import Server, hold
+
+
+class Clock:
+  now = 100.0
+
+  def __call__(self):
+    return self.now
+
+
+def listen(clock, listener, seconds, beats=(), done=()):
+  """Second by second, with new signs of life of `beats`; the first silent."""
+  for _ in range(seconds):
+    clock.now += 1
+    found = listener.silent(
+      {i: str(clock.now) for i in beats} | dict.fromkeys(done, ''), done, 5
+    )
+    if found is not None:
+      return found
+  return None
+
+
+def test_silent_for_too_long_is_gone():
+  clock = Clock()
+  listener = peers._Listener(4, now=clock)
+  assert listen(clock, listener, 60, beats=(1, 2, 3)) is None
+  assert listen(clock, listener, 5, beats=(1, 3)) is None
+  assert listen(clock, listener, 1, beats=(1, 3)) == 2
+
+
+def test_one_that_never_came_is_gone_and_one_that_ended_is_not():
+  clock = Clock()
+  listener = peers._Listener(3, now=clock)
+  assert listen(clock, listener, 60, beats=(2,), done=(1,)) is None
+  listener = peers._Listener(3, now=clock)
+  assert listen(clock, listener, 60, beats=(2,)) == 1
+
+
+def test_who_was_stopped_accuses_nobody():
+  clock = Clock()
+  listener = peers._Listener(2, now=clock)
+  assert listen(clock, listener, 4) is None
+  clock.now += 60
+  assert listen(clock, listener, 5) is None
+  assert listen(clock, listener, 2) == 1
+
+
+def test_errors_become_a_line_and_a_code():
+  assert peers._described(UsageError('a\n  b')) == ('a b', 2)
+  assert peers._described(KeyboardInterrupt()) == ('interrupted', 130)
+  text, code = peers._described(TypeError('x'))
+  assert (text, code) == ('failed with TypeError: x', 1)
+
+
+def test_what_the_end_of_another_process_may_cause():
+  assert peers._may_follow(jax.errors.JaxRuntimeError('UNAVAILABLE'))
+  assert peers._may_follow(ValueError('UNKNOWN: Gloo AllGather failed'))
+  assert not peers._may_follow(ValueError('expected 3'))
+
+
+def test_a_single_process_needs_no_watch():
+  assert peers.watch(timeout=1) is None
+
+
+def wait_for(condition):
+  until = time.monotonic() + 10
+  while not condition():
+    assert time.monotonic() < until
+    time.sleep(0.01)
+
+
+@pytest.fixture
+def server():
+  server = Server()
+  yield server
+  server.close()
+
+
+def test_the_end_of_a_connection_is_noticed(server):
+  """By its index; a stranger's connection is nobody's."""
+  port, password = server.address.split()
+  ours = [socket.create_connection(('127.0.0.1', int(port))) for _ in range(3)]
+  ours[0].sendall(password[:5].encode())
+  time.sleep(0.1)
+  ours[0].sendall(f'{password[5:]}12'.encode())
+  ours[1].sendall(f'{password}x'.encode())
+  ours[2].sendall(b'3' * 1000)
+  assert not server.lost
+  for connection in ours:
+    connection.close()
+  wait_for(lambda: server.lost)
+  assert server.lost == {12}
+
+
+def test_the_end_of_process_0_is_noticed(server):
+  ended = threading.Event()
+  hold('127.0.0.1', server.address, 1, ended.set)
+  assert not ended.wait(0.2)
+  server.close()
+  assert ended.wait(10)
+
+
+def test_without_a_connection_nothing_is_noticed():
+  ended = threading.Event()
+  hold('127.0.0.1', '9 password', 1, ended.set)
+  assert not ended.wait(0.2)
