@@ -56,6 +56,25 @@ _MEMORY_GB_PER_SECOND = {
   'TPU v6e': 1640.0,
 }
 
+# GiB of memory of a TPU, by `device_kind`: cloud.google.com/tpu/docs/{v4,v5e,
+# v5p,v6e}; a little of it is not for programs. Of GPUs it differs by the model,
+# and they tell it themselves.
+_MEMORY_GIB = {
+  'TPU v4': 32,
+  'TPU v5 lite': 16,
+  'TPU v5e': 16,
+  'TPU v5': 95,
+  'TPU v5p': 95,
+  'TPU v6 lite': 32,
+  'TPU v6e': 32,
+}
+
+
+def memory_capacity(device_kind: str) -> int | None:
+  """The bytes of one device's memory; None where they are not known."""
+  gibibytes = _MEMORY_GIB.get(device_kind)
+  return None if gibibytes is None else gibibytes * 2**30
+
 
 def memory_bandwidth(device_kind: str) -> float | None:
   """The peak of one device's memory in bytes/s; None where it is not known."""

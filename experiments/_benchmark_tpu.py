@@ -1,11 +1,27 @@
 """A TPU to compile for, on a machine that has none."""
 
 import importlib.util
+import math
 import os
+from typing import Any
 
 from maxsup_jax._errors import UsageError
 
 TOPOLOGY = 'v5e:2x2'
+
+# What one machine has, and how libtpu is to see it. pmap cannot be compiled for
+# more: JAX would have to run on each of the machines.
+TOPOLOGIES: dict[str, dict[str, Any]] = {
+  # A chip of a v4 is two cores, which work as one device.
+  'v4:2x2x1': {'chip_config_name': 'megacore'},
+  'v5e:1x1': {},
+  'v5e:2x2': {},
+  'v5e:2x4': {},
+  'v5p:2x2x1': {},
+  'v6e:1x1': {},
+  'v6e:2x2': {},
+  'v6e:2x4': {},
+}
 
 # libtpu asks the cloud for what it runs on, unless it is told. Its lock keeps
 # two processes from one TPU; here there is none, and two may compile.
@@ -18,26 +34,48 @@ _ENVIRONMENT = {
 }
 
 
-def prepare() -> None:
+def prepare(who: str = '--target=tpu') -> None:
   """Sets the environment; to be called before jax is imported.
+
+  Args:
+    who: compiles with libtpu, for the message.
 
   Raises:
     UsageError: if libtpu is not installed.
   """
   if importlib.util.find_spec('libtpu') is None:
     raise UsageError(
-      '--target=tpu compiles with libtpu, which is not installed; '
-      'pip install libtpu'
+      f'{who} compiles with libtpu, which is not installed; pip install libtpu'
     )
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
 
 
-def device():
-  """The first device of `TOPOLOGY`: one can compile for it, but not run."""
+def check_topology(name: str) -> None:
+  """Refuses what is no key of `TOPOLOGIES`."""
+  if name not in TOPOLOGIES:
+    raise UsageError(
+      f'unknown topology {name!r}; known, one machine each: '
+      + ', '.join(TOPOLOGIES)
+    )
+
+
+def devices(name: str) -> list[Any]:
+  """The devices of a topology: one can compile for them, but not run."""
   from jax.experimental import topologies
 
-  topology = topologies.get_topology_desc(
-    platform='tpu', topology_name=TOPOLOGY
-  )
-  return topology.devices[0]
+  check_topology(name)
+  shape = [int(n) for n in name.partition(':')[2].split('x')]
+  found = topologies.get_topology_desc(
+    platform='tpu',
+    topology_name=name,
+    chips_per_host_bounds=(*shape, 1, 1)[:3],
+    **TOPOLOGIES[name],
+  ).devices
+  assert len(found) == math.prod(shape), found
+  return list(found)
+
+
+def device():
+  """The first device of `TOPOLOGY`."""
+  return devices(TOPOLOGY)[0]
