@@ -1,14 +1,16 @@
-"""Starting from the weights of another run, as fine-tuning does."""
+"""Starting from the weights of another run, as fine-tuning does, or a file."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import flax
+import jax
 import jax.numpy as jnp
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.models import MODELS
+from maxsup_jax.models import MODELS, create_model, torch_weights
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.workdir import Workdir
@@ -31,26 +33,33 @@ _FREE = (
 def init_from(
   state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
 ) -> TrainState:
-  """Puts the newest weights of another run into a fresh state.
+  """Puts the newest weights of another run, or of a file, into a fresh state.
 
-  These are its parameters and its running statistics of BatchNorm, as trained,
-  not averaged. Nothing else of it counts: neither its dataset nor its optimizer
-  needs to be there. If it was trained for another number of classes, the head
-  stays as it is in the fresh state; for the same number it is taken over, even
-  if they are other classes. Moving averages start from the new weights.
+  Those of a run are its parameters and its running statistics of BatchNorm, as
+  trained, not averaged. Nothing else of it counts: neither its dataset nor its
+  optimizer needs to be there. If the weights are for another number of classes,
+  the head stays as it is in the fresh state; for the same number it is taken
+  over, even if they are other classes. Moving averages start from the new
+  weights.
+
+  A file is one that `torch_weights.read` reads without a key, of a model that
+  `torch_weights.from_torch` knows, with no prefix but those that all names
+  share, and classes in the order of the dataset.
 
   Args:
     state: the state of step 0 of the run that is to start, or its shapes.
-    path: the work directory of the other run.
+    path: the work directory of the other run, or a file of PyTorch weights.
     model: `config.model` of the run that is to start.
 
   Returns:
     `state` with other weights; its step, optimizer and objective stay fresh.
 
   Raises:
-    UsageError: if there is no run or checkpoint, or if the models differ: in
-      one line that names the option or the first parameter that does.
+    UsageError: if there is no run, checkpoint or file, or if the models differ:
+      in one line that names the option or the first parameter that does.
   """
+  if torch_weights.is_torch_file(path):
+    return _from_file(state, path, model)
   where = f'config.init_from: {os.fspath(path)}'
   step = newest_step(path)
   there = f'{where}, step {step}'
@@ -66,11 +75,28 @@ def init_from(
   stats = _merge(
     'batch_stats', fresh['batch_stats'], given['batch_stats'], there
   )
-  return state.replace(
-    params=params,
-    batch_stats=stats,
-    ema=None if state.ema is None else {'params': params, 'batch_stats': stats},
-  )
+  return _replaced(state, params, stats)
+
+
+def origin_of(path: str | os.PathLike) -> dict[str, Any]:
+  """What `run.json` says of the weights that `init_from` takes.
+
+  Args:
+    path: see `init_from`.
+
+  Returns:
+    The absolute path, and the step of the checkpoint or the SHA-256 of the
+    file.
+
+  Raises:
+    UsageError: if there is no run or no checkpoint.
+  """
+  found = {'path': os.path.abspath(path)}
+  if torch_weights.is_torch_file(path):
+    with open(path, 'rb') as file:
+      digest = hashlib.file_digest(file, 'sha256')
+    return {**found, 'sha256': digest.hexdigest()}
+  return {**found, 'step': newest_step(path)}
 
 
 def newest_step(path: str | os.PathLike) -> int:
@@ -93,6 +119,33 @@ def newest_step(path: str | os.PathLike) -> int:
       f'{where} has no checkpoint: there is none in {directory.checkpoints}'
     )
   return steps[-1]
+
+
+def _from_file(
+  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
+) -> TrainState:
+  """`init_from` of a file of PyTorch weights."""
+  fresh = state.variables()
+  classes = fresh['params'][_HEAD]['kernel'].shape[-1]
+  module = create_model(**{**model, 'num_classes': classes})
+  try:
+    given = torch_weights.read(path)
+    same = torch_weights.count_classes(given, module) == classes
+    found = torch_weights.from_torch(given, module, fresh, head=same)
+  except UsageError as error:
+    raise UsageError(f'config.init_from: {os.fspath(path)}: {error}') from error
+  found = jax.tree.map(jnp.asarray, found)
+  params = {n: found['params'].get(n, v) for n, v in fresh['params'].items()}
+  return _replaced(state, params, found['batch_stats'])
+
+
+def _replaced(state: TrainState, params: Any, stats: Any) -> TrainState:
+  """The state with other weights, which the moving averages start from."""
+  return state.replace(
+    params=params,
+    batch_stats=stats,
+    ema=None if state.ema is None else {'params': params, 'batch_stats': stats},
+  )
 
 
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:

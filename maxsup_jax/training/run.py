@@ -1,7 +1,6 @@
 """Everything that a run needs: what `setup.build` makes of a configuration."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 from maxsup_jax import data, losses, models
 from maxsup_jax.training import diagnostics, steps
 from maxsup_jax.training.evaluation import shot_groups
-from maxsup_jax.training.initialization import init_from, newest_step
+from maxsup_jax.training.initialization import init_from, origin_of
 from maxsup_jax.training.mixing import Mixing
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.state import TrainState, create_state
@@ -126,10 +125,7 @@ class Run:
   def origin(self) -> dict[str, Any]:
     """Where the weights of the first state come from, for `run.json`."""
     path = self.config.init_from
-    if path is None:
-      return {}
-    absolute = os.path.abspath(path)
-    return {'init_from': {'path': absolute, 'step': newest_step(path)}}
+    return {} if path is None else {'init_from': origin_of(path)}
 
   def check_first_state(self) -> None:
     """Refuses a `config.init_from` that does not fit; computes nothing."""

@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 
 import jax
@@ -6,6 +7,7 @@ import pytest
 
 from maxsup_jax import data
 from maxsup_jax._errors import UsageError
+from maxsup_jax.models import torch_weights
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.config import resolve, to_json
@@ -177,3 +179,55 @@ def test_what_is_not_there(build, trained, tmp_path):
   (copy / 'checkpoints' / '8' / 'checksums.json').unlink()
   with pytest.raises(UsageError, match=r'checkpoints/8 is damaged'):
     init_from(shapes, copy, MODEL)
+
+
+class TestFiles:
+  """Files of PyTorch weights in place of a work directory."""
+
+  @pytest.fixture
+  def file(self, build, trained, tmp_path):
+    _, last = trained
+    path = tmp_path / 'weights.safetensors'
+    model = build().model
+    torch_weights.write(path, torch_weights.to_torch(last.variables(), model))
+    return path
+
+  def test_takes_them(self, build, trained, file):
+    _, last = trained
+    fresh = fresh_state(build(seed=1))
+    state = init_from(fresh, file, MODEL)
+    assert_same_bits(numpy_of(state.variables()), numpy_of(last.variables()))
+    assert_same_bits(numpy_of(state.ema), numpy_of(last.variables()))
+    for name in ('step', 'opt_state', 'objective_state'):
+      assert_same_bits(
+        numpy_of(getattr(state, name)), numpy_of(getattr(fresh, name))
+      )
+    assert jax.tree.structure(state) == jax.tree.structure(fresh)
+    # The shapes alone are enough to see whether they fit.
+    shapes = jax.eval_shape(lambda: fresh)
+    assert init_from(shapes, file, MODEL)
+
+  def test_a_head_of_another_size_stays_fresh(
+    self, build, trained, file, monkeypatch
+  ):
+    _, last = trained
+    with_classes(monkeypatch, 13)
+    fresh = fresh_state(build())
+    state = init_from(fresh, file, MODEL)
+    for tree in (state.params, state.ema['params']):
+      assert_same_bits(numpy_of(tree['head']), numpy_of(fresh.params['head']))
+      assert_same_bits(numpy_of(tree['conv1']), numpy_of(last.params['conv1']))
+
+  def test_refuses_what_does_not_fit(self, build, file, tmp_path):
+    shapes = jax.eval_shape(build(model={**MODEL, 'width': 8}).init_state)
+    for path, message in (
+      (file, r'init_from: \S+\.safetensors: bn1.bias: \[4\] in the'),
+      (tmp_path / 'none.pth', r'init_from: \S+\.pth: no file'),
+    ):
+      with pytest.raises(UsageError, match=message):
+        init_from(shapes, path, {**MODEL, 'width': 8})
+
+  def test_the_record_of_a_run_has_their_checksum(self, build, file):
+    origin = build(init_from=str(file)).origin()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert origin == {'init_from': {'path': str(file), 'sha256': digest}}
