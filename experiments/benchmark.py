@@ -4,6 +4,7 @@
   python -m experiments.benchmark --suite=losses
   python -m experiments.benchmark --suite=losses --target=tpu
   python -m experiments.benchmark --suite=diagnostics
+  python -m experiments.benchmark --suite=pipeline
 
 The suite `step`, the default:
 
@@ -52,6 +53,14 @@ The suite `diagnostics`: the calibration and the selective-classification table
 of a report, the bootstrap, and the accumulators of neural collapse beside the
 matrix products that they contain. The first three run on the host.
 
+The suite `start`: seconds from the command of a run to its first step, without
+and with the programs that an earlier start has compiled and kept, and those
+that `--help` takes.
+
+The suite `pipeline`: images/s from JPEG files to batches, on one core and on
+all, beside PIL and, where they are installed, torchvision and tf.data; and what
+each stage takes. It needs no device.
+
 Without flags it measures a small ResNet-18 on CPU, in a minute or two, and a
 ResNet-50 on 224x224 images elsewhere. Numbers of different machines compare
 only with the same flags.
@@ -66,7 +75,7 @@ from absl import flags
 from experiments import _cli, _processes
 
 _SUITE = flags.DEFINE_string(
-  'suite', 'step', 'What to measure: step, losses, diagnostics.'
+  'suite', 'step', 'What to measure: step, losses, diagnostics, start.'
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -104,7 +113,7 @@ _ROUNDS = flags.DEFINE_integer(
   'rounds',
   None,
   'How often the objectives take turns. step: 12. losses: what takes a minute, '
-  'but 5 to 20. diagnostics: 5.',
+  'but 5 to 20. diagnostics, start: 5.',
   lower_bound=2,
 )
 _STEPS_PER_ROUND = flags.DEFINE_integer(
@@ -123,6 +132,9 @@ _SHAPES = flags.DEFINE_list(
 _LOSSES = flags.DEFINE_list('losses', None, 'losses: some of them; all.')
 _TARGET = flags.DEFINE_string(
   'target', 'here', 'losses: here, or tpu to compile for a TPU without one.'
+)
+_CARD = flags.DEFINE_string(
+  'card', None, 'start: the run card; configs/digits.py.'
 )
 _FEATURES = flags.DEFINE_integer(
   'features', None, 'diagnostics: of an example; 2048.', lower_bound=1
@@ -219,6 +231,45 @@ def _describe_diagnostics(record):
   return _benchmark_diagnostics.describe(record)
 
 
+def _prepare_start():
+  from experiments import _benchmark_start
+
+  _started.update(
+    _benchmark_start.start_runs(
+      _CARD.value or _benchmark_start.DEFAULT_CARD,
+      _ROUNDS.value or _benchmark_start.DEFAULT_ROUNDS,
+    )
+  )
+
+
+def _describe_start(record):
+  from experiments import _benchmark_start
+
+  return _benchmark_start.describe(record)
+
+
+# The runs are over before this process takes the devices.
+_started = {}
+
+
+def _measure_pipeline():
+  from experiments import _benchmark_pipeline_suite
+
+  settings = _benchmark_pipeline_suite.choose_settings(
+    image_size=_IMAGE_SIZE.value,
+    batch_size=_BATCH_SIZE.value,
+    rounds=_ROUNDS.value,
+    steps_per_round=_STEPS_PER_ROUND.value,
+  )
+  return _benchmark_pipeline_suite.measure(settings)
+
+
+def _describe_pipeline(record):
+  from experiments import _benchmark_pipeline_report
+
+  return _benchmark_pipeline_report.describe(record)
+
+
 SUITES = {
   'step': Suite(
     _measure_step,
@@ -237,6 +288,17 @@ SUITES = {
     _describe_diagnostics,
     flags=('shapes', 'batch_size', 'features', 'resamples'),
     advice='try smaller --shapes',
+  ),
+  'pipeline': Suite(
+    _measure_pipeline,
+    _describe_pipeline,
+    flags=('image_size', 'batch_size'),
+  ),
+  'start': Suite(
+    lambda: _started,
+    _describe_start,
+    flags=('card',),
+    prepare=_prepare_start,
   ),
 }
 

@@ -1,10 +1,12 @@
-"""Writes the numbers of docs/losses.md from the records of the benchmarks.
+"""Writes the numbers of README.md and docs/losses.md from kept records.
 
   python -m experiments.tables
 
-What stands behind `<!-- price:NAME -->` in the page becomes the price of that
-loss, from experiments/results/losses-*.json, which `experiments.benchmark
---suite=losses` made. No number there is typed by hand.
+The table between `<!-- performance -->` and `<!-- end of performance -->` in
+README.md gets its rows from all of experiments/results/*.json; what stands
+behind `<!-- price:NAME -->` in docs/losses.md becomes the price of that loss,
+from those of `experiments.benchmark --suite=losses`. No number in either is
+typed by hand: to add one, write a benchmark's --out into experiments/results.
 """
 
 import json
@@ -12,9 +14,10 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import _cli
+from experiments import _cli, _performance
 
 ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / 'README.md'
 PAGE = ROOT / 'docs' / 'losses.md'
 RESULTS = ROOT / 'experiments' / 'results'
 
@@ -22,8 +25,14 @@ RESULTS = ROOT / 'experiments' / 'results'
 # the one whose sizes are multiples of the tiles of a TPU.
 SHAPE, TILED_SHAPE = (1024, 21843), (8192, 32000)
 
+_TABLE = re.compile(
+  r'(<!-- performance -->\n).*?(<!-- end of performance -->)', re.S
+)
 
-def filled(page: str, compiled: dict[str, Any], timed: dict[str, Any]) -> str:
+
+def with_prices(
+  page: str, compiled: dict[str, Any], timed: dict[str, Any]
+) -> str:
   """The page with the prices of the records.
 
   Args:
@@ -47,6 +56,22 @@ def filled(page: str, compiled: dict[str, Any], timed: dict[str, Any]) -> str:
   return re.sub(r'<!-- price:(\w+) -->[^|]*(?= \|)', price, page)
 
 
+def with_performance(page: str, records: dict[str, dict[str, Any]]) -> str:
+  """The page with the table of performance of the records.
+
+  Args:
+    page: its text.
+    records: by the names of their files, in the order of the rows.
+
+  Raises:
+    UsageError: if the page has no place for the table.
+  """
+  if not _TABLE.search(page):
+    raise _cli.UsageError('the page has no <!-- performance --> table')
+  table = _performance.table(records)
+  return _TABLE.sub(lambda match: f'{match[1]}{table}\n{match[2]}', page)
+
+
 def _losses(record: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
   for section in record['results']['shapes']:
     if (section['batch'], section['classes']) == shape:
@@ -59,12 +84,23 @@ def read(name: str) -> dict[str, Any]:
   return json.loads((RESULTS / name).read_text())
 
 
-def main():
-  page = PAGE.read_text()
-  PAGE.write_text(
-    filled(page, read('losses-tpu-v5e-compiled.json'), read('losses-cpu.json'))
+def read_all() -> dict[str, dict[str, Any]]:
+  """All records, by the names of their files, one suite after the other."""
+  records = {path.name: read(path.name) for path in RESULTS.glob('*.json')}
+  suites = list(_performance.ROWS)
+  return dict(
+    sorted(records.items(), key=lambda r: (suites.index(r[1]['suite']), r[0]))
   )
-  print(f'written to {PAGE.relative_to(ROOT)}')
+
+
+def main():
+  prices = read('losses-tpu-v5e-compiled.json'), read('losses-cpu.json')
+  for path, text in (
+    (README, with_performance(README.read_text(), read_all())),
+    (PAGE, with_prices(PAGE.read_text(), *prices)),
+  ):
+    path.write_text(text)
+    print(f'written to {path.relative_to(ROOT)}')
 
 
 if __name__ == '__main__':

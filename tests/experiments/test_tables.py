@@ -24,14 +24,14 @@ def test_prices_are_filled_in_and_replaced(passes, shown):
   timed = record({tables.SHAPE: {'ratio_to_baseline': {'median': 1.26}}})
   page = '| `ce` | <!-- price:ce --> |\n| other | 3 |'
   expected = f'| `ce` | <!-- price:ce -->1.00 · {shown} · 1.3 |\n| other | 3 |'
-  assert tables.filled(page, compiled, timed) == expected
-  assert tables.filled(expected, compiled, timed) == expected
+  assert tables.with_prices(page, compiled, timed) == expected
+  assert tables.with_prices(expected, compiled, timed) == expected
 
 
 def test_a_record_of_other_shapes_is_refused():
   other = record({(2, 3): {'bytes_ratio': 1.0}})
   with pytest.raises(UsageError, match='no losses of shape'):
-    tables.filled('', other, other)
+    tables.with_prices('', other, other)
 
 
 def test_the_page_has_the_numbers_of_the_records():
@@ -40,6 +40,66 @@ def test_the_page_has_the_numbers_of_the_records():
     tables.read('losses-tpu-v5e-compiled.json'),
     tables.read('losses-cpu.json'),
   )
-  assert tables.filled(page, *records) == page
+  assert tables.with_prices(page, *records) == page
   for name in losses.OBJECTIVES:
     assert f'<!-- price:{name} -->' in page, name
+
+
+def test_the_readme_has_the_table_of_the_records():
+  page = tables.README.read_text()
+  records = tables.read_all()
+  assert tables.with_performance(page, records) == page
+  table = page.split('<!-- performance -->')[1].split('<!-- end of')[0]
+  for name in records:
+    assert f'](experiments/results/{name})' in table
+
+
+def test_a_table_is_replaced():
+  page = 'a\n<!-- performance -->\nold\n<!-- end of performance -->\nb'
+  filled = tables.with_performance(page, {})
+  assert 'old' not in filled
+  assert filled.splitlines()[0] == 'a'
+  assert filled.splitlines()[-1] == 'b'
+  assert tables.with_performance(filled, {}) == filled
+  with pytest.raises(UsageError, match='no <!-- performance -->'):
+    tables.with_performance('no table', {})
+
+
+def test_a_record_is_told_with_its_spread_and_its_machine():
+  def ratio(median, low, high):
+    return {'median': median, 'quartile_1': low, 'quartile_3': high}
+
+  step = {'step_seconds': {'median': 0.25}, 'share_of_peak': 0.417}
+  record = {
+    'suite': 'step',
+    'versions': {'jax': '1.2.3'},
+    'hardware': {
+      'platform': 'gpu',
+      'device_kind': 'Big GPU',
+      'device_count': 4,
+      'host_cpu': 'Small CPU',
+      'host_cpu_count': 8,
+    },
+    'settings': {
+      'model': 'resnet50',
+      'model_options': {},
+      'batch_size': 64,
+      'image_size': 224,
+      'dtype': 'bfloat16',
+    },
+    'results': {
+      'objectives': {
+        'ce': step | {'ratio_to_ce': ratio(1, 1, 1)},
+        'maxsup': step | {'ratio_to_ce': ratio(1.0044, 0.99, 1.02)},
+      }
+    },
+  }
+  row = tables.with_performance(
+    '<!-- performance -->\n\n<!-- end of performance -->', {'x.json': record}
+  ).splitlines()[3]
+  assert row == (
+    '| training step, resnet50, 64 images of 224x224, bfloat16 | CE 250 ms, '
+    'MaxSup 250 ms; over CE: MaxSup 1.004 (0.990–1.020); 42% of the peak '
+    'FLOP/s | 4 Big GPU; 8 CPUs, Small CPU; jax 1.2.3 | '
+    '[x.json](experiments/results/x.json) |'
+  )

@@ -1,0 +1,161 @@
+"""The table of performance in the README, from the records of benchmarks."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+Record = Mapping[str, Any]
+
+HEADER = (
+  '| measured | result; ratios with quartiles | on | record |',
+  '|---|---|---|---|',
+)
+
+_TITLES = {'ce': 'CE', 'ls': 'LS', 'maxsup': 'MaxSup'}
+
+
+class Row(NamedTuple):
+  """What was measured, and what came out."""
+
+  measured: str
+  result: str
+
+
+def table(records: Mapping[str, Record]) -> str:
+  """One row or more for each record, in the order given.
+
+  Args:
+    records: what the benchmarks wrote, by the names of their files.
+
+  Returns:
+    A table in Markdown, without an end of line.
+  """
+  lines = list(HEADER)
+  for name, record in records.items():
+    file = f'[{name}](experiments/results/{name})'
+    for row in ROWS[record['suite']](record):
+      lines.append(
+        f'| {row.measured} | {row.result} | {_machine(record)} | {file} |'
+      )
+  return '\n'.join(lines)
+
+
+def _step(record: Record) -> Iterable[Row]:
+  settings, results = record['settings'], record['results']
+  objectives = results['objectives']
+  size = settings['image_size']
+  stem = settings['model_options'].get('stem')
+  measured = (
+    f'training step, {settings["model"]}'
+    f'{f" (stem {stem})" if stem else ""}, {settings["batch_size"]} images of '
+    f'{size}x{size}, {settings["dtype"]}'
+  )
+  times = ', '.join(
+    f'{_TITLES[n]} {_seconds(o["step_seconds"]["median"])}'
+    for n, o in objectives.items()
+  )
+  ratios = ', '.join(
+    f'{_TITLES[n]} {_spread(o["ratio_to_ce"], 3)}'
+    for n, o in objectives.items()
+    if n != 'ce'
+  )
+  shares = [o['share_of_peak'] for o in objectives.values()]
+  share = '' if None in shares else f'; {shares[0]:.0%} of the peak FLOP/s'
+  yield Row(measured, f'{times}; over CE: {ratios}{share}')
+
+
+def _losses(record: Record) -> Iterable[Row]:
+  compiled = record['settings']['target'] == 'tpu'
+  for shape in record['results']['shapes']:
+    found = {n: shape['losses'].get(n) for n in ('ls', 'maxsup')}
+    what = f'logits [{shape["batch"]}, {shape["classes"]}]'
+    if compiled:
+      yield Row(
+        f'bytes accessed by value and gradient, {what}, compiled for '
+        f'{record["results"]["device_kind"]}',
+        'over optax CE: '
+        + ', '.join(
+          f'{_TITLES[n]} {x["ours"]["bytes_ratio"]:.4f}'
+          for n, x in found.items()
+        ),
+      )
+      continue
+    yield Row(
+      f'value and gradient of a loss, {what}',
+      'over optax CE: '
+      + ', '.join(
+        f'{_TITLES[n]} {_spread(x["ours"]["ratio_to_baseline"], 2)}'
+        for n, x in found.items()
+      )
+      + '; over PyTorch: '
+      + ', '.join(
+        f'{_TITLES[n]} {_spread(x["ratio_to_torch"], 2)}'
+        for n, x in found.items()
+      ),
+    )
+
+
+def _diagnostics(record: Record) -> Iterable[Row]:
+  settings, results = record['settings'], record['results']
+  seconds, ratios = results['seconds'], results['ratios']
+  what = f'{settings["examples"]:,} examples, {settings["classes"]:,} classes'
+  for name, title in (
+    ('calibration', 'all calibration errors and temperature scaling'),
+    ('selective', 'all metrics of all confidence scores'),
+    ('bootstrap', f'{settings["resamples"]:,} resamples of the AURC'),
+  ):
+    yield Row(f'{title}, {what}', _seconds(seconds[name]['median']))
+  yield Row(
+    f'neural collapse, second pass, {settings["batch_size"]:,} x '
+    f'{settings["features"]:,} features, {settings["classes"]:,} classes',
+    f'over its matrix products alone: '
+    f'{_spread(ratios["second pass update"], 2)}',
+  )
+
+
+def _start(record: Record) -> Iterable[Row]:
+  settings, results = record['settings'], record['results']
+  card = settings['card'].removeprefix('configs/')
+  for name, title in (
+    ('cold', 'nothing compiled before'),
+    ('warm', 'by a second start'),
+  ):
+    found = results[name]
+    yield Row(
+      f'from the command to the first step, `{card}`, {title}',
+      f'{_spread(found["first_step_seconds"], 1)} s; '
+      f'{max(found["programs_compiled"])} programs compiled',
+    )
+  yield Row(
+    f'`experiments.train --help`, `{card}`',
+    f'{_spread(results["help_seconds"], 2)} s',
+  )
+
+
+ROWS: Mapping[str, Callable[[Record], Iterable[Row]]] = {
+  'step': _step,
+  'losses': _losses,
+  'diagnostics': _diagnostics,
+  'start': _start,
+}
+
+
+def _machine(record: Record) -> str:
+  hardware = record['hardware']
+  host = f'{hardware["host_cpu_count"]} CPUs, {hardware["host_cpu"]}'
+  devices = (
+    ''
+    if hardware['platform'] == 'cpu'
+    else f'{hardware["device_count"]} {hardware["device_kind"]}; '
+  )
+  return f'{devices}{host}; jax {record["versions"]["jax"]}'
+
+
+def _seconds(seconds: float) -> str:
+  if seconds >= 1:
+    return f'{seconds:.2f} s'
+  return f'{1e3 * seconds:.3g} ms'
+
+
+def _spread(summary: Mapping[str, float], digits: int) -> str:
+  low, high = summary['quartile_1'], summary['quartile_3']
+  return f'{summary["median"]:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
