@@ -122,6 +122,7 @@ def import_weights(
   from maxsup_jax.training import setup
   from maxsup_jax.training.checkpoints import Checkpoints
   from maxsup_jax.training.config import resolve
+  from maxsup_jax.training.state import first_state
   from maxsup_jax.training.workdir import Workdir
 
   directory = Workdir(workdir)
@@ -151,9 +152,8 @@ def import_weights(
     class_order=order,
     resize_positions=resize_positions,
   )
-  state = run.init_state()
-  state = jax.device_get(
-    state.replace(**variables, ema=None if state.ema is None else variables)
+  state = first_state(
+    variables, run.optimizer, run.objective, ema=config.ema_decay is not None
   )
   origin = {
     'file': str(pathlib.Path(file).absolute()),
@@ -170,7 +170,9 @@ def import_weights(
   with directory.opened(config):
     directory.record_start(0, run.devices.count, imported=origin)
     checkpoints = Checkpoints(directory.checkpoints)
-    checkpoints.save(0, state, {'train_examples': len(run.train_source)})
+    checkpoints.save(
+      0, jax.device_get(state), {'train_examples': len(run.train_source)}
+    )
     checkpoints.close()
   dataset = config.dataset
   return (

@@ -1,5 +1,6 @@
 """Everything that training changes, as one tree of arrays."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -64,15 +65,32 @@ def create_state(
   def init(key):
     images = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(key, images, train=False)
-    params = variables['params']
-    stats = variables.get('batch_stats', {})
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=stats,
-      opt_state=optimizer.init(params),
-      objective_state=objective.init(),
-      ema={'params': params, 'batch_stats': stats} if ema else None,
-    )
+    return first_state(variables, optimizer, objective, ema=ema)
 
   return jax.jit(init)(jax.random.key(seed))
+
+
+def first_state(
+  variables: Mapping[str, Any],
+  optimizer: optax.GradientTransformation,
+  objective: Objective,
+  *,
+  ema: bool = False,
+) -> TrainState:
+  """The state of step 0 that has these variables.
+
+  Args:
+    variables: 'params', and 'batch_stats' where the model has them.
+    optimizer: see `make_optimizer`.
+    objective: see `maxsup_jax.losses.make_objective`.
+    ema: whether to keep moving averages; they start at the variables.
+  """
+  params, stats = variables['params'], variables.get('batch_stats', {})
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=stats,
+    opt_state=optimizer.init(params),
+    objective_state=objective.init(),
+    ema={'params': params, 'batch_stats': stats} if ema else None,
+  )
