@@ -92,7 +92,7 @@ def read_header(encoded: bytes) -> Header | None:
 _COLOURS = ((1, None), (3, None), (3, 1))
 
 
-def shortened(encoded: bytes, header: Header, rows: int) -> bytes | None:
+def shortened(encoded: bytes, header: Header, rows: int) -> bytearray | None:
   """A file whose decoder stops after the upper rows.
 
   Args:
@@ -115,15 +115,15 @@ def shortened(encoded: bytes, header: Header, rows: int) -> bytes | None:
   shorter = bytearray(encoded)
   at = header.height_at
   shorter[at : at + 2] = height.to_bytes(2, 'big')
-  return bytes(shorter)
+  return shorter
 
 
-def decode(encoded: bytes, header: Header) -> np.ndarray | None:
+def decode(encoded: bytes | bytearray, header: Header) -> np.ndarray | None:
   """Decodes a JPEG file.
 
   Args:
     encoded: the contents of the file.
-    header: of this file.
+    header: of this file, or of that which was shortened.
 
   Returns:
     uint8 `[H, W, C]`; None where Pillow has to do it.

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,14 @@ from maxsup_jax.data import (
   resizing,
   transforms,
 )
+from maxsup_jax.data._examples import Examples
 from maxsup_jax.data.decoding import DecodingError, EncodedImage
 from maxsup_jax.data.sources import Example, UndecodedExample, label_error
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-  """The examples of a tfds data source, read and checked one by one.
+  """The examples of a prepared dataset, read and checked one by one.
 
   Attributes:
     examples: with images as they are stored, encoded; `decode` reads them.
@@ -132,7 +133,9 @@ def open_split(
     name, label_key, features[label_key], num_classes
   )
   source = TfdsSource(
-    examples=_examples(builder, name, split)
+    examples=Examples(
+      _records(builder, name, split), features, image_key, label_key
+    )
     if mock is None
     else _mock_examples(name, split, mock),
     name=f'{name}/{split}' if mock is None else f'{name}/{split}, made up',
@@ -159,14 +162,9 @@ def _mock_examples(
     return list(tfds.builder(name).as_data_source(str(split)))
 
 
-def _examples(builder: Any, name: str, split: str) -> Sequence[dict[str, Any]]:
-  """The tfds data source of a split, its files being there."""
+def _records(builder: Any, name: str, split: str) -> Sequence[bytes]:
+  """The serialised examples of a split, its files being there."""
   split = str(split)  # Without one tfds would return all.
-  decoders = {
-    key: tfds.decode.SkipDecoding()
-    for key, feature in builder.info.features.items()
-    if isinstance(feature, tfds.features.Image)
-  }
   tfrecord = _builders.is_tfrecord(builder)
   try:
     if tfrecord:
@@ -174,8 +172,10 @@ def _examples(builder: Any, name: str, split: str) -> Sequence[dict[str, Any]]:
       if not instructions:
         raise ValueError('no examples')
     else:
-      examples = builder.as_data_source(split, decoders=decoders or None)
-      len(examples)  # A slice that runs backwards fails only here.
+      records = builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+      )
+      len(records)  # A slice that runs backwards fails only here.
   except (ValueError, TypeError) as error:
     sizes = [f'{s} ({i.num_examples})' for s, i in builder.info.splits.items()]
     raise UsageError(
@@ -183,33 +183,18 @@ def _examples(builder: Any, name: str, split: str) -> Sequence[dict[str, Any]]:
       f"{', '.join(sizes)}, and slices of them such as 'train[:90%]'"
     ) from error
   if tfrecord:
-    parse = _ParseExample(builder.info.features, decoders)
-    return _records(str(builder.data_dir), name, instructions, parse)
+    return _tfrecords(str(builder.data_dir), name, instructions)
   splits = builder.info.splits  # Known of every dataset that is on disk.
   for instruction in splits[split].file_instructions if splits else ():
     if not pathlib.Path(instruction.filename).exists():
       raise UsageError(
         f'{name} is incomplete: {instruction.filename} is missing'
       )
-  return examples
+  return records
 
 
-@dataclasses.dataclass(frozen=True)
-class _ParseExample:
-  """What the data of a TFRecord mean: as tfds parses those of ArrayRecord."""
-
-  features: Any
-  decoders: Mapping[str, Any]
-
-  def __call__(self, data: bytes) -> dict[str, Any]:
-    return self.features.deserialize_example_np(data, decoders=self.decoders)
-
-
-def _records(
-  directory: str,
-  name: str,
-  instructions: Sequence[Any],
-  parse: Callable[[bytes], dict[str, Any]],
+def _tfrecords(
+  directory: str, name: str, instructions: Sequence[Any]
 ) -> _tfrecord.Records:
   """The records of TFRecord files that a split consists of."""
   files = _record_files.files_of(directory)
@@ -233,7 +218,7 @@ def _records(
       )
     first, last = instruction.skip, instruction.skip + instruction.take
     shards.append(_tfrecord.Shard(path, starts[path][first : last + 1]))
-  return _tfrecord.Records(files, shards, parse)
+  return _tfrecord.Records(files, shards)
 
 
 def _image_shape(

@@ -15,8 +15,7 @@ import bisect
 import dataclasses
 import itertools
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -96,35 +95,29 @@ class Shard:
     return len(self.starts) - 1
 
 
-class Records(Sequence[Any]):
-  """The parsed records of several files.
+class Records(Sequence[bytes]):
+  """The data of the records of several files.
 
   Args:
     files: reads them.
     shards: the records.
-    parse: makes an example of the data of a record.
   """
 
-  def __init__(
-    self,
-    files: Files,
-    shards: Sequence[Shard],
-    parse: Callable[[bytes], dict[str, Any]],
-  ):
-    self._files, self._shards, self._parse = files, tuple(shards), parse
+  def __init__(self, files: Files, shards: Sequence[Shard]):
+    self._files, self._shards = files, tuple(shards)
     # The number of records up to the end of each file.
     self._ends = list(itertools.accumulate(map(len, self._shards)))
 
   def __len__(self) -> int:
     return self._ends[-1] if self._ends else 0
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> bytes:
     index = range(len(self))[index]
     number = bisect.bisect_right(self._ends, index)
     shard = self._shards[number]
     row = index - self._ends[number] + len(shard)
     start, end = shard.starts[row : row + 2].tolist()
-    return self._parse(_read_record(self._files, shard.path, start, end))
+    return _read_record(self._files, shard.path, start, end)
 
 
 def _masked(checksum: int) -> int:

@@ -133,8 +133,11 @@ class EncodedImage:
     if '_whole' not in self.__dict__ and self._header is not None:
       shorter = _jpeg.shortened(self._encoded, self._header, rows)
       if shorter is not None:
-        upper = EncodedImage(shorter, self._channels, self._where)
-        return upper.decode()[:rows]
+        image = _jpeg.decode(shorter, self._header)
+        if image is None:
+          upper = EncodedImage(bytes(shorter), self._channels, self._where)
+          return upper.decode()[:rows]
+        return self._in_channels(image[:rows])
     return self._whole[:rows]
 
   @functools.cached_property

@@ -57,7 +57,7 @@ def shards(copy):
 
 def _read_all(files, path, size):
   shard = _tfrecord.Shard(path, _tfrecord.find_records(files, path, size))
-  return list(_tfrecord.Records(files, [shard], bytes))
+  return list(_tfrecord.Records(files, [shard]))
 
 
 def _assert_same(first, second):
@@ -74,8 +74,8 @@ class TestExamples:
   )
   def test_are_those_of_array_record(self, both, split):
     a, b = (open_source(str(path), split) for path in both)
-    assert not isinstance(a.examples, _tfrecord.Records)
-    assert isinstance(b.examples, _tfrecord.Records)
+    assert not isinstance(a.examples.records, _tfrecord.Records)
+    assert isinstance(b.examples.records, _tfrecord.Records)
     _assert_same(b, a)
     np.testing.assert_array_equal(b.labels(), a.labels())
     assert (b.num_classes, b.image_shape) == (a.num_classes, a.image_shape)
@@ -92,7 +92,7 @@ class TestExamples:
 
   def test_by_name(self, copy, tmp_path):
     source = open_source('tiny', 'train', data_dir=tmp_path / 'copies')
-    assert isinstance(source.examples, _tfrecord.Records)
+    assert isinstance(source.examples.records, _tfrecord.Records)
     assert len(source) == 23
 
   def test_array_record_is_preferred(self, both):
@@ -107,7 +107,7 @@ class TestExamples:
     }
     path.write_text(json.dumps(info))
     source = open_source(str(directory), 'train')
-    assert not isinstance(source.examples, _tfrecord.Records)
+    assert not isinstance(source.examples.records, _tfrecord.Records)
     assert len(source) == 23
 
   def test_survive_pickling(self, copy):
@@ -338,7 +338,7 @@ class TestObjectStorage:
 
     monkeypatch.setattr(_Bucket, 'cat_file', spy)
     source[7]
-    shard = source.examples._shards[1]
+    shard = source.examples.records._shards[1]
     assert read == [shard.starts[3] - shard.starts[2]]
 
   @pytest.mark.parametrize(
