@@ -45,7 +45,7 @@ class Examples(Sequence[dict[str, Any]]):
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     """The image, encoded or as an array, and the label, and perhaps more."""
-    record = self.records[index]
+    record = self.records[range(len(self))[index]]
     if not self._plain:
       return self.features.deserialize_example_np(
         record, decoders=self._decoders
