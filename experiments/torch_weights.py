@@ -177,9 +177,9 @@ def import_weights(
   dataset = config.dataset
   return (
     f'{directory.path}: the weights of {file} (SHA-256 '
-    f'{origin["sha256"][:12]}...) as step 0 of a {config.model.name}; its '
-    f'images have mean {tuple(dataset.mean)} and deviation '
-    f'{tuple(dataset.std)} taken off'
+    f'{origin["sha256"][:12]}...) as step 0 of a {config.model.name}, for '
+    f'images normalised with mean {tuple(dataset.mean)} and standard deviation '
+    f'{tuple(dataset.std)}'
   )
 
 

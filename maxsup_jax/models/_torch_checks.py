@@ -54,9 +54,10 @@ def check_blur(given: Mapping[str, np.ndarray], names: Names) -> None:
         f'the weights have BlurPool ({name!r}), and the model has not: set '
         'blur_pool=True'
       )
+  blurred = any(name.endswith('.blur_filter') for name in given)
   for name, shape in names.blurs.items():
     plain = name.replace('.blur_filter', '.weight')
-    if name not in given and plain in given:
+    if not blurred and plain in given:
       raise UsageError(
         f'the model has blur_pool=True, and the weights have no BlurPool: '
         f'{plain!r} is there, and no {name!r}'

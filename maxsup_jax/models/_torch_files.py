@@ -158,8 +158,8 @@ def _unwrap(
   """The state dict in what was loaded."""
   if not isinstance(loaded, Mapping):
     raise UsageError(f'{path} holds a {type(loaded).__name__}, no state dict')
+  inner = [k for k, value in loaded.items() if isinstance(value, Mapping)]
   if key is None:
-    inner = [k for k, value in loaded.items() if isinstance(value, Mapping)]
     if not inner:
       return loaded
     key = next((k for k in _WRAPPERS if k in inner), None)
@@ -170,8 +170,10 @@ def _unwrap(
       )
   if not isinstance(loaded.get(key), Mapping):
     raise UsageError(
-      f'{path} has no state dict under {key!r}; it has '
-      f'{", ".join(map(str, loaded)) or "nothing"}'[:400]
+      f'{path} has no state dict under {key!r}; '
+      + (
+        f'it has {", ".join(map(str, inner))}' if inner else 'it is one itself'
+      )
     )
   return loaded[key]
 

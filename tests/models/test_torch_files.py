@@ -95,6 +95,8 @@ def test_the_weights_inside_a_checkpoint(save):
     torch_weights.read(path, key='ema')
   with pytest.raises(UsageError, match=r"under 'epoch'"):
     torch_weights.read(path, key='epoch')
+  with pytest.raises(UsageError, match="under 'model'; it is one itself"):
+    torch_weights.read(save({'x': torch.ones(1)}), key='model')
   with pytest.raises(UsageError, match='x is a int, not an array'):
     torch_weights.read(save({'state_dict': {'x': 3}}))
   with pytest.raises(UsageError, match=r'weights\? net, ema'):

@@ -306,6 +306,9 @@ def test_refuses_other_blurs(weights):
   with pytest.raises(UsageError, match='blur_pool=True, and the weights have'):
     from_torch(weights, model)
   blurred = arrays_of(torch_of(model))
+  lacking = changed(blurred, ['layer2.0.conv1.blur_filter'])
+  with pytest.raises(UsageError, match=r"no 'layer2\.0\.conv1\.blur_filter'"):
+    from_torch(lacking, model)
   name = 'layer2.0.downsample.0.blur_filter'
   blurred[name] = np.full_like(blurred[name], 1 / 9)
   with pytest.raises(UsageError, match=f'{name}: expected the kernel'):
