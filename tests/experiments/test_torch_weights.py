@@ -88,6 +88,27 @@ def test_there_and_back(run, file, data_dir, tmp_path):
       np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+def test_a_run_without_averages(file, data_dir, tmp_path):
+  config = CONFIG | {'ema_decay': None}
+  path = tmp_path / 'imported'
+  imported(file, path, data_dir, config)
+  state, _ = saved(
+    setup.build(resolve(config), data_dir=data_dir, training=False), path
+  )
+  assert state.ema is None
+  out = tmp_path / 'out.safetensors'
+  for options, message in (
+    ({'weights': 'ema'}, '--weights=ema: the run in .* keeps no averaged'),
+    ({'step': 3}, 'no checkpoint of step 3'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      program.export_weights(path, out, **options)
+  (path / 'checkpoints' / '0').rename(path / 'elsewhere')
+  with pytest.raises(UsageError, match='no checkpoint in'):
+    program.export_weights(path, out)
+  assert not out.exists()
+
+
 def test_it_is_not_taken_for_a_run_from_scratch(file, data_dir, tmp_path):
   path = tmp_path / 'imported'
   imported(file, path, data_dir)
