@@ -318,10 +318,12 @@ def test_refuses_other_blurs(weights):
     from_torch(blurred, model)
 
 
-def test_models_without_names():
-  model = create_model('resnet32_bbn', K)
-  with pytest.raises(UsageError, match=r'no names .* for a ResNetBBN'):
-    torch_weights.to_torch({}, model)
+@pytest.mark.parametrize(
+  'name', ['resnet32_bbn', 'resnet56_t2t', 'alexnet_cifar', 'densenet_bc_100']
+)
+def test_models_without_names(name):
+  with pytest.raises(UsageError, match='no names in PyTorch are known for'):
+    torch_weights.to_torch({}, create_model(name, K))
 
 
 def test_a_head_that_is_left_out(weights):
