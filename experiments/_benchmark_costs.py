@@ -170,6 +170,47 @@ def rate(
   }
 
 
+def bound(
+  flops: float | None,
+  accessed: float | None,
+  *,
+  peak: float | None,
+  bandwidth: float | None,
+  batch_size: int,
+) -> dict[str, Any]:
+  """What a step takes at least, at the peaks of one device.
+
+  A bound by the compiler's counts, and no measurement: multiplications at the
+  peak rate, and every access at the bandwidth of the memory, both at once.
+
+  Args:
+    flops: of one device's part, as written.
+    accessed: bytes that it reads and writes.
+    peak: FLOP/s.
+    bandwidth: bytes/s.
+    batch_size: over all devices.
+
+  Returns:
+    Seconds for each, for the step, which of them decides, and the images/s of
+    all devices; None for what is not known.
+
+  Examples:
+    >>> bound(2e12, 1e9, peak=1e12, bandwidth=1e9, batch_size=8)['limit']
+    'compute'
+  """
+  compute = flops / peak if flops and peak else None
+  memory = accessed / bandwidth if accessed and bandwidth else None
+  known = compute is not None and memory is not None
+  step = max(compute, memory) if known else None
+  return {
+    'compute_seconds': compute,
+    'memory_seconds': memory,
+    'step_seconds': step,
+    'limit': ('compute' if compute >= memory else 'memory') if known else None,
+    'images_per_second': batch_size / step if known else None,
+  }
+
+
 def _counted(program: Any, name: str) -> float | None:
   count = (program.cost_analysis() or {}).get(name, 0)
   return float(count) if count > 0 else None  # -1 stands for unknown

@@ -285,6 +285,10 @@ class Runner:
     self._state, _ = jax.block_until_ready((state, sums))
     return (time.perf_counter() - start) / count
 
+  def bytes_accessed(self) -> float | None:
+    """What the compiled step reads and writes in memory, as XLA counts it."""
+    return costs.bytes_accessed(self._compiled)
+
   def program(self) -> dict[str, Any]:
     """What it took to make the program, and what XLA says about it."""
     return {

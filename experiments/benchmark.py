@@ -61,12 +61,19 @@ The suite `pipeline`: images/s from JPEG files to batches, on one core and on
 all, beside PIL and, where they are installed, torchvision and tf.data; and what
 each stage takes. It needs no device.
 
+The suite `train`: the step of ResNet-50 and DeiT-S beside the same step in
+PyTorch, with the same weights, on one device. They must compute the same losses
+before they are timed. PyTorch runs as it comes, with channels_last and through
+torch.compile; the fastest of these is what the ratio is about. With bfloat16 it
+uses autocast.
+
 Without flags it measures a small ResNet-18 on CPU, in a minute or two, and a
 ResNet-50 on 224x224 images elsewhere. Numbers of different machines compare
 only with the same flags.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -75,7 +82,7 @@ from absl import flags
 from experiments import _cli, _processes
 
 _SUITE = flags.DEFINE_string(
-  'suite', 'step', 'What to measure: step, losses, diagnostics, start.'
+  'suite', 'step', 'What to measure: step, train, losses, diagnostics, start.'
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -84,30 +91,37 @@ _OUT = flags.DEFINE_string(
   '(default: runs/benchmark-SUITE.json).',
 )
 _MODEL = flags.DEFINE_string(
-  'model', None, 'A name of maxsup_jax.models; resnet18 on CPU, else resnet50.'
+  'model',
+  None,
+  'A name of maxsup_jax.models. step: resnet18 on CPU, else resnet50. train: '
+  'resnet50 and vit_small.',
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
   'image_size',
   None,
-  'Side of the images; 32 on CPU, else 224. Below 64 a ResNet has the stem '
-  'for CIFAR.',
+  'Side of the images. step: 32 on CPU, else 224; below 64 a ResNet has the '
+  'stem for CIFAR. train: 224.',
   lower_bound=1,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size',
   None,
   'step: images in a step, over all devices; 16 a device on CPU, else 256. '
-  'diagnostics: rows in an update of neural collapse; 4096.',
+  'train: 8 on CPU, else 256. diagnostics: rows in an update of neural '
+  'collapse; 4096.',
   lower_bound=1,
 )
 _NUM_CLASSES = flags.DEFINE_integer(
-  'num_classes', None, '100 on CPU, else 1000.', lower_bound=2
+  'num_classes',
+  None,
+  'step: 100 on CPU, else 1000. train: 1000.',
+  lower_bound=2,
 )
 _DTYPE = flags.DEFINE_string(
   'dtype',
   None,
-  'step: of the computation; float32 on CPU, else bfloat16. losses: of the '
-  'logits; float32.',
+  'step, train: of the computation; float32 on CPU, else bfloat16. losses: of '
+  'the logits; float32.',
 )
 _ROUNDS = flags.DEFINE_integer(
   'rounds',
@@ -141,6 +155,14 @@ _FEATURES = flags.DEFINE_integer(
 )
 _RESAMPLES = flags.DEFINE_integer(
   'resamples', None, 'diagnostics: of the bootstrap; 1000.', lower_bound=1
+)
+
+
+_VARIANTS = flags.DEFINE_list(
+  'variants',
+  None,
+  'train: how PyTorch runs: plain, channels_last, compiled; all of them. On '
+  'GPUs channels_last, compiled, max_autotune.',
 )
 
 
@@ -270,11 +292,44 @@ def _describe_pipeline(record):
   return _benchmark_pipeline_report.describe(record)
 
 
+def _prepare_train():
+  # Else JAX would take most of a GPU's memory, and PyTorch needs some.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+
+
+def _measure_train():
+  from experiments import _benchmark_train
+
+  settings = _benchmark_train.choose_settings(
+    model=_MODEL.value,
+    variants=_VARIANTS.value,
+    image_size=_IMAGE_SIZE.value,
+    batch_size=_BATCH_SIZE.value,
+    num_classes=_NUM_CLASSES.value,
+    dtype=_DTYPE.value,
+    rounds=_ROUNDS.value,
+    steps_per_round=_STEPS_PER_ROUND.value,
+  )
+  return _benchmark_train.measure(settings)
+
+
+def _describe_train(record):
+  from experiments import _benchmark_train_report
+
+  return _benchmark_train_report.describe(record)
+
+
 SUITES = {
   'step': Suite(
     _measure_step,
     _describe_step,
     flags=('model', 'image_size', 'batch_size', 'num_classes'),
+  ),
+  'train': Suite(
+    _measure_train,
+    _describe_train,
+    flags=('model', 'image_size', 'batch_size', 'num_classes', 'variants'),
+    prepare=_prepare_train,
   ),
   'losses': Suite(
     _measure_losses,

@@ -145,7 +145,7 @@ def record_of(*rows):
 
 
 def on_a_tpu(row, **changes):
-  bound = _compile_tpu.bound(
+  bound = _benchmark_costs.bound(
     3e12, 8e10, peak=197e12, bandwidth=819e9, batch_size=2048
   )
   known = {'memory_capacity_bytes': 16 * 2**30, 'bound': bound}
@@ -163,7 +163,7 @@ def test_what_is_printed(row):
     bytes_accessed_per_device=None,
     collectives=None,
     flops_per_device={'as_written': 1e12, 'as_compiled': None},
-    bound=_compile_tpu.bound(
+    bound=_benchmark_costs.bound(
       1e12, None, peak=1e12, bandwidth=1e9, batch_size=16
     ),
   )
