@@ -194,7 +194,7 @@ def _all_cores(settings, paths, source):
   with contextlib.closing(threads), contextlib.closing(workers):
     # What is ready when a turn begins was made in the others' turns.
     return _compared(
-      settings, batches, others, clock=time.perf_counter, skip=3 * cpus
+      settings, batches, others, clock=time.perf_counter, skip=8 * cpus
     )
 
 
