@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed
+from tqdm import tqdm
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training._lifeline import Server, hold
@@ -197,14 +198,15 @@ class Peers:
     return {int(key.rsplit('/', 1)[1]): value for key, value in found}
 
   def _say(self, text: str, code: int) -> None:
+    """Prints why this process ends, and nothing that comes of it."""
     # What is wrong with the input is not mended by the same command.
     advice = '' if code == 2 else self.advice()
-    # After a progress bar, which has no end of line.
-    start = '\n' if sys.stderr.isatty() else ''
-    print(
-      f'{start}error: {text}' + (f'; {advice}' if advice else ''),
-      file=sys.stderr,
-    )
+    # A progress bar has no end of line: it is removed first, and what restores
+    # it finds no stderr.
+    with tqdm.external_write_mode(file=sys.stderr):
+      line = f'error: {text}' + (f'; {advice}' if advice else '')
+      print(line, file=sys.stderr, flush=True)
+      os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
   def _gone(self, index: int) -> str:
     return f'process {index} of {self._count} is gone'

@@ -21,8 +21,9 @@ def program(data_dir, compilation_cache):
       'PYTHONWARNINGS': 'default',
     }
     environment |= changes
+    module = name if '.' in name else f'experiments.{name}'
     return subprocess.Popen(
-      [sys.executable, '-m', f'experiments.{name}', *map(str, arguments)],
+      [sys.executable, '-m', module, *map(str, arguments)],
       cwd=ROOT,
       env=environment,
       stdout=subprocess.PIPE,
