@@ -1,0 +1,218 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data import (
+  _jpeg,
+  _optional,
+  _pillow,
+  decoding,
+  parse_transform,
+)
+from maxsup_jax.data.decoding import DecodingError, EncodedImage, decode
+from maxsup_jax.data.resizing import draw_crop
+
+_SAMPLINGS = {
+  name: getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{name}')
+  for name in ('411', '420', '422', '440', '444')
+}
+
+
+def _noise(height, width, seed=0):
+  rng = np.random.default_rng(seed)
+  noise = rng.integers(0, 256, (height, width, 3), np.uint8)
+  return cv2.GaussianBlur(noise, (0, 0), 1.2) if seed % 2 else noise
+
+
+def _encode(image, sampling='420', quality=80, restart=0, progressive=0):
+  options = [
+    *(cv2.IMWRITE_JPEG_QUALITY, quality),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLINGS[sampling]),
+    *(cv2.IMWRITE_JPEG_RST_INTERVAL, restart),
+    *(cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)),
+  ]
+  return cv2.imencode('.jpg', image, options)[1].tobytes()
+
+
+def _by_pillow(encoded):
+  image = np.asarray(Image.open(io.BytesIO(encoded)))
+  return image if image.ndim == 3 else image[..., None]
+
+
+class TestPixels:
+  @pytest.mark.parametrize('sampling', _SAMPLINGS)
+  @pytest.mark.parametrize('channels', [None, 1, 3])
+  def test_are_pillows(self, sampling, channels):
+    rng = np.random.default_rng(0)
+    for seed in range(12):
+      image = _noise(*rng.integers(1, 90, 2), seed)
+      encoded = _encode(
+        image[..., :1] if seed % 4 == 3 else image,
+        sampling,
+        quality=int(rng.integers(5, 101)),
+        restart=seed % 3,
+        progressive=seed % 5 == 1,
+      )
+      with _optional.without('simplejpeg'):
+        expected = decode(encoded, channels)
+      out = decode(encoded, channels)
+      np.testing.assert_array_equal(out, expected)
+      if channels is None:
+        np.testing.assert_array_equal(out, _by_pillow(encoded))
+      assert EncodedImage(encoded, channels).shape == out.shape
+      assert not out.flags.writeable
+
+  @pytest.mark.parametrize('sampling', _SAMPLINGS)
+  @pytest.mark.parametrize('packages', [(), ('simplejpeg',)])
+  def test_of_the_upper_rows(self, sampling, packages):
+    for seed in range(2):
+      encoded = _encode(_noise(61, 40, seed), sampling, restart=seed)
+      expected = decode(encoded, 3)
+      with _optional.without(*packages):
+        for rows in range(1, 62):
+          upper = EncodedImage(encoded, 3).upper(rows)
+          np.testing.assert_array_equal(upper, expected[:rows])
+
+  def test_of_the_upper_rows_of_other_files(self):
+    image = _noise(40, 30)
+    for encoded in (
+      _encode(image, progressive=1),
+      _encode(image[..., :1]),
+      cv2.imencode('.png', image)[1].tobytes(),
+    ):
+      for channels in (1, 3):
+        upper = EncodedImage(encoded, channels).upper(9)
+        np.testing.assert_array_equal(upper, decode(encoded, channels)[:9])
+
+  def test_after_all_of_it_was_decoded(self):
+    image = EncodedImage(_encode(_noise(60, 30)), 3)
+    whole = image.decode()
+    assert np.shares_memory(image.upper(5), whole)
+
+  def test_colours_that_are_no_ycbcr(self):
+    """Files whose three channels are red, green and blue."""
+    file = io.BytesIO()
+    image = Image.fromarray(_noise(20, 30))
+    image.save(file, 'JPEG', keep_rgb=True, quality=95)
+    encoded = file.getvalue()
+    np.testing.assert_array_equal(decode(encoded, 3), _by_pillow(encoded))
+    upper = EncodedImage(encoded, 3).upper(4)
+    np.testing.assert_array_equal(upper, _by_pillow(encoded)[:4])
+
+
+def test_less_is_decoded(monkeypatch):
+  heights = []
+  decode_jpeg = _optional.simplejpeg().decode_jpeg
+
+  def spy(*arguments, **options):
+    image = decode_jpeg(*arguments, **options)
+    heights.append(len(image))
+    return image
+
+  monkeypatch.setattr(_optional.simplejpeg(), 'decode_jpeg', spy)
+  encoded = _encode(_noise(100, 40))
+  assert EncodedImage(encoded, 3).upper(30).shape == (30, 40, 3)
+  assert EncodedImage(encoded, 3).upper(98).shape == (98, 40, 3)
+  assert heights == [34, 100]
+  scale = (0.1, 0.2)
+  crop = parse_transform(f'random_resized_crop(8, scale={scale}) | flip')
+  assert crop.takes_encoded
+  out = crop(EncodedImage(encoded, 3), np.random.default_rng(0))
+  top, _, height, _ = draw_crop(100, 40, np.random.default_rng(0), scale)
+  assert heights[2:] == [top + height + 4]
+  assert heights[2] < 90
+  expected = crop(decode(encoded, 3), np.random.default_rng(0))
+  np.testing.assert_array_equal(out, expected)
+
+
+def test_transforms_that_need_all_of_it():
+  encoded = _encode(_noise(30, 40))
+  transform = parse_transform('resize(16) | center_crop(12)')
+  assert not transform.takes_encoded
+  np.testing.assert_array_equal(
+    transform(EncodedImage(encoded, 3)), transform(decode(encoded, 3))
+  )
+  nothing = parse_transform('')
+  assert not nothing.takes_encoded
+  np.testing.assert_array_equal(
+    nothing(EncodedImage(encoded, 3)), decode(encoded, 3)
+  )
+
+
+class TestRefuses:
+  @pytest.mark.parametrize('progressive', [0, 1])
+  def test_truncations_of_what_is_not_decoded(self, progressive):
+    """Also where the missing part is below the crop."""
+    encoded = _encode(_noise(60, 30), progressive=progressive)
+    expected = decode(encoded, 3)
+    whole = 0
+    for length in range(1, len(encoded)):
+      image = EncodedImage(encoded[:length], 3, 'mine: example 7')
+      try:
+        upper = image.upper(5)
+      except UsageError as error:
+        assert '\n' not in str(error)  # noqa: PT017
+        assert str(error).startswith('mine: example 7 cannot be re')  # noqa: PT017
+      else:
+        np.testing.assert_array_equal(upper, expected[:5])
+        whole += 1
+    assert whole <= 2  # Pillow does not need the very end either.
+
+  def test_the_error_names_no_example_without_one(self, refused):
+    with refused('^a damaged JPEG file'):
+      EncodedImage(_encode(_noise(9, 9))[:-30], 3).decode()
+    with pytest.raises(DecodingError):
+      EncodedImage(b'', 3).shape  # noqa: B018
+
+  def test_bombs(self, monkeypatch, refused):
+    monkeypatch.setattr(_pillow, 'MAX_PIXELS', 20 * 30 - 1)
+    for see in (decoding.EncodedImage.decode, lambda image: image.upper(3)):
+      with refused('a JPEG file of 20x30 pixels, more than the 599 allowed'):
+        see(EncodedImage(_encode(_noise(20, 30)), 3))
+
+  def test_bit_errors_end_in_an_image_or_a_refusal(self):
+    """Whatever is damaged, in the header too."""
+    encoded = _encode(_noise(24, 16))
+    rng = np.random.default_rng(0)
+    results = {'shape': 0, 'refused': 0}
+    for bit in rng.choice(8 * len(encoded), 600, replace=False):
+      damaged = bytearray(encoded)
+      damaged[bit // 8] ^= 1 << bit % 8
+      try:
+        out = EncodedImage(bytes(damaged), 3).upper(1)
+      except UsageError:
+        results['refused'] += 1
+      else:
+        assert out.dtype == np.uint8
+        results['shape'] += 1
+    assert min(results.values()) > 0
+
+
+class TestReadHeader:
+  def test_what_it_says(self):
+    encoded = _encode(_noise(21, 34))
+    header = _jpeg.read_header(encoded)
+    assert (header.height, header.width, header.channels) == (21, 34, 3)
+    assert header.one_scan
+    assert encoded[header.scan_at :].startswith(b'\xff\xda')
+    at = header.height_at
+    assert encoded[at : at + 4] == b'\x00\x15\x00\x22'
+    assert not _jpeg.read_header(
+      _encode(_noise(21, 34), progressive=1)
+    ).one_scan
+
+  def test_of_other_kinds(self):
+    file = io.BytesIO()
+    Image.new('CMYK', (20, 20)).save(file, 'JPEG')
+    assert _jpeg.read_header(file.getvalue()) is None
+    encoded = _encode(_noise(21, 34))
+    at = encoded.index(b'\xff\xc0')
+    arithmetic = encoded[: at + 1] + b'\xc9' + encoded[at + 2 :]
+    assert _jpeg.read_header(arithmetic) is None
+    assert _jpeg.read_header(encoded[: at + 4]) is None
+    twelve_bits = encoded[: at + 4] + b'\x0c' + encoded[at + 5 :]
+    assert _jpeg.read_header(twelve_bits) is None

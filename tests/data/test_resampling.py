@@ -1,0 +1,133 @@
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maxsup_jax.data import _optional, _resampling, resizing
+
+
+@pytest.fixture
+def rng():
+  return np.random.default_rng(0)
+
+
+def _by_pillow(image, height, width, interpolation):
+  with _optional.without('numba'):
+    return resizing.resize_exact(image, height, width, interpolation)
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_the_pixels_are_pillows(interpolation, channels, rng):
+  assert _resampling._checked_kernels() is not None
+  columns_first = 0
+  for number in range(150):
+    H, W, height, width = rng.integers(1, 200, 4).tolist()
+    if number % 5 == 0:
+      height = H
+    if number % 7 == 0:
+      width = W
+    image = rng.integers(0, 256, (H, W, channels), np.uint8)
+    if number % 3 == 0:
+      image = image // 128 * 255  # The cubic leaves the range of bytes.
+    out = _resampling.resize(image, height, width, interpolation)
+    np.testing.assert_array_equal(
+      out, _by_pillow(image, height, width, interpolation)
+    )
+    columns_first += height < H and H - height > 2 * (W - width)
+  assert 20 < columns_first < 130
+
+
+def test_of_windows(rng):
+  """Rows that do not follow each other in memory."""
+  image = rng.integers(0, 256, (120, 150, 3), np.uint8)
+  for window in (image[10:110, 20:90], image[::-1, ::2], image[:, :, ::-1]):
+    for shape in ((40, 30), (224, 224), (20, 140)):
+      np.testing.assert_array_equal(
+        _resampling.resize(window, *shape, 'bilinear'),
+        _by_pillow(window, *shape, 'bilinear'),
+      )
+
+
+def test_other_interpolations_are_left_to_others(rng):
+  image = rng.integers(0, 256, (12, 15, 3), np.uint8)
+  assert _resampling.resize(image, 5, 5, 'nearest') is None
+
+
+def test_without_numba(rng):
+  image = rng.integers(0, 256, (12, 15, 3), np.uint8)
+  with _optional.without('numba'):
+    assert _resampling.resize(image, 5, 5, 'bilinear') is None
+  assert _resampling.resize(image, 5, 5, 'bilinear') is not None
+
+
+def test_another_pillow_is_believed(monkeypatch, rng):
+  """Older ones go along the rows first, always."""
+  image = rng.integers(0, 256, (90, 60, 3), np.uint8)
+
+  def rows_first(self, size, resample):
+    shape = (size[0], self.size[1])
+    image = original(self, shape, resample)
+    return original(image, size, resample)
+
+  original = Image.Image.resize
+  monkeypatch.setattr(Image.Image, 'resize', rows_first)
+  _resampling._checked_kernels.cache_clear()
+  try:
+    assert _resampling.resize(image, 40, 60, 'bilinear') is None
+    expected = Image.fromarray(image).resize(
+      (50, 40), Image.Resampling.BILINEAR
+    )
+    np.testing.assert_array_equal(
+      resizing.resize_exact(image, 40, 50), expected
+    )
+  finally:
+    _resampling._checked_kernels.cache_clear()
+
+
+def test_where_nothing_can_be_cached(monkeypatch):
+  calls = []
+
+  def njit(signature, *, nogil, cache=False):
+    calls.append(cache)
+    if cache:
+      raise RuntimeError('no locator available')
+    return lambda function: function
+
+  kernels = _resampling._compiled(njit)
+  assert calls == [True, False] * 2
+  assert isinstance(kernels, types.SimpleNamespace)
+
+
+def test_the_weights_sum_to_one(rng):
+  """As Python computes them, without being compiled."""
+  for size, new_size, reach in ((10, 7, 1.0), (7, 10, 2.0), (100, 3, 2.0)):
+    first, count, fixed = _resampling._weights(size, new_size, reach)
+    np.testing.assert_allclose(fixed.sum(1) / 2**22, 1, atol=1e-5)
+    assert (first >= 0).all()
+    assert (first + count <= size).all()
+
+
+def test_packages_are_optional():
+  """And those that are not used are not imported."""
+  program = (
+    'import sys\n'
+    'sys.modules["numba"] = sys.modules["simplejpeg"] = None\n'
+    'sys.modules["google_crc32c"] = None\n'
+    'from maxsup_jax.data import _optional\n'
+    'print(_optional.numba(), _optional.simplejpeg(), _optional.crc32c())\n'
+  )
+  out = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True
+  )
+  assert out.stdout == 'None None None\n', out.stderr
+
+
+def test_a_package_that_is_broken_is_no_absent_one(monkeypatch, tmp_path):
+  (tmp_path / 'half_there.py').write_text('import what_is_not_there\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(ModuleNotFoundError, match='what_is_not_there'):
+    _optional._import('half_there')
