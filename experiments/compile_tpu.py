@@ -8,7 +8,9 @@ r"""Compiles training steps for a TPU, on a machine without one.
 The step is that of `experiments.train` with the same --config, mapped over all
 devices of the topology by the same code; nothing runs, and no dataset is read.
 --config can be given several times; without it, it is ResNet-50 and DeiT-S. It
-needs `pip install libtpu`, and two to four minutes a step on two cores.
+needs `pip install libtpu` of the version that this jax asks for (0.0.42 for jax
+0.10.2; `pip install 'jax[tpu]'` finds it), and two to four minutes a step on
+two cores.
 
   fits          whether the compiler finds room for the step. If one does not
                 fit, the exit code is 1.
