@@ -36,7 +36,7 @@ def files_of(path: str) -> Files:
   if not separator:
     return LocalFiles()
   check_scheme(path)
-  return GfileFiles() if _filesystem_class(scheme) is None else FsspecFiles()
+  return FsspecFiles() if _filesystem_class(scheme) else GfileFiles()
 
 
 def check_scheme(path: str) -> None:
@@ -51,10 +51,10 @@ def check_scheme(path: str) -> None:
       f'{path} is of an unknown kind: known are local paths and '
       f'{", ".join(f"{s}://" for s in _PACKAGES)}'
     )
-  if _filesystem_class(scheme) is None and not _has_tensorflow():
+  if _filesystem_class(scheme) is None and not _read_by_tensorflow(scheme):
     raise UsageError(
       f'{path} needs a package that reads it: pip install '
-      f'{_PACKAGES[scheme]}, or tensorflow'
+      f'{_PACKAGES[scheme]}{" or tensorflow" if scheme == "gs" else ""}'
     )
 
 
@@ -71,8 +71,8 @@ def _filesystem_class(scheme: str) -> type | None:
     return None
 
 
-def _has_tensorflow() -> bool:
-  return importlib.util.find_spec('tensorflow') is not None
+def _read_by_tensorflow(scheme: str) -> bool:
+  return scheme == 'gs' and importlib.util.find_spec('tensorflow') is not None
 
 
 class LocalFiles:

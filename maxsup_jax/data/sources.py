@@ -160,15 +160,15 @@ def open_source(
   """Opens one split of an image classification dataset.
 
   Embedded datasets (`digits`, `glyphs`) are generated on first use. Others
-  must have been prepared by tfds in the ArrayRecord format: nothing is
-  downloaded unasked.
+  must have been prepared by tfds, as ArrayRecord or TFRecord: nothing is
+  downloaded unasked. TFRecord can be in object storage, too.
 
   Args:
     name: an embedded dataset, the tfds name of another (`cifar10`,
       `name/config`, `name:1.2.3`), or the path of the directory of a prepared
-      version (starting with `/`, `./`, `../` or `~`).
+      version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like).
     split: `train`, or a slice in the syntax of tfds, such as `train[:90%]`.
-    data_dir: where the prepared datasets are; None for the default of tfds,
+    data_dir: where the prepared datasets are, also `gs://...`; None for the default of tfds,
       `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     image_key: the feature that holds the image.
     label_key: the feature that holds the label.

@@ -370,13 +370,25 @@ class TestObjectStorage:
 
 @pytest.mark.skipif(
   _record_files._filesystem_class('gs') is not None
-  or _record_files._has_tensorflow(),
+  or _record_files._read_by_tensorflow('gs'),
   reason='a package that reads gs:// is installed',
 )
 def test_a_missing_package(refused):
   for name, data_dir in (('gs://b/mnist', None), ('cifar10', 'gs://b')):
-    with refused('needs a package that reads it: pip install gcsfs, or tensor'):
+    with refused('needs a package that reads it: pip install gcsfs or tensor'):
       open_source(name, 'train', data_dir=data_dir)
+  with refused('s3://b/mnist needs a package .*: pip install s3fs$'):
+    open_source('s3://b/mnist', 'train')
+
+
+def test_files_of_tensorflow(tmp_path):
+  pytest.importorskip('tensorflow')
+  files, path = _record_files.GfileFiles(), str(tmp_path / 'file')
+  write_file(path, [b'abc', b'', b'de'])
+  size, _ = files.fingerprint(path)
+  assert _read_all(files, path, size) == [b'abc', b'', b'de']
+  with pytest.raises(FileNotFoundError):
+    files.fingerprint(path + '2')
 
 
 def test_the_form_of_a_record():

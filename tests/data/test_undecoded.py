@@ -119,8 +119,8 @@ def test_a_transform_that_fails_is_named(write, refused):
       raise ValueError(f'too bad: {type(image).__name__}')
 
   with refused(
-    r'example \d+, an image of \[\d+, \d+, 3\], cannot be transformed: too bad: '
-    'EncodedImage'
+    r'example \d+, an image of \[\d+, \d+, 3\], cannot be transformed: too '
+    'bad: EncodedImage'
   ):
     _batches(source, Fails())
 
