@@ -24,10 +24,12 @@ class Server:
   """
 
   def __init__(self):
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    self._socket = socket.create_server(
-      ('', 0), family=family, dualstack_ipv6=family == socket.AF_INET6
-    )
+    try:
+      self._socket = socket.create_server(
+        ('', 0), family=socket.AF_INET6, dualstack_ipv6=True
+      )
+    except (OSError, ValueError):  # There is no IPv6.
+      self._socket = socket.create_server(('', 0))
     self._password = secrets.token_hex(8)
     self.address = f'{self._socket.getsockname()[1]} {self._password}'
     self.lost: set[int] = set()

@@ -4,8 +4,10 @@ import http.server
 import threading
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from experiments import _launchers
+from experiments import _launchers, _processes
 from experiments._launchers import Launch, find_launch
 from maxsup_jax._errors import UsageError
 
@@ -162,3 +164,78 @@ def test_nobody_is_asked_where_no_tpu_is_used(
 def test_a_server_that_is_not_there_costs_no_time(tpu, environment):
   environment(GCE_METADATA_IP='127.0.0.1:9')
   assert find_launch() is None
+
+
+@pytest.fixture
+def arguments():
+  """What JAX is told, with flags."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+  def arguments(**values):
+    with flagsaver.flagsaver(**values):
+      return _processes._arguments()
+
+  return arguments
+
+
+def test_what_jax_is_told(arguments, environment):
+  assert arguments() is None
+  assert arguments(multihost=True)[0] == {}
+  environment(SLURM)
+  told, text = arguments()
+  assert told == {
+    'cluster_detection_method': 'slurm',
+    'num_processes': 4,
+    'process_id': 3,
+  }
+  assert text == 'process 3 of 4 (SLURM) waits for the others'
+  assert arguments(multihost=False) is None
+  # All GPUs of the host, which JAX would take for those of others.
+  environment(SLURM_STEP_NUM_NODES='4')
+  assert arguments()[0]['local_device_ids'] == []
+  environment(JAX_LOCAL_DEVICE_IDS='0,1')
+  assert 'local_device_ids' not in arguments()[0]
+
+
+def test_flags_come_first_and_launchers_complete_them(arguments, environment):
+  environment(OPEN_MPI)
+  assert arguments(coordinator='h:1')[0] == {
+    'coordinator_address': 'h:1',
+    'num_processes': 2,
+    'process_id': 1,
+  }
+  given = {'coordinator': 'h:1', 'num_processes': 9, 'process_id': 5}
+  assert arguments(**given)[0]['process_id'] == 5
+
+
+@pytest.mark.parametrize(
+  ('values', 'message'),
+  [
+    ({'num_processes': 2}, 'belong together'),
+    ({'coordinator': 'h:1', 'process_id': 1}, 'belong together'),
+    ({'multihost': False, 'coordinator': 'h:1'}, 'contradict each other'),
+    ({'join_timeout': 0.0}, r'--join_timeout=0.0: expected a number above 0'),
+    ({'peer_timeout': -1.0}, r'--peer_timeout=-1.0'),
+  ],
+)
+def test_flags_that_contradict_each_other(arguments, values, message):
+  with pytest.raises(UsageError, match=message):
+    arguments(**values)
+
+
+def test_open_mpi_5_needs_an_address(arguments, environment):
+  environment(OPEN_MPI, OMPI_MCA_orte_hnp_uri=None)
+  with pytest.raises(UsageError, match='add --coordinator=HOST:PORT'):
+    arguments()
+  assert arguments(multihost=False) is None
+  assert arguments(coordinator='h:1')[0]['process_id'] == 1
+
+
+@pytest.mark.parametrize(
+  ('index', 'first'), [(None, True), ('0', True), ('1', False), ('x', True)]
+)
+def test_one_of_them_prints(environment, index, first):
+  environment(SLURM)
+  environment(SLURM_PROCID=index)
+  assert _processes.is_first() is first

@@ -59,9 +59,9 @@ def srun(program):
         SLURM_STEP_NODELIST='localhost',
         SLURM_NTASKS=str(count),
         SLURM_STEP_NUM_TASKS=str(count),
-        SLURM_STEP_NUM_NODES='1',
+        SLURM_STEP_NUM_NODES=str(count),
         SLURM_PROCID=str(i),
-        SLURM_LOCALID=str(i),
+        SLURM_LOCALID='0',
         JAX_COORDINATOR_PORT=port,
       )
       for i in range(count)
@@ -392,7 +392,7 @@ def test_open_mpi(data_dir, compilation_cache, tmp_path):
   command = ['mpirun', '--allow-run-as-root', '--oversubscribe', '-n', '2']
   command += [sys.executable, '-m', 'experiments.train', f'--workdir={path}']
   process = subprocess.run(
-    [*command, *SMALL, '--config.duration=4 steps'],
+    [*command, *SMALL, '--config.duration=8 steps'],
     env=environment,
     capture_output=True,
     text=True,

@@ -239,6 +239,38 @@ def test_another_config_is_refused(train, tmp_path):
   assert sorted(tmp_path.rglob('*')) == before
 
 
+def test_what_depends_on_the_number_of_devices_is_said(
+  train, tmp_path, monkeypatch, capsys
+):
+  changes = {'batch_norm': 'per_device', 'duration': '8 steps'}
+  line = (
+    'trained on 1 devices before and on 2 now: with config.batch_norm '
+    "'per_device' the results depend on their number"
+  )
+  interrupt_at(monkeypatch, 6)
+  for devices, resumes in ((1, False), (1, True), (2, True)):
+    with pytest.raises(KeyboardInterrupt):
+      train(tmp_path / 'run', devices=devices, **changes)
+    err = capsys.readouterr().err
+    assert ('resuming from the checkpoint of step 5' in err) == resumes
+    assert (line in err) == (devices == 2)
+
+
+def test_what_depends_on_the_number_of_devices(data_dir):
+  norm, vit = {'batch_norm': 'per_device'}, {'name': 'vit_tiny'}
+  sam = {'learning_rate': 0.1, 'sam_rho': 0.05, 'sam_synced': False}
+  synced = {'optimizer': sam | {'sam_synced': True}}
+  for changes, found in (
+    ({}, ()),
+    (norm, ("config.batch_norm 'per_device'",)),
+    (norm | {'model': vit | {'patch_size': 4}}, ()),
+    (synced, ()),
+    ({'optimizer': sam}, ('config.optimizer.sam_synced False',)),
+  ):
+    run = setup.build(resolve(CONFIG | changes), data_dir=data_dir)
+    assert run.device_dependent == found
+
+
 def test_averaged_weights_are_evaluated_beside_the_raw(train, tmp_path):
   _, records = train(tmp_path / 'run', ema_decay=0.5, duration='5 steps')
   assert [r['weights'] for r in records] == ['raw', 'ema']

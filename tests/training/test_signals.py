@@ -53,3 +53,12 @@ def test_outside_the_main_thread_it_notes_nothing():
   thread.start()
   thread.join()
   assert found == [None]
+
+
+def test_passes_the_first_one_on():
+  """As something other than Python, which notes it, would get it."""
+  with StopRequest((signal.SIGTERM,)) as outer:
+    with StopRequest((signal.SIGINT,), passes_on=signal.SIGTERM) as request:
+      os.kill(os.getpid(), signal.SIGINT)
+      assert request.signal is signal.SIGINT
+    assert outer.signal is signal.SIGTERM
