@@ -131,11 +131,80 @@ def _start(record: Record) -> Iterable[Row]:
   )
 
 
+def _pipeline(record: Record) -> Iterable[Row]:
+  settings, results = record['settings'], record['results']
+  size = settings['image_size']
+  for part, title in (
+    ('per_core', f'training images, {size} px, one core'),
+    ('evaluation', f'images to evaluate, {size} px, one core'),
+    ('all_cores', f'training images, {size} px, {settings["cpus"]} cores'),
+  ):
+    variants = results[part]['variants']
+    found = [
+      f'{name} {x["images_per_second"]:,.0f} images/s'
+      + ('' if name == 'pil' else f', {_spread(x["speedup"], 2)} times PIL')
+      for name, x in variants.items()
+    ]
+    yield Row(
+      f'from {settings["mean_bytes"] / 1e3:.0f} KB JPEG files to batches of '
+      f'{title}',
+      '; '.join(found),
+    )
+
+
+def _train(record: Record) -> Iterable[Row]:
+  settings, results = record['settings'], record['results']
+  size = settings['image_size']
+  for name, row in results['models'].items():
+    ours = row['programs']['jax']
+    theirs = row['programs'][row['reference']]
+    share = ours['share_of_peak']
+    yield Row(
+      f'training step, {name}, {settings["batch_size"]} images of '
+      f'{size}x{size}, {settings["dtype"]}, beside PyTorch '
+      f'{settings["torch"]} ({row["reference"]}, its fastest)',
+      f'{_seconds(ours["step_seconds"]["median"])}, PyTorch '
+      f'{_seconds(theirs["step_seconds"]["median"])}; time of PyTorch over '
+      f'ours {_spread(row["torch_over_jax"], 3)}'
+      + ('' if share is None else f'; {share:.0%} of the peak FLOP/s'),
+    )
+
+
+def _compile_tpu(record: Record) -> Iterable[Row]:
+  settings = record['settings']
+  for row in record['results']['steps']:
+    dtype = row['model'].get('dtype', 'float32')
+    measured = (
+      f'training step, {row["model"]["name"]}, '
+      f'{row["batch_size_per_device"]} images of '
+      f'{row["image_shape"][0]}x{row["image_shape"][1]} a device, {dtype}, '
+      f'compiled for {settings["device_count"]} {settings["device_kind"]}, '
+      'not run'
+    )
+    if not row['fits']:
+      largest = row['largest_batch_size']
+      advice = '' if largest is None else f'; a batch of {largest} in all does'
+      yield Row(measured, f'does not fit{advice}')
+      continue
+    memory, bound = row['memory_bytes_per_device'], row['bound']
+    yield Row(
+      measured,
+      f'{row["flops_per_device"]["as_written"] / 1e12:.2f} TFLOP, '
+      f'{row["bytes_accessed_per_device"] / 1e9:.1f} GB accessed, '
+      f'{memory["total"] / 2**30:.1f} of '
+      f'{row["memory_capacity_bytes"] / 2**30:.0f} GiB of a device; takes at '
+      f'least {_seconds(bound["step_seconds"])} ({bound["limit"]})',
+    )
+
+
 ROWS: Mapping[str, Callable[[Record], Iterable[Row]]] = {
   'step': _step,
   'losses': _losses,
   'diagnostics': _diagnostics,
   'start': _start,
+  'pipeline': _pipeline,
+  'train': _train,
+  'compile_tpu': _compile_tpu,
 }
 
 

@@ -206,7 +206,7 @@ class _Loop:
           saved = (
             f'the last good checkpoint is that of step {self.last_saved} in '
             f'{self.workdir.checkpoints}'
-            if self.last_saved
+            if self.last_saved is not None
             else 'no checkpoint was saved before it'
           )
           raise NonFiniteError(f'{name} is {total} at step {step}; {saved}')
