@@ -131,7 +131,7 @@ def _from_name(
   except ValueError as error:
     raise UsageError(
       f'{name!r} is not the name of a dataset: expected name, name/config or '
-      'name:1.2.3, or a path that starts with /, ./, ../ or ~'
+      'name:1.2.3, or a path that starts with /, ./, ../, ~ or gs://'
     ) from error
   if base in _CONFIGURED:
     raise UsageError(

@@ -168,8 +168,8 @@ def open_source(
       `name/config`, `name:1.2.3`), or the path of the directory of a prepared
       version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like).
     split: `train`, or a slice in the syntax of tfds, such as `train[:90%]`.
-    data_dir: where the prepared datasets are, also `gs://...`; None for the default of tfds,
-      `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+    data_dir: where the prepared datasets are, also `gs://...`; None for the
+      default of tfds, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
     image_key: the feature that holds the image.
     label_key: the feature that holds the label.
     num_classes: the number of classes, where the dataset does not say it.
