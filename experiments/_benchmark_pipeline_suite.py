@@ -70,6 +70,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         'stages': _stages(settings, source),
       }
     results['all_cores'] = _all_cores(settings, paths, source)
+  print('\r', end='', file=sys.stderr)
   installed = {p: bool(importlib.util.find_spec(p)) for p in _PACKAGES}
   return {
     'settings': {

@@ -83,7 +83,8 @@ class LocalFiles:
     self._lock = threading.Lock()
     # Datasets have a thousand files, and a process may open as many.
     self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
-    weakref.finalize(self, _close, self._open)
+    # Not when Python ends: threads may still read ahead.
+    weakref.finalize(self, _close, self._open).atexit = False
 
   def __reduce__(self):
     return LocalFiles, ()
