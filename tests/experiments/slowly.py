@@ -1,0 +1,22 @@
+"""`experiments.train`, whose steps take so long that a signal comes in time.
+
+Several processes need seconds to agree on where to stop.
+"""
+
+import time
+
+from experiments import _cli, train
+from maxsup_jax.training import setup
+
+_batches = setup.Run.train_batches
+
+
+def _late(self, start_step):
+  for batch in _batches(self, start_step):
+    time.sleep(0.3)
+    yield batch
+
+
+if __name__ == '__main__':
+  setup.Run.train_batches = _late
+  _cli.run(train.main, config='configs/digits.py')
