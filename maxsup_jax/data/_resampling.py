@@ -14,7 +14,6 @@ after each of the two passes.
 import functools
 import math
 import types
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -85,7 +84,7 @@ def _columns(
 @functools.cache
 def _checked_kernels() -> types.SimpleNamespace | None:
   """The kernels, if they give what the installed Pillow gives."""
-  kernels = _compiled(_optional.numba().njit)
+  kernels = _compiled(_optional.numba())
   noise = np.random.default_rng(0).integers(0, 256, (97, 64, 3), np.uint8)
   # Both orders of the passes, and both directions.
   for interpolation in _REACH:
@@ -100,11 +99,15 @@ def _checked_kernels() -> types.SimpleNamespace | None:
   return kernels
 
 
-def _compiled(njit: Callable[..., Callable]) -> types.SimpleNamespace:
+def _compiled(numba: types.ModuleType) -> types.SimpleNamespace:
   """Compiles the kernels, or reads them from Numba's cache."""
+  njit, t = numba.njit, numba.types
+  found = t.int32[::1], t.int32[::1], t.int32[:, ::1]
+  # Nobody may write to decoded images.
+  rows = t.Array(t.uint8, 2, 'C', readonly=True)
   signatures = {
-    _weights: 'Tuple((i4[::1], i4[::1], i4[:, ::1]))(i8, i8, f8)',
-    _combine: 'void(u1[:, ::1], i4[::1], i4[::1], i4[:, ::1], u1[:, ::1])',
+    _weights: t.Tuple(found)(t.int64, t.int64, t.float64),
+    _combine: t.void(rows, *found, t.uint8[:, ::1]),
   }
   made = {}
   for function, signature in signatures.items():

@@ -32,6 +32,7 @@ def test_the_pixels_are_pillows(interpolation, channels, rng):
     image = rng.integers(0, 256, (H, W, channels), np.uint8)
     if number % 3 == 0:
       image = image // 128 * 255  # The cubic leaves the range of bytes.
+    image.flags.writeable = number % 2 == 0  # Decoded images are not.
     out = _resampling.resize(image, height, width, interpolation)
     np.testing.assert_array_equal(
       out, _by_pillow(image, height, width, interpolation)
@@ -88,7 +89,7 @@ def test_another_pillow_is_believed(monkeypatch, rng):
 
 
 def test_where_nothing_can_be_cached(monkeypatch):
-  calls = []
+  calls, numba = [], _optional.numba()
 
   def njit(signature, *, nogil, cache=False):
     calls.append(cache)
@@ -96,7 +97,9 @@ def test_where_nothing_can_be_cached(monkeypatch):
       raise RuntimeError('no locator available')
     return lambda function: function
 
-  kernels = _resampling._compiled(njit)
+  kernels = _resampling._compiled(
+    types.SimpleNamespace(njit=njit, types=numba.types)
+  )
   assert calls == [True, False] * 2
   assert isinstance(kernels, types.SimpleNamespace)
 

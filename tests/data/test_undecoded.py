@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from maxsup_jax.data import (
   LongTailedSource,
   _optional,
+  eval_batches,
   open_source,
   parse_transform,
   train_batches,
@@ -139,3 +140,18 @@ def test_labels_that_are_lists(write_dataset, make_images):
   assert not source.examples._plain
   assert source[0]['label'] == 1
   np.testing.assert_array_equal(source[0]['image'][..., 0], image)
+
+
+def test_evaluation_of_tall_and_of_wide_images(write):
+  """Each of which is scaled in an order of its own."""
+  source = open_source(write(), 'train')
+  shapes = [example['image'].shape for example in source]
+  assert max(h / w for h, w, _ in shapes) > 2
+  assert min(h / w for h, w, _ in shapes) < 1
+  transform = parse_transform('resize(20) | center_crop(20)')
+  batches = [list(eval_batches(source, batch_size=8, transform=transform))]
+  with _optional.without('numba', 'simplejpeg'):
+    batches.append(
+      list(eval_batches(source, batch_size=8, transform=transform))
+    )
+  _assert_equal(*batches)
