@@ -7,6 +7,8 @@ r"""Compiles training steps for a TPU, on a machine without one.
 
 The step is that of `experiments.train` with the same --config, mapped over all
 devices of the topology by the same code; nothing runs, and no dataset is read.
+Of datasets other than ImageNet and CIFAR the number of examples, which only the
+schedules see, is made up: 100 steps an epoch.
 --config can be given several times; without it, it is ResNet-50 and DeiT-S. It
 needs `pip install libtpu` of the version that this jax asks for (0.0.42 for jax
 0.10.2; `pip install 'jax[tpu]'` finds it), and two to four minutes a step on
