@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments import _benchmark_costs as costs
+from experiments import _benchmark_cpu as cpu_options
 from experiments import _benchmark_loss_programs as programs
 from experiments import _benchmark_step, _torch_models
 from experiments import _benchmark_timing as timing
@@ -46,6 +47,9 @@ _OTHER_TOLERANCE = 2e-2
 _SEED = 0
 # Side of the matrices whose product tells what a CPU can do.
 _MATRIX = 1536
+# Of what XLA offers there, see `_benchmark_cpu`.
+_ROUNDS_OF_OPTIONS = 15
+_BLOCK = {'batch': 8, 'size': 28, 'width': 128}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +164,9 @@ def measure(settings: Settings) -> dict[str, Any]:
       ),
       'memory_bandwidth': costs.memory_bandwidth(device.device_kind),
       'matrix_flops_per_second': _matrix_rates(settings, torch, device),
+      'on_cpu': cpu_options.measure(_ROUNDS_OF_OPTIONS, **_BLOCK)
+      if device.platform == 'cpu'
+      else None,
       'models': rows,
     },
   }

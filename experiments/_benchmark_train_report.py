@@ -22,7 +22,31 @@ def describe(record: dict[str, Any]) -> str:
   lines = _header(record)
   for name, row in record['results']['models'].items():
     lines += ['', *_table(name, row), *_notes(name, row, record)]
+  on_cpu = record['results']['on_cpu']
+  if on_cpu is not None:
+    lines += ['', *_on_cpu(on_cpu)]
   return '\n'.join(lines)
+
+
+def _on_cpu(measured):
+  lines = text.wrapped(
+    'What XLA offers on a CPU: a residual block of ResNet-50 with input '
+    f'{measured["shape"]}, and convolutions, forwards and backwards; times '
+    'over the first of each'
+  )
+  for part, title in (
+    ('options', 'options of XLA'),
+    ('pointwise', 'convolution of 1x1'),
+    ('layout', 'convolution of 3x3'),
+  ):
+    lines.append(f'{title:<{_LABEL_WIDTH}}{"ms":>10}{"ratio":>10}  quartiles')
+    lines += [
+      f'  {name:<{_LABEL_WIDTH - 2}}{1e3 * row["seconds"]["median"]:>10.1f}'
+      f'{row["ratio"]["median"]:>10.3f}  '
+      + text.quartiles(row['ratio'], 1, '.3f')
+      for name, row in measured[part].items()
+    ]
+  return lines
 
 
 def _header(record):

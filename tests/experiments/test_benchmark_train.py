@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip('torch')
 
 from experiments import (
+  _benchmark_cpu,
   _benchmark_train,
   _benchmark_train_report,
   _benchmark_train_torch,
@@ -45,6 +46,11 @@ def measured():
     # take all the time that there is.
     patch.setattr(os, 'sched_getaffinity', lambda _: {0})
     patch.setattr(_benchmark_train, '_MATRIX', 64)
+    patch.setattr(_benchmark_train, '_ROUNDS_OF_OPTIONS', 2)
+    small = {'batch': 1, 'size': 4, 'width': 2}
+    patch.setattr(_benchmark_train, '_BLOCK', small)
+    few = list(_benchmark_cpu.OPTIONS.items())[:3]
+    patch.setattr(_benchmark_cpu, 'OPTIONS', dict(few))
     yield _benchmark_train.measure(TINY)
   torch.set_num_threads(before)
 
@@ -103,6 +109,34 @@ def test_the_ratio_is_that_of_the_fastest(measured):
   assert min(rates.values()) > 0
 
 
+def test_what_xla_offers_is_measured(measured):
+  on_cpu = measured['results']['on_cpu']
+  assert on_cpu['shape'] == [1, 4, 4, 8]
+  assert list(on_cpu['options']) == ['as it is', 'once more', 'onednn']
+  for part in ('options', 'pointwise', 'layout'):
+    first, second = list(on_cpu[part].values())[:2]
+    assert first['ratio']['per_round'] == [1, 1]
+    assert second['seconds']['min'] > 0
+
+
+def test_other_forms_compute_the_same():
+  x = np.random.default_rng(0).standard_normal((2, 3, 3, 4)).astype('f')
+  kernel = np.ones((1, 1, 4, 2), 'f')
+  convolution = _benchmark_cpu._convolution('NHWC', 'HWIO')
+  np.testing.assert_allclose(
+    _benchmark_cpu._product(x, kernel), convolution(x, kernel), rtol=1e-5
+  )
+
+
+def test_options_that_xla_does_not_know_are_left_out():
+  lowered = jax.jit(lambda x: x + 1).lower(1.0)
+  compile_with = _benchmark_cpu.compile_with
+  assert compile_with(lowered, {'xla_cpu_enable_fast_math': True})(1.0) == 2
+  assert compile_with(lowered, {'xla_cpu_be_fast': True}) is None
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    compile_with(lowered, {'xla_cpu_prefer_vector_width': 'wide'})
+
+
 def test_the_record_is_json_and_names_everything(measured):
   settings = json.loads(json.dumps(measured))['settings']
   assert settings['variants'] == ['plain', 'channels_last']
@@ -118,11 +152,14 @@ def test_what_is_printed(record):
   heading = next(x.split() for x in lines if x.startswith('resnet18 '))
   assert heading == ['resnet18', 'jax', 'plain', 'channels_last']
   assert 'on a CPU there is no target' in ' '.join(printed.split())
+  once_more = next(x.split() for x in lines if x.startswith('  once more'))
+  assert float(once_more[3]) > 0
 
 
 def test_what_is_printed_of_a_gpu(record):
   record['hardware']['platform'] = 'gpu'
   record['results']['matrix_flops_per_second'] = None
+  record['results']['on_cpu'] = None
   row = record['results']['models']['resnet18']
   row['torch_over_jax'] |= {'median': 1.5, 'quartile_1': 1.4, 'quartile_3': 1.6}
   row['programs']['jax']['share_of_peak'] = 0.4
