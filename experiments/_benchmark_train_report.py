@@ -125,7 +125,7 @@ def _notes(name, row, record):
   over = row['torch_over_jax']
   words = [
     f"{name}: PyTorch's fastest, {row['reference']}, takes "
-    f'{over["median"]:.3f} of the time of JAX (quartiles '
+    f'{over["median"]:.3f} times as long as JAX (quartiles '
     f'{text.quartiles(over, 1, ".3f")}); {verdict(over, record)}'
   ]
   words += [f'{x} not run: {why}' for x, why in row['not_run'].items()]

@@ -220,7 +220,7 @@ def test_what_is_known_of_a_device_is_printed(record):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--suite=speed'], "unknown suite 'speed'; known: step, losses"),
+    (['--suite=speed'], "unknown suite 'speed'; known: step, train, losses"),
     (['--rounds=1'], '--rounds=1'),
     (['--steps_per_round=0'], '--steps_per_round=0'),
     (['--batch_size=many'], '--batch_size=many'),

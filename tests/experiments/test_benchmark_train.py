@@ -168,7 +168,7 @@ def test_what_is_printed_of_a_gpu(record):
   row['not_run'] = {'compiled': 'torch.compile needs triton'}
   words = ' '.join(_benchmark_train_report.describe(record).split())
   for part in (
-    'takes 1.500 of the time of JAX (quartiles 1.400-1.600); the target, at '
+    'takes 1.500 times as long as JAX (quartiles 1.400-1.600); the target, at '
     'least 1, is met',
     'share of the peak 40.0%',
     'peak memory - 12.00 GB',
