@@ -304,7 +304,7 @@ def test_the_program(tmp_path):
   process = subprocess.run(
     [
       *(sys.executable, '-m', 'experiments.benchmark', '--suite=train'),
-      *('--model=vit_tiny', '--image_size=32', '--batch_size=4'),
+      *('--model=vit_tiny', '--image_size=32', '--batch_size=2'),
       *('--rounds=2', '--steps_per_round=1', '--variants=plain,compiled'),
       f'--out={out}',
     ],
