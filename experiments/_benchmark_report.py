@@ -10,7 +10,7 @@ TITLES = {'ce': 'CE', 'ls': 'LS', 'maxsup': 'MaxSup'}
 _LABEL_WIDTH, _COLUMN_WIDTH = 35, 15
 
 
-def describe_step(record: dict[str, Any]) -> str:
+def describe(record: dict[str, Any]) -> str:
   """The suite `step`: what ran on what, a table, and what it means.
 
   Args:

@@ -30,45 +30,52 @@ _FIRST_STEP = re.compile(
 )
 
 
-def start_runs(card: str, rounds: int) -> dict[str, Any]:
+# What `start_runs` has found.
+_found: dict[str, Any] = {}
+
+
+def choose_settings(*, card: str | None, rounds: int | None) -> dict[str, Any]:
+  """The settings of the flags; None takes the default."""
+  return {'card': card or DEFAULT_CARD, 'rounds': rounds or DEFAULT_ROUNDS}
+
+
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+  """The sections `settings` and `results`, of what `start_runs` has found."""
+  return {'settings': settings, 'results': dict(_found)}
+
+
+def start_runs(*, card: str | None, rounds: int | None) -> None:
   """Starts a run with nothing kept, and one that finds its programs kept.
 
   The runs are processes of their own, in a temporary directory, one after the
   other. They use the devices that this process would: call it before JAX has
-  taken them.
+  taken them, and `measure` afterwards.
 
   Args:
-    card: the run card, with its arguments.
+    card: the run card, with its arguments; None for the default.
     rounds: how often; one more goes before, for files to be in memory.
-
-  Returns:
-    The sections `settings` and `results` of the record.
 
   Raises:
     UsageError: if a run fails; with its last line.
   """
+  settings = choose_settings(card=card, rounds=rounds)
+  rounds = settings['rounds']
   found = {'help': [], 'cold': [], 'warm': []}
   for i in range(rounds + 1):
     with tempfile.TemporaryDirectory() as directory:
-      measured = _round(card, pathlib.Path(directory))
+      measured = _round(settings['card'], pathlib.Path(directory))
     if i:
       for name, value in measured.items():
         found[name].append(value)
       print(f'round {i} of {rounds}', file=sys.stderr, flush=True)
-  return {
-    'settings': {'card': card, 'rounds': rounds},
-    'results': {
-      'help_seconds': summarized(found['help']),
-      **{
-        name: {
-          'first_step_seconds': summarized([x[0] for x in found[name]]),
-          'programs_compiled': [x[1] for x in found[name]],
-          'programs_read': [x[2] for x in found[name]],
-        }
-        for name in ('cold', 'warm')
-      },
-    },
-  }
+  _found['help_seconds'] = summarized(found['help'])
+  for name in ('cold', 'warm'):
+    seconds, compiled, read = zip(*found[name])
+    _found[name] = {
+      'first_step_seconds': summarized(seconds),
+      'programs_compiled': list(compiled),
+      'programs_read': list(read),
+    }
 
 
 def summarized(values: Sequence[float]) -> dict[str, Any]:

@@ -97,6 +97,8 @@ def measure(settings: Settings) -> dict[str, Any]:
   Raises:
     UsageError: if the model is not known or cannot see such images.
   """
+  from experiments import _benchmark_pipeline  # Which needs this module.
+
   devices = Devices()
   options, model = create_model(settings)
   train_steps, state = build(settings, model)
@@ -141,6 +143,7 @@ def measure(settings: Settings) -> dict[str, Any]:
       'target': timing.verdict(objectives['maxsup']['ratio_to_ce']),
       'peak_flops_per_second_per_device': peak,
       'peak_memory_bytes_per_device': costs.peak_memory(devices.local),
+      'pipeline': _benchmark_pipeline.measure(settings),
     },
   }
 

@@ -72,17 +72,20 @@ ResNet-50 on 224x224 images elsewhere. Numbers of different machines compare
 only with the same flags.
 """
 
+import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import flags
 
 from experiments import _cli, _processes
 
 _SUITE = flags.DEFINE_string(
-  'suite', 'step', 'What to measure: step, train, losses, diagnostics, start.'
+  'suite',
+  'step',
+  'What to measure: step, train, losses, diagnostics, pipeline, start.',
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -90,20 +93,20 @@ _OUT = flags.DEFINE_string(
   'Write everything, each round too, to this file as JSON; empty for none '
   '(default: runs/benchmark-SUITE.json).',
 )
-_MODEL = flags.DEFINE_string(
+flags.DEFINE_string(
   'model',
   None,
   'A name of maxsup_jax.models. step: resnet18 on CPU, else resnet50. train: '
   'resnet50 and vit_small.',
 )
-_IMAGE_SIZE = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'image_size',
   None,
   'Side of the images. step: 32 on CPU, else 224; below 64 a ResNet has the '
   'stem for CIFAR. train: 224.',
   lower_bound=1,
 )
-_BATCH_SIZE = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'batch_size',
   None,
   'step: images in a step, over all devices; 16 a device on CPU, else 256. '
@@ -111,54 +114,50 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'collapse; 4096.',
   lower_bound=1,
 )
-_NUM_CLASSES = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'num_classes',
   None,
   'step: 100 on CPU, else 1000. train: 1000.',
   lower_bound=2,
 )
-_DTYPE = flags.DEFINE_string(
+flags.DEFINE_string(
   'dtype',
   None,
   'step, train: of the computation; float32 on CPU, else bfloat16. losses: of '
   'the logits; float32.',
 )
-_ROUNDS = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'rounds',
   None,
   'How often the objectives take turns. step: 12. losses: what takes a minute, '
   'but 5 to 20. diagnostics, start: 5.',
   lower_bound=2,
 )
-_STEPS_PER_ROUND = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'steps_per_round',
   None,
   'Steps of each objective in a round. step: 1 on CPU, else 20. losses: what '
   'takes some time.',
   lower_bound=1,
 )
-_SHAPES = flags.DEFINE_list(
+flags.DEFINE_list(
   'shapes',
   None,
   'Examples x classes. losses: 4096x1000,1024x21843,8192x32000. diagnostics: '
   '50000x1000.',
 )
-_LOSSES = flags.DEFINE_list('losses', None, 'losses: some of them; all.')
-_TARGET = flags.DEFINE_string(
+flags.DEFINE_list('losses', None, 'losses: some of them; all.')
+flags.DEFINE_string(
   'target', 'here', 'losses: here, or tpu to compile for a TPU without one.'
 )
-_CARD = flags.DEFINE_string(
-  'card', None, 'start: the run card; configs/digits.py.'
-)
-_FEATURES = flags.DEFINE_integer(
+flags.DEFINE_string('card', None, 'start: the run card; configs/digits.py.')
+flags.DEFINE_integer(
   'features', None, 'diagnostics: of an example; 2048.', lower_bound=1
 )
-_RESAMPLES = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'resamples', None, 'diagnostics: of the bootstrap; 1000.', lower_bound=1
 )
-
-
-_VARIANTS = flags.DEFINE_list(
+flags.DEFINE_list(
   'variants',
   None,
   'train: how PyTorch runs: plain, channels_last, compiled; all of them. On '
@@ -170,195 +169,80 @@ class Suite(NamedTuple):
   """A row of `SUITES`.
 
   Attributes:
-    measure: returns the settings and the results, as JSON knows them.
-    describe: the text to print, of the whole record.
-    flags: those that not all suites have, by name.
+    module: has `choose_settings`, which takes the flags, and `measure`, which
+      takes the settings and returns those sections of the record.
+    report: has `describe`, the text to print of a record.
+    flags: those of this program that it knows, by name.
     advice: what to do where the memory is not enough.
-    prepare: is called before jax is imported.
+    prepare: is called with the flags' values before jax is imported.
   """
 
-  measure: Callable[[], dict[str, Any]]
-  describe: Callable[[dict[str, Any]], str]
-  flags: Sequence[str] = ()
+  module: str
+  report: str
+  flags: Sequence[str]
   advice: str = 'try a smaller --batch_size'
-  prepare: Callable[[], None] = lambda: None
+  prepare: Callable[..., None] = lambda **_: None
 
 
-def _measure_step():
-  from experiments import _benchmark_pipeline, _benchmark_step
-
-  settings = _benchmark_step.choose_settings(
-    model=_MODEL.value,
-    image_size=_IMAGE_SIZE.value,
-    batch_size=_BATCH_SIZE.value,
-    num_classes=_NUM_CLASSES.value,
-    dtype=_DTYPE.value,
-    rounds=_ROUNDS.value,
-    steps_per_round=_STEPS_PER_ROUND.value,
-  )
-  measured = _benchmark_step.measure(settings)
-  measured['results']['pipeline'] = _benchmark_pipeline.measure(settings)
-  return measured
-
-
-def _describe_step(record):
-  from experiments import _benchmark_report
-
-  return _benchmark_report.describe_step(record)
-
-
-def _prepare_losses():
-  if _TARGET.value == 'tpu':
+def _prepare_losses(*, target, **_):
+  if target == 'tpu':
     from experiments import _benchmark_tpu
 
     _benchmark_tpu.prepare()
 
 
-def _measure_losses():
-  from experiments import _benchmark_loss_suite
-
-  settings = _benchmark_loss_suite.choose_settings(
-    target=_TARGET.value,
-    shapes=_SHAPES.value,
-    losses=_LOSSES.value,
-    dtype=_DTYPE.value,
-    rounds=_ROUNDS.value,
-    steps_per_round=_STEPS_PER_ROUND.value,
-  )
-  return _benchmark_loss_suite.measure(settings)
-
-
-def _describe_losses(record):
-  from experiments import _benchmark_loss_report
-
-  return _benchmark_loss_report.describe(record)
-
-
-def _measure_diagnostics():
-  from experiments import _benchmark_diagnostics
-
-  settings = _benchmark_diagnostics.choose_settings(
-    shapes=_SHAPES.value,
-    features=_FEATURES.value,
-    batch_size=_BATCH_SIZE.value,
-    resamples=_RESAMPLES.value,
-    rounds=_ROUNDS.value,
-  )
-  return _benchmark_diagnostics.measure(settings)
-
-
-def _describe_diagnostics(record):
-  from experiments import _benchmark_diagnostics
-
-  return _benchmark_diagnostics.describe(record)
-
-
-def _prepare_start():
-  from experiments import _benchmark_start
-
-  _started.update(
-    _benchmark_start.start_runs(
-      _CARD.value or _benchmark_start.DEFAULT_CARD,
-      _ROUNDS.value or _benchmark_start.DEFAULT_ROUNDS,
-    )
-  )
-
-
-def _describe_start(record):
-  from experiments import _benchmark_start
-
-  return _benchmark_start.describe(record)
-
-
-# The runs are over before this process takes the devices.
-_started = {}
-
-
-def _measure_pipeline():
-  from experiments import _benchmark_pipeline_suite
-
-  settings = _benchmark_pipeline_suite.choose_settings(
-    image_size=_IMAGE_SIZE.value,
-    batch_size=_BATCH_SIZE.value,
-    rounds=_ROUNDS.value,
-    steps_per_round=_STEPS_PER_ROUND.value,
-  )
-  return _benchmark_pipeline_suite.measure(settings)
-
-
-def _describe_pipeline(record):
-  from experiments import _benchmark_pipeline_report
-
-  return _benchmark_pipeline_report.describe(record)
-
-
-def _prepare_train():
+def _prepare_train(**_):
   # Else JAX would take most of a GPU's memory, and PyTorch needs some.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 
-def _measure_train():
-  from experiments import _benchmark_train
+def _prepare_start(**given):
+  from experiments import _benchmark_start
 
-  settings = _benchmark_train.choose_settings(
-    model=_MODEL.value,
-    variants=_VARIANTS.value,
-    image_size=_IMAGE_SIZE.value,
-    batch_size=_BATCH_SIZE.value,
-    num_classes=_NUM_CLASSES.value,
-    dtype=_DTYPE.value,
-    rounds=_ROUNDS.value,
-    steps_per_round=_STEPS_PER_ROUND.value,
-  )
-  return _benchmark_train.measure(settings)
+  # The runs must be over before this process takes the devices.
+  _benchmark_start.start_runs(**given)
 
 
-def _describe_train(record):
-  from experiments import _benchmark_train_report
-
-  return _benchmark_train_report.describe(record)
-
+_TURNS = ('rounds', 'steps_per_round')
+_STEP = ('model', 'image_size', 'batch_size', 'num_classes', 'dtype', *_TURNS)
 
 SUITES = {
-  'step': Suite(
-    _measure_step,
-    _describe_step,
-    flags=('model', 'image_size', 'batch_size', 'num_classes'),
-  ),
+  'step': Suite('_benchmark_step', '_benchmark_report', _STEP),
   'train': Suite(
-    _measure_train,
-    _describe_train,
-    flags=('model', 'image_size', 'batch_size', 'num_classes', 'variants'),
+    '_benchmark_train',
+    '_benchmark_train_report',
+    (*_STEP, 'variants'),
     prepare=_prepare_train,
   ),
   'losses': Suite(
-    _measure_losses,
-    _describe_losses,
-    flags=('shapes', 'losses', 'target'),
+    '_benchmark_loss_suite',
+    '_benchmark_loss_report',
+    ('target', 'shapes', 'losses', 'dtype', *_TURNS),
     advice='try smaller --shapes',
     prepare=_prepare_losses,
   ),
   'diagnostics': Suite(
-    _measure_diagnostics,
-    _describe_diagnostics,
-    flags=('shapes', 'batch_size', 'features', 'resamples'),
+    '_benchmark_diagnostics',
+    '_benchmark_diagnostics',
+    ('shapes', 'features', 'batch_size', 'resamples', 'rounds'),
     advice='try smaller --shapes',
   ),
   'pipeline': Suite(
-    _measure_pipeline,
-    _describe_pipeline,
-    flags=('image_size', 'batch_size'),
+    '_benchmark_pipeline_suite',
+    '_benchmark_pipeline_report',
+    ('image_size', 'batch_size', *_TURNS),
   ),
   'start': Suite(
-    lambda: _started,
-    _describe_start,
-    flags=('card',),
+    '_benchmark_start',
+    '_benchmark_start',
+    ('card', 'rounds'),
     prepare=_prepare_start,
   ),
 }
 
 
 def _chosen_suite():
+  """The suite, and the values of its flags."""
   if _SUITE.value not in SUITES:
     raise _cli.UsageError(
       f'unknown suite {_SUITE.value!r}; known: {", ".join(SUITES)}'
@@ -369,16 +253,21 @@ def _chosen_suite():
       raise _cli.UsageError(
         f'--{flag} belongs to --suite={" or ".join(owners)}'
       )
-  return SUITES[_SUITE.value]
+  suite = SUITES[_SUITE.value]
+  return suite, {name: flags.FLAGS[name].value for name in suite.flags}
+
+
+def _load(module):
+  return importlib.import_module(f'experiments.{module}')
 
 
 def main():
-  suite = _chosen_suite()
+  suite, given = _chosen_suite()
   out = _OUT.value
   if out is None:
     out = f'runs/benchmark-{_SUITE.value}.json'
   out = _cli.checked_out(out)
-  suite.prepare()
+  suite.prepare(**given)
   _processes.join_processes()
   import jax
 
@@ -388,7 +277,8 @@ def main():
   jax.config.update('jax_enable_compilation_cache', False)
   started = _benchmark_machine.record_start()
   try:
-    measured = suite.measure()
+    module = _load(suite.module)
+    measured = module.measure(module.choose_settings(**given))
   except jax.errors.JaxRuntimeError as e:
     if 'RESOURCE_EXHAUSTED' not in str(e):
       raise
@@ -398,7 +288,7 @@ def main():
   if jax.process_index() > 0:
     return
   record = {'schema': 1, 'suite': _SUITE.value, **started, **measured}
-  print(suite.describe(record))
+  print(_load(suite.report).describe(record))
   if out:
     out.write_text(json.dumps(record, indent=2) + '\n')
     print(f'\nwritten to {out}')

@@ -189,7 +189,7 @@ def test_what_is_not_known_is_printed_as_unknown(record):
     row['flops_per_device'] = {'as_written': None, 'as_compiled': None}
     row['flops_per_second_per_device'] = None
   record['git_commit'] = record['hardware']['host_cpu'] = None
-  text = _benchmark_report.describe_step(record)
+  text = _benchmark_report.describe(record)
   # Nine rows of the table.
   assert text.count('unknown        unknown        unknown') == 9 + 1
   assert 'commit unknown' in text
@@ -207,7 +207,7 @@ def test_what_is_known_of_a_device_is_printed(record):
       'quartile_3': 1300,
     }
   }
-  text = ' '.join(_benchmark_report.describe_step(record).split())
+  text = ' '.join(_benchmark_report.describe(record).split())
   for part in (
     'Peak of a device: 989.40 TFLOP/s, dense',
     'included: 12.35 GB',
@@ -240,9 +240,10 @@ def test_too_little_memory_is_one_line():
   code = """if True:
     import jax
     from experiments import _cli, benchmark
-    def measure():
+    from experiments import _benchmark_step
+    def measure(settings):
       raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
-    benchmark.SUITES['step'] = benchmark.Suite(measure, str)
+    _benchmark_step.measure = measure
     _cli.run(benchmark.main)
   """
   code, _, err = run(program=('-c', code))

@@ -43,9 +43,15 @@ def logs(warm):
   return run
 
 
+def measured_by(**flags):
+  """As the program calls it."""
+  _benchmark_start.start_runs(**flags)
+  return _benchmark_start.measure(_benchmark_start.choose_settings(**flags))
+
+
 def test_numbers_are_those_of_the_rounds(monkeypatch):
   monkeypatch.setattr(_benchmark_start, '_run', logs(warm=True))
-  measured = _benchmark_start.start_runs('some/card.py', 2)
+  measured = measured_by(card='some/card.py', rounds=2)
   cold, warm = measured['results']['cold'], measured['results']['warm']
   assert cold['first_step_seconds']['per_round'] == [8.0, 10.0]
   assert cold['first_step_seconds']['median'] == 9.0
@@ -64,7 +70,7 @@ def test_numbers_are_those_of_the_rounds(monkeypatch):
 
 def test_a_missed_target_is_told(monkeypatch):
   monkeypatch.setattr(_benchmark_start, '_run', logs(warm=False))
-  record = {**MACHINE, **_benchmark_start.start_runs('some/card.py', 2)}
+  record = {**MACHINE, **measured_by(card='some/card.py', rounds=2)}
   assert 'where they are kept: missed' in ' '.join(
     _benchmark_start.describe(record).split()
   )
