@@ -8,8 +8,11 @@ Whatever is unusual or may be damaged is left to Pillow, and to its judgement.
 """
 
 import dataclasses
+import functools
+import io
 
 import numpy as np
+from PIL import Image
 
 from maxsup_jax.data import _optional
 
@@ -123,19 +126,77 @@ def decode(encoded: bytes | bytearray, header: Header) -> np.ndarray | None:
 
   Args:
     encoded: the contents of the file.
-    header: of this file, or of that which was shortened.
+    header: of this file.
 
   Returns:
     uint8 `[H, W, C]`; None where Pillow has to do it.
   """
-  simplejpeg = _optional.simplejpeg()
   # Where the end is missing, libjpeg fills the picture up.
-  if simplejpeg is None or encoded.rfind(_END, header.scan_at) < 0:
+  if not _usable() or encoded.rfind(_END, header.scan_at) < 0:
     return None
   try:
-    # Not strict: libjpeg warns of what follows the last row.
-    return simplejpeg.decode_jpeg(
-      encoded, 'GRAY' if header.channels == 1 else 'RGB', strict=False
+    # Strict: else what libjpeg gives up on comes back as unwritten memory.
+    return _optional.simplejpeg().decode_jpeg(
+      encoded, _colours(header), strict=True
     )
   except ValueError:
     return None
+
+
+def decode_upper(
+  shorter: bytearray, header: Header, rows: int
+) -> np.ndarray | None:
+  """Decodes a file that was shortened.
+
+  Args:
+    shorter: what `shortened` gave.
+    header: of the file before.
+    rows: likewise.
+
+  Returns:
+    uint8 `[rows, W, C]`; None where Pillow has to do it.
+  """
+  if not _usable():
+    return None
+  shape = rows + _MARGIN, header.width, header.channels
+  image = np.empty(shape, np.uint8)
+  try:
+    _optional.simplejpeg().decode_jpeg(
+      shorter, _colours(header), strict=True, buffer=image
+    )
+  except ValueError as error:
+    # Said of what follows the last row, when all rows are written. Whatever
+    # libjpeg says later, and all that it gives up on, has other words.
+    if _MORE not in str(error):
+      return None
+  return image[:rows]
+
+
+_MORE = 'extraneous bytes before marker'
+
+
+def _colours(header: Header) -> str:
+  return 'GRAY' if header.channels == 1 else 'RGB'
+
+
+def _usable() -> bool:
+  """Whether simplejpeg is there, and gives what the installed Pillow gives."""
+  return _optional.simplejpeg() is not None and _agrees()
+
+
+@functools.cache
+def _agrees() -> bool:
+  noise = np.random.default_rng(0).integers(0, 256, (40, 24, 3), np.uint8)
+  for image in (Image.fromarray(noise), Image.fromarray(noise[..., 0])):
+    file = io.BytesIO()
+    image.save(file, 'JPEG', quality=80)
+    encoded = file.getvalue()
+    decoded = np.asarray(Image.open(file)).reshape(40, 24, -1)
+    header = read_header(encoded)
+    try:
+      found = _optional.simplejpeg().decode_jpeg(encoded, _colours(header))
+    except Exception:  # Of a version that is used in another way.
+      return False
+    if not np.array_equal(found, decoded):
+      return False
+  return True

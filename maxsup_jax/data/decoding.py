@@ -133,11 +133,11 @@ class EncodedImage:
     if '_whole' not in self.__dict__ and self._header is not None:
       shorter = _jpeg.shortened(self._encoded, self._header, rows)
       if shorter is not None:
-        image = _jpeg.decode(shorter, self._header)
+        image = _jpeg.decode_upper(shorter, self._header, rows)
         if image is None:
-          upper = EncodedImage(bytes(shorter), self._channels, self._where)
-          return upper.decode()[:rows]
-        return self._in_channels(image[:rows])
+          upper = self._by_pillow(bytes(shorter))
+          return upper[:rows]
+        return self._in_channels(image)
     return self._whole[:rows]
 
   @functools.cached_property
@@ -157,8 +157,11 @@ class EncodedImage:
       image = _jpeg.decode(self._encoded, self._header)
       if image is not None:
         return self._in_channels(image)
+    return self._by_pillow(self._encoded)
+
+  def _by_pillow(self, encoded: bytes) -> np.ndarray:
     try:
-      return _decode_with_pillow(self._encoded, self._channels)
+      return _decode_with_pillow(encoded, self._channels)
     except UsageError as error:
       if not self._where:
         raise DecodingError(str(error)) from error

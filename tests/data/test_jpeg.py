@@ -108,13 +108,13 @@ def test_less_is_decoded(monkeypatch):
   heights = []
   decode_jpeg = _optional.simplejpeg().decode_jpeg
 
-  def spy(*arguments, **options):
-    image = decode_jpeg(*arguments, **options)
-    heights.append(len(image))
-    return image
+  def spy(encoded, *arguments, **options):
+    heights.append(_jpeg.read_header(encoded).height)
+    return decode_jpeg(encoded, *arguments, **options)
 
-  monkeypatch.setattr(_optional.simplejpeg(), 'decode_jpeg', spy)
   encoded = _encode(_noise(100, 40))
+  decode(encoded, 3)  # The first time, two pictures more are compared.
+  monkeypatch.setattr(_optional.simplejpeg(), 'decode_jpeg', spy)
   assert EncodedImage(encoded, 3).upper(30).shape == (30, 40, 3)
   assert EncodedImage(encoded, 3).upper(98).shape == (98, 40, 3)
   assert heights == [34, 100]
@@ -190,6 +190,73 @@ class TestRefuses:
         assert out.dtype == np.uint8
         results['shape'] += 1
     assert min(results.values()) > 0
+
+
+class TestDamage:
+  @pytest.mark.parametrize('kind', ['baseline', 'restart', 'progressive'])
+  @pytest.mark.parametrize('rows', [None, 10, 30])
+  def test_ends_as_without_simplejpeg(self, kind, rows):
+    """The same pixels, to the bit, or the same refusal."""
+    encoded = _encode(
+      _noise(48, 64, 1),
+      restart=int(kind == 'restart'),
+      progressive=kind == 'progressive',
+    )
+    rng = np.random.default_rng(0)
+    refusals, changed = 0, 0
+    whole = decode(encoded, 3)[:rows]
+    for at in rng.choice(len(encoded), 250, replace=False):
+      damaged = bytearray(encoded)
+      damaged[at] ^= int(rng.integers(1, 256))
+      with _optional.without('simplejpeg'):
+        expected = _decoded(bytes(damaged), rows)
+      out = _decoded(bytes(damaged), rows)
+      if isinstance(expected, str):
+        assert out == expected
+        refusals += 1
+      else:
+        np.testing.assert_array_equal(out, expected)
+        changed += not np.array_equal(out, whole)
+    assert refusals > 5
+    assert changed > 40
+
+  def test_what_libjpeg_gives_up_on_is_left_to_pillow(self):
+    """Else the memory of the image would stay unwritten."""
+    encoded = bytearray(_encode(_noise(48, 64, 1)))
+    tables = encoded.index(b'\xff\xc4')
+    encoded[tables + 5] = 255  # So many Huffman codes of one bit.
+    header = _jpeg.read_header(encoded)
+    assert _jpeg.decode(encoded, header) is None
+    assert _jpeg.decode_upper(encoded, header, 10) is None
+    shorter = _jpeg.shortened(encoded, header, 10)
+    assert _jpeg.decode_upper(shorter, header, 10) is None
+
+
+def _decoded(encoded, rows):
+  image = EncodedImage(encoded, 3)
+  try:
+    return image.decode() if rows is None else image.upper(rows)
+  except UsageError as error:
+    return str(error)
+
+
+def test_a_simplejpeg_that_decodes_otherwise_is_not_used(monkeypatch):
+  decode_jpeg = _optional.simplejpeg().decode_jpeg
+  calls = []
+
+  def other(*arguments, **options):
+    calls.append(options)
+    return decode_jpeg(*arguments, **options | {'fastdct': True}) ^ 1
+
+  encoded = _encode(_noise(40, 30))
+  monkeypatch.setattr(_optional.simplejpeg(), 'decode_jpeg', other)
+  _jpeg._agrees.cache_clear()
+  try:
+    np.testing.assert_array_equal(decode(encoded, 3), _by_pillow(encoded))
+    EncodedImage(encoded, 3).upper(5)
+    assert len(calls) == 1  # Asked once.
+  finally:
+    _jpeg._agrees.cache_clear()
 
 
 class TestReadHeader:
