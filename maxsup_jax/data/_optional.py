@@ -1,13 +1,15 @@
 """Packages that make reading faster or safer, and change no pixels.
 
 They are in the extra `fast`. Every function here gives the module, or what is
-used of it, and None where it is not installed, or not to be used.
+used of it, and None where it is not installed, cannot be imported, or is not to
+be used.
 """
 
 import contextlib
 import functools
 import importlib
 import types
+import warnings
 from collections.abc import Callable, Iterator
 
 _banned: set[str] = set()
@@ -53,11 +55,29 @@ def _module(name: str) -> types.ModuleType | None:
   return None if name in _banned else _import(name)
 
 
+# What becomes of a run without a package.
+_EFFECTS = {
+  'numba': 'images are scaled more slowly',
+  'simplejpeg': 'images are decoded more slowly',
+  'google_crc32c': 'the checksums of records are not compared',
+}
+
+
 @functools.cache
 def _import(name: str) -> types.ModuleType | None:
+  """A package; None, with a warning if it is there, if it does not import.
+
+  Some do not, in many ways, beside a NumPy that is too new for them.
+  """
   try:
     return importlib.import_module(name)
-  except ModuleNotFoundError as error:
-    if error.name != name:
-      raise  # It is there, and something that it needs is not.
+  except Exception as error:
+    if isinstance(error, ModuleNotFoundError) and error.name == name:
+      return None
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    warnings.warn(
+      f'{name} is installed and cannot be imported ({reason}): '
+      f'{_EFFECTS[name]}',
+      stacklevel=2,
+    )
     return None

@@ -1,3 +1,4 @@
+import re
 import sys
 import types
 
@@ -125,8 +126,43 @@ def test_packages_are_optional(monkeypatch):
     _optional._import.cache_clear()
 
 
-def test_a_package_that_is_broken_is_no_absent_one(monkeypatch, tmp_path):
-  (tmp_path / 'half_there.py').write_text('import what_is_not_there\n')
+@pytest.mark.parametrize(
+  ('name', 'code', 'warning'),
+  [
+    (
+      'numba',
+      "raise ImportError('Numba needs NumPy 2.4 or less.\\nGot 2.9')",
+      'numba is installed and cannot be imported (Numba needs NumPy 2.4 or '
+      'less. Got 2.9): images are scaled more slowly',
+    ),
+    (
+      'simplejpeg',
+      "raise ValueError('numpy.dtype size changed')",
+      'simplejpeg is installed and cannot be imported (numpy.dtype size '
+      'changed): images are decoded more slowly',
+    ),
+    (
+      'google_crc32c',
+      'import what_is_not_there',
+      'google_crc32c is installed and cannot be imported (No module named '
+      "'what_is_not_there'): the checksums of records are not compared",
+    ),
+  ],
+)
+def test_a_broken_package_is_said_once_and_done_without(
+  name, code, warning, monkeypatch, tmp_path
+):
+  (tmp_path / f'{name}.py').write_text(f'{code}\n')
   monkeypatch.syspath_prepend(tmp_path)
-  with pytest.raises(ModuleNotFoundError, match='what_is_not_there'):
-    _optional._import('half_there')
+  monkeypatch.delitem(sys.modules, name, raising=False)
+  _optional._import.cache_clear()
+  image = np.zeros((9, 9, 3), np.uint8)
+  try:
+    with pytest.warns(UserWarning, match=f'^{re.escape(warning)}$'):
+      found = _optional.numba(), _optional.simplejpeg(), _optional.crc32c()
+    names = 'numba', 'simplejpeg', 'google_crc32c'
+    assert [n for n, x in zip(names, found) if x is None] == [name]
+    # Another warning would be an error.
+    assert resizing.resize(image, 4).shape == (4, 4, 3)
+  finally:
+    _optional._import.cache_clear()
