@@ -522,6 +522,7 @@ def test_defaults():
     _benchmark_loss_suite.choose_settings(target='moon', **flags)
 
 
+@pytest.mark.slow
 def test_half_precision():
   (shape,) = measure(dtype='bfloat16')['results']['shapes']
   assert shape['logits_bytes'] == 2 * B * K

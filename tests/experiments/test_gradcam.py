@@ -74,6 +74,7 @@ def large(make_run):
 # ---- The program -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_draws_two_trained_runs(run_program, small, tmp_path):
   trained = tmp_path / 'trained'
   code, _, err = run_program(

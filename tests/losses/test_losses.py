@@ -108,7 +108,10 @@ def test_equals_reference_on_ties_and_any_mask(halves, flags, labels, alpha):
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize(('masked', 'order'), [(False, 2), (True, 1)])
+@pytest.mark.parametrize(
+  ('masked', 'order'),
+  [pytest.param(False, 2, marks=pytest.mark.slow), (True, 1)],
+)
 def test_gradients_equal_finite_differences(
   logits, labels, mask, masked, order
 ):

@@ -142,7 +142,9 @@ def test_resuming_is_exact(train, tmp_path, monkeypatch, step):
   assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
 
 
-@pytest.mark.parametrize(('bad_at', 'bad'), [(8, 2), (20, 1)])
+@pytest.mark.parametrize(
+  ('bad_at', 'bad'), [(8, 2), pytest.param(20, 1, marks=pytest.mark.slow)]
+)
 def test_a_bad_image_in_evaluation_costs_no_steps(
   train, tmp_path, monkeypatch, bad_at, bad
 ):

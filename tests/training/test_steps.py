@@ -69,7 +69,9 @@ def train(model, devices, data, *, ema_decay=None, objective=None):
   return state, sums
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+  'name', ['resnet', pytest.param('vit', marks=pytest.mark.slow)]
+)
 def test_four_devices_train_as_one_does(name):
   """20 steps: the same parameters, statistics and evaluation."""
   data = batches(20, 16)
