@@ -168,6 +168,10 @@ def _records(builder: Any, name: str, split: str) -> Sequence[bytes]:
   tfrecord = _builders.is_tfrecord(builder)
   try:
     if tfrecord:
+      # Of several formats the files of the main one would be named.
+      builder.info.set_file_format(
+        'tfrecord', override=True, override_if_initialized=True
+      )
       instructions = builder.info.splits[split].file_instructions
       if not instructions:
         raise ValueError('no examples')

@@ -98,12 +98,7 @@ class TestExamples:
     for path in copy.glob('*.tfrecord-*'):
       path.rename(directory / path.name)
     path = directory / 'dataset_info.json'
-    info = json.loads(path.read_text())
-    info |= {
-      'fileFormat': 'tfrecord',
-      'alternativeFileFormats': ['array_record'],
-    }
-    path.write_text(json.dumps(info))
+    _set_formats(path, 'tfrecord', 'tfrecord', 'array_record')
     source = open_source(str(directory), 'train')
     assert not isinstance(source.examples.records, _tfrecord.Records)
     assert len(source) == 23
@@ -154,6 +149,19 @@ class TestFiles:
     assert len(os.listdir('/proc/self/fd')) == before + 3
     del files
     assert len(os.listdir('/proc/self/fd')) == before
+
+  @pytest.mark.parametrize('main', ['riegeli', 'tfrecord'])
+  def test_are_found_beside_formats_that_cannot_be_read(self, copy, main):
+    _set_formats(copy / 'dataset_info.json', main, 'riegeli', 'tfrecord')
+    assert len(open_source(str(copy), 'train[:7]')) == 7
+
+
+def _set_formats(path, main, *formats):
+  """Changes what `dataset_info.json` says of the formats that are there."""
+  info = json.loads(path.read_text())
+  others = [f for f in formats if f != main]
+  info |= {'fileFormat': main, 'alternativeFileFormats': others}
+  path.write_text(json.dumps(info))
 
 
 class TestRefuses:
@@ -311,6 +319,18 @@ class TestObjectStorage:
   def test_a_name(self, both, bucket):
     b = open_source('tiny', 'train[2:9]', data_dir='gs://bucket/data')
     _assert_same(b, open_source(str(both[0]), 'train[2:9]'))
+
+  @pytest.mark.parametrize('main', ['array_record', 'tfrecord'])
+  def test_both_formats(self, both, bucket, main):
+    """Of ArrayRecord, which is preferred on a disk, nothing can be read."""
+    directory, copy = both
+    info = copy / 'dataset_info.json'
+    _set_formats(info, main, 'array_record', 'tfrecord')
+    for path in (info, *directory.glob('*.array_record-*')):
+      remote = f'gs://bucket/data/tiny/1.0.0/{path.name}'
+      bucket.pipe_file(remote, path.read_bytes())
+    source = open_source('gs://bucket/data/tiny/1.0.0', 'train[3:]')
+    _assert_same(source, open_source(str(directory), 'train[3:]'))
 
   def test_nothing_is_written_there(self, bucket, tmp_path):
     before = bucket.find('gs://bucket')
