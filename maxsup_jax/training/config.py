@@ -218,13 +218,17 @@ def fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def differences(
+  a: Mapping[str, Any],
+  b: Mapping[str, Any],
+  form: str = '{0} there, {1} here',
+) -> list[str]:
   """Describes the fields that make two runs different, one line each."""
   a, b = (fields(json.loads(to_json(c))) for c in (a, b))
   missing = '(not there)'
   return [
-    f'config.{name}: {a.get(name, missing)!r} there, '
-    f'{b.get(name, missing)!r} here'
+    f'config.{name}: '
+    + form.format(repr(a.get(name, missing)), repr(b.get(name, missing)))
     for name in dict.fromkeys([*a, *b])
     if name not in SPEED_FIELDS and a.get(name, missing) != b.get(name, missing)
   ]

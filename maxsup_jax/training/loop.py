@@ -78,7 +78,8 @@ def train(
     run.check_first_state()
   with contextlib.ExitStack() as stack:
     programs = stack.enter_context(Compilations())
-    stack.enter_context(workdir.opened(run.config))
+    examples = len(run.train_source)
+    stack.enter_context(workdir.opened(run.config, train_examples=examples))
     checkpoints = Checkpoints(
       workdir.checkpoints, keep=run.config.keep_checkpoints
     )

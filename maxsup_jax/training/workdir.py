@@ -9,17 +9,21 @@ import fcntl
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.training import agreement
 from maxsup_jax.training import config as config_lib
-from maxsup_jax.training.provenance import provenance
+from maxsup_jax.training.provenance import provenance, versions
+
+# Packages whose version all processes of a run must have.
+_SAME_VERSIONS = ('maxsup_jax', 'jax', 'jaxlib')
 
 
 class Workdir:
@@ -111,19 +115,29 @@ class Workdir:
       )
 
   @contextlib.contextmanager
-  def opened(self, config: ConfigDict) -> Iterator[None]:
+  def opened(self, config: ConfigDict, **facts: Any) -> Iterator[None]:
     """Takes the directory for this run, until the context ends.
 
+    Args:
+      config: of the run.
+      **facts: what else is the same in all processes of a run.
+
     Raises:
-      UsageError: if it holds another run, or another process is using it.
+      UsageError: if it holds another run, or another process is using it; if
+        the processes do not run the same, or do not share the directory.
     """
     self.check(config)
-    if jax.process_count() > 1:
-      # Nobody writes before everybody has looked.
-      multihost_utils.sync_global_devices('checked the work directory')
-    if not self._writes:
+    # Nobody writes before everybody has looked.
+    found = versions()
+    packages = {name: found.get(name) for name in _SAME_VERSIONS}
+    agreement.require_same(config, **facts, **packages)
+    with self._locked(config) if self._writes else contextlib.nullcontext():
+      if jax.process_count() > 1:
+        self._require_shared()
       yield
-      return
+
+  @contextlib.contextmanager
+  def _locked(self, config: ConfigDict) -> Iterator[None]:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       lock = (self.path / '.lock').open('w')
@@ -141,6 +155,21 @@ class Workdir:
       if not (self.path / 'config.json').exists():
         write_atomically(self.path / 'config.json', config_lib.to_json(config))
       yield
+
+  def _require_shared(self) -> None:
+    """Refuses processes that do not see what the first one writes."""
+    # A name that is new: nobody's file system can remember that it was not
+    # there, and it is not there from an older run.
+    name = agreement.gather(f'.shared-{secrets.token_hex(8)}')[0]
+    mark = self.path / name
+    if self._writes:
+      mark.touch()
+    agreement.gather('written')
+    try:
+      agreement.require_seen('the files', self.path, mark.exists)
+    finally:
+      if self._writes:
+        mark.unlink()
 
   def record_start(self, step: int, device_count: int, **also: Any) -> None:
     """Adds this start to `run.json`: the command and what it runs on.

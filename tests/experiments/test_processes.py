@@ -197,6 +197,57 @@ def test_what_is_wrong_is_said_once(start, srun, tmp_path):
   assert errs[1] == ''
 
 
+def test_who_runs_something_else_is_refused(start, program, tmp_path):
+  path = tmp_path / 'run'
+  given = f'--workdir={path}', f'--coordinator=localhost:{free_port()}'
+  processes = [
+    program(
+      'train',
+      *given,
+      '--num_processes=2',
+      f'--process_id={i}',
+      f'--config.seed={7 * i}',
+    )
+    for i in range(2)
+  ]
+  codes, _, errs = ends(processes)
+  assert codes == [2, 2], errs
+  assert errs == [
+    'error: process 0 and process 1 do not run the same (config.seed: 0 and '
+    '7); start all with the same command\n',
+    '',
+  ]
+  assert not path.exists()
+
+
+def test_a_work_directory_that_is_not_shared(program, tmp_path):
+  """At the first start, and where a run is there already."""
+  paths = [tmp_path / 'a', tmp_path / 'b']
+  for _ in range(2):
+    port = free_port()
+    processes = [
+      program(
+        'tests.experiments.hasty',
+        f'--workdir={path}',
+        f'--coordinator=localhost:{port}',
+        '--num_processes=2',
+        f'--process_id={i}',
+      )
+      for i, path in enumerate(paths)
+    ]
+    codes, _, errs = ends(processes)
+    assert codes == [2, 2], errs
+    assert errs == [
+      'error: process 1 does not see the files of process 0 in '
+      f'{paths[0]}; the work directory must be shared by all processes\n',
+      '',
+    ]
+    left = sorted(p.name for p in paths[0].iterdir())
+    assert left == ['.lock', 'config.json']
+    if not paths[1].exists():
+      shutil.copytree(*paths)
+
+
 def rows(examples, steps, batch_size, process, count):
   """How often a process reads each example, in so many steps."""
   b = batch_size // count
