@@ -34,7 +34,7 @@ def main():
   _processes.join_processes()
   import jax
 
-  from maxsup_jax.training import setup
+  from maxsup_jax.training import agreement, setup
   from maxsup_jax.training.checkpoints import Checkpoints
   from maxsup_jax.training.evaluation import evaluate
   from maxsup_jax.training.workdir import Workdir, finite
@@ -44,15 +44,17 @@ def main():
   directory = Workdir(_WORKDIR.value, writes=False)
   config = directory.config()
   split = _SPLIT.value or config.dataset.eval_split
+  agreement.require_same(config, split=split, step=_STEP.value)
   run = setup.build(
     config, data_dir=_DATA_DIR.value, eval_split=split, training=False
   )
   _compilation.keep_compiled(directory.path)
   checkpoints = Checkpoints(directory.checkpoints)
-  steps = checkpoints.steps()
-  if not steps:
+  step = checkpoints.newest()
+  if step is None:
     raise _cli.UsageError(f'no checkpoint in {directory.checkpoints}')
-  step = steps[-1] if _STEP.value is None else _STEP.value
+  if _STEP.value is not None:
+    step = _STEP.value
   state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
   state = run.devices.replicate(state)
   eval_step = run.devices.map(run.eval_step())

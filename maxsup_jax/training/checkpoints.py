@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.training import agreement
 
 # The file of a checkpoint that holds the checksums of the others.
 SEAL = 'checksums.json'
@@ -149,26 +149,37 @@ class Checkpoints:
     Raises:
       UsageError: if there are checkpoints but none is whole.
     """
-    steps = self.steps()
-    damaged = []
-    for step in reversed(steps):
-      try:
-        restored = self.restore(step, like)
-      except UsageError as e:
-        if jax.process_index() == 0:
-          warnings.warn(f'{e}; falling back to the one before', stacklevel=2)
-        damaged.append(step)
-        continue
-      # Only now: as long as none is whole, nothing may look like a fresh start.
-      for other in damaged:
-        self._set_aside(other)
-      return restored
-    if steps:
+    # One decides for all: a file system may show each host another state.
+    step, count = agreement.gather(
+      self._choose() if jax.process_index() == 0 else None
+    )[0]
+    if step is not None:
+      self.wait_for(step)
+      return self.restore(step, like)
+    if count:
       raise UsageError(
-        f'none of the {len(steps)} checkpoints in {self._directory} can be '
-        'read; move the work directory away to start again from step 0'
+        f'none of the {count} checkpoints in {self._directory} can be read; '
+        'move the work directory away to start again from step 0'
       )
     return None
+
+  def newest(self) -> int | None:
+    """The newest step that has a checkpoint, the same for all processes."""
+    step = agreement.gather(max(self.steps(), default=None))[0]
+    if step is not None:
+      self.wait_for(step)
+    return step
+
+  def wait_for(self, step: int) -> None:
+    """Waits until all processes see the checkpoint that the first one sees.
+
+    Raises:
+      UsageError: if one does not.
+    """
+    if jax.process_count() > 1:
+      path = self._directory / str(step) / SEAL
+      agreement.require_seen('the checkpoints', self._directory, path.exists)
+      self._manager.reload()
 
   def reached_preemption(self, step: int) -> bool:
     """Whether all processes agreed to stop at this step, on one's SIGTERM.
@@ -206,15 +217,32 @@ class Checkpoints:
       )
       (path / SEAL).write_text(json.dumps(_checksums(path), indent=2))
 
+  def _choose(self) -> tuple[int | None, int]:
+    """The newest step whose checkpoint is whole, and how many there were.
+
+    Only the first process may do this: it moves damaged ones away.
+    """
+    steps = self.steps()
+    damaged = []
+    for step in reversed(steps):
+      try:
+        self._checked_path(step)
+      except UsageError as e:
+        warnings.warn(f'{e}; falling back to the one before', stacklevel=3)
+        damaged.append(step)
+        continue
+      # Only now: as long as none is whole, nothing may look like a fresh start.
+      for other in damaged:
+        self._set_aside(other)
+      return step, len(steps)
+    return None, len(steps)
+
   def _set_aside(self, step: int) -> None:
-    if jax.process_index() == 0:
-      target = self._directory.parent / 'damaged' / str(step)
-      target.parent.mkdir(exist_ok=True)
-      while target.exists():
-        target = target.with_name(target.name + '~')
-      (self._directory / str(step)).rename(target)
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(f'set aside checkpoint {step}')
+    target = self._directory.parent / 'damaged' / str(step)
+    target.parent.mkdir(exist_ok=True)
+    while target.exists():
+      target = target.with_name(target.name + '~')
+    (self._directory / str(step)).rename(target)
     self._manager.reload()
 
 

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from maxsup_jax._errors import UsageError
+from maxsup_jax.training import agreement
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState
 
@@ -171,3 +172,22 @@ def test_a_save_that_was_killed_is_no_checkpoint(directory):
   checkpoints.save(3, make_state(3), {})
   checkpoints.wait()
   assert checkpoints.steps() == [2, 3]
+
+
+def test_the_first_process_chooses(directory, monkeypatch):
+  """Another one may see a newer checkpoint, or one that it takes for whole."""
+  monkeypatch.setattr(agreement, 'gather', lambda _: [[2, 2], [3, 2]])
+  state, _ = Checkpoints(directory).restore_latest(LIKE)
+  assert int(state.step) == 2
+  monkeypatch.setattr(agreement, 'gather', lambda _: [2, 3])
+  assert Checkpoints(directory).newest() == 2
+
+
+def test_a_checkpoint_that_another_host_does_not_see(directory, monkeypatch):
+  """Nobody restores, and nobody starts afresh."""
+  monkeypatch.setattr(agreement, 'PATIENCE', 0.2)
+  monkeypatch.setattr(agreement, 'gather', lambda x: [x, [False, '/b']])
+  checkpoints = Checkpoints(directory)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(UsageError, match='process 1 does not see the checkpo'):
+    checkpoints.wait_for(3)
