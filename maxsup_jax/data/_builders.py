@@ -42,15 +42,16 @@ def find_builder(
   """
   if mock:
     return _form_of(name)
-  for path in (name, data_dir):
-    if '://' in str(path):
-      _record_files.check_scheme(path)
-  if '://' in name:
+  if not _is_embedded(name):
+    for path in (name, data_dir):
+      if '://' in str(path):
+        _record_files.check_scheme(path)
+  if _is_embedded(name):
+    builder = _from_directory(_prepare_embedded(name, data_dir))
+  elif '://' in name:
     builder = _from_directory(epath.Path(name))
   elif name.startswith(('/', './', '../', '~')):
     builder = _from_directory(pathlib.Path(name).expanduser())
-  elif _is_embedded(name):
-    builder = _from_directory(_prepare_embedded(name, data_dir))
   else:
     builder = _from_name(name, data_dir, download)
   _check_format(builder)
@@ -113,7 +114,13 @@ def _prepare_embedded(
     if slash and not config:
       raise UsageError(f'{name!r} names no config: {_CONFIGURED[base]!r} does')
     config = module.parse_name(config).name  # The one of its several names.
-  root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  root = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
+  if '://' in root:
+    raise UsageError(
+      f'the embedded dataset {base!r} is prepared on a local disk, not in '
+      f'{root}: set data_dir or TFDS_DATA_DIR to a local directory'
+    )
+  root = pathlib.Path(root).expanduser()
   directory = root / base / config / str(tfds.builder_cls(base).VERSION)
   if not _prepare.is_prepared(directory):
     builder = tfds.builder(

@@ -379,6 +379,18 @@ class TestObjectStorage:
       open_source('gs://bucket/data/tiny/1.0.0', 'train')
 
 
+@pytest.mark.parametrize('name', ['digits', 'glyphs/3x6_16_easy'])
+def test_embedded_datasets_are_not_prepared_there(
+  name, tmp_path, monkeypatch, refused
+):
+  monkeypatch.chdir(tmp_path)
+  with refused(
+    'is prepared on a local disk, not in gs://bucket/data: set data'
+  ):
+    open_source(name, 'train', data_dir='gs://bucket/data')
+  assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(
   _record_files._filesystem_class('gs') is not None
   or _record_files._read_by_tensorflow('gs'),
