@@ -39,6 +39,30 @@ def table(records: Mapping[str, Record]) -> str:
   return '\n'.join(lines)
 
 
+def tried_on_cpu(record: Record) -> str:
+  """What XLA offers on a CPU, from a record of the suite `train`.
+
+  Args:
+    record: taken on a CPU.
+
+  Returns:
+    A table in Markdown, without an end of line.
+  """
+  found = record['results']['on_cpu']
+  lines = ['| tried | time over that of the first row |', '|---|---|']
+  for part, title in (
+    ('options', 'block'),
+    ('pointwise', '1x1 convolution'),
+    ('layout', '3x3 convolution'),
+  ):
+    lines += [
+      f'| {title}: {name} | {_spread(row["ratio"], 2)} |'
+      for name, row in found[part].items()
+    ]
+  lines += [f'| block: {name} | not known to it |' for name in found['unknown']]
+  return '\n'.join(lines)
+
+
 def _step(record: Record) -> Iterable[Row]:
   settings, results = record['settings'], record['results']
   objectives = results['objectives']

@@ -1,12 +1,13 @@
-"""Writes the numbers of README.md and docs/losses.md from kept records.
+"""Writes the numbers of README.md and of docs/ from kept records.
 
   python -m experiments.tables
 
 The table between `<!-- performance -->` and `<!-- end of performance -->` in
-README.md gets its rows from all of experiments/results/*.json; what stands
-behind `<!-- price:NAME -->` in docs/losses.md becomes the price of that loss,
-from those of `experiments.benchmark --suite=losses`. No number in either is
-typed by hand: to add one, write a benchmark's --out into experiments/results.
+README.md gets its rows from all of experiments/results/*.json, that of
+`<!-- tried -->` in docs/speed.md from train-cpu.json; what stands behind
+`<!-- price:NAME -->` in docs/losses.md becomes the price of that loss,
+from those of `experiments.benchmark --suite=losses`. No number in them is typed
+by hand: to add one, write a benchmark's --out into experiments/results.
 """
 
 import json
@@ -18,16 +19,13 @@ from experiments import _cli, _performance
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / 'README.md'
+SPEED = ROOT / 'docs' / 'speed.md'
 PAGE = ROOT / 'docs' / 'losses.md'
 RESULTS = ROOT / 'experiments' / 'results'
 
 # Of the shapes of the suite, the largest at which all losses are measured, and
 # the one whose sizes are multiples of the tiles of a TPU.
 SHAPE, TILED_SHAPE = (1024, 21843), (8192, 32000)
-
-_TABLE = re.compile(
-  r'(<!-- performance -->\n).*?(<!-- end of performance -->)', re.S
-)
 
 
 def with_prices(
@@ -56,20 +54,23 @@ def with_prices(
   return re.sub(r'<!-- price:(\w+) -->[^|]*(?= \|)', price, page)
 
 
-def with_performance(page: str, records: dict[str, dict[str, Any]]) -> str:
-  """The page with the table of performance of the records.
+def with_table(page: str, name: str, table: str) -> str:
+  """The page with another table.
 
   Args:
     page: its text.
-    records: by the names of their files, in the order of the rows.
+    name: the table is between `<!-- NAME -->` and `<!-- end of NAME -->`.
+    table: in Markdown, without an end of line.
 
   Raises:
     UsageError: if the page has no place for the table.
   """
-  if not _TABLE.search(page):
-    raise _cli.UsageError('the page has no <!-- performance --> table')
-  table = _performance.table(records)
-  return _TABLE.sub(lambda match: f'{match[1]}{table}\n{match[2]}', page)
+  start, end = f'<!-- {name} -->\n', f'<!-- end of {name} -->'
+  before, found, rest = page.partition(start)
+  _, found_end, after = rest.partition(end)
+  if not (found and found_end):
+    raise _cli.UsageError(f'the page has no <!-- {name} --> table')
+  return f'{before}{start}{table}\n{end}{after}'
 
 
 def _losses(record: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
@@ -93,10 +94,21 @@ def read_all() -> dict[str, dict[str, Any]]:
   )
 
 
+def performance() -> str:
+  """The README's table."""
+  return _performance.table(read_all())
+
+
+def tried() -> str:
+  """The table of docs/speed.md."""
+  return _performance.tried_on_cpu(read('train-cpu.json'))
+
+
 def main():
   prices = read('losses-tpu-v5e-compiled.json'), read('losses-cpu.json')
   for path, text in (
-    (README, with_performance(README.read_text(), read_all())),
+    (README, with_table(README.read_text(), 'performance', performance())),
+    (SPEED, with_table(SPEED.read_text(), 'tried', tried())),
     (PAGE, with_prices(PAGE.read_text(), *prices)),
   ):
     path.write_text(text)

@@ -45,24 +45,48 @@ def test_the_page_has_the_numbers_of_the_records():
     assert f'<!-- price:{name} -->' in page, name
 
 
-def test_the_readme_has_the_table_of_the_records():
+def test_the_pages_have_the_tables_of_the_records():
   page = tables.README.read_text()
-  records = tables.read_all()
-  assert tables.with_performance(page, records) == page
+  assert tables.with_table(page, 'performance', tables.performance()) == page
   table = page.split('<!-- performance -->')[1].split('<!-- end of')[0]
-  for name in records:
-    assert f'](experiments/results/{name})' in table
+  for path in tables.RESULTS.glob('*.json'):
+    assert f'](experiments/results/{path.name})' in table
+  page = tables.SPEED.read_text()
+  assert tables.with_table(page, 'tried', tables.tried()) == page
 
 
 def test_a_table_is_replaced():
-  page = 'a\n<!-- performance -->\nold\n<!-- end of performance -->\nb'
-  filled = tables.with_performance(page, {})
-  assert 'old' not in filled
-  assert filled.splitlines()[0] == 'a'
-  assert filled.splitlines()[-1] == 'b'
-  assert tables.with_performance(filled, {}) == filled
-  with pytest.raises(UsageError, match='no <!-- performance -->'):
-    tables.with_performance('no table', {})
+  page = 'a\n<!-- x -->\nold\n<!-- end of x -->\nb'
+  filled = tables.with_table(page, 'x', '| new |')
+  assert filled == 'a\n<!-- x -->\n| new |\n<!-- end of x -->\nb'
+  assert tables.with_table(filled, 'x', '| new |') == filled
+  for other in ('no table', 'a\n<!-- x -->\nno end'):
+    with pytest.raises(UsageError, match='no <!-- x -->'):
+      tables.with_table(other, 'x', '')
+
+
+def test_what_was_tried_is_told():
+  def row(median):
+    ratio = {'median': median, 'quartile_1': 0.5, 'quartile_3': 2.0}
+    return {'ratio': ratio}
+
+  record = {
+    'results': {
+      'on_cpu': {
+        'options': {'as it is': row(1.0), 'onednn': row(1.234)},
+        'pointwise': {'product': row(0.6)},
+        'layout': {'NCHW': row(1.1)},
+        'unknown': ['magic'],
+      }
+    }
+  }
+  assert tables._performance.tried_on_cpu(record).splitlines()[2:] == [
+    '| block: as it is | 1.00 (0.50–2.00) |',
+    '| block: onednn | 1.23 (0.50–2.00) |',
+    '| 1x1 convolution: product | 0.60 (0.50–2.00) |',
+    '| 3x3 convolution: NCHW | 1.10 (0.50–2.00) |',
+    '| block: magic | not known to it |',
+  ]
 
 
 def test_a_record_is_told_with_its_spread_and_its_machine():
@@ -94,9 +118,7 @@ def test_a_record_is_told_with_its_spread_and_its_machine():
       }
     },
   }
-  row = tables.with_performance(
-    '<!-- performance -->\n\n<!-- end of performance -->', {'x.json': record}
-  ).splitlines()[3]
+  row = tables._performance.table({'x.json': record}).splitlines()[2]
   assert row == (
     '| training step, resnet50, 64 images of 224x224, bfloat16 | CE 250 ms, '
     'MaxSup 250 ms; over CE: MaxSup 1.004 (0.990–1.020); 42% of the peak '
