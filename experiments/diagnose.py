@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _processes
 
 _OUT = flags.DEFINE_string(
   'out', None, 'The directory of the report; it is made.'
@@ -52,6 +52,7 @@ _CLASSES = flags.DEFINE_list(
 
 
 def main(paths):
+  _processes.refuse_several('diagnose')
   from tqdm import tqdm
 
   from maxsup_jax.reports import archive, report

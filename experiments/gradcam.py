@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import _cli, _compilation
+from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A run to look at; once for each run, in the order of columns.'
@@ -66,6 +66,7 @@ flags.declare_key_flag('compilation_cache')
 def main():
   if not _WORKDIR.value:
     raise _cli.UsageError('--workdir is needed: the directory of a run')
+  _processes.refuse_several('gradcam')
   items = [i.strip() for i in (_IMAGES.value or '').split(',') if i.strip()]
   if not items:
     raise _cli.UsageError('--images is needed: indices or files, such as 0,5,7')
