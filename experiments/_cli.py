@@ -27,6 +27,7 @@ def run(
   config: str | None = None,
   *,
   files: bool = False,
+  several: bool = False,
 ) -> None:
   """Runs a program: parses flags, and prints a user's mistake as one line.
 
@@ -35,7 +36,10 @@ def run(
     config: the default run card, for programs with the flag --config.
     files: whether arguments may stand beside the flags; `main` takes their
       list then.
+    several: whether it may be one of several processes.
   """
+  if several:
+    _processes.expect_several()
 
   def parse(argv):
     modules = flags.FLAGS.flags_by_module_dict()

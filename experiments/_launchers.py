@@ -25,6 +25,8 @@ class Launch(NamedTuple):
     index: which process this one is; None where only JAX can tell.
     count: how many there are.
     alone_on_host: whether every host has only one of them.
+    local_rank: which one it is of those on its host; None where all of them
+      share the devices by themselves.
   """
 
   by: str
@@ -32,6 +34,7 @@ class Launch(NamedTuple):
   index: int | None
   count: int
   alone_on_host: bool
+  local_rank: int | None = None
 
 
 # What JAX itself wants to see before it takes a process for one of SLURM's.
@@ -68,7 +71,9 @@ def _open_mpi(env: Mapping[str, str]) -> Launch | None:
     _number(env, 'OMPI_COMM_WORLD_RANK'),
     count,
     env.get('OMPI_COMM_WORLD_LOCAL_SIZE') == '1'
-    and env.get('OMPI_MCA_orte_num_nodes') == str(count),
+    # Version 5 tells of this host alone.
+    and env.get('OMPI_MCA_orte_num_nodes', str(count)) == str(count),
+    _number(env, 'OMPI_COMM_WORLD_LOCAL_RANK'),
   )
 
 
@@ -86,6 +91,7 @@ def _slurm(env: Mapping[str, str]) -> Launch | None:
     _number(env, 'SLURM_PROCID'),
     count,
     env.get('SLURM_STEP_NUM_NODES') == str(count),
+    _number(env, 'SLURM_LOCALID'),
   )
 
 
@@ -98,7 +104,7 @@ def tasks_not_started() -> int:
 
 
 def _tpu_slice(env: Mapping[str, str]) -> Launch | None:
-  platforms = env.get('JAX_PLATFORMS', 'tpu').split(',')
+  platforms = (env.get('JAX_PLATFORMS') or 'tpu').split(',')
   here = any(glob.glob(pattern) for pattern in _TPU_DEVICES)
   if not here or 'tpu' not in platforms or not _has_libtpu():
     return None
@@ -111,7 +117,7 @@ def _tpu_slice(env: Mapping[str, str]) -> Launch | None:
     return None
   index = _number(env, 'TPU_WORKER_ID', -1)
   known = index >= 0 and slices == 1
-  # JAX never hides TPUs from a process.
+  # The index is for messages. JAX never hides TPUs from a process.
   return Launch('a TPU pod slice', None, index if known else None, count, False)
 
 

@@ -53,6 +53,14 @@ _PATIENCE = 10
 
 # Ends the other processes with this one; None where it is the only one.
 _peers: Any = None
+# Whether the program is for several processes, or refuses them.
+_of_several = False
+
+
+def expect_several() -> None:
+  """Says that those whom a launcher has started print a mistake only once."""
+  global _of_several
+  _of_several = True
 
 
 def join_processes(*, saves: bool = False) -> None:
@@ -110,12 +118,14 @@ def refuse_several(program: str, why: str = '') -> None:
     UsageError: which says how to run in one process.
   """
   if _arguments():
+    expect_several()
     if _PROCESS_ID.value:
       time.sleep(2)  # Process 0 says the same, and may be slower.
       sys.exit(2)
     raise UsageError(
-      f'{program} runs in one process, not in several{why}; start it once, '
-      'with --nomultihost on a TPU pod slice'
+      f'{program} runs in one process, not in several{why}; start it '
+      'once, and where this is one host of a TPU pod slice, with '
+      'JAX_PLATFORMS=cpu or on another machine'
     )
 
 
@@ -141,8 +151,15 @@ def ending_together() -> Iterator[None]:
 def is_first() -> bool:
   """Whether a user's mistake is this process's to print.
 
-  What a launcher starts has one command line, so one of them is enough.
+  What a launcher starts has one command line, so one of them is enough; but not
+  where each runs on its own.
   """
+  # Where the flags themselves are wrong, they have no values.
+  alone = flags.FLAGS['multihost'].value is False or (
+    '--nomultihost' in sys.argv
+  )
+  if alone or not _of_several:
+    return True
   try:
     launch = _launchers.find_launch()
   except UsageError:
@@ -173,12 +190,15 @@ def _arguments() -> tuple[dict[str, Any], str] | None:
       'not tell where they can meet: add --coordinator=HOST:PORT, the host of '
       'rank 0 and a free port; or --nomultihost for each on its own'
     )
-  arguments: dict[str, Any] = {'cluster_detection_method': launch.method}
-  if launch.index is not None:
-    arguments |= {'num_processes': launch.count, 'process_id': launch.index}
-  if launch.alone_on_host and 'JAX_LOCAL_DEVICE_IDS' not in os.environ:
-    # JAX gives a process of SLURM or Open MPI a single GPU otherwise.
-    arguments['local_device_ids'] = []
+  arguments: dict[str, Any] = {}
+  if launch.method is not None:
+    arguments = {
+      'cluster_detection_method': launch.method,
+      'num_processes': launch.count,
+      'process_id': launch.index,
+      **_local_devices(launch),
+    }
+  # Of a TPU pod slice, or several of them, JAX itself knows everything.
   who = 'this process' if launch.index is None else f'process {launch.index}'
   return arguments, (
     f'{who} of {launch.count} ({launch.by}) waits for the others'
@@ -199,8 +219,12 @@ def _given(
     raise UsageError(
       '--coordinator, --num_processes and --process_id belong together'
     )
-  if not re.fullmatch(r'.+:\d+', coordinator):
-    raise UsageError(f'--coordinator={coordinator}: expected HOST:PORT')
+  address = re.fullmatch(r'.+:(\d{1,5})', coordinator)
+  if not address or not 1 <= int(address[1]) <= 65535:
+    raise UsageError(
+      f'--coordinator={coordinator}: expected HOST:PORT, the port from 1 to '
+      '65535'
+    )
   if not 0 <= process_id < num_processes:
     raise UsageError(
       f'--process_id={process_id}: expected from 0 to below '
@@ -210,11 +234,25 @@ def _given(
     'coordinator_address': coordinator,
     'num_processes': num_processes,
     'process_id': process_id,
+    **_local_devices(launch),
   }
   return arguments, (
     f'process {process_id} of {num_processes} waits for the others at '
     f'{coordinator}'
   )
+
+
+def _local_devices(launch: _launchers.Launch | None) -> dict[str, Any]:
+  """Which GPUs of its host a process takes; an empty list stands for all.
+
+  It must be said: JAX gives a process of SLURM or Open MPI a single one, of its
+  number on the host, also where it is alone there.
+  """
+  if 'JAX_LOCAL_DEVICE_IDS' in os.environ:
+    return {}
+  if launch is None or launch.alone_on_host or launch.local_rank is None:
+    return {'local_device_ids': []}
+  return {'local_device_ids': [launch.local_rank]}
 
 
 @contextlib.contextmanager

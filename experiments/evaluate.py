@@ -86,4 +86,4 @@ def main():
 
 
 if __name__ == '__main__':
-  _cli.run(main)
+  _cli.run(main, several=True)

@@ -87,4 +87,4 @@ def default_workdir(config):
 
 
 if __name__ == '__main__':
-  _cli.run(main, config='configs/digits.py')
+  _cli.run(main, config='configs/digits.py', several=True)

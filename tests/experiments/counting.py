@@ -26,4 +26,4 @@ def _noted(self, index):
 
 if __name__ == '__main__':
   _tfds_source.TfdsSource.__getitem__ = _noted
-  _cli.run(train.main, config='configs/digits.py')
+  _cli.run(train.main, config='configs/digits.py', several=True)

@@ -5,4 +5,4 @@ from maxsup_jax.training import agreement
 
 if __name__ == '__main__':
   agreement.PATIENCE = 1
-  _cli.run(train.main, config='configs/digits.py')
+  _cli.run(train.main, config='configs/digits.py', several=True)

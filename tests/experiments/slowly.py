@@ -19,4 +19,4 @@ def _late(self, start_step):
 
 if __name__ == '__main__':
   setup.Run.train_batches = _late
-  _cli.run(train.main, config='configs/digits.py')
+  _cli.run(train.main, config='configs/digits.py', several=True)

@@ -1,6 +1,7 @@
 """One of several processes, or not: from what launchers and machines tell."""
 
 import http.server
+import sys
 import threading
 
 import pytest
@@ -24,6 +25,7 @@ OPEN_MPI = {
   'OMPI_COMM_WORLD_SIZE': '2',
   'OMPI_COMM_WORLD_RANK': '1',
   'OMPI_COMM_WORLD_LOCAL_SIZE': '1',
+  'OMPI_COMM_WORLD_LOCAL_RANK': '0',
   'OMPI_MCA_orte_num_nodes': '2',
   'OMPI_MCA_orte_hnp_uri': '1199833088.0;tcp://192.0.2.2:52681',
 }
@@ -32,7 +34,15 @@ OPEN_MPI = {
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
   """Sets variables; none of a launcher are there before."""
-  for name in (*SLURM, *OPEN_MPI, 'JAX_PLATFORMS', 'TPU_SKIP_MDS_QUERY'):
+  for name in (
+    *SLURM,
+    *OPEN_MPI,
+    'JAX_LOCAL_DEVICE_IDS',
+    'JAX_PLATFORMS',
+    'TPU_SKIP_MDS_QUERY',
+    'TPU_WORKER_ID',
+    'MEGASCALE_NUM_SLICES',
+  ):
     monkeypatch.delenv(name, raising=False)
 
   def update(*groups, **variables):
@@ -53,7 +63,7 @@ def test_nothing_is_found_where_nothing_is():
 
 def test_slurm(environment):
   environment(SLURM)
-  assert find_launch() == Launch('SLURM', 'slurm', 3, 4, False)
+  assert find_launch() == Launch('SLURM', 'slurm', 3, 4, False, 1)
   environment(SLURM_STEP_NUM_NODES='4')
   assert find_launch().alone_on_host
   environment(SLURM_PROCID='first')
@@ -75,9 +85,9 @@ def test_a_shell_in_a_slurm_job_is_alone(environment):
 
 def test_open_mpi(environment):
   environment(OPEN_MPI, SLURM)
-  assert find_launch() == Launch('Open MPI', 'ompi', 1, 2, True)
-  environment(OMPI_COMM_WORLD_LOCAL_SIZE='2')
-  assert not find_launch().alone_on_host
+  assert find_launch() == Launch('Open MPI', 'ompi', 1, 2, True, 0)
+  environment(OMPI_COMM_WORLD_LOCAL_SIZE='2', OMPI_COMM_WORLD_LOCAL_RANK='1')
+  assert find_launch() == Launch('Open MPI', 'ompi', 1, 2, False, 1)
   environment(OMPI_MCA_orte_hnp_uri=None)
   assert find_launch().method is None
   environment(OMPI_COMM_WORLD_SIZE='1', SLURM_JOB_ID=None)
@@ -161,6 +171,11 @@ def test_nobody_is_asked_where_no_tpu_is_used(
   assert not metadata[1]
 
 
+def test_no_platforms_are_all_platforms(tpu, environment):
+  environment(TPU_WORKER_HOSTNAMES='a,b', JAX_PLATFORMS='')
+  assert find_launch().count == 2
+
+
 def test_a_server_that_is_not_there_costs_no_time(tpu, environment):
   environment(GCE_METADATA_IP='127.0.0.1:9')
   assert find_launch() is None
@@ -188,6 +203,7 @@ def test_what_jax_is_told(arguments, environment):
     'cluster_detection_method': 'slurm',
     'num_processes': 4,
     'process_id': 3,
+    'local_device_ids': [1],
   }
   assert text == 'process 3 of 4 (SLURM) waits for the others'
   assert arguments(multihost=False) is None
@@ -204,9 +220,43 @@ def test_flags_come_first_and_launchers_complete_them(arguments, environment):
     'coordinator_address': 'h:1',
     'num_processes': 2,
     'process_id': 1,
+    'local_device_ids': [],
   }
   given = {'coordinator': 'h:1', 'num_processes': 9, 'process_id': 5}
   assert arguments(**given)[0]['process_id'] == 5
+
+
+def test_which_gpus_a_process_takes_at_a_given_address(arguments, environment):
+  """JAX would give each the one of its number, or all to each."""
+  given = {'coordinator': 'h:1', 'num_processes': 2, 'process_id': 1}
+
+  def ids(**values):
+    return arguments(**values)[0].get('local_device_ids')
+
+  # By hand: all, also in a shell of SLURM, which tells a number there, too.
+  assert ids(**given) == []
+  environment(SLURM, SLURM_STEP_NUM_TASKS='1', SLURM_LOCALID='0')
+  assert ids(**given) == []
+  environment(SLURM)
+  assert ids(coordinator='h:1') == [1]
+  environment(SLURM_STEP_NUM_NODES='4')
+  assert ids(coordinator='h:1') == []
+  # Open MPI 5.
+  environment(
+    OPEN_MPI, OMPI_MCA_orte_num_nodes=None, OMPI_MCA_orte_hnp_uri=None
+  )
+  assert ids(coordinator='h:1') == []
+  environment(OMPI_COMM_WORLD_LOCAL_SIZE='2', OMPI_COMM_WORLD_LOCAL_RANK='1')
+  assert ids(coordinator='h:1') == [1]
+  environment(JAX_LOCAL_DEVICE_IDS='3')
+  assert ids(coordinator='h:1') is None
+
+
+def test_jax_itself_finds_the_hosts_of_pod_slices(tpu, arguments, environment):
+  environment(TPU_WORKER_HOSTNAMES='a,b', TPU_WORKER_ID='1')
+  for slices in '1', '2':
+    environment(MEGASCALE_NUM_SLICES=slices)
+    assert arguments()[0] == {}
 
 
 @pytest.mark.parametrize(
@@ -217,6 +267,11 @@ def test_flags_come_first_and_launchers_complete_them(arguments, environment):
     ({'multihost': False, 'coordinator': 'h:1'}, 'contradict each other'),
     ({'join_timeout': 0.0}, r'--join_timeout=0.0: expected a number above 0'),
     ({'peer_timeout': -1.0}, r'--peer_timeout=-1.0'),
+    (
+      {'coordinator': 'h:65536', 'num_processes': 2, 'process_id': 1},
+      'the port from 1 to 65535',
+    ),
+    ({'coordinator': 'h:0', 'num_processes': 2, 'process_id': 1}, '=h:0: exp'),
   ],
 )
 def test_flags_that_contradict_each_other(arguments, values, message):
@@ -235,7 +290,30 @@ def test_open_mpi_5_needs_an_address(arguments, environment):
 @pytest.mark.parametrize(
   ('index', 'first'), [(None, True), ('0', True), ('1', False), ('x', True)]
 )
-def test_one_of_them_prints(environment, index, first):
+def test_one_of_them_prints(environment, monkeypatch, index, first):
   environment(SLURM)
   environment(SLURM_PROCID=index)
+  # A program that takes no notice of others prints what is wrong in each.
+  monkeypatch.setattr(_processes, '_of_several', False)
+  assert _processes.is_first()
+  _processes.expect_several()
   assert _processes.is_first() is first
+  with flagsaver.flagsaver(multihost=False):
+    assert _processes.is_first()
+  # Where the flags could not be read.
+  monkeypatch.setattr(sys, 'argv', ['train', '--nomultihost', '--confg=x'])
+  assert _processes.is_first()
+
+
+def test_a_program_that_refuses_others_says_it_once(
+  arguments, environment, monkeypatch
+):
+  monkeypatch.setattr(_processes, '_of_several', False)
+  _processes.refuse_several('gradcam')
+  environment(SLURM)
+  with pytest.raises(UsageError, match='gradcam runs in one process, not in'):
+    _processes.refuse_several('gradcam')
+  assert not _processes.is_first()
+  with flagsaver.flagsaver(multihost=False):
+    _processes.refuse_several('gradcam')
+    assert _processes.is_first()
