@@ -146,7 +146,7 @@ class Step:
 
     if chosen.compiled is not None:
       loss = torch.compile(loss, mode=chosen.compiled or None)
-    self._loss = loss
+    self._net, self._loss = net, loss
     self._optimizer = _optimizer(
       torch, optimizer, net.parameters(), **optimizer_options
     )
@@ -154,6 +154,13 @@ class Step:
   def first_step(self) -> float:
     """Takes a step; gives its loss."""
     return float(self._step())
+
+  def parameters(self) -> dict[str, np.ndarray]:
+    """The parameters by name, as they are now."""
+    return {
+      name: x.detach().cpu().contiguous().numpy().copy()
+      for name, x in self._net.named_parameters()
+    }
 
   def seconds_per_step(self, count: int) -> float:
     """Takes steps in a row, and waits until the last is done."""

@@ -1,5 +1,6 @@
 """Four virtual CPU devices for every test: set before jax starts."""
 
+import contextlib
 import os
 
 os.environ['XLA_FLAGS'] = (
@@ -30,13 +31,12 @@ def compilation_cache(tmp_path_factory):
   return tmp_path_factory.mktemp('compilation_cache')
 
 
-@pytest.fixture
-def cached_compilation(compilation_cache):
-  """Uses the session's compilation cache in this process."""
+@contextlib.contextmanager
+def _caching(directory):
   from jax.experimental.compilation_cache import compilation_cache as cache
 
   names = {
-    'jax_compilation_cache_dir': str(compilation_cache),
+    'jax_compilation_cache_dir': str(directory),
     'jax_persistent_cache_min_compile_time_secs': 0,
   }
   before = {name: getattr(jax.config, name) for name in names}
@@ -47,3 +47,17 @@ def cached_compilation(compilation_cache):
   for name, value in before.items():
     jax.config.update(name, value)
   cache.reset_cache()
+
+
+@pytest.fixture
+def cached_compilation(compilation_cache):
+  """Uses the session's compilation cache in this process."""
+  with _caching(compilation_cache):
+    yield
+
+
+@pytest.fixture(scope='module')
+def cached_compilations(compilation_cache):
+  """Likewise in all tests of a file."""
+  with _caching(compilation_cache):
+    yield

@@ -1,6 +1,7 @@
 """The training step beside the same one in PyTorch."""
 
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,15 +17,18 @@ pytest.importorskip('torch')
 from experiments import (
   _benchmark_cpu,
   _benchmark_train,
+  _benchmark_train_check,
   _benchmark_train_report,
   _benchmark_train_torch,
+  _torch_models,
 )
+from maxsup_jax import models
 from maxsup_jax._errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
 TINY = _benchmark_train.Settings(
-  models=('resnet18',),
+  models=('vit_tiny',),
   image_size=32,
   batch_size=4,
   num_classes=5,
@@ -32,12 +36,12 @@ TINY = _benchmark_train.Settings(
   rounds=2,
   steps_per_round=1,
   variants=('plain', 'channels_last'),
-  model_options={'width': 4},
 )
+_SHALLOW = {'dim': 16, 'depth': 1, 'heads': 2}
 
 
 @pytest.fixture(scope='module')
-def measured():
+def measured(cached_compilations):
   import torch
 
   before = torch.get_num_threads()
@@ -51,6 +55,12 @@ def measured():
     patch.setattr(_benchmark_train, '_BLOCK', small)
     few = list(_benchmark_cpu.OPTIONS.items())[:3]
     patch.setattr(_benchmark_cpu, 'OPTIONS', dict(few))
+    # Else it has twelve layers.
+    entry = dataclasses.replace(
+      models.MODELS['vit_tiny'], architecture=_SHALLOW
+    )
+    patch.setitem(models.MODELS, 'vit_tiny', entry)
+    patch.setitem(_torch_models._VITS, 'vit_tiny', _SHALLOW)
     yield _benchmark_train.measure(TINY)
   torch.set_num_threads(before)
 
@@ -76,8 +86,9 @@ def record(measured):
 
 
 def test_both_frameworks_compute_the_same_steps(measured):
-  row = measured['results']['models']['resnet18']
-  assert row['optimizer'] == 'sgd'
+  row = measured['results']['models']['vit_tiny']
+  assert row['optimizer'] == 'adamw'
+  assert 0 <= row['gradient_distance'] < 1e-4
   for losses in (row['first_losses'], row['second_losses']):
     assert list(losses) == ['jax', 'plain', 'channels_last']
     assert losses['plain'] == pytest.approx(losses['jax'], rel=1e-4)
@@ -89,7 +100,7 @@ def test_both_frameworks_compute_the_same_steps(measured):
 
 
 def test_the_ratio_is_that_of_the_fastest(measured):
-  row = measured['results']['models']['resnet18']
+  row = measured['results']['models']['vit_tiny']
   programs = row['programs']
   medians = {
     name: programs[name]['step_seconds']['median'] for name in TINY.variants
@@ -149,8 +160,8 @@ def test_what_is_printed(record):
   printed = _benchmark_train_report.describe(record)
   lines = printed.splitlines()
   assert max(map(len, lines)) <= 80
-  heading = next(x.split() for x in lines if x.startswith('resnet18 '))
-  assert heading == ['resnet18', 'jax', 'plain', 'channels_last']
+  heading = next(x.split() for x in lines if x.startswith('vit_tiny '))
+  assert heading == ['vit_tiny', 'jax', 'plain', 'channels_last']
   assert 'on a CPU there is no target' in ' '.join(printed.split())
   once_more = next(x.split() for x in lines if x.startswith('  once more'))
   assert float(once_more[3]) > 0
@@ -160,7 +171,7 @@ def test_what_is_printed_of_a_gpu(record):
   record['hardware']['platform'] = 'gpu'
   record['results']['matrix_flops_per_second'] = None
   record['results']['on_cpu'] = None
-  row = record['results']['models']['resnet18']
+  row = record['results']['models']['vit_tiny']
   row['torch_over_jax'] |= {'median': 1.5, 'quartile_1': 1.4, 'quartile_3': 1.6}
   row['programs']['jax']['share_of_peak'] = 0.4
   row['programs']['plain']['peak_memory_bytes'] = 12_000_000_000
@@ -182,13 +193,57 @@ def test_what_is_printed_of_a_gpu(record):
 
 
 def test_steps_that_differ_are_not_compared():
-  check = _benchmark_train.check_equal
+  check = _benchmark_train_check.check_equal
   check({'jax': 7.0, 'plain': 7.0003}, 'cpu', 'float32')
-  with pytest.raises(AssertionError, match=r'plain 7\.002 and JAX 7'):
+  with pytest.raises(UsageError, match=r'plain 7\.002 and JAX 7'):
     check({'jax': 7.0, 'plain': 7.002}, 'cpu', 'float32')
   check({'jax': 7.0, 'plain': 7.1}, 'gpu', 'bfloat16')
-  with pytest.raises(AssertionError, match='different'):
+  with pytest.raises(UsageError, match='different'):
     check({'jax': 7.0, 'plain': float('nan')}, 'gpu', 'bfloat16')
+
+
+def test_gradients_that_differ():
+  check = _benchmark_train_check.check_gradients
+  theirs = {'a': np.array([[3.0, 0.0]]), 'b': np.array([4.0])}
+  ours = {'a': np.array([[3.0, 0.003]]), 'b': np.array([4.004])}
+  assert check(ours, theirs) == pytest.approx(0.001)
+  ours['b'] = np.array([4.005])
+  with pytest.raises(
+    UsageError, match=r'0\.0012 apart, relatively, and mos.* b'
+  ):
+    check(ours, theirs)
+  with pytest.raises(UsageError, match='nan apart'):
+    check({'a': np.zeros(2)}, {'a': np.zeros(2)})
+
+
+def test_a_model_that_is_another_is_found(measured, monkeypatch):
+  """Whose losses differ by less than what half precision rounds."""
+  import torch
+
+  functional = torch.nn.functional
+  original = functional.layer_norm
+  monkeypatch.setattr(
+    functional, 'layer_norm', lambda *a: original(*a[:-1], 1e-2)
+  )
+  with pytest.raises(UsageError, match='different gradients') as info:
+    _benchmark_train._gradient_distance(
+      TINY, 'vit_tiny', torch, jax.local_devices()[0]
+    )
+  assert '\n' not in str(info.value)
+
+
+def test_nothing_is_rounded_where_gradients_are_compared():
+  import torch
+
+  torch.set_float32_matmul_precision('high')
+  try:
+    with _benchmark_train_check.exact(torch):
+      assert torch.get_float32_matmul_precision() == 'highest'
+      assert not torch.backends.cudnn.allow_tf32
+      assert jax.config.jax_default_matmul_precision == 'highest'
+    assert torch.get_float32_matmul_precision() == 'high'
+  finally:
+    torch.set_float32_matmul_precision('highest')
 
 
 def test_the_fastest_is_found():

@@ -1,0 +1,101 @@
+"""Whether the steps of both frameworks compute the same."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import _benchmark_train_torch as pytorch
+from maxsup_jax._errors import UsageError
+
+# How far the losses of a step may be apart, relatively: with equal weights and
+# images, what is left is rounding. GPUs multiply in TF32. Of fresh weights the
+# losses are near log K whatever is computed, so the gradients are compared too.
+TOLERANCE = {('cpu', 'float32'): 1e-4}
+_OTHER_TOLERANCE = 2e-2
+
+# Likewise the gradients, in float32 on all platforms.
+GRADIENT_TOLERANCE = 1e-3
+# Of so many images at most.
+IMAGES = 16
+GRADIENT_ITSELF = {
+  'learning_rate': 1.0,
+  'weight_decay': 0.0,
+  'momentum': 0.0,
+  'nesterov': False,
+}
+
+
+def plainest(platform: str) -> str:
+  """The first variant of PyTorch that is not compiled."""
+  names = pytorch.variants_of(platform)
+  return next(n for n in names if pytorch.VARIANTS[n].compiled is None)
+
+
+@contextlib.contextmanager
+def exact(torch: Any) -> Iterator[None]:
+  """Both frameworks multiply in float32, and not in TF32."""
+  before = torch.get_float32_matmul_precision()
+  allowed = torch.backends.cudnn.allow_tf32
+  torch.set_float32_matmul_precision('highest')
+  torch.backends.cudnn.allow_tf32 = False
+  try:
+    with jax.default_matmul_precision('highest'):
+      yield
+  finally:
+    torch.set_float32_matmul_precision(before)
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def check_gradients(
+  ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> float:
+  """Refuses to compare steps whose gradients differ: they compute other things.
+
+  Args:
+    ours: the gradient of each parameter, by name, in JAX.
+    theirs: in PyTorch.
+
+  Returns:
+    The norm of the difference over that of theirs, of all parameters together.
+
+  Raises:
+    UsageError: in one line, if that is more than `GRADIENT_TOLERANCE`.
+  """
+  gaps = {n: _norm(ours[n] - g) for n, g in theirs.items()}
+  size = _norm(np.array([_norm(g) for g in theirs.values()]))
+  distance = _norm(np.array(list(gaps.values()))) / size if size else np.nan
+  if not distance <= GRADIENT_TOLERANCE:
+    worst = max(gaps, key=gaps.get)
+    raise UsageError(
+      'the steps of JAX and PyTorch compute different gradients, '
+      f'{distance:.2g} apart, relatively, and most in {worst}; expected at '
+      f'most {GRADIENT_TOLERANCE:g}'
+    )
+  return distance
+
+
+def _norm(x: np.ndarray) -> float:
+  return float(np.linalg.norm(np.asarray(x, np.float64).ravel()))
+
+
+def check_equal(values: Mapping[str, float], platform: str, dtype: str) -> None:
+  """Refuses to compare steps whose losses differ.
+
+  Args:
+    values: the loss of a step, by program; 'jax' among them.
+    platform: that runs it.
+    dtype: of the computation.
+
+  Raises:
+    UsageError: in one line, with the losses.
+  """
+  tolerance = TOLERANCE.get((platform, dtype), _OTHER_TOLERANCE)
+  for name, value in values.items():
+    if not abs(value - values['jax']) <= tolerance * abs(values['jax']):
+      raise UsageError(
+        f'the steps compute different losses, {name} {value} and JAX '
+        f'{values["jax"]}; expected at most {tolerance:g} apart, relatively'
+      )
