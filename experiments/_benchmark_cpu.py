@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from experiments import _benchmark_timing as timing
@@ -95,7 +96,8 @@ def measure(
 
 
 def _normal(seed: int, *shape: int) -> jax.Array:
-  return jax.random.normal(jax.random.key(seed), shape)
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.standard_normal(shape, np.float32))
 
 
 def _block(width, x):

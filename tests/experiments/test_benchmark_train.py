@@ -24,6 +24,7 @@ from experiments import (
 )
 from maxsup_jax import models
 from maxsup_jax._errors import UsageError
+from tests.experiments.quickly import compiled_quickly
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def measured(cached_compilations):
   import torch
 
   before = torch.get_num_threads()
-  with pytest.MonkeyPatch.context() as patch:
+  with pytest.MonkeyPatch.context() as patch, compiled_quickly():
     # Where other tests run beside it, threads that wait for each other would
     # take all the time that there is.
     patch.setattr(os, 'sched_getaffinity', lambda _: {0})

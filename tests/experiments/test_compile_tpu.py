@@ -20,6 +20,7 @@ from experiments import (
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training.config import resolve
 from maxsup_jax.training.parallel import Devices
+from tests.experiments.quickly import compiled_quickly
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +55,8 @@ def tiny():
 
 @pytest.fixture(scope='module')
 def row(tiny):
-  return _compile_tpu.measure(tiny)
+  with compiled_quickly():
+    return _compile_tpu.measure(tiny)
 
 
 def test_no_dataset_is_read(monkeypatch):
