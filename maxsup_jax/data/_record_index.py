@@ -89,7 +89,10 @@ def _places(directory: str) -> list[pathlib.Path]:
     places.append(pathlib.Path(directory) / _INDEX)
   caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   digest = hashlib.sha256(directory.encode()).hexdigest()[:20]
-  caches = pathlib.Path(caches).expanduser() / 'maxsup_jax'
+  try:
+    caches = pathlib.Path(caches).expanduser() / 'maxsup_jax'
+  except RuntimeError:  # Whoever runs this has no home.
+    return places
   return [*places, caches / f'tfrecord_index_{digest}.npz']
 
 

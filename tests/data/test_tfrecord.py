@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import pathlib
 import pickle
 import resource
 import struct
@@ -282,6 +283,16 @@ class TestIndex:
     (tmp_path / 'blocked').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'blocked'))
     assert len(open_source(str(copy), 'train')) == 23
+
+
+def test_whoever_has_no_home_has_no_cache(copy, monkeypatch):
+  def fail(self):
+    raise RuntimeError('Could not determine home directory.')
+
+  monkeypatch.setattr(pathlib.Path, 'expanduser', fail)
+  places = _record_index._places(str(copy))
+  assert places == [copy / '.tfrecord_index.npz']
+  assert _record_index._places('gs://bucket/data') == []
 
 
 class _Bucket(MemoryFileSystem):
