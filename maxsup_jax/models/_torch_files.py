@@ -11,15 +11,17 @@ import numpy as np
 
 from maxsup_jax._errors import UsageError
 
-PICKLES = ('.pth', '.pt')
+# What torch.save writes, by whatever name; .tar is that of .pth.tar.
+PICKLES = ('.pth', '.pt', '.ckpt', '.tar', '.bin')
 SUFFIXES = (*PICKLES, '.safetensors')
 # Under which of its names a checkpoint keeps the weights, as trained.
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict')
 
 
 def is_torch_file(path: str | os.PathLike) -> bool:
-  """Whether a path ends as files of PyTorch weights do."""
-  return pathlib.Path(path).suffix in SUFFIXES
+  """Whether a path ends as files of PyTorch weights do, and is no directory."""
+  path = pathlib.Path(path)
+  return path.suffix in SUFFIXES and not path.is_dir()
 
 
 def read(
@@ -28,10 +30,11 @@ def read(
   """Reads a state dict from a file.
 
   Args:
-    path: ends with .pth or .pt, which needs PyTorch, or with .safetensors,
-      which needs the package of that name alone. Nothing in the file is
-      executed: a pickle may hold arrays, plain values and an
-      `argparse.Namespace`, which training scripts like to save.
+    path: ends with .pth, .pt, .ckpt, .tar or .bin, as files of torch.save do,
+      which need PyTorch, or with .safetensors, which needs the package of
+      that name alone. Nothing in the file is executed: a pickle may hold
+      arrays, plain values and an `argparse.Namespace`, which training scripts
+      like to save.
     key: under which the checkpoint has the weights, such as 'model_ema'. None:
       the file is a state dict itself, or has one under 'state_dict', 'model' or
       'model_state_dict'.
@@ -63,8 +66,7 @@ def write(
   """Writes a state dict into a new file, all of it or nothing.
 
   Args:
-    path: ends with .pth, .pt or .safetensors, see `read`. Its directory is
-      made.
+    path: ends as in `read`. Its directory is made.
     state_dict: arrays by name.
 
   Raises:
@@ -132,6 +134,11 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     return package.load_file(path)
   except (SafetensorError, OSError) as error:
     raise UsageError(f'{path} cannot be read: {error}') from None
+  except (AttributeError, KeyError, TypeError) as error:  # numpy.float8_...
+    raise UsageError(
+      f'{path} has arrays of a type that NumPy does not know ({error}); save '
+      'them as float32'
+    ) from None
 
 
 def _read_pickle(path: pathlib.Path) -> Any:
@@ -185,4 +192,10 @@ def _numpy(value: Any, where: str) -> np.ndarray:
     raise UsageError(f'{where} is a {type(value).__name__}, not an array')
   if value.dtype is torch.bfloat16:  # which NumPy does not know
     value = value.float()
-  return value.detach().numpy()
+  try:
+    return value.detach().numpy()
+  except (TypeError, RuntimeError):  # 8 bits, sparse, quantised
+    raise UsageError(
+      f'{where} is {value.dtype} in the layout {value.layout}, which NumPy '
+      'does not know; save it as float32'
+    ) from None

@@ -106,6 +106,11 @@ def newest_step(path: str | os.PathLike) -> int:
     UsageError: if there is no run or no checkpoint.
   """
   where = f'config.init_from: {os.fspath(path)}'
+  if os.path.isfile(path):
+    raise UsageError(
+      f'{where}: expected a work directory, or a file whose name ends with '
+      f'{", ".join(torch_weights.SUFFIXES)}'
+    )
   directory = Workdir(path, writes=False)
   try:
     directory.config()

@@ -77,6 +77,33 @@ def test_bfloat16(save, tmp_path):
   np.testing.assert_array_equal(found.astype(np.float32), expected)
 
 
+def test_what_numpy_does_not_know_is_one_line(save, tmp_path):
+  torch = pytest.importorskip('torch')
+  safetensors = pytest.importorskip('safetensors.torch')
+  x = torch.ones(2, 2).to(torch.float8_e4m3fn)
+  with pytest.raises(UsageError, match=r'pth: a is torch\.float8_e4m3fn') as e:
+    torch_weights.read(save({'a': x}))
+  assert '\n' not in str(e.value)
+  with pytest.raises(UsageError, match=r'the layout torch\.sparse_coo'):
+    torch_weights.read(save({'a': torch.eye(2).to_sparse()}))
+  safetensors.save_file({'a': x}, tmp_path / 'a.safetensors')
+  with pytest.raises(UsageError, match=r'not know \(.*float8_e4m3fn') as e:
+    torch_weights.read(tmp_path / 'a.safetensors')
+  assert '\n' not in str(e.value)
+
+
+def test_names_of_torch_save(tmp_path):
+  """Other programs call the same files so."""
+  pytest.importorskip('torch')
+  torch_weights.write(tmp_path / 'a.pth', WEIGHTS)
+  for name in ('a.ckpt', 'a.pth.tar', 'pytorch_model.bin'):
+    (tmp_path / name).write_bytes((tmp_path / 'a.pth').read_bytes())
+    assert torch_weights.is_torch_file(tmp_path / name)
+    assert_same_arrays(torch_weights.read(tmp_path / name), WEIGHTS)
+  (tmp_path / 'run.bin').mkdir()
+  assert not torch_weights.is_torch_file(tmp_path / 'run.bin')
+
+
 def test_the_weights_inside_a_checkpoint(save):
   torch = pytest.importorskip('torch')
   # As the DeiT code of the authors saves them.

@@ -140,6 +140,15 @@ def test_another_model_is_one_line(build, trained, model, message):
   assert '\n' not in str(e.value)
 
 
+def test_a_file_of_another_kind(build, tmp_path):
+  path = tmp_path / 'weights.npz'
+  path.touch()
+  shapes = jax.eval_shape(build().init_state)
+  with pytest.raises(UsageError, match=r'ends with \.pth, \.pt, \.ckpt') as e:
+    init_from(shapes, path, MODEL)
+  assert str(e.value).startswith(f'config.init_from: {path}: expected a work')
+
+
 def test_a_smaller_model_is_not_taken_for_the_same(build, trained):
   path, _ = trained
   shapes = jax.eval_shape(build().init_state)
