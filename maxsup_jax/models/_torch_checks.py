@@ -100,6 +100,13 @@ def check_names(
 
 
 def other_shape(place: Place, found: tuple[int, ...], names: Names) -> str:
+  """The line that says of an array that it has another shape, and why.
+
+  Args:
+    place: where it belongs.
+    found: its shape.
+    names: of the model.
+  """
   text = (
     f'{place.name}: {list(found)} in the weights, {list(place.shape)} in the '
     'model'
@@ -112,7 +119,18 @@ def other_shape(place: Place, found: tuple[int, ...], names: Names) -> str:
 
 
 def checked_order(order: np.ndarray, classes: int) -> np.ndarray:
+  """An order of classes as an array, if it has each class once.
+
+  Args:
+    order: int [K].
+    classes: K.
+
+  Raises:
+    UsageError: in one line, if it has not.
+  """
   order = np.asarray(order)
+  if not np.issubdtype(order.dtype, np.integer):
+    raise UsageError(f'class_order: expected integers, got {order.dtype}')
   if not np.array_equal(np.sort(order), np.arange(classes)):
     raise UsageError(
       f'class_order: expected each of the {classes} classes once, got '

@@ -350,6 +350,8 @@ def test_classes_in_another_order(weights):
   assert_same_trees(back, weights)
   with pytest.raises(UsageError, match='each of the 7 classes once, got 6'):
     from_torch(weights, class_order=order[1:])
+  with pytest.raises(UsageError, match='expected integers, got float64'):
+    from_torch(weights, class_order=order.astype(float))
 
 
 def test_positions_of_another_size():
