@@ -17,6 +17,8 @@ With --out the file is new. The PyTorch model loads it with strict=True.
 
 import hashlib
 import pathlib
+import re
+import sys
 
 from absl import flags
 
@@ -28,7 +30,9 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The directory to make, with --file; or the run, with --out.'
 )
 _FILE = flags.DEFINE_string(
-  'file', None, 'Read these weights: .pth, .pt or .safetensors.'
+  'file',
+  None,
+  'Read these weights: .pth, .pt, .ckpt, .tar, .bin or .safetensors.',
 )
 _KEY = flags.DEFINE_string(
   'key',
@@ -81,6 +85,8 @@ def main():
   for holder in others:
     if flags.FLAGS[holder.name].present:
       raise _cli.UsageError(f'--{holder.name} belongs to --{needed.name}')
+  if _OUT.value and flags.FLAGS['config'].present:
+    raise _cli.UsageError('--config belongs to --file: a run has its own')
   _processes.refuse_several('torch_weights')
   if _OUT.value:
     print(
@@ -127,7 +133,15 @@ def import_weights(
 
   directory = Workdir(workdir)
   if directory.path.exists():
-    raise _cli.UsageError(f'{directory.path} is there already; choose another')
+    hint = ''
+    if not any(pathlib.Path(directory.checkpoints).glob('[0-9]*')):
+      hint = (
+        ', or delete it if an import was ended in the middle: it has no '
+        'checkpoint'
+      )
+    raise _cli.UsageError(
+      f'{directory.path} is there already; choose another{hint}'
+    )
   config = resolve(config)
   if config.init_from is not None:
     raise _cli.UsageError(
@@ -224,5 +238,14 @@ def _sha256(path):
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def card_of(argv):
+  """The default run card; None where none is read, nor need be there."""
+  if any(re.match(r'--?(file|help)', argument) for argument in argv[1:]):
+    return CARD
+  return None
+
+
 if __name__ == '__main__':
-  _cli.run(main, config=CARD)
+  if card_of(sys.argv) is None:
+    flags.DEFINE_string('config', None, 'With --file: the run card.')
+  _cli.run(main, config=card_of(sys.argv))

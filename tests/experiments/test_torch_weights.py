@@ -117,7 +117,9 @@ def test_it_is_not_taken_for_a_run_from_scratch(file, data_dir, tmp_path):
   with pytest.raises(UsageError, match=r'init_from: .*imported. there, None'):
     directory.check(resolve(CONFIG))
   directory.check(resolve({**CONFIG, 'init_from': str(path)}))
-  with pytest.raises(UsageError, match='imported is there already'):
+  with pytest.raises(
+    UsageError, match=r'imported is there already; choose another$'
+  ):
     imported(file, path, data_dir)
 
 
@@ -158,6 +160,20 @@ def test_refuses_before_it_writes(
   assert not (tmp_path / 'new').exists()
 
 
+def test_an_import_that_was_ended_in_the_middle(file, data_dir, tmp_path):
+  path = tmp_path / 'half'
+  with Workdir(path).opened(resolve({**CONFIG, 'init_from': str(path)})):
+    pass  # Its checkpoint is still to come.
+  with pytest.raises(UsageError, match='or delete it if an import was ended'):
+    imported(file, path, data_dir)
+
+
+def test_a_card_is_read_with_a_file_alone():
+  assert program.card_of(['x', '--workdir=a', '--file=b.pth']) == program.CARD
+  assert program.card_of(['x', '--help']) == program.CARD
+  assert program.card_of(['x', '--workdir=a', '--out', 'b.pth']) is None
+
+
 def test_the_command_line(run_program, tmp_path):
   workdir, file = f'--workdir={tmp_path / "new"}', '--file=no_such.pth'
   for arguments, message in (
@@ -165,6 +181,7 @@ def test_the_command_line(run_program, tmp_path):
     ([workdir], 'expected --file, to import, or --out, to export'),
     ([workdir, file, '--weights=ema'], '--weights belongs to --out'),
     ([workdir, '--out=a.pth', '--key=model'], '--key belongs to --file'),
+    ([workdir, '--out=a.pth', '--config=a.py'], '--config belongs to --file'),
   ):
     code, out, err = run_program('torch_weights', *arguments)
     assert (code, out) == (2, ''), err
