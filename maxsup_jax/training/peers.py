@@ -5,7 +5,11 @@ JAX itself notices after 100 s that a process is gone, and then aborts the
 others with a dozen lines of C++. So each process tells every second that it is
 there, and process 0, which has JAX's coordination service, tells all of them to
 end when one has not been heard of for a while; likewise when one of them has
-failed. Nothing here is a collective: a process that waits in one still hears.
+failed. Nothing here is a collective: a process that waits in one still hears,
+and one that compiles still tells, from a thread.
+
+Where process 0 itself dies, the service is gone: the others notice at once, but
+JAX, which aborts them, is most often faster.
 
 This is the one file that knows JAX's key-value store, which has no public name.
 Orbax uses the same one.
@@ -27,7 +31,6 @@ from jax._src import distributed
 from tqdm import tqdm
 
 from maxsup_jax._errors import UsageError
-from maxsup_jax.training._lifeline import Server, hold
 
 # The exit code where another process is gone. The same command goes on.
 GONE_EXIT_CODE = 3
@@ -38,7 +41,6 @@ _SAID = 'maxsup_jax/said'
 _SAID_MS = 5000
 _BEATS = 'maxsup_jax/beat/'
 _DONE = 'maxsup_jax/done/'
-_LIFELINE = 'maxsup_jax/lifeline'
 _SUSPICIONS = 'maxsup_jax/suspicion/'
 # Between two signs of life.
 _BEAT_MS = 1000
@@ -56,14 +58,11 @@ class Peers:
       there is.
   """
 
-  def __init__(
-    self, client: Any, host: str, index: int, count: int, *, timeout: float
-  ):
+  def __init__(self, client: Any, index: int, count: int, *, timeout: float):
     """Starts to watch.
 
     Args:
       client: of JAX's coordination service.
-      host: where process 0 is.
       index: which process this one is.
       count: how many there are.
       timeout: seconds without a sign of life after which one is gone.
@@ -75,14 +74,6 @@ class Peers:
     self._own: str | None = None
     self._failed = threading.Event()
     self._closed = threading.Event()
-    # Of these one would know by now if they had ended as they should.
-    self._lost: set[int] = set()
-    self._server = Server() if index == 0 else None
-    if self._server:
-      self._set(_LIFELINE, self._server.address)
-    else:
-      where = client.blocking_key_value_get(_LIFELINE, 60_000)
-      hold(host, where, index, self._end_without_first)
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self._thread.start()
 
@@ -114,7 +105,6 @@ class Peers:
     self._closed.set()
     self._set(f'{_DONE}{self._index}', '')
     self._thread.join()
-    # The server stays: its end would be taken for that of this process.
 
   def _set(self, key: str, value: str) -> None:
     # Another one was first, or process 0 is gone; the listening thread knows.
@@ -147,12 +137,7 @@ class Peers:
     timeout = self._timeout
     if self._read(_SUSPICIONS):
       timeout = min(timeout, _SUSPECT_TIMEOUT)
-    done = self._read(_DONE)
-    gone = listener.silent(self._read(_BEATS), done, timeout)
-    lost = sorted(self._lost - done.keys())
-    self._lost = set(self._server.lost)
-    if lost:
-      gone = lost[0]
+    gone = listener.silent(self._read(_BEATS), self._read(_DONE), timeout)
     if gone is not None:
       text = self._gone(gone)
       message = {'process': gone, 'text': text, 'code': GONE_EXIT_CODE}
@@ -161,9 +146,8 @@ class Peers:
   def _end_without_first(self) -> None:
     if self._closed.is_set():
       return
-    # Process 0 prints everything else; who else would say this?
-    if self._index == 1:
-      self._say(self._gone(0), GONE_EXIT_CODE)
+    # Process 0 prints everything else. Who of the others is left, nobody knows.
+    self._say(self._gone(0), GONE_EXIT_CODE)
     _leave(GONE_EXIT_CODE)
 
   def _end(self, process: int, text: str, code: int) -> NoReturn:
@@ -260,13 +244,8 @@ def watch(*, timeout: float) -> Peers | None:
   state = distributed.global_state
   if state.client is None or state.num_processes < 2:
     return None
-  host = state.coordinator_address.rsplit(':', 1)[0].strip('[]')
   return Peers(
-    state.client,
-    host,
-    state.process_id,
-    state.num_processes,
-    timeout=timeout,
+    state.client, state.process_id, state.num_processes, timeout=timeout
   )
 
 

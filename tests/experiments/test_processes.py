@@ -154,46 +154,65 @@ def test_two_processes_train_as_one_with_two_devices(
   assert 'accuracy' not in evaluated[1]
 
 
-def test_one_of_four_is_killed_and_one_process_goes_on(
-  start, run_program, one, tmp_path, data_dir
+@pytest.mark.parametrize(
+  ('count', 'killed'), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)]
+)
+def test_one_is_killed_and_one_process_goes_on(
+  start, run_program, one, tmp_path, data_dir, count, killed
 ):
-  four = tmp_path / 'four'
-  processes = start(4, SLOWLY, f'--workdir={four}', STEPS, *SMALL)
-  wait_for_lines(four, 3, processes[0])
-  processes[2].kill()
+  path = tmp_path / 'run'
+  processes = start(count, SLOWLY, f'--workdir={path}', STEPS, *SMALL)
+  wait_for_lines(path, 3, processes[0])
+  processes[killed].kill()
   codes, _, errs = ends(processes)
-  assert codes == [3, 3, -signal.SIGKILL, 3], errs
+  expected = [3] * count
+  expected[killed] = -signal.SIGKILL
+  assert codes == expected, errs
   newest = max(
-    int(p.name) for p in (four / 'checkpoints').iterdir() if p.name.isdigit()
+    int(p.name) for p in (path / 'checkpoints').iterdir() if p.name.isdigit()
   )
   assert last_line(errs[0]) == (
-    f'error: process 2 of 4 is gone; the last checkpoint in {four} is that of '
-    f'step {newest}; the same command resumes'
+    f'error: process {killed} of {count} is gone; the last checkpoint in '
+    f'{path} is that of step {newest}; the same command resumes'
   )
-  assert errs[1:] == ['', '', '']
+  assert errs[1:] == [''] * (count - 1)
   code, _, err = run_program(
-    'train', f'--workdir={four}', STEPS, *SMALL, devices=4
+    'train', f'--workdir={path}', STEPS, *SMALL, devices=count
   )
   assert code == 0, err
   assert f'resuming from the checkpoint of step {newest}' in err
-  assert_close(state_of(one, data_dir)[0], state_of(four, data_dir)[0])
-  assert_close_lines(timeless(one), timeless(four))
+  assert_close(state_of(one, data_dir)[0], state_of(path, data_dir)[0])
+  assert_close_lines(timeless(one), timeless(path))
 
 
-def test_what_is_wrong_is_said_once(start, srun, tmp_path):
-  for begin in (start, srun):
-    path = tmp_path / begin.__name__
-    processes = begin(2, 'train', f'--workdir={path}', '--config.batch_size=33')
-    codes, _, errs = ends(processes)
-    assert codes == [2, 2], errs
-    assert errs == [
-      'error: config.batch_size is 33; expected a multiple of the 2 devices\n',
-      '',
-    ]
-    assert not path.exists()
-  codes, _, errs = ends(srun(2, 'extract', f'--workdir={tmp_path}'))
+def test_what_is_wrong_is_said_once(start, tmp_path):
+  path = tmp_path / 'run'
+  processes = start(4, 'train', f'--workdir={path}', '--config.batch_size=33')
+  codes, _, errs = ends(processes)
+  assert codes == [2] * 4, errs
+  assert errs == [
+    'error: config.batch_size is 33; expected a multiple of the 4 devices\n',
+    *[''] * 3,
+  ]
+  assert not path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'arguments', 'error'),
+  [
+    ('train', ['--config.batch_size=33'], 'config.batch_size is 33; expected'),
+    ('extract', [], 'extract runs in one process, not in several'),
+  ],
+)
+def test_what_is_wrong_is_said_once_under_a_launcher(
+  srun, tmp_path, name, arguments, error
+):
+  processes = srun(2, name, f'--workdir={tmp_path / "run"}', *arguments)
+  codes, _, errs = ends(processes)
   assert codes == [2, 2]
-  assert errs[0].startswith('error: extract runs in one process, not in')
+  assert errs[0].startswith(f'error: {error}')
+  assert errs[0].count('\n') == 1
   assert errs[1] == ''
 
 
@@ -260,7 +279,8 @@ def rows(examples, steps, batch_size, process, count):
   )
 
 
-@pytest.mark.parametrize('count', [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [2, 4])
 def test_each_process_reads_its_part(start, tmp_path, count):
   """And all end where one cannot read an example, and go on when it can."""
   path, reads = tmp_path / 'run', tmp_path / 'reads'
@@ -406,7 +426,7 @@ def test_the_same_number_goes_on_bit_for_bit(start, tmp_path, data_dir):
 
   codes, _, errs = interrupted(start(*arguments), cut, 2, signal.SIGKILL, [0])
   assert codes[0] == -signal.SIGKILL
-  # JAX aborts a process without its server; ours is faster, most often.
+  # JAX aborts a process without its server, most often before we do.
   assert codes[1] in (3, -signal.SIGABRT), errs
   if codes[1] == 3:
     assert 'error: process 0 of 2 is gone; the last checkpoint in' in errs[1]

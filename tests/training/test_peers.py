@@ -1,15 +1,9 @@
 """What tells that a process is gone. Real ones: experiments/test_processes."""
 
-import socket
-import threading
-import time
-
 import jax
-import pytest
 
 from maxsup_jax._errors import UsageError
 from maxsup_jax.training import peers
-from maxsup_jax.training._lifeline import Server, hold
 
 
 class Clock:
@@ -71,47 +65,3 @@ def test_what_the_end_of_another_process_may_cause():
 
 def test_a_single_process_needs_no_watch():
   assert peers.watch(timeout=1) is None
-
-
-def wait_for(condition):
-  until = time.monotonic() + 10
-  while not condition():
-    assert time.monotonic() < until
-    time.sleep(0.01)
-
-
-@pytest.fixture
-def server():
-  server = Server()
-  yield server
-  server.close()
-
-
-def test_the_end_of_a_connection_is_noticed(server):
-  """By its index; a stranger's connection is nobody's."""
-  port, password = server.address.split()
-  ours = [socket.create_connection(('127.0.0.1', int(port))) for _ in range(3)]
-  ours[0].sendall(password[:5].encode())
-  time.sleep(0.1)
-  ours[0].sendall(f'{password[5:]}12'.encode())
-  ours[1].sendall(f'{password}x'.encode())
-  ours[2].sendall(b'3' * 1000)
-  assert not server.lost
-  for connection in ours:
-    connection.close()
-  wait_for(lambda: server.lost)
-  assert server.lost == {12}
-
-
-def test_the_end_of_process_0_is_noticed(server):
-  ended = threading.Event()
-  hold('127.0.0.1', server.address, 1, ended.set)
-  assert not ended.wait(0.2)
-  server.close()
-  assert ended.wait(10)
-
-
-def test_without_a_connection_nothing_is_noticed():
-  ended = threading.Event()
-  hold('127.0.0.1', '9 password', 1, ended.set)
-  assert not ended.wait(0.2)
