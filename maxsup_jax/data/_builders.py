@@ -71,7 +71,12 @@ def _formats(builder: tfds.core.DatasetBuilder) -> set[str]:
 def _from_directory(
   directory: pathlib.Path | epath.Path,
 ) -> tfds.core.DatasetBuilder:
-  if not _prepare.is_prepared(directory):
+  if '://' in str(directory):
+    # tfds and fsspec take what they may not read for what is not there.
+    there = _record_files.remote_exists(f'{directory}/dataset_info.json')
+  else:
+    there = _prepare.is_prepared(directory)
+  if not there:
     raise UsageError(
       f'{directory} is not a dataset prepared by tfds: it has no '
       'dataset_info.json (a version has one, such as mnist/3.0.1)'
@@ -156,12 +161,19 @@ def _from_name(
     # From the files alone: the version that is there, whatever this tfds knows.
     return read_only_builder.builder_from_files(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as error:
+    if '://' in str(data_dir):
+      # Which says so if nothing there may be read.
+      _record_files.remote_exists(f'{data_dir}/{base}/dataset_info.json')
     if download:
       return _download(name, base, data_dir)
     message = _not_found(name, base, data_dir)
     raise UsageError(message) from error
   except ValueError as error:  # In several data directories at once.
     raise UsageError(str(error).splitlines()[0]) from error
+  except Exception as error:
+    if '://' not in str(data_dir):
+      raise
+    raise _record_files.refusal(data_dir, error) from error
 
 
 def _download(

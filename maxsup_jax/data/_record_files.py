@@ -58,6 +58,28 @@ def check_scheme(path: str) -> None:
     )
 
 
+def remote_exists(path: str) -> bool:
+  """Whether a file is in object storage.
+
+  Raises:
+    UsageError: with the reason, if the storage does not say.
+  """
+  files = files_of(path)
+  try:
+    files.fingerprint(path)
+  except FileNotFoundError:
+    return False
+  except Exception as error:  # Each storage has its own.
+    raise refusal(path, error) from error
+  return True
+
+
+def refusal(path: str, error: Exception) -> UsageError:
+  """The line that says why object storage gives nothing."""
+  reason = ' '.join(str(error).split()) or type(error).__name__
+  return UsageError(f'{path} cannot be read: {reason[:300]}')
+
+
 # The packages of fsspec for each kind of remote path.
 _PACKAGES = {'gs': 'gcsfs', 's3': 's3fs', 'az': 'adlfs'}
 

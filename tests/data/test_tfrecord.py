@@ -374,6 +374,25 @@ class TestObjectStorage:
     with refused(message):
       open_source(name, 'train')
 
+  @pytest.mark.parametrize('lists', [True, False])
+  def test_says_why_it_may_not_be_read(
+    self, bucket, lists, monkeypatch, refused
+  ):
+    def fail(self, *arguments, **options):
+      raise PermissionError('403: no access\nto the bucket')
+
+    for method in ('info', *(() if lists else ('ls', 'listdir'))):
+      monkeypatch.setattr(_Bucket, method, fail)
+    # Storage that may not be read looks empty.
+    monkeypatch.setattr(_Bucket, 'exists', lambda *_: False)
+    with refused('tiny/1.0.0.* cannot be read: 403: no access to the bucket$'):
+      open_source('gs://bucket/data/tiny/1.0.0', 'train')
+    for name in ('tiny', 'tiny:1.0.0'):
+      with refused(
+        'bucket/data.* cannot be read: 403: no access to the bucket'
+      ):
+        open_source(name, 'train', data_dir='gs://bucket/data')
+
   def test_a_missing_object(self, bucket, refused):
     path = 'gs://bucket/data/tiny/1.0.0/tiny-train.tfrecord-00003-of-00004'
     bucket.rm(path)
