@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import torch_weights as program
+from experiments import _torch_weights as program
 from maxsup_jax._errors import UsageError
 from maxsup_jax.models import torch_weights
 from maxsup_jax.training import setup
@@ -168,12 +168,6 @@ def test_an_import_that_was_ended_in_the_middle(file, data_dir, tmp_path):
     imported(file, path, data_dir)
 
 
-def test_a_card_is_read_with_a_file_alone():
-  assert program.card_of(['x', '--workdir=a', '--file=b.pth']) == program.CARD
-  assert program.card_of(['x', '--help']) == program.CARD
-  assert program.card_of(['x', '--workdir=a', '--out', 'b.pth']) is None
-
-
 def test_the_command_line(run_program, tmp_path):
   workdir, file = f'--workdir={tmp_path / "new"}', '--file=no_such.pth'
   for arguments, message in (
@@ -181,7 +175,9 @@ def test_the_command_line(run_program, tmp_path):
     ([workdir], 'expected --file, to import, or --out, to export'),
     ([workdir, file, '--weights=ema'], '--weights belongs to --out'),
     ([workdir, '--out=a.pth', '--key=model'], '--key belongs to --file'),
+    # The card is not there, and not looked for.
     ([workdir, '--out=a.pth', '--config=a.py'], '--config belongs to --file'),
+    ([workdir, file, '--config=a.py'], "no run card 'a.py'"),
   ):
     code, out, err = run_program('torch_weights', *arguments)
     assert (code, out) == (2, ''), err
