@@ -15,7 +15,8 @@ _CACHE = flags.DEFINE_string(
   None,
   'Where compiled programs are kept, so that the next start need not compile '
   'them again: a directory, or empty for none (default: what '
-  f'JAX_COMPILATION_CACHE_DIR says, or {_NAME} beside the work directory).',
+  f'JAX_COMPILATION_CACHE_DIR says, or {_NAME} beside the work directory). '
+  'Several hosts must share it: only process 0 writes into it.',
 )
 
 

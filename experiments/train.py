@@ -3,8 +3,9 @@
   python -m experiments.train --config=configs/digits.py:loss=ls --workdir=DIR
 
 Exit codes: 0 finished, 1 a number became NaN or infinite, 2 the input is
-wrong, 3 another process is gone, 130 and 143 stopped by Ctrl-C or SIGTERM after
-saving. The same command goes on after 3, 130 and 143.
+wrong, 3 another process is gone (if it is process 0, most often 134, by JAX),
+130 and 143 stopped by Ctrl-C or SIGTERM after saving. The same command goes on
+after 3, 130, 134 and 143.
 """
 
 import hashlib
@@ -43,6 +44,9 @@ def main():
   _processes.advise(directory.advice)
   directory.check(config)
   run = setup.build(config, data_dir=_DATA_DIR.value)
+  if not directory.has_checkpoints:
+    # Before anything is written.
+    run.check_first_state()
   _compilation.keep_compiled(directory.path)
   try:
     records = loop.train(run, directory, began=_cli.BEGAN)

@@ -85,3 +85,16 @@ def test_a_default_that_cannot_be_used_is_a_note(run_program, tmp_path):
   )
   assert code == 0, err
   assert 'note: compiled programs cannot be kept in' in err
+
+
+def test_a_run_that_is_refused_leaves_nothing(run_program, tmp_path):
+  code, _, err = run_program(
+    'train',
+    f'--workdir={tmp_path / "run"}',
+    *SMALL,
+    f'--config.init_from={tmp_path / "missing"}',
+    JAX_COMPILATION_CACHE_DIR='',
+  )
+  assert code == 2
+  assert 'init_from' in err
+  assert not list(tmp_path.iterdir())
