@@ -97,10 +97,12 @@ def _stage_table(results: Mapping[str, Any]) -> list[str]:
       f'{text.quartiles(t, 1e6, ".0f"):>13}'
     )
     if name == on_path[-1]:
-      lines.append(
-        f'  {"all of the rest":<{_WIDTH + 4}}{1e6 * rest:>9.0f}'
-        f'{rest / ours:>7.0%}'
-      )
+      # The whole has its own turns, and may come out below its parts.
+      if rest >= 0:
+        lines.append(
+          f'  {"all of the rest":<{_WIDTH + 4}}{1e6 * rest:>9.0f}'
+          f'{rest / ours:>7.0%}'
+        )
       lines.append('  other ways:')
   return lines
 

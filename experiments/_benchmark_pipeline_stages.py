@@ -1,13 +1,66 @@
 """The stages that an image goes through, each alone."""
 
 import io
+import itertools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from maxsup_jax.data import _jpeg, _optional, decoding, transforms
+from experiments import _benchmark_timing as timing
+from maxsup_jax.data import (
+  _jpeg,
+  _optional,
+  _resampling,
+  decoding,
+  transforms,
+)
 from maxsup_jax.data.resizing import draw_crop, resize_exact
+
+
+def measure(
+  source: Any, size: int, *, rounds: int, count: int, say: Callable[[str], Any]
+) -> dict[str, Any]:
+  """Times the stages in turn, by the processor's time.
+
+  Args:
+    source: see `stages`.
+    size: see there.
+    rounds: how often each has its turn.
+    count: images of a turn.
+    say: is told how far it is.
+
+  Returns:
+    A section of the results.
+  """
+
+  def timer(function):
+    # From one round to the next it goes on: the whole has all files, too.
+    files = itertools.cycle(range(len(source)))
+
+    def run(count):
+      chosen = list(itertools.islice(files, count))
+      start = time.process_time()
+      for i in chosen:
+        function(i)
+      return (time.process_time() - start) / count
+
+    return run
+
+  orders, seconds = timing.time_in_turn(
+    {name: timer(function) for name, function in stages(source, size).items()},
+    rounds,
+    count,
+    say,
+  )
+  return {
+    'orders': orders,
+    'seconds_per_image': {
+      name: {'per_round': values, **timing.summary(values)}
+      for name, values in seconds.items()
+    },
+  }
 
 
 def stages(source: Any, size: int) -> Mapping[str, Callable[[int], Any]]:
@@ -57,10 +110,10 @@ def stages(source: Any, size: int) -> Mapping[str, Callable[[int], Any]]:
     'flip': lambda i: transforms.flip_left_right(small[i], rng),
     'stack': stack,
   }
-  if _optional.simplejpeg():
+  if _jpeg.usable():
     made['decode, simplejpeg'] = lambda i: decoding.decode(files[i], 3)
     made['decode at half size, simplejpeg'] = lambda i: _half(files[i])
-  if _optional.numba():
+  if _resampling.usable():
     made['resize, Numba'] = lambda i: resize_exact(windows[i], size, size)
   return made
 

@@ -19,12 +19,15 @@ from experiments import _benchmark_pipeline_peers as peers
 from experiments import _benchmark_pipeline_stages as stages
 from experiments import _benchmark_timing as timing
 from maxsup_jax import data
-from maxsup_jax.data import _optional
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data import _jpeg, _optional, _resampling
 
 TARGET = 1.5
 
 _SEED = 0
-_PACKAGES = ('simplejpeg', 'numba', 'tensorflow', 'torchvision')
+# All images of this size are in memory at once.
+_LARGEST = 1024
+_OTHERS = ('tensorflow', 'torchvision')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,17 @@ class Settings:
 
 
 def choose_settings(**given: int | None) -> Settings:
-  """The settings of the flags; None takes the default."""
-  return Settings(**{name: x for name, x in given.items() if x is not None})
+  """The settings of the flags; None takes the default.
+
+  Raises:
+    UsageError: if there are not so many photographs, or not so large ones.
+  """
+  chosen = Settings(**{name: x for name, x in given.items() if x is not None})
+  for name, most in (('image_size', _LARGEST), ('batch_size', chosen.photos)):
+    value = getattr(chosen, name)
+    if value > most:
+      raise UsageError(f'--{name}={value}: expected at most {most}')
+  return chosen
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -67,11 +79,21 @@ def measure(settings: Settings) -> dict[str, Any]:
       results = {
         'per_core': _per_core(settings, paths, source),
         'evaluation': _evaluation(settings, paths, source),
-        'stages': _stages(settings, source),
+        'stages': stages.measure(
+          source,
+          settings.image_size,
+          rounds=settings.rounds,
+          count=min(2 * settings.batch_size, settings.photos),
+          say=_say,
+        ),
       }
     results['all_cores'] = _all_cores(settings, paths, source)
   print('\r', end='', file=sys.stderr)
-  installed = {p: bool(importlib.util.find_spec(p)) for p in _PACKAGES}
+  installed = {
+    'simplejpeg': _jpeg.usable(),
+    'numba': _resampling.usable(),
+    **{p: bool(importlib.util.find_spec(p)) for p in _OTHERS},
+  }
   return {
     'settings': {
       **dataclasses.asdict(settings),
@@ -257,33 +279,6 @@ def _timer(
     return (clock() - start) / (count * batch_size)
 
   return run
-
-
-def _stages(settings, source):
-  functions = stages.stages(source, settings.image_size)
-
-  def timer(function):
-    def run(count):
-      start = time.process_time()
-      for i in range(count):
-        function(i)
-      return (time.process_time() - start) / count
-
-    return run
-
-  orders, seconds = timing.time_in_turn(
-    {name: timer(function) for name, function in functions.items()},
-    settings.rounds,
-    min(2 * settings.batch_size, settings.photos),
-    _say,
-  )
-  return {
-    'orders': orders,
-    'seconds_per_image': {
-      name: {'per_round': values, **timing.summary(values)}
-      for name, values in seconds.items()
-    },
-  }
 
 
 def _same_pixels(settings, source):

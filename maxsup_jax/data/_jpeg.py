@@ -132,7 +132,7 @@ def decode(encoded: bytes | bytearray, header: Header) -> np.ndarray | None:
     uint8 `[H, W, C]`; None where Pillow has to do it.
   """
   # Where the end is missing, libjpeg fills the picture up.
-  if not _usable() or encoded.rfind(_END, header.scan_at) < 0:
+  if not usable() or encoded.rfind(_END, header.scan_at) < 0:
     return None
   try:
     # Strict: else what libjpeg gives up on comes back as unwritten memory.
@@ -156,7 +156,7 @@ def decode_upper(
   Returns:
     uint8 `[rows, W, C]`; None where Pillow has to do it.
   """
-  if not _usable():
+  if not usable():
     return None
   shape = rows + _MARGIN, header.width, header.channels
   image = np.empty(shape, np.uint8)
@@ -179,7 +179,7 @@ def _colours(header: Header) -> str:
   return 'GRAY' if header.channels == 1 else 'RGB'
 
 
-def _usable() -> bool:
+def usable() -> bool:
   """Whether simplejpeg is there, and gives what the installed Pillow gives."""
   return _optional.simplejpeg() is not None and _agrees()
 

@@ -41,10 +41,14 @@ def resize(
   Returns:
     uint8 `[height, width, C]`, or None where Pillow has to do it.
   """
-  kernels = _checked_kernels() if _optional.numba() else None
-  if kernels is None or interpolation not in _REACH:
+  if interpolation not in _REACH or not usable():
     return None
-  return _resize(kernels, image, height, width, interpolation)
+  return _resize(_checked_kernels(), image, height, width, interpolation)
+
+
+def usable() -> bool:
+  """Whether Numba is there, and what it compiles gives Pillow's pixels."""
+  return _optional.numba() is not None and _checked_kernels() is not None
 
 
 def _resize(kernels, image, height, width, interpolation):

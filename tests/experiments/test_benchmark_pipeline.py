@@ -9,7 +9,11 @@ from PIL import Image
 from experiments import _benchmark_photos as photos
 from experiments import _benchmark_pipeline_peers as peers
 from experiments import _benchmark_pipeline_report as report
+from experiments import _benchmark_pipeline_stages as stages
 from experiments import _benchmark_pipeline_suite as suite
+from maxsup_jax import data
+from maxsup_jax._errors import UsageError
+from maxsup_jax.data import _jpeg, _resampling
 
 TINY = suite.Settings(
   image_size=32, batch_size=4, photos=8, rounds=2, steps_per_round=1
@@ -79,7 +83,9 @@ def test_everything_is_timed_in_every_round(record):
         1 / np.median(seconds)
       )
   assert results['same_pixels'] is True
-  assert record['settings']['installed'].keys() == set(suite._PACKAGES)
+  assert list(record['settings']['installed']) == [
+    *('simplejpeg', 'numba', 'tensorflow', 'torchvision')
+  ]
 
 
 def test_the_speedup_is_that_of_the_same_round(record):
@@ -100,8 +106,48 @@ def test_the_text(record):
     text = report.describe(record)
     assert f'Target: 1.5 times PIL on one core: {verdict}' in text
   assert all(len(line) <= 80 for line in text.splitlines())
+  whole = record['results']['per_core']['variants']['ours']
+  for seconds, there in ((1.0, True), (1e-9, False)):
+    whole['seconds_per_image']['median'] = seconds
+    text = report.describe(record)
+    assert ('all of the rest' in text) == there
+  assert 'other ways:' in text
   record['results']['same_pixels'] = False
   assert 'The pixels ARE NOT the same' in report.describe(record)
+
+
+def test_stages_have_the_names_of_what_did_the_work(
+  files, tmp_path, monkeypatch
+):
+  """Packages may be there, and not in use."""
+  source = data.open_source(photos.write_dataset(files[:2], tmp_path), 'train')
+  assert {'resize, Numba', 'decode, simplejpeg'} <= stages.stages(
+    source, 8
+  ).keys()
+  monkeypatch.setattr(_resampling, '_checked_kernels', lambda: None)
+  monkeypatch.setattr(_jpeg, '_agrees', lambda: False)
+  names = stages.stages(source, 8).keys()
+  assert not [n for n in names if 'Numba' in n or 'simplejpeg' in n]
+
+
+def test_stages_pass_all_files(monkeypatch):
+  passed = []
+  monkeypatch.setattr(stages, 'stages', lambda *_: {'stage': passed.append})
+  stages.measure(range(20), 8, rounds=3, count=8, say=lambda _: None)
+  assert passed == [i % 20 for i in range(len(passed))]
+  assert len(passed) >= 24
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ({'image_size': 100_000}, '--image_size=100000: expected at most 1024'),
+    ({'batch_size': 385}, '--batch_size=385: expected at most 384'),
+  ],
+)
+def test_what_is_too_much_is_refused_at_once(flag, message):
+  with pytest.raises(UsageError, match=message):
+    suite.choose_settings(**flag, rounds=None)
 
 
 class TestPeers:
