@@ -88,17 +88,7 @@ class Checkpoints:
       UsageError: if there is no such checkpoint or it is damaged.
     """
     self._checked_path(step)
-    template = jax.tree.map(
-      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
-    )
-    read = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(template),
-        extra=ocp.args.JsonRestore(),
-      ),
-    )
-    return read['state'], read['extra']
+    return self._read(step, like)
 
   def restore_part(self, step: int, names: Sequence[str]) -> dict[str, Any]:
     """Reads some fields of a saved state, whatever they look like.
@@ -155,7 +145,8 @@ class Checkpoints:
     )[0]
     if step is not None:
       self.wait_for(step)
-      return self.restore(step, like)
+      # Its checksums have been looked at.
+      return self._read(step, like)
     if count:
       raise UsageError(
         f'none of the {count} checkpoints in {self._directory} can be read; '
@@ -195,6 +186,19 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+  def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    template = jax.tree.map(
+      lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like
+    )
+    read = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(template),
+        extra=ocp.args.JsonRestore(),
+      ),
+    )
+    return read['state'], read['extra']
 
   def _checked_path(self, step: int) -> Path:
     """Where a checkpoint is, being whole."""
