@@ -135,10 +135,9 @@ def measure(settings: Settings) -> dict[str, Any]:
   pytorch.configure(torch, device.platform)
   rows = {}
   for name in settings.models:
-    _say(f'comparing the gradients of {name}')
-    distance = _gradient_distance(settings, name, torch, device)
+    _say(f'comparing the logits and gradients of {name}')
     rows[name] = {
-      'gradient_distance': distance,
+      'distances': _distances(settings, name, torch, device),
       **_Model(settings, name, torch, device).measure(),
     }
     # Both frameworks keep what they compiled, and with it the memory.
@@ -177,8 +176,8 @@ def _optimizer_of(model: str) -> str:
   return 'adamw' if model.startswith('vit') else 'sgd'
 
 
-def _gradient_distance(settings, name, torch, device):
-  """How far the gradients are apart, in float32 without shortcuts."""
+def _distances(settings, name, torch, device):
+  """How far both frameworks are apart, in float32 without shortcuts."""
   few = min(settings.batch_size, checks.IMAGES)
   options = dict(settings.model_options)
   if 'dropout' in models.MODELS[name].options:
@@ -189,7 +188,10 @@ def _gradient_distance(settings, name, torch, device):
   with checks.exact(torch):
     # Of SGD with nothing added the step is the gradient.
     model = _Model(exact, name, torch, device, 'sgd', checks.GRADIENT_ITSELF)
-    return checks.check_gradients(*model.steps_taken())
+    compared = model.logits_and_steps()
+  return {
+    what: checks.check_arrays(what, *both) for what, both in compared.items()
+  }
 
 
 class _Model:
@@ -271,13 +273,20 @@ class _Model:
       ),
     }
 
-  def steps_taken(self):
-    """What a step changes in each parameter, by name: JAX's and PyTorch's."""
+  def logits_and_steps(self):
+    """The logits, and what a step changes in each parameter; by name.
+
+    Of each a pair: JAX's and PyTorch's.
+    """
     batch = _benchmark_step.synthetic_batch(self._settings)
     devices = Devices([self._device])
     step, state = self._build()
     variant = checks.plainest(self._device.platform)
     there = self._in_torch(state, batch, variant)
+    logits = (
+      {'logits': self._logits(devices, state, batch)},
+      {'logits': there.logits()},
+    )
     there.first_step()
     after, _ = devices.map(step)(devices.replicate(state), devices.shard(batch))
     before, ours = (
@@ -285,8 +294,23 @@ class _Model:
       for x in (state, devices.fetch(after))
     )
     theirs = there.parameters()
-    return tuple(
+    changes = tuple(
       {name: before[name] - x[name] for name in theirs} for x in (ours, theirs)
+    )
+    return {'logits': logits, 'gradients': changes}
+
+  def _logits(self, devices, state, batch):
+    """Of a batch in training, whose statistics BatchNorm takes."""
+
+    def forward(state, batch):
+      x = (batch['image'] / 255 - np.array(MEAN, 'f')) / np.array(STD, 'f')
+      (logits, _), _ = self._model.apply(
+        state.variables(), x, train=True, mutable=['batch_stats']
+      )
+      return logits
+
+    return devices.fetch(
+      devices.map(forward)(devices.replicate(state), devices.shard(batch))
     )
 
   def _build(self):

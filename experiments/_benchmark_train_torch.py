@@ -135,18 +135,21 @@ class Step:
       device, dtype=torch.bfloat16, enabled=dtype == 'bfloat16'
     )
 
-    def loss(images, labels):
+    def forward(images):
       images = (images.float() / 255 - mean) / std
       with autocast:
         logits = net(images)
-      logits = logits.float()
+      return logits.float()
+
+    def loss(images, labels):
+      logits = forward(images)
       penalty = logits.max(-1).values - logits.mean(-1)
       cross_entropy = torch.nn.functional.cross_entropy(logits, labels)
       return cross_entropy + alpha * penalty.mean()
 
     if chosen.compiled is not None:
       loss = torch.compile(loss, mode=chosen.compiled or None)
-    self._net, self._loss = net, loss
+    self._net, self._forward, self._loss = net, forward, loss
     self._optimizer = _optimizer(
       torch, optimizer, net.parameters(), **optimizer_options
     )
@@ -154,6 +157,11 @@ class Step:
   def first_step(self) -> float:
     """Takes a step; gives its loss."""
     return float(self._step())
+
+  def logits(self) -> np.ndarray:
+    """Those of the batch, as the next step would compute them."""
+    with self._torch.no_grad():
+      return self._forward(self._images).cpu().numpy()
 
   def parameters(self) -> dict[str, np.ndarray]:
     """The parameters by name, as they are now."""

@@ -89,7 +89,8 @@ def record(measured):
 def test_both_frameworks_compute_the_same_steps(measured):
   row = measured['results']['models']['vit_tiny']
   assert row['optimizer'] == 'adamw'
-  assert 0 <= row['gradient_distance'] < 1e-4
+  for distance in row['distances'].values():
+    assert 0 <= distance < 1e-4
   for losses in (row['first_losses'], row['second_losses']):
     assert list(losses) == ['jax', 'plain', 'channels_last']
     assert losses['plain'] == pytest.approx(losses['jax'], rel=1e-4)
@@ -203,18 +204,25 @@ def test_steps_that_differ_are_not_compared():
     check({'jax': 7.0, 'plain': float('nan')}, 'gpu', 'bfloat16')
 
 
-def test_gradients_that_differ():
-  check = _benchmark_train_check.check_gradients
+def test_arrays_that_differ():
+  check = _benchmark_train_check.check_arrays
   theirs = {'a': np.array([[3.0, 0.0]]), 'b': np.array([4.0])}
-  ours = {'a': np.array([[3.0, 0.003]]), 'b': np.array([4.004])}
-  assert check(ours, theirs) == pytest.approx(0.001)
+  ours = {'a': np.array([[3.0, 0.003]]), 'b': np.array([4.003])}
+  expected = pytest.approx(0.003 * 2**0.5 / 5)
+  assert check('logits', ours, theirs) == expected
   ours['b'] = np.array([4.005])
-  with pytest.raises(
-    UsageError, match=r'0\.0012 apart, relatively, and mos.* b'
-  ):
-    check(ours, theirs)
+  assert check('gradients', ours, theirs) < 0.002
+  with pytest.raises(UsageError, match=r'logits, 0\.0012 apart, .* most in b'):
+    check('logits', ours, theirs)
   with pytest.raises(UsageError, match='nan apart'):
-    check({'a': np.zeros(2)}, {'a': np.zeros(2)})
+    check('logits', {'a': np.zeros(2)}, {'a': np.zeros(2)})
+
+
+def _distances():
+  import torch
+
+  device = jax.local_devices()[0]
+  return _benchmark_train._distances(TINY, 'vit_tiny', torch, device)
 
 
 def test_a_model_that_is_another_is_found(measured, monkeypatch):
@@ -226,11 +234,21 @@ def test_a_model_that_is_another_is_found(measured, monkeypatch):
   monkeypatch.setattr(
     functional, 'layer_norm', lambda *a: original(*a[:-1], 1e-2)
   )
-  with pytest.raises(UsageError, match='different gradients') as info:
-    _benchmark_train._gradient_distance(
-      TINY, 'vit_tiny', torch, jax.local_devices()[0]
-    )
+  with pytest.raises(UsageError, match='different logits') as info:
+    _distances()
   assert '\n' not in str(info.value)
+
+
+def test_a_gradient_that_is_another_is_found(measured, monkeypatch):
+  import torch
+
+  functional = torch.nn.functional
+  original = functional.layer_norm
+  monkeypatch.setattr(
+    functional, 'layer_norm', lambda x, *a: original(x.detach(), *a)
+  )
+  with pytest.raises(UsageError, match='different gradients'):
+    _distances()
 
 
 def test_nothing_is_rounded_where_gradients_are_compared():
