@@ -15,6 +15,9 @@ from maxsup_jax._errors import UsageError
 # losses are near log K whatever is computed, so more is compared.
 TOLERANCE = {('cpu', 'float32'): 1e-4}
 _OTHER_TOLERANCE = 2e-2
+# After an update, whose rounding deep fresh networks with BatchNorm amplify: of
+# ResNet-50 the losses are then 0.003 apart.
+AFTER_UPDATE = 2e-2
 
 # In float32, on all platforms. The gradients of deep fresh networks with
 # BatchNorm amplify rounding: those of ResNet-50 are 0.04 off those in float64.
@@ -84,18 +87,21 @@ def _norm(x: np.ndarray) -> float:
   return float(np.linalg.norm(np.asarray(x, np.float64).ravel()))
 
 
-def check_equal(values: Mapping[str, float], platform: str, dtype: str) -> None:
+def check_equal(
+  values: Mapping[str, float], platform: str, dtype: str, least: float = 0.0
+) -> None:
   """Refuses to compare steps whose losses differ.
 
   Args:
     values: the loss of a step, by program; 'jax' among them.
     platform: that runs it.
     dtype: of the computation.
+    least: the smallest tolerance, whatever the platform's.
 
   Raises:
     UsageError: in one line, with the losses.
   """
-  tolerance = TOLERANCE.get((platform, dtype), _OTHER_TOLERANCE)
+  tolerance = max(least, TOLERANCE.get((platform, dtype), _OTHER_TOLERANCE))
   for name, value in values.items():
     if not abs(value - values['jax']) <= tolerance * abs(values['jax']):
       raise UsageError(
