@@ -102,7 +102,7 @@ def default_config() -> ConfigDict:
       # The options of a model are those of maxsup_jax.models.create_model.
       'model': {'name': 'resnet8', 'dtype': 'float32'},
       # The work directory of a run whose newest weights to start from, or a
-      # file of PyTorch weights: .pth, .pt, .safetensors.
+      # file of PyTorch weights: .safetensors, .pth and others.
       'init_from': placeholder(str),
       # Statistics over the global batch, 'cross_device', or 'per_device'.
       'batch_norm': 'cross_device',

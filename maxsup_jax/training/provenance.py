@@ -23,6 +23,9 @@ PACKAGES = (
   'orbax-checkpoint',
   'tensorflow-datasets',
   'grain',
+  'pillow',
+  'simplejpeg',
+  'numba',
 )
 
 
