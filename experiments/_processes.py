@@ -44,7 +44,7 @@ _JOIN_TIMEOUT = flags.DEFINE_float(
 )
 _PEER_TIMEOUT = flags.DEFINE_float(
   'peer_timeout',
-  10,
+  30,
   'Seconds without a sign of life after which another process counts as gone, '
   'and all end.',
 )
