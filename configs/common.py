@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # What `loss=` accepts, and the config.objective that it stands for.
 OBJECTIVES = {

@@ -61,7 +61,7 @@ Needs imagenet2012 of tfds. --config.dataset.workers=N decodes in N processes.
 """
 
 from configs import common
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.config import default_config
 
 

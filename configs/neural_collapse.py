@@ -56,7 +56,7 @@ The authors' hardware and time: unknown. Here: unknown, not run.
 """
 
 from configs import common
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.config import default_config
 
 SMOOTHING = 0.05

@@ -15,7 +15,7 @@ from experiments import _benchmark_loss_results as loss_results
 from experiments import _benchmark_timing as timing
 from experiments import _benchmark_tpu
 from experiments._benchmark_losses import LOSSES, Entry, baseline
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 TARGETS = ('here', 'tpu')
 DTYPES = ('float32', 'bfloat16')

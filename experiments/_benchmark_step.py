@@ -13,7 +13,7 @@ import numpy as np
 from experiments import _benchmark_costs as costs
 from experiments import _benchmark_timing as timing
 from maxsup_jax import losses, models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import steps
 from maxsup_jax.training.optimizers import make_optimizer
 from maxsup_jax.training.parallel import AXIS, Devices

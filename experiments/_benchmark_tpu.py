@@ -5,7 +5,7 @@ import math
 import os
 from typing import Any
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 TOPOLOGY = 'v5e:2x2'
 

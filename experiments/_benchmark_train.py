@@ -17,7 +17,7 @@ from experiments import _benchmark_timing as timing
 from experiments import _benchmark_train_check as checks
 from experiments import _benchmark_train_torch as pytorch
 from maxsup_jax import losses, models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import torch_weights
 from maxsup_jax.models.registry import DTYPES
 from maxsup_jax.training import steps

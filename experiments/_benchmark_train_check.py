@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments import _benchmark_train_torch as pytorch
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # How far the losses of a step may be apart, relatively: with equal weights and
 # images, what is left is rounding. GPUs multiply in TF32. Of fresh weights the

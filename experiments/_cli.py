@@ -14,7 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from experiments import _processes
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 USAGE_EXIT_CODE = 2
 

@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # Beside the work directory, so that all runs of a place share it.
 _NAME = '.compilation_cache'

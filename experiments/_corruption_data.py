@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # The names and the order of Hendrycks and Dietterich (2019), Table 1.
 STANDARD = (

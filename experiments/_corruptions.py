@@ -18,7 +18,7 @@ from experiments._corruption_data import (
   open_corrupted,
 )
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import SEAL, Checkpoints
 from maxsup_jax.training.config import SPEED_FIELDS, fields

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from maxsup_jax import models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import resizing
 from maxsup_jax.data.decoding import decode
 from maxsup_jax.diagnostics import gradcam

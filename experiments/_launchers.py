@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 
 class Launch(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from experiments import _launchers
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',

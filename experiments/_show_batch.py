@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import setup
 from maxsup_jax.training.mixing import mix
 from maxsup_jax.training.steps import normalize

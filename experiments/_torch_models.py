@@ -11,7 +11,7 @@ DeiT), with no need for either. PyTorch itself is imported by `create` alone.
 from collections.abc import Callable
 from typing import Any
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 _RESNETS = {
   'resnet18': ('basic', (2, 2, 2, 2)),

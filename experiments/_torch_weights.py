@@ -6,7 +6,7 @@ import pathlib
 import jax
 
 from maxsup_jax import models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import torch_weights
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # The largest length, in pixels; what is longer would only fill the memory.
 MOST_PIXELS = 2**16

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data._glyph_pictures import DIFFICULTIES
 from maxsup_jax.data._glyph_shapes import CHARACTERS
 

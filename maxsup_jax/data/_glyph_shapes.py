@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # The classes, in their order: a dataset of K classes has the first K.
 CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits

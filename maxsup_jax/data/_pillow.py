@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 RESAMPLING: Mapping[str, Image.Resampling] = {
   'nearest': Image.Resampling.NEAREST,

@@ -11,7 +11,7 @@ from typing import TextIO, TypeVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 T = TypeVar('T')
 

@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import BinaryIO, Protocol
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 
 class Files(Protocol):

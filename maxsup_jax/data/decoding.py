@@ -21,7 +21,7 @@ from PIL import (
   WebPImagePlugin,
 )
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _jpeg, _pillow
 
 

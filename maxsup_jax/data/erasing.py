@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _arguments
 
 

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data.sources import Example, Source, UndecodedExample
 
 # The second word of the Philox keys; 0 and 1 are those of the pipeline.

@@ -23,7 +23,7 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data.decoding import DecodingError, EncodedImage
 from maxsup_jax.data.reading import Batch, BatchIterator, read_ahead
 from maxsup_jax.data.sources import Example, Source, UndecodedExample

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data.color import ColorJitter, Standardize, TfDistort
 from maxsup_jax.data.decoding import EncodedImage
 from maxsup_jax.data.erasing import RandomErasing

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _arguments, _pillow
 
 NAMES = (

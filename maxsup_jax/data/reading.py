@@ -10,7 +10,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 
 class Batch(TypedDict):

@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data.decoding import EncodedImage
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _arguments, _pillow
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # Numbers beyond it could overflow where they are squared, added or divided.
 LARGEST = 1e150

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.losses import (
   _acls,
   _adaptive_smoothing,

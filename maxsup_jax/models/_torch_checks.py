@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models._torch_names import Names, Place
 
 # What DataParallel, Lightning and torch.compile put before every name.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # What torch.save writes, by whatever name; .tar is that of .pth.tar.
 PICKLES = ('.pth', '.pt', '.ckpt', '.tar', '.bin')

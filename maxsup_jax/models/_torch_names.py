@@ -13,7 +13,7 @@ from typing import Any
 import flax
 import flax.linen as nn
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.resnet import BasicBlock, ResNet
 from maxsup_jax.models.vit import ViT

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import _checks
 
 AtLayer = Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import _checks
 from maxsup_jax.models.alexnet import AlexNetCifar
 from maxsup_jax.models.densenet import DenseNet

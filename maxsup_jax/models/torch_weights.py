@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import _torch_checks
 from maxsup_jax.models._torch_checks import PREFIXES as PREFIXES
 from maxsup_jax.models._torch_classes import class_order as class_order

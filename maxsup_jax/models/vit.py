@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import _checks
 from maxsup_jax.models._head import linear_head, uniform_fan_in
 from maxsup_jax.models.drop_path import Dropout, DropPath

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 
 _KNOWN = (

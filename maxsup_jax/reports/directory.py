@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 RESULTS = 'results.json'
 _STAGE = '.maxsup_jax-'

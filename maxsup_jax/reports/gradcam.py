@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 FORMATS = ('.png', '.svg', '.pdf')
 NORMALIZATIONS = {

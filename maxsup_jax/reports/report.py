@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import (
   _style,
   archive,

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # Touched when the entries have been looked at; see `_drop_damaged`.
 _STAMP = '.checked'

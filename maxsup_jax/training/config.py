@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # Sections whose fields depend on their `name`: the model and the objective
 # check them themselves.

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.neural_collapse import ClassMeans, WithinClass
 from maxsup_jax.diagnostics.representation import CosineVariation
 from maxsup_jax.training import metrics

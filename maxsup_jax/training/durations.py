@@ -2,7 +2,7 @@
 
 import re
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 _PATTERN = re.compile(r'\s*(\d+(?:\.\d+)?)\s*(step|epoch|example)s?\s*')
 

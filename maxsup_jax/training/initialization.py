@@ -9,7 +9,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import MODELS, create_model, torch_weights
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState

@@ -4,7 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 
 def parse_transforms(

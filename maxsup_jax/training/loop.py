@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.clock import Clock
 from maxsup_jax.training.compilation import Compilations

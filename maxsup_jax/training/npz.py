@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # Room for headers and for small members, in bytes: asked for, not taken.
 SLACK = 2**24

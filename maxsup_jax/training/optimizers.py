@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 OPTIMIZERS = ('sgd', 'adamw')
 

@@ -30,7 +30,7 @@ import jax
 from jax._src import distributed
 from tqdm import tqdm
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 # The exit code where another process is gone. The same command goes on.
 GONE_EXIT_CODE = 3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import optax
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 SCHEDULES = ('cosine', 'step', 'exponential', 'linear', 'constant')
 COSINE_CLOCKS = ('warmup', 'start')

@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from maxsup_jax import data, losses, models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import inputs, steps
 from maxsup_jax.training.durations import to_steps
 from maxsup_jax.training.optimizers import make_optimizer

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.losses import Objective, dense_votes
 from maxsup_jax.training import metrics
 from maxsup_jax.training.mixing import Mixing, mix_images, mix_labels

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import agreement
 from maxsup_jax.training import config as config_lib
 from maxsup_jax.training.provenance import provenance, versions

@@ -4,7 +4,7 @@ import pytest
 
 from configs import common
 from maxsup_jax import losses, models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.config import default_config, resolve
 
 

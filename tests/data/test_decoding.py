@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _pillow
 from maxsup_jax.data.decoding import decode
 

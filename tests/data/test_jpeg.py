@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import (
   _jpeg,
   _optional,

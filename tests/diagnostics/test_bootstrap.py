@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import bootstrap
 
 

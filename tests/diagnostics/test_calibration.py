@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, bootstrap, calibration
 from maxsup_jax.training import metrics
 

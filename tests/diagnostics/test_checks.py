@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.gradcam import (
   class_gradients,
   gradcam,

@@ -4,7 +4,7 @@ import pytest
 from scipy import linalg
 from scipy.spatial import distance
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.projection import class_mean_plane, template_plane
 
 CLASSES = (4, 0, 7)

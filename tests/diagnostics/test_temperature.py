@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import calibration
 from maxsup_jax.diagnostics.calibration import _temperature
 

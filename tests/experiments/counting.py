@@ -9,7 +9,7 @@ import os
 import jax
 
 from experiments import _cli, train
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _tfds_source
 
 _read = _tfds_source.TfdsSource.__getitem__

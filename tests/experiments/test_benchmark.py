@@ -19,7 +19,7 @@ from experiments import (
   _benchmark_step,
   _benchmark_timing,
 )
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.parallel import Devices
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import _benchmark_diagnostics as suite
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import neural_collapse
 
 TINY = suite.Settings(

@@ -19,7 +19,7 @@ from experiments import (
   _benchmark_timing,
 )
 from experiments._benchmark_losses import LOSSES, Entry
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from tests.experiments.test_benchmark import run
 
 B, K = 8, 16

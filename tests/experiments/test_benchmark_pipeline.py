@@ -12,7 +12,7 @@ from experiments import _benchmark_pipeline_report as report
 from experiments import _benchmark_pipeline_stages as stages
 from experiments import _benchmark_pipeline_suite as suite
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _jpeg, _resampling
 
 TINY = suite.Settings(

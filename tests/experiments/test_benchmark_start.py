@@ -3,7 +3,7 @@ import json
 import pytest
 
 from experiments import _benchmark_start, _performance
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 MACHINE = {
   'suite': 'start',

@@ -23,7 +23,7 @@ from experiments import (
   _torch_models,
 )
 from maxsup_jax import models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from tests.experiments.quickly import compiled_quickly
 
 ROOT = Path(__file__).parents[2]

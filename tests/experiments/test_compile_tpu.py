@@ -17,7 +17,7 @@ from experiments import (
   _compile_tpu_report,
   compile_tpu,
 )
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.config import resolve
 from maxsup_jax.training.parallel import Devices
 from tests.experiments.quickly import compiled_quickly

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from experiments import _launchers, _processes
 from experiments._launchers import Launch, find_launch
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 SLURM = {
   'SLURM_JOB_ID': '1234',

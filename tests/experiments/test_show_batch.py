@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import _show_batch
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.data import batch_indices
 from maxsup_jax.training import setup
 from maxsup_jax.training.config import resolve

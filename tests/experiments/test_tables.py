@@ -2,7 +2,7 @@ import pytest
 
 from experiments import tables
 from maxsup_jax import losses
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 
 def record(shapes):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import _torch_weights as program
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import torch_weights
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import _cli
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import MODELS
 from maxsup_jax.training import setup
 from maxsup_jax.training.config import resolve

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax import losses
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 
 LOGITS = np.array([[2.0, 1.0, 0.1, -1.0], [0.5, 1.5, 1.0, -0.5]], np.float32)
 LABELS = np.array([0, 2], np.int32)

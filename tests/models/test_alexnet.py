@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models.alexnet import AlexNetCifar, LocalResponseNorm
 from tests.models.torch_reference import TorchNet, compare
 

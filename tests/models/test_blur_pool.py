@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models.blur_pool import BlurPool
 from maxsup_jax.models.registry import create_model
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models.densenet import DenseNet
 from maxsup_jax.models.registry import create_model
 from tests.models.torch_reference import compare

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models.layers import at_layer, saliency_layer
 from maxsup_jax.models.registry import MODELS, create_model
 from maxsup_jax.models.resnet import BasicBlock, ResNet

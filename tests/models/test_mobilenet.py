@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models.drop_path import Dropout
 from maxsup_jax.models.mobilenet import STAGES, MobileNetV2
 from maxsup_jax.models.registry import create_model

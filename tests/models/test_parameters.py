@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models.parameters import (
   PARAMETER_KINDS,
   count_parameters,

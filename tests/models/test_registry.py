@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from maxsup_jax import models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import MODELS, count_parameters, create_model
 
 # Of torchvision (ResNets, MobileNetV2) and timm (ViTs), with 1000 classes.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import _torch_models
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import (
   BasicBlock,
   BlurPool,

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports.directory import Directory
 
 

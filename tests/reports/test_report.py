@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import _style, archive, blocks, report, summary
 from maxsup_jax.reports.directory import Directory
 from maxsup_jax.reports.measured import Measured, Options

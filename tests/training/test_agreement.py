@@ -2,7 +2,7 @@
 
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import agreement
 from maxsup_jax.training.config import resolve
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import config as config_lib
 
 

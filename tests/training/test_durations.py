@@ -1,6 +1,6 @@
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.durations import to_steps
 
 KWARGS = {'batch_size': 128, 'steps_per_epoch': 11, 'field': 'duration'}

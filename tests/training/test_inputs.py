@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import inputs, loop, setup, steps
 from maxsup_jax.training import run as run_lib
 from maxsup_jax.training.config import resolve

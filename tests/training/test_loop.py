@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import loop, setup
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.config import resolve

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax import data
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import loop, setup
 from maxsup_jax.training.config import resolve
 from maxsup_jax.training.diagnostics import COLLAPSE, COSINES

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax import losses
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.mixing import Mixing, cut_box, mix
 from maxsup_jax.training.parallel import AXIS, Devices
 

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.npz import NpzWriter
 
 MEMBERS = {

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.optimizers import make_optimizer
 
 RNG = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 import jax
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import peers
 
 

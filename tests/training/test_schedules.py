@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.schedules import SCHEDULES, learning_rate_schedule
 
 TOTAL, WARMUP, PEAK = 100, 10, 0.4

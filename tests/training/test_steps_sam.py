@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from maxsup_jax import losses
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training.mixing import Mixing, mix
 from maxsup_jax.training.optimizers import make_optimizer
 from maxsup_jax.training.parallel import Devices

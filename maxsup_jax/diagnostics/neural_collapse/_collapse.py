@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.neural_collapse._between_class import between_class
 from maxsup_jax.diagnostics.neural_collapse._measures import (

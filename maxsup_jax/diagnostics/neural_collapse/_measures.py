@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.neural_collapse._between_class import BetweenClass
 from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import sparse
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._class_sums import (
   Pair,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.unconstrained import _problem
 from maxsup_jax.diagnostics.unconstrained._collapse import collapse

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.unconstrained import _descent, _problem
 from maxsup_jax.diagnostics.unconstrained._closed_form import (

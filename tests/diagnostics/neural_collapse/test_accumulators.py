@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics._class_sums import Pair, class_sums
 from maxsup_jax.diagnostics.neural_collapse import (
   ClassMeans,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.neural_collapse import neural_collapse
 
 FEATURES = np.array(

@@ -3,7 +3,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.representation import (
   LogitHistogram,
   logit_density,

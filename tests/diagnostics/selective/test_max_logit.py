@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
 
 GRID = (0, 0.5, 1, 2, 3, 4.5, 7, 10, 40, 200, math.inf)

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from maxsup_jax import losses
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
 
 ALPHA, N, K = 0.2, 30, 5

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax import losses
-from maxsup_jax._errors import UsageError
+from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import unconstrained
 
 LOSSES = {

@@ -1,0 +1,177 @@
+"""The exception for bad input, and the checks that every room needs.
+
+Each check takes the name of an argument and its value, and returns the value
+or raises one line: what it is, and what was expected.
+"""
+
+import difflib
+import math
+import numbers
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UsageError(ValueError):
+  """Something the user passed in cannot be used; the message is one line.
+
+  The command-line programs print the message alone and exit with code 2. Any
+  other exception is a fault of the program and keeps its traceback.
+  """
+
+
+def number(
+  name: str,
+  value: Any,
+  low: float = -math.inf,
+  high: float = math.inf,
+  *,
+  above: float | None = None,
+  below: float | None = None,
+  expected: str | None = None,
+) -> float:
+  """Checks a finite real number.
+
+  Args:
+    name: the argument, for the message.
+    value: what the user passed; a NumPy or JAX scalar becomes Python's.
+    low: the smallest value allowed.
+    high: the largest value allowed.
+    above: instead of `low`, a bound that is itself excluded.
+    below: instead of `high`, a bound that is itself excluded.
+    expected: says what was expected, in place of the range.
+
+  Returns:
+    The number.
+
+  Raises:
+    UsageError: for anything else, such as a bool, a string or NaN.
+
+  Examples:
+    >>> number('alpha', 0.1, low=0)
+    0.1
+    >>> number('alpha', -1, low=0, below=1)
+    Traceback (most recent call last):
+    maxsup_jax.errors.UsageError: alpha is -1; expected at least 0 and below 1
+  """
+  value = _scalar(value)
+  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  inside = (
+    real
+    and math.isfinite(value)
+    and low <= value <= high
+    and (above is None or value > above)
+    and (below is None or value < below)
+  )
+  if not inside:
+    wanted = expected or _range('a finite number', low, high, above, below)
+    raise UsageError(f'{name} is {shown(value)}; expected {wanted}')
+  return value
+
+
+def integer(
+  name: str,
+  value: Any,
+  low: int | None = None,
+  high: int | None = None,
+  *,
+  expected: str | None = None,
+) -> int:
+  """Checks a whole number, as `number` does; 3.0 is not one.
+
+  Examples:
+    >>> integer('width', 16, low=1)
+    16
+    >>> integer('width', 0, low=1)
+    Traceback (most recent call last):
+    maxsup_jax.errors.UsageError: width is 0; expected an integer, at least 1
+  """
+  value = _scalar(value)
+  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  if (
+    not whole
+    or (low is not None and value < low)
+    or (high is not None and value > high)
+  ):
+    limits = _range(
+      '',
+      -math.inf if low is None else low,
+      math.inf if high is None else high,
+    )
+    wanted = expected or ', '.join(filter(None, ('an integer', limits)))
+    raise UsageError(f'{name} is {shown(value)}; expected {wanted}')
+  return int(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+  """Checks True or False: the string 'false' would count as true."""
+  if not isinstance(value, bool):
+    raise UsageError(f'{name} is {shown(value)}; expected True or False')
+  return value
+
+
+def one_of(name: str, value: Any, known: Iterable[str]) -> str:
+  """Checks one of these names.
+
+  Examples:
+    >>> one_of('mode', 'pairs', ('batch', 'pair'))
+    Traceback (most recent call last):
+    maxsup_jax.errors.UsageError: mode is 'pairs'; did you mean 'pair'? \
+Expected one of batch, pair
+  """
+  known = tuple(known)
+  if not isinstance(value, str) or value not in known:
+    near = nearest(value, known)
+    names = ', '.join(known)
+    if near:
+      wanted = f'did you mean {near!r}? Expected one of {names}'
+    else:
+      wanted = f'expected one of {names}'
+    raise UsageError(f'{name} is {shown(value)}; {wanted}')
+  return value
+
+
+def nearest(name: Any, known: Iterable[str]) -> str | None:
+  """The known name that a misspelt one is closest to, if any is close."""
+  if not isinstance(name, str):
+    return None
+  found = difflib.get_close_matches(name, list(known), n=1)
+  return found[0] if found else None
+
+
+def one_line(error: BaseException | str) -> str:
+  """The text of an error without line breaks."""
+  return ' '.join(str(error).split())
+
+
+def shown(value: Any) -> str:
+  """A value as a message shows it: short and on one line."""
+  if isinstance(value, str):
+    return repr(value)
+  return ' '.join(reprlib.repr(value).split())
+
+
+def _scalar(value: Any) -> Any:
+  # Of NumPy and JAX, with no axis.
+  return value.item() if getattr(value, 'shape', None) == () else value
+
+
+def _range(
+  otherwise: str,
+  low: float,
+  high: float,
+  above: float | None = None,
+  below: float | None = None,
+) -> str:
+  if above is None and below is None and not math.isinf(low + high):
+    return f'from {low:g} to {high:g}'
+  parts = []
+  if above is not None:
+    parts.append(f'above {above:g}')
+  elif low != -math.inf:
+    parts.append(f'at least {low:g}')
+  if below is not None:
+    parts.append(f'below {below:g}')
+  elif high != math.inf:
+    parts.append(f'at most {high:g}')
+  return ' and '.join(parts) or otherwise
