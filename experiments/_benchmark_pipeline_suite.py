@@ -19,8 +19,8 @@ from experiments import _benchmark_pipeline_peers as peers
 from experiments import _benchmark_pipeline_stages as stages
 from experiments import _benchmark_timing as timing
 from maxsup_jax import data
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _jpeg, _optional, _resampling
+from maxsup_jax.errors import UsageError
 
 TARGET = 1.5
 

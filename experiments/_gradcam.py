@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from maxsup_jax import models
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import resizing
 from maxsup_jax.data.decoding import decode
 from maxsup_jax.diagnostics import gradcam
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports.gradcam import Column
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints

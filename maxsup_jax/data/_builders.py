@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import naming, read_only_builder
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _prepare, _record_files
+from maxsup_jax.errors import UsageError
 
 # Datasets that are generated on first use, and the modules of their builders.
 EMBEDDED = {

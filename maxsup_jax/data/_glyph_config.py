@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data._glyph_pictures import DIFFICULTIES
 from maxsup_jax.data._glyph_shapes import CHARACTERS
+from maxsup_jax.errors import UsageError
 
 _MOST_EXAMPLES = 10_000_000
 # The lowest and the highest value, and what they must be multiples of. Numbers

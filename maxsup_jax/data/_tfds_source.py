@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import (
   _builders,
   _record_files,
@@ -22,6 +21,7 @@ from maxsup_jax.data import (
 from maxsup_jax.data._examples import Examples
 from maxsup_jax.data.decoding import DecodingError, EncodedImage
 from maxsup_jax.data.sources import Example, UndecodedExample, label_error
+from maxsup_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)

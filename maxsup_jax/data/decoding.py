@@ -21,8 +21,8 @@ from PIL import (
   WebPImagePlugin,
 )
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _jpeg, _pillow
+from maxsup_jax.errors import UsageError
 
 
 def decode(encoded: bytes, channels: int | None) -> np.ndarray:

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _arguments
+from maxsup_jax.errors import UsageError
 
 
 def draw_box(

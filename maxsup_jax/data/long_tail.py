@@ -4,8 +4,8 @@ import operator
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data.sources import Example, Source, UndecodedExample
+from maxsup_jax.errors import UsageError
 
 # The second word of the Philox keys; 0 and 1 are those of the pipeline.
 _SUBSET = 2

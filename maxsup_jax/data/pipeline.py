@@ -23,10 +23,10 @@ from collections.abc import Callable
 import grain
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data.decoding import DecodingError, EncodedImage
 from maxsup_jax.data.reading import Batch, BatchIterator, read_ahead
 from maxsup_jax.data.sources import Example, Source, UndecodedExample
+from maxsup_jax.errors import UsageError
 
 # Takes an image `[H, W, C]` and a generator, or None where nothing is random.
 ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]

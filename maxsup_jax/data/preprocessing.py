@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data.color import ColorJitter, Standardize, TfDistort
 from maxsup_jax.data.decoding import EncodedImage
 from maxsup_jax.data.erasing import RandomErasing
@@ -23,6 +22,7 @@ from maxsup_jax.data.transforms import (
   RandomCrop,
   Rotate,
 )
+from maxsup_jax.errors import UsageError
 
 OPERATIONS: Mapping[str, type] = MappingProxyType(
   {

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _arguments, _pillow
+from maxsup_jax.errors import UsageError
 
 NAMES = (
   'AutoContrast',

@@ -13,9 +13,9 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _arguments, _pillow, _resampling
 from maxsup_jax.data.decoding import EncodedImage
+from maxsup_jax.errors import UsageError
 
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area')
 

@@ -12,8 +12,8 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data.decoding import EncodedImage
+from maxsup_jax.errors import UsageError
 
 
 class Example(TypedDict):

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _arguments, _pillow
+from maxsup_jax.errors import UsageError
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
+from maxsup_jax.errors import UsageError
 
 
 class Pair(NamedTuple):

@@ -6,8 +6,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)

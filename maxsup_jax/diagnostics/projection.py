@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.errors import UsageError
 
 # Three points whose distance from a line, or from each other, is smaller than
 # this share of their size span no plane that means anything.

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
+from maxsup_jax.errors import UsageError
 
 _KNOWN = (
   'logits',

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import representation, selective
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import _style, blocks
 from maxsup_jax.reports.blocks import (
   Curves,

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import calibration, selective
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports.archive import Outputs
 
 RISK = 0.05

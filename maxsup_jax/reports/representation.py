@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import neural_collapse, representation
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import _style, blocks
 from maxsup_jax.reports.archive import Outputs
 from maxsup_jax.reports.blocks import (

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import unconstrained
+from maxsup_jax.errors import UsageError
 
 # Of Okabe and Ito: most colour-blind readers can tell them apart.
 COLORS = {'ce': '#000000', 'ls': '#E69F00', 'maxsup': '#0072B2'}

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.neural_collapse import ClassMeans, WithinClass
 from maxsup_jax.diagnostics.representation import CosineVariation
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import metrics
 from maxsup_jax.training.evaluation import Totals
 from maxsup_jax.training.parallel import AXIS, Devices

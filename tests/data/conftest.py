@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import ArraySource
+from maxsup_jax.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _pillow
 from maxsup_jax.data.decoding import decode
+from maxsup_jax.errors import UsageError
 
 
 def _image(mode='RGB', size=(50, 37)):

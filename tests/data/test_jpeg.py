@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import (
   _jpeg,
   _optional,
@@ -15,6 +14,7 @@ from maxsup_jax.data import (
 )
 from maxsup_jax.data.decoding import DecodingError, EncodedImage, decode
 from maxsup_jax.data.resizing import draw_crop
+from maxsup_jax.errors import UsageError
 
 _SAMPLINGS = {
   name: getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{name}')

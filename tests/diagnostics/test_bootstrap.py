@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import bootstrap
+from maxsup_jax.errors import UsageError
 
 
 def test_resamples_count_draws():

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, bootstrap, calibration
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import metrics
 
 # Values exactly on edges, the ends of the range, and ties.

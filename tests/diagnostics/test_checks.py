@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.errors import UsageError
 
 
 def test_a_single_logit_stands_for_two():

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.gradcam import (
   class_gradients,
   gradcam,
@@ -13,6 +12,7 @@ from maxsup_jax.diagnostics.gradcam import (
   tokens_to_map,
   upsample,
 )
+from maxsup_jax.errors import UsageError
 
 
 def normal(*shape, seed=0):

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.mutual_information import (
   class_logit_difference,
   mutual_information,
 )
+from maxsup_jax.errors import UsageError
 
 FAR = 1000.0
 

@@ -4,8 +4,8 @@ import pytest
 from scipy import linalg
 from scipy.spatial import distance
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.projection import class_mean_plane, template_plane
+from maxsup_jax.errors import UsageError
 
 CLASSES = (4, 0, 7)
 

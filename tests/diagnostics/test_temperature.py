@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import calibration
 from maxsup_jax.diagnostics.calibration import _temperature
+from maxsup_jax.errors import UsageError
 
 
 def make(n=800, K=5, seed=0, scale=2.5, dtype=np.float64):

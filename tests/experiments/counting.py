@@ -9,8 +9,8 @@ import os
 import jax
 
 from experiments import _cli, train
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _tfds_source
+from maxsup_jax.errors import UsageError
 
 _read = _tfds_source.TfdsSource.__getitem__
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import _benchmark_diagnostics as suite
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import neural_collapse
+from maxsup_jax.errors import UsageError
 
 TINY = suite.Settings(
   examples=60, classes=4, features=6, batch_size=8, resamples=3, rounds=2

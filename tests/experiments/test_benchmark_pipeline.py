@@ -12,8 +12,8 @@ from experiments import _benchmark_pipeline_report as report
 from experiments import _benchmark_pipeline_stages as stages
 from experiments import _benchmark_pipeline_suite as suite
 from maxsup_jax import data
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import _jpeg, _resampling
+from maxsup_jax.errors import UsageError
 
 TINY = suite.Settings(
   image_size=32, batch_size=4, photos=8, rounds=2, steps_per_round=1

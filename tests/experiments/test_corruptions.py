@@ -21,8 +21,8 @@ from experiments import (
   _corruptions,
 )
 from maxsup_jax import losses
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import open_source
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.config import resolve, to_json

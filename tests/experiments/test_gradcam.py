@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import _gradcam
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import ArraySource, parse_transform
+from maxsup_jax.errors import UsageError
 from maxsup_jax.models import ViT
 from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints

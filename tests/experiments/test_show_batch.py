@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from experiments import _show_batch
-from maxsup_jax.errors import UsageError
 from maxsup_jax.data import batch_indices
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import setup
 from maxsup_jax.training.config import resolve
 from maxsup_jax.training.parallel import Devices

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import unconstrained
+from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import unconstrained as figures
 
 PROBLEM = unconstrained.Problem(4, 3, 6, lambda_w=5e-3, lambda_h=2e-3)

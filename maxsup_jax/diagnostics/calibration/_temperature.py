@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
 from maxsup_jax.diagnostics.calibration import _curve, _examples
+from maxsup_jax.errors import UsageError
 
 OBJECTIVES = ('nll', 'ece')
 

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.calibration import _examples
 from maxsup_jax.diagnostics.calibration._summary import (
@@ -16,6 +15,7 @@ from maxsup_jax.diagnostics.calibration._temperature import (
   TemperatureFit,
   fit_temperature,
 )
+from maxsup_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._class_sums import (
   Pair,
@@ -22,6 +21,7 @@ from maxsup_jax.diagnostics.neural_collapse._between_class import (
   BetweenClass,
   between_class,
 )
+from maxsup_jax.errors import UsageError
 
 # Between these float32 has the squares of distances, and of parts of them.
 _SMALLEST, _LARGEST = 1e-15, 1e18

@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.neural_collapse._between_class import between_class
 from maxsup_jax.diagnostics.neural_collapse._measures import (
@@ -16,6 +15,7 @@ from maxsup_jax.diagnostics.neural_collapse._measures import (
 from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
 from maxsup_jax.diagnostics.neural_collapse._rows import row_measures
 from maxsup_jax.diagnostics.neural_collapse._within_class import GROUPS
+from maxsup_jax.errors import UsageError
 
 # Rows that are made float64 at a time.
 _BLOCK = 2048

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.neural_collapse._between_class import BetweenClass
 from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
+from maxsup_jax.errors import UsageError
 
 _OF_WEIGHTS = (
   'nc2',

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._class_sums import (
   Pair,
@@ -25,6 +24,7 @@ from maxsup_jax.diagnostics.neural_collapse._rows import (
   measure_blocks,
   row_measures,
 )
+from maxsup_jax.errors import UsageError
 
 GROUPS = ('labels', 'predictions')
 

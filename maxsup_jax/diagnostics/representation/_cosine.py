@@ -10,7 +10,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import sparse
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._class_sums import (
   Pair,
@@ -19,6 +18,7 @@ from maxsup_jax.diagnostics._class_sums import (
   class_sums,
   known_ids,
 )
+from maxsup_jax.errors import UsageError
 
 # Rows that are made float64 at a time.
 _BLOCK = 2048

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.errors import UsageError
 
 LOGITS = ('all', 'top', 'true')
 BANDWIDTHS = ('scott', 'silverman')

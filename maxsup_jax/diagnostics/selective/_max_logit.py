@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.selective._scores import errors, scores
+from maxsup_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

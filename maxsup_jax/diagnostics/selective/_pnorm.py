@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics._blocks import map_rows
 from maxsup_jax.diagnostics.selective._areas import aurc
@@ -17,6 +16,7 @@ from maxsup_jax.diagnostics.selective._scores import (
   log_odds_of_rows,
   scores,
 )
+from maxsup_jax.errors import UsageError
 
 # Below it (1 / p)-th powers of sums over classes could overflow.
 _SMALLEST_P = 0.1

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
+from maxsup_jax.errors import UsageError
 
 TARGETS = ('ls', 'maxsup', 'soft')
 

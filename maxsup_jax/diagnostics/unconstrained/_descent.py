@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.unconstrained import _problem
 from maxsup_jax.diagnostics.unconstrained._collapse import collapse
 from maxsup_jax.diagnostics.unconstrained._precision import double_precision
 from maxsup_jax.diagnostics.unconstrained._problem import Problem
+from maxsup_jax.errors import UsageError
 
 METRICS = ('nc1', 'nc2', 'nc3')
 

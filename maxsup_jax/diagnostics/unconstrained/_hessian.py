@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.unconstrained._closed_form import minimizer
 from maxsup_jax.diagnostics.unconstrained._problem import Problem
+from maxsup_jax.errors import UsageError
 
 
 class Eigenvalue(NamedTuple):

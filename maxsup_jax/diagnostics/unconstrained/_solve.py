@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import _checks
 from maxsup_jax.diagnostics.unconstrained import _descent, _problem
 from maxsup_jax.diagnostics.unconstrained._closed_form import (
@@ -17,6 +16,7 @@ from maxsup_jax.diagnostics.unconstrained._closed_form import (
 )
 from maxsup_jax.diagnostics.unconstrained._precision import double_precision
 from maxsup_jax.diagnostics.unconstrained._problem import Problem
+from maxsup_jax.errors import UsageError
 
 METHODS = ('lbfgs', 'gd')
 # L-BFGS gets stuck at the kinks of MaxSup that it meets far from the minimiser:

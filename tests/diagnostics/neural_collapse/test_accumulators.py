@@ -9,7 +9,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics._class_sums import Pair, class_sums
 from maxsup_jax.diagnostics.neural_collapse import (
   ClassMeans,
@@ -17,6 +16,7 @@ from maxsup_jax.diagnostics.neural_collapse import (
   _rows,
   neural_collapse,
 )
+from maxsup_jax.errors import UsageError
 
 K, D = 5, 12
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.neural_collapse import neural_collapse
+from maxsup_jax.errors import UsageError
 
 FEATURES = np.array(
   [

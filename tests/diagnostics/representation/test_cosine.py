@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.representation import (
   CosineVariation,
   cosine_variation,
 )
+from maxsup_jax.errors import UsageError
 
 FIXTURE = np.array([[1, 0], [0.8, 0.6], [0, 1], [-0.6, 0.8]])
 K, D = 4, 6

@@ -3,13 +3,13 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics.representation import (
   LogitHistogram,
   logit_density,
   near_zero_share,
   stability,
 )
+from maxsup_jax.errors import UsageError
 
 
 @pytest.fixture(scope='module')

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.errors import UsageError
 
 METRICS = {
   **{

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.errors import UsageError
 
 FIELDS = (
   'coverage',

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.errors import UsageError
 
 
 def examples(n=800, K=4, offset=0.0):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.errors import UsageError
 
 GRID = (0, 0.5, 1, 2, 3, 4.5, 7, 10, 40, 200, math.inf)
 

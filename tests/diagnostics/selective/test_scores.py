@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.errors import UsageError
 
 
 def exact(row):

@@ -7,8 +7,8 @@ import pytest
 from scipy import special
 
 from maxsup_jax import losses
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.errors import UsageError
 
 ALPHA, N, K = 0.2, 30, 5
 LS = functools.partial(losses.label_smoothing_cross_entropy, alpha=ALPHA)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import unconstrained
+from maxsup_jax.errors import UsageError
 
 
 def authors(K, alpha):

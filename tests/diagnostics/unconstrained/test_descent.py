@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import unconstrained
+from maxsup_jax.errors import UsageError
 
 SMALL = unconstrained.Problem(
   3, 4, 5, objective='ls', alpha=0.2, lambda_w=2e-2, lambda_h=1e-2

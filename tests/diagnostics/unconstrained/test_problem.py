@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from maxsup_jax import losses
-from maxsup_jax.errors import UsageError
 from maxsup_jax.diagnostics import unconstrained
+from maxsup_jax.errors import UsageError
 
 LOSSES = {
   'ce': lambda z, y, alpha: losses.cross_entropy(z, y),
