@@ -50,7 +50,7 @@ The paper's hardware and time: unknown. Here: unknown, not run.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 TRANSFORMS = {
   'rotated': 'pad_and_crop(4) | flip | rotate(15)',

@@ -45,7 +45,7 @@ severity.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 TRANSFORMS = {'none': '', 'crop': 'pad_and_crop(4) | flip'}
 

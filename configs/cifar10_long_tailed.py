@@ -58,7 +58,7 @@ Hardware and time, theirs and here: unknown; not run here.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 
 def get_config(arg=None):

@@ -42,7 +42,7 @@ unknown, not run.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 SMOOTHING = 0.2
 

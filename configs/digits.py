@@ -21,7 +21,7 @@ on another machine, busy with other work.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 
 def get_config(arg=None):

@@ -43,7 +43,7 @@ The paper's hardware and time: unknown. Here: unknown, not run.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 DATASETS = {'cub': 'caltech_birds2011', 'cars': 'cars196'}
 

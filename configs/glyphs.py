@@ -35,7 +35,7 @@ maxsup. All thirty epochs were not run.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 # The numbers of examples and the side of an image.
 FULL = {'train': 10_000, 'test': 10_000, 'size': 32}

@@ -62,7 +62,7 @@ Needs imagenet2012 of tfds. --config.dataset.workers=N decodes in N processes.
 
 from configs import common
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 
 def get_config(arg=None):

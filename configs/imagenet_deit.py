@@ -53,7 +53,7 @@ and time here: unknown, not run. Needs tfds's imagenet2012.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 
 def get_config(arg=None):

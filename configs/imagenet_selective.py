@@ -54,7 +54,7 @@ tfds's imagenet2012.
 """
 
 from configs import common
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 SMOOTHING = 0.2
 

@@ -57,7 +57,7 @@ The authors' hardware and time: unknown. Here: unknown, not run.
 
 from configs import common
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training.config import default_config
+from maxsup_jax.tasks.config import default_config
 
 SMOOTHING = 0.05
 CIFAR_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))

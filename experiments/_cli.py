@@ -78,28 +78,43 @@ def run(
   app.run(guarded, flags_parser=parse)
 
 
-def checked_out(path: str | None) -> pathlib.Path | None:
-  """Refuses a file that cannot be written, before minutes are spent.
+def define_run_flags(*, split: bool = True, step: bool = True) -> None:
+  """Defines the flags of a program that opens a trained run."""
+  define_data_dir()
+  if split:
+    flags.DEFINE_string(
+      'split',
+      None,
+      "A split of the dataset; by default the config's eval_split.",
+    )
+  if step:
+    flags.DEFINE_integer(
+      'step', None, 'Which checkpoint; by default the newest.'
+    )
 
-  Args:
-    path: the value of a flag; None or empty for no file.
 
-  Returns:
-    The path; its directory is made.
-  """
-  if not path:
-    return None
-  out = pathlib.Path(path)
+def define_data_dir() -> None:
+  """Defines the flag for where datasets are."""
+  flags.DEFINE_string(
+    'data_dir', None, "Where datasets are; tfds's own default if not given."
+  )
+
+
+def define_weights() -> None:
+  """Defines the flag for raw or averaged weights."""
+  flags.DEFINE_enum(
+    'weights', 'raw', ['raw', 'ema'], 'The weights as trained, or averaged.'
+  )
+
+
+def whole_numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
+  """Reads the numbers of a flag that is a list."""
   try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = not out.exists()
-    out.open('a').close()
-    if new:
-      # Nothing is there until there is something to write.
-      out.unlink()
-  except OSError as e:
-    raise UsageError(f'--out={path} cannot be written: {e.strerror}') from None
-  return out
+    return tuple(int(t) for t in texts)
+  except ValueError:
+    raise UsageError(
+      f'--{flag}={",".join(texts)}: expected whole numbers'
+    ) from None
 
 
 def print_table(
@@ -150,7 +165,8 @@ def _with_config(argv: list[str], default: str) -> list[str]:
   """
   from ml_collections import ConfigDict, config_flags
 
-  from maxsup_jax.training.config import FREE_SECTIONS, fields
+  from maxsup_jax.tasks.config import FREE_SECTIONS
+  from maxsup_jax.training.config import fields
 
   argv, card = take_card(argv, default)
   config = load_card(card)
@@ -245,8 +261,20 @@ def _known_flags() -> str:
 def _refuse(error: object) -> None:
   """Ends the program with a user's mistake as one line."""
   if _processes.is_first():
-    print('error: ' + ' '.join(str(error).split()), file=sys.stderr)
+    print('error: ' + _translated(error), file=sys.stderr)
   else:
     # mpirun ends all processes as soon as one of them has failed.
     time.sleep(2)
   sys.exit(USAGE_EXIT_CODE)
+
+
+def _translated(error: object) -> str:
+  """A message of the library, in which arguments have names, with flags."""
+  text = ' '.join(str(error).split())
+  known = flags.FLAGS
+  first = re.match(r'(\w+)(?= is |:)', text)
+  if first and first[1] in known:
+    text = f'--{text}'
+  return re.sub(
+    r'\b(\w+)=True', lambda m: f'--{m[1]}' if m[1] in known else m[0], text
+  )

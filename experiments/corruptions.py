@@ -29,7 +29,6 @@ left out; --transform says something else, '' nothing at all.
 All devices of one process are used; several processes are refused.
 """
 
-import json
 import pathlib
 import sys
 
@@ -61,194 +60,54 @@ _TRANSFORM = flags.DEFINE_string(
   "What is done to corrupted images instead of the run's eval_transform, such "
   "as 'resize(256) | center_crop(224)'; see above.",
 )
-_STEP = flags.DEFINE_integer(
-  'step', None, "Which checkpoint of every run; by default each one's newest."
-)
-_WEIGHTS = flags.DEFINE_enum(
-  'weights', 'raw', ['raw', 'ema'], 'The weights as trained, or averaged ones.'
-)
 _OUT = flags.DEFINE_string(
   'out',
   None,
   'The directory of the results; for a single run by default '
   'WORKDIR/corruptions/DATASET-STEP, or -ema.',
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, "Where datasets are; tfds's own default if not given."
-)
-
+_cli.define_run_flags(split=False)
+_cli.define_weights()
 flags.declare_key_flag('compilation_cache')
 
 
 def main():
-  workdirs, out = _WORKDIR.value, _OUT.value
-  if not workdirs:
+  if not _WORKDIR.value:
     raise _cli.UsageError('--workdir is needed: the directory of a run')
-  if len(workdirs) > 1 and not out:
-    raise _cli.UsageError(
-      '--out is needed with several runs: the directory of the results'
-    )
+  severities = _cli.whole_numbers('severities', _SEVERITIES.value)
   _processes.refuse_several('corruptions')
+  from maxsup_jax.reports.corruptions import heat_maps
+  from maxsup_jax.studies import corruption_results as results
+  from maxsup_jax.studies import corruptions
 
-  from experiments import _corruption_data, _corruptions
-  from experiments import _corruption_results as results
-  from maxsup_jax.training.workdir import Workdir
-
-  names = _corruptions.names_of(workdirs)
-  configs = [Workdir(w, writes=False).config() for w in workdirs]
-  benchmark = _corruption_data.choose_benchmark(
-    _DATASET.value, [c.dataset.name for c in configs]
+  study = corruptions.prepare(
+    _WORKDIR.value,
+    _OUT.value,
+    dataset=_DATASET.value,
+    corruptions=_CORRUPTIONS.value,
+    severities=severities,
+    transform=_TRANSFORM.value,
+    **{n: flags.FLAGS[n].value for n in ('step', 'weights', 'data_dir')},
   )
-  corruptions = _corruption_data.choose_corruptions(
-    _CORRUPTIONS.value, benchmark
-  )
-  severities = _corruption_data.choose_severities(_SEVERITIES.value)
-  sizes = _corruption_data.check_prepared(
-    benchmark,
-    corruptions,
-    severities,
-    _DATA_DIR.value,
-    mock=configs[0].dataset.mock,
-  )
-  runs = [
-    _corruptions.restore(
-      workdir,
-      name=name,
-      benchmark=benchmark,
-      first=next(iter(sizes)),
-      data_dir=_DATA_DIR.value,
-      step=_STEP.value,
-      weights=_WEIGHTS.value,
-      transform=_TRANSFORM.value,
+  _compilation.keep_compiled(pathlib.Path(_WORKDIR.value[0]))
+  try:
+    found = corruptions.run(study)
+  except KeyboardInterrupt:
+    print(
+      f'interrupted; what is finished is in {study.directory}; the same '
+      'command goes on',
+      file=sys.stderr,
     )
-    for workdir, name in zip(workdirs, names)
-  ]
-  directory = pathlib.Path(out or _default_out(workdirs[0], runs[0].identity))
-  log = results.Log(directory)
-  _compilation.keep_compiled(pathlib.Path(workdirs[0]))
-  with log.opened():
-    log.add_runs({r.name: r.identity for r in runs})
-    try:
-      _evaluate(runs, benchmark, sizes, log)
-    except KeyboardInterrupt:
-      print(
-        f'interrupted; what is finished is in {directory}; the same command '
-        'goes on',
-        file=sys.stderr,
-      )
-      return 130
-    _report(runs, benchmark, sizes, log, directory)
-  return 0
-
-
-def _evaluate(runs, benchmark, sizes, log):
-  """Evaluates what is not in the log yet."""
-  from experiments import _corruption_data, _corruptions
-
-  done = {
-    (r['run'], r['corruption'], r['severity'])
-    for r in log.records()
-    if r['kind'] == 'eval'
-  }
-  wanted, total, finished = {}, 0, 0
-  for trained in runs:
-    own = {
-      (_corruption_data.CLEAN, 0): len(trained.run.eval_source),
-      **sizes,
-    }
-    wanted[trained.name] = [d for d in own if (trained.name, *d) not in done]
-    total += sum(own.values())
-    finished += sum(n for d, n in own.items() if (trained.name, *d) in done)
-  with _corruptions.progress_bar(total, finished) as progress:
-    for trained in runs:
-      _corruptions.evaluate_all(
-        trained,
-        benchmark,
-        wanted[trained.name],
-        _DATA_DIR.value,
-        progress,
-        log.add,
-      )
-
-
-def _report(runs, benchmark, sizes, log, directory):
-  """Writes and prints what the log says of these runs and datasets."""
-  from experiments import _corruption_data, _corruption_figure
-  from experiments import _corruption_results as results
-  from maxsup_jax.training.provenance import provenance
-  from maxsup_jax.training.workdir import write_atomically
-
-  found = {
-    (r['run'], r['corruption'], r['severity']): r
-    for r in log.records()
-    if r['kind'] == 'eval'
-  }
-  names = [r.name for r in runs]
-  cleans = {n: found[n, _corruption_data.CLEAN, 0] for n in names}
-  records = {n: [found[n, *d] for d in sizes] for n in names}
-  summaries = {n: results.summarize(records[n]) for n in names}
-  mock = runs[0].run.config.dataset.mock
-  title = benchmark.name + ('' if mock is None else ', made up')
-  text = json.dumps(
-    {
-      'kind': 'corruptions',
-      'dataset': title,
-      'split': benchmark.split,
-      'definitions': results.DEFINITIONS,
-      **provenance(),
-      'runs': [
-        {
-          'name': r.name,
-          **r.identity,
-          'clean_split': r.run.eval_source.name,
-          'clean': _numbers(cleans[r.name]),
-          **summaries[r.name],
-          'datasets': [_numbers(d) for d in records[r.name]],
-        }
-        for r in runs
-      ],
-    },
-    indent=2,
-    allow_nan=False,
-  )
-  first = runs[0]
-  caption = (
-    f'{title}: each cell a dataset of '
-    f'{next(iter(sizes.values())):,} images; ECE with 15 bins; '
-    f'{"averaged weights of " if first.weights == "ema" else ""}step '
-    f'{", ".join(dict.fromkeys(format(r.identity["step"], ",") for r in runs))}'
-  )
-  picture = _corruption_figure.heat_maps(records, cleans, caption)
-  rows = [r for n in names for r in (cleans[n], *records[n])]
-  write_atomically(directory / 'results.csv', results.to_csv(rows))
-  _write_picture(directory / 'corruptions.png', picture)
-  write_atomically(directory / 'results.json', text + '\n')
-  if len(runs) == 1:
-    name = names[0]
-    print(f'\n{results.table_of_run(cleans[name], summaries[name])}')
-  else:
-    print(f'\n{results.table_of_runs(cleans, summaries)}')
-  corruptions = len(summaries[names[0]]['by_corruption'])
+    return 130
+  runs = found['runs']
+  corruptions.write(study, found, heat_maps(runs, corruptions.caption(study)))
+  print(f'\n{results.table(runs)}')
+  count = len(runs[0]['by_corruption'])
   print(
-    f'\nmeans over {corruptions} corruptions x {len(sizes) // corruptions} '
-    f'severities of {title}; written to {directory}'
+    f'\nmeans over {count} corruptions x {len(study.sizes) // count} '
+    f'severities of {study.title}; written to {study.directory}'
   )
-
-
-def _numbers(record):
-  return {k: v for k, v in record.items() if k not in ('kind', 'run')}
-
-
-def _write_picture(path, content):
-  temporary = path.with_name(f'.{path.name}')
-  temporary.write_bytes(content)
-  temporary.replace(path)
-
-
-def _default_out(workdir, identity):
-  ema = '-ema' if identity['weights'] == 'ema' else ''
-  name = f'{identity["dataset"]}-{identity["step"]}{ema}'
-  return pathlib.Path(workdir) / 'corruptions' / name
+  return 0
 
 
 if __name__ == '__main__':

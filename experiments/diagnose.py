@@ -55,7 +55,7 @@ def main(paths):
   _processes.refuse_several('diagnose')
   from tqdm import tqdm
 
-  from maxsup_jax.reports import archive, report
+  from maxsup_jax.reports import compared, report
   from maxsup_jax.reports.directory import Directory
   from maxsup_jax.reports.measured import Measured
   from maxsup_jax.training.provenance import provenance
@@ -81,14 +81,14 @@ def main(paths):
 
   files = [*paths, *_TRAIN.value]
   with bar('reading', len(files)) as progress:
-    outputs = archive.read_all(paths, _NAMES.value, progress.update)
+    outputs = compared.read_all(paths, _NAMES.value, progress.update)
     train = [None] * len(outputs)
     if _TRAIN.value:
       names = [o.name for o in outputs]
-      train = archive.read_all(_TRAIN.value, names, progress.update)
-      archive.check_same_classes([outputs[0], *train])
+      train = compared.read_all(_TRAIN.value, names, progress.update)
+      compared.check_same_classes([outputs[0], *train])
       for pair in zip(outputs, train):
-        archive.check_same_model(*pair)
+        compared.check_same_model(*pair)
   models = [Measured(o, t) for o, t in zip(outputs, train)]
   with bar('measuring', len(sections)) as progress:
     built = report.build(models, options, sections, progress.update)
@@ -104,21 +104,12 @@ def _options():
 
   return Options(
     held_out=_HELD_OUT.value,
-    seeds=_whole_numbers('seeds', _SEEDS.value),
+    seeds=_cli.whole_numbers('seeds', _SEEDS.value),
     resamples=_RESAMPLES.value,
     level=_LEVEL.value,
     bins=_BINS.value,
-    classes=_whole_numbers('classes', _CLASSES.value),
+    classes=_cli.whole_numbers('classes', _CLASSES.value),
   )
-
-
-def _whole_numbers(flag, texts):
-  try:
-    return tuple(int(t) for t in texts)
-  except ValueError:
-    raise _cli.UsageError(
-      f'--{flag}={",".join(texts)}: expected whole numbers'
-    ) from None
 
 
 if __name__ == '__main__':

@@ -45,21 +45,8 @@ _LAYER = flags.DEFINE_string(
   'Whose output to weight, such as layer3_0 or block11/norm1; by default the '
   'last block of a ResNet and the first norm of the last block of a ViT.',
 )
-_SPLIT = flags.DEFINE_string(
-  'split',
-  None,
-  "A split of the dataset; by default the runs' eval_split.",
-)
-_STEP = flags.DEFINE_integer(
-  'step', None, "Which checkpoint of every run; by default each one's newest."
-)
-_WEIGHTS = flags.DEFINE_enum(
-  'weights', 'raw', ['raw', 'ema'], 'The weights as trained, or averaged ones.'
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, "Where datasets are; tfds's own default if not given."
-)
-
+_cli.define_run_flags()
+_cli.define_weights()
 flags.declare_key_flag('compilation_cache')
 
 
@@ -71,39 +58,32 @@ def main():
   if not items:
     raise _cli.UsageError('--images is needed: indices or files, such as 0,5,7')
 
-  from experiments import _gradcam
+  from maxsup_jax import files, tasks
   from maxsup_jax.reports import gradcam as report
+  from maxsup_jax.studies import gradcam
+  from maxsup_jax.studies.run_names import run_names
 
   report.check_path(_OUT.value)
-  if pathlib.Path(_OUT.value).exists() and not _OVERWRITE.value:
-    raise _cli.UsageError(
-      f'--out={_OUT.value} exists; choose another, or add --overwrite'
-    )
-  names = _gradcam.names_of(_WORKDIR.value)
-  runs = [
-    _gradcam.restore(
-      workdir,
-      name=name,
-      data_dir=_DATA_DIR.value,
-      split=_SPLIT.value,
-      step=_STEP.value,
-      layer=_LAYER.value,
-      ema=_WEIGHTS.value == 'ema',
-    )
-    for workdir, name in zip(_WORKDIR.value, names)
+  files.refuse_existing(_OUT.value, overwrite=_OVERWRITE.value)
+  given = {
+    n: flags.FLAGS[n].value for n in ('step', 'weights', 'data_dir', 'split')
+  }
+  networks = [
+    gradcam.network(tasks.load_run(workdir, **given), name, _LAYER.value)
+    for workdir, name in zip(_WORKDIR.value, run_names(_WORKDIR.value))
   ]
-  _gradcam.check_runs_agree(runs, by_index=any(map(_gradcam.is_index, items)))
-  images = _gradcam.read_images(items, runs[0].run)
-  classes = _gradcam.targets(_TARGET.value, images.labels, runs)
-  out = _cli.checked_out(_OUT.value)
+  gradcam.check_agree(networks, by_index=any(map(gradcam.is_index, items)))
+  images = gradcam.read_images(items, networks[0].task)
+  classes = gradcam.targets(_TARGET.value, images.labels, networks)
+  out = files.check_writable(_OUT.value)
   _compilation.keep_compiled(pathlib.Path(_WORKDIR.value[0]))
-  columns = [_gradcam.column(run, images, classes) for run in runs]
+  columns = [gradcam.column(one, images, classes) for one in networks]
   figure = report.gradcam_figure(
     images.visible,
     images.titles,
     columns,
     normalization=_NORMALIZE.value,
-    caption=_gradcam.caption(runs, _TARGET.value),
+    caption=gradcam.caption(networks, _TARGET.value),
   )
   report.save(figure, out)
   print(f'written to {out}')

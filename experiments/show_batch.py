@@ -45,36 +45,31 @@ _SPLIT = flags.DEFINE_enum(
 _EPOCHS = flags.DEFINE_list(
   'epochs', [], 'Show the same examples, one a row, as these epochs see them.'
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, "Where datasets are; tfds's own default if not given."
-)
+_cli.define_data_dir()
 
 
 def main():
   epochs = _checked_epochs()
   if not _OUT.value.lower().endswith('.png'):
     raise _cli.UsageError(f'--out={_OUT.value}: expected a name ending in .png')
-  out = _cli.checked_out(_OUT.value)
   _processes.refuse_several(
     'show_batch', ': each would have only a part of the batch'
   )
   import jax
 
-  from maxsup_jax.training import setup
-  from maxsup_jax.training.config import resolve
+  from maxsup_jax import files, tasks
   from maxsup_jax.training.parallel import Devices
 
-  run = setup.build(
-    resolve(flags.FLAGS.config),
-    data_dir=_DATA_DIR.value,
+  out = files.check_writable(_OUT.value)
+  run = tasks.build(
+    tasks.resolve(flags.FLAGS.config),
+    data_dir=flags.FLAGS.data_dir,
     # Of one device, whatever there is: the batch is the same.
     devices=Devices(jax.local_devices()[:1]),
     training=_SPLIT.value == 'train',
   )
   picture, report = _show_epochs(run, epochs) if epochs else _show_batch(run)
-  temporary = out.with_name(f'.{out.name}')
-  temporary.write_bytes(picture)
-  temporary.replace(out)
+  files.write(out, picture)
   print(f'{out}: {report}')
   return 0
 
@@ -101,22 +96,22 @@ def _checked_epochs():
 
 def _show_batch(run):
   """The picture of a batch, and what to print about it."""
-  from experiments import _show_batch
+  from maxsup_jax.reports import batch as pictures
 
   config, split, step = run.config, _SPLIT.value, _STEP.value
-  source = run.train_source if split == 'train' else run.eval_source
-  seen = _show_batch.read(run, split=split, step=step)
+  source = run.task.train_source if split == 'train' else run.task.eval_source
+  seen = pictures.read(run, split=split, step=step)
   stored = seen.batch['image']
-  mixing = run.mixing if split == 'train' and run.mixing.active else None
+  mixing = (
+    run.task.mixing if split == 'train' and run.task.mixing.active else None
+  )
   count = min(_ROWS.value * _COLUMNS.value, len(stored))
   if stored.dtype.kind == 'f':
-    images = [_show_batch.stretched(x) for x in seen.inputs[:count]]
+    images = [pictures.stretched(x) for x in seen.inputs[:count]]
     caption = 'Float images: each is scaled to its own range.'
   elif mixing:
     dataset = config.dataset
-    images = _show_batch.to_pixels(
-      seen.inputs[:count], dataset.mean, dataset.std
-    )
+    images = pictures.to_pixels(seen.inputs[:count], dataset.mean, dataset.std)
     caption = 'Normalisation undone.'
   else:
     images = stored[:count]
@@ -128,13 +123,13 @@ def _show_batch(run):
   if count < len(stored):
     caption = f'{count} of the {len(stored)} images of the batch. {caption}'
   texts = [
-    _show_batch.label_text(label, source.label_names)
+    pictures.label_text(label, source.label_names)
     for label in seen.labels[:count]
   ]
   where = f'{source.name}, batch {step}'
   if split == 'train':
     where = f'{source.name}, step {step}, epoch {step // run.steps_per_epoch}'
-  picture = _show_batch.grid(
+  picture = pictures.grid(
     _in_rows(images, _COLUMNS.value),
     _in_rows(texts, _COLUMNS.value),
     title='\n'.join([_card(), where, _transform(config, split)]),
@@ -155,25 +150,25 @@ def _show_batch(run):
 
 def _show_epochs(run, epochs):
   """The picture of some examples in several epochs, and what to print."""
-  from experiments import _show_batch
+  from maxsup_jax.reports import batch as pictures
 
-  source = run.train_source
-  found = _show_batch.read_epochs(run, epochs=epochs, count=_ROWS.value)
+  source = run.task.train_source
+  found = pictures.read_epochs(run, epochs=epochs, count=_ROWS.value)
   stretches = found.versions[0][0].dtype.kind == 'f'
   rows = [
-    [original, *map(_show_batch.stretched, versions)]
+    [original, *map(pictures.stretched, versions)]
     if stretches
     else [original, *versions]
     for original, versions in zip(found.originals, found.versions)
   ]
   texts = [
     [
-      f'{_show_batch.label_text(label, source.label_names)}\n#{index}',
+      f'{pictures.label_text(label, source.label_names)}\n#{index}',
       *[''] * len(epochs),
     ]
     for label, index in zip(found.labels, found.indices)
   ]
-  picture = _show_batch.grid(
+  picture = pictures.grid(
     rows,
     texts,
     title='\n'.join([_card(), source.name, _transform(run.config, 'train')]),

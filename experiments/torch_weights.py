@@ -32,32 +32,30 @@ _FILE = flags.DEFINE_string(
   None,
   'Read these weights: .pth, .pt, .ckpt, .tar, .bin or .safetensors.',
 )
-_KEY = flags.DEFINE_string(
+flags.DEFINE_string(
   'key',
   None,
   'With --file: under which key a .pth has the weights, such as model_ema; by '
   'default state_dict or model, if it has one of them.',
 )
-_PREFIX = flags.DEFINE_string(
+flags.DEFINE_string(
   'prefix',
   None,
   'With --file: take the names that begin with it, and no others; by default '
   'module., model. and _orig_mod. are taken off where all names have them.',
 )
-_CLASS_ORDER = flags.DEFINE_string(
+flags.DEFINE_string(
   'class_order',
   None,
   "With --file: a text file with the order of the weights' classes, such as "
   'train_map.txt; by default it is that of the dataset.',
 )
-_RESIZE_POSITIONS = flags.DEFINE_bool(
+flags.DEFINE_bool(
   'resize_positions',
   False,
   'With --file: resample positions that are for another size of images.',
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, "Where datasets are; tfds's own default if not given."
-)
+_cli.define_data_dir()
 _OUT = flags.DEFINE_string(
   'out', None, 'Write the weights of the run: .pth, .pt or .safetensors.'
 )
@@ -70,8 +68,8 @@ _WEIGHTS = flags.DEFINE_enum(
   ['raw', 'ema'],
   'With --out: the weights themselves or their averages.',
 )
-_IMPORTS = (_KEY, _PREFIX, _CLASS_ORDER, _RESIZE_POSITIONS, _DATA_DIR)
-_EXPORTS = (_STEP, _WEIGHTS)
+_IMPORTS = ('key', 'prefix', 'class_order', 'resize_positions', 'data_dir')
+_EXPORTS = ('step', 'weights')
 
 
 def main():
@@ -80,31 +78,27 @@ def main():
   if (_FILE.value is None) == (_OUT.value is None):
     raise _cli.UsageError('expected --file, to import, or --out, to export')
   others, needed = (_IMPORTS, _FILE) if _OUT.value else (_EXPORTS, _OUT)
-  for holder in others:
-    if flags.FLAGS[holder.name].present:
-      raise _cli.UsageError(f'--{holder.name} belongs to --{needed.name}')
+  for name in others:
+    if flags.FLAGS[name].present:
+      raise _cli.UsageError(f'--{name} belongs to --{needed.name}')
   if _OUT.value and flags.FLAGS['config'].present:
     raise _cli.UsageError('--config belongs to --file: a run has its own')
   _processes.refuse_several('torch_weights')
-  from experiments import _torch_weights
+  from maxsup_jax.tasks import torch_runs
 
   if _OUT.value:
     print(
-      _torch_weights.export_weights(
+      torch_runs.export_weights(
         _WORKDIR.value, _OUT.value, step=_STEP.value, weights=_WEIGHTS.value
       )
     )
     return 0
   print(
-    _torch_weights.import_weights(
+    torch_runs.import_weights(
       flags.FLAGS.config,
       _WORKDIR.value,
       _FILE.value,
-      key=_KEY.value,
-      prefix=_PREFIX.value,
-      class_order=_CLASS_ORDER.value,
-      resize_positions=_RESIZE_POSITIONS.value,
-      data_dir=_DATA_DIR.value,
+      **{name: flags.FLAGS[name].value for name in _IMPORTS},
     )
   )
   return 0

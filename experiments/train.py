@@ -8,8 +8,6 @@ wrong, 3 another process is gone (if it is process 0, most often 134, by JAX),
 after 3, 130, 134 and 143.
 """
 
-import hashlib
-import os
 import sys
 
 from absl import flags
@@ -22,10 +20,7 @@ _WORKDIR = flags.DEFINE_string(
   'Where to write. A run of the same config that is there is resumed. By '
   'default a directory under runs/, named after the config.',
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, "Where datasets are; tfds's own default if not given."
-)
-
+_cli.define_data_dir()
 flags.declare_key_flag('compilation_cache')
 
 
@@ -33,23 +28,22 @@ def main():
   _processes.join_processes(saves=True)
   import jax
 
-  from maxsup_jax.training import loop, setup, workdir
-  from maxsup_jax.training.config import resolve
+  from maxsup_jax import tasks
+  from maxsup_jax.training import loop
 
   first = jax.process_index() == 0
-  config = resolve(flags.FLAGS.config)
-  directory = workdir.Workdir(
-    _WORKDIR.value or default_workdir(config), writes=first
-  )
-  _processes.advise(directory.advice)
-  directory.check(config)
-  run = setup.build(config, data_dir=_DATA_DIR.value)
-  if not directory.has_checkpoints:
+  config = tasks.resolve(flags.FLAGS.config)
+  path = _WORKDIR.value or tasks.default_workdir(config)
+  workdir = tasks.open_workdir(path, writes=first)
+  _processes.advise(workdir.advice)
+  workdir.check(config)
+  run = tasks.build(config, data_dir=flags.FLAGS.data_dir)
+  if not workdir.has_checkpoints:
     # Before anything is written.
     run.check_first_state()
-  _compilation.keep_compiled(directory.path)
+  _compilation.keep_compiled(workdir.path)
   try:
-    records = loop.train(run, directory, began=_cli.BEGAN)
+    records = loop.train(run, workdir, began=_cli.BEGAN)
   except loop.Stopped as e:
     if first:
       print(e, file=sys.stderr)
@@ -59,35 +53,9 @@ def main():
       print(f'error: {e}', file=sys.stderr)
     return 1
   if first:
-    _cli.print_table(records, made_up=config.dataset.mock is not None)
-    print(f'\nwork directory: {directory.path}')
+    _cli.print_table(records, made_up=run.task.made_up)
+    print(f'\nwork directory: {workdir.path}')
   return 0
-
-
-def default_workdir(config):
-  """The same command finds the same directory; another config another."""
-  from maxsup_jax.training import config as config_lib
-
-  identity = {
-    name: value
-    for name, value in config_lib.fields(config).items()
-    if name not in config_lib.SPEED_FIELDS
-  }
-  text = config_lib.to_json(dict(sorted(identity.items())))
-  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-  # Of a directory, the dataset's name and its version.
-  dataset = '-'.join(config.dataset.name.rstrip('/').split('/')[-2:])
-  name = '-'.join(
-    [
-      dataset.replace(':', '_'),
-      *(['made_up'] if config.dataset.mock is not None else []),
-      config.model.name,
-      config.objective.name,
-      f'seed{config.seed}',
-      digest,
-    ]
-  )
-  return os.path.join('runs', name)
 
 
 if __name__ == '__main__':

@@ -23,11 +23,6 @@ What converges first depends on the start, too: see --init_scale. An alpha
 of 0 is CE.
 """
 
-import csv
-import dataclasses
-import io
-import math
-import pathlib
 import statistics
 
 from absl import flags
@@ -70,73 +65,48 @@ _INIT_SCALE = flags.DEFINE_float(
 # What results.json calls itself.
 KIND = 'study of unconstrained features'
 
-# What the table counts steps to.
-THRESHOLDS = (
-  ('nc1', 1e-2),
-  ('nc1', 1e-4),
-  ('nc2', 1e-1),
-  ('nc2', 1e-2),
-  ('nc3', 1e-2),
-)
-# And where it reads NC2.
-NC1_LEVELS = (1e-1, 1e-2, 1e-3)
-
 
 def main():
   if not _OUT.value:
     raise _cli.UsageError('--out is needed: the directory for all files')
   alphas = _numbers('alphas', _ALPHAS.value, float)
   seeds = _numbers('seeds', _SEEDS.value, int)
-  if min(seeds) < 0:
-    raise _cli.UsageError(f'--seeds has {min(seeds)}; expected whole numbers')
-  for name, value in (('lr', _LR.value), ('init_scale', _INIT_SCALE.value)):
-    if value is not None and not 0 < value < math.inf:
-      raise _cli.UsageError(f'--{name}={value}: expected a number > 0')
-  from maxsup_jax.diagnostics import unconstrained
-
-  problems = _problems(alphas)
-  if problems[0].epsilon >= 1:
-    raise _cli.UsageError(
-      f'epsilon = K sqrt(n lambda_w lambda_h) is {problems[0].epsilon:.6g}, '
-      'and the minimiser 0 from 1 on; try a smaller --lambda_w or --lambda_h'
-    )
   import tqdm
 
+  from maxsup_jax.reports import unconstrained as figures
   from maxsup_jax.reports.directory import Directory
+  from maxsup_jax.studies import unconstrained as study
   from maxsup_jax.training.provenance import provenance
 
-  out = Directory(pathlib.Path(_OUT.value), KIND, overwrite=_OVERWRITE.value)
+  settings = {
+    name: flags.FLAGS[name].value
+    for name in (
+      'num_classes',
+      'per_class',
+      'dim',
+      'lambda_w',
+      'lambda_h',
+      'lambda_b',
+    )
+  }
+  problems = study.make_problems(_OBJECTIVES.value, alphas, **settings)
+  out = Directory(_OUT.value, KIND, overwrite=_OVERWRITE.value)
   started = provenance()
-  solutions, paths = [], {}
   with tqdm.tqdm(total=len(problems) * (1 + len(seeds))) as progress:
-    for problem in problems:
-      progress.set_description(_title(problem.objective, problem.alpha))
-      solutions.append(
-        unconstrained.solve(problem, seed=seeds[0], scale=_INIT_SCALE.value)
-      )
-      progress.update()
-      for seed in seeds:
-        paths[problem, seed] = unconstrained.gradient_descent(
-          problem,
-          steps=_STEPS.value,
-          learning_rate=_LR.value,
-          seed=seed,
-          scale=_INIT_SCALE.value,
-        )
-        progress.update()
-  records = [
-    _record(s, [paths[s.problem, seed] for seed in seeds]) for s in solutions
-  ]
+    found = study.run(
+      problems,
+      steps=_STEPS.value,
+      learning_rate=_LR.value,
+      seeds=seeds,
+      scale=_INIT_SCALE.value,
+      done=progress.update,
+    )
+  records = found.records()
   record = {
     'schema': 1,
     **started,
     'settings': {
-      'num_classes': _NUM_CLASSES.value,
-      'per_class': _PER_CLASS.value,
-      'dim': _DIM.value,
-      'lambda_w': _LAMBDA_W.value,
-      'lambda_h': _LAMBDA_H.value,
-      'lambda_b': _LAMBDA_B.value,
+      **settings,
       'epsilon': problems[0].epsilon,
       'steps': _STEPS.value,
       'lr': _LR.value,
@@ -146,8 +116,10 @@ def main():
     },
     'results': records,
   }
-  files = _draw(problems[0], solutions, list(paths.values()))
-  files['trajectories.csv'] = _csv(paths)
+  files = figures.files(
+    problems[0], found.solutions, list(found.paths.values())
+  )
+  files['trajectories.csv'] = study.to_csv(found)
   out.write(files, record)
   _print(records)
   written = [out.path / name for name in ('results.json', *files)]
@@ -169,136 +141,15 @@ def _numbers(flag, texts, kind):
   return list(dict.fromkeys(values))
 
 
-def _problems(alphas):
-  """What is solved: CE once, and the others with every alpha but 0."""
-  from maxsup_jax.diagnostics import unconstrained
-
-  chosen = []
-  for objective in dict.fromkeys(_OBJECTIVES.value):
-    if objective not in unconstrained.OBJECTIVES:
-      raise _cli.UsageError(
-        f'--objectives has {objective!r}; known: '
-        + ', '.join(unconstrained.OBJECTIVES)
-      )
-    own = [0.0] if objective == 'ce' else [a for a in alphas if a]
-    chosen += [
-      unconstrained.Problem(
-        _NUM_CLASSES.value,
-        _PER_CLASS.value,
-        _DIM.value,
-        objective=objective,
-        alpha=alpha,
-        lambda_w=_LAMBDA_W.value,
-        lambda_h=_LAMBDA_H.value,
-        lambda_b=_LAMBDA_B.value,
-      )
-      for alpha in own
-    ]
-  if not chosen:
-    raise _cli.UsageError(
-      '--objectives and --alphas leave nothing to do: an alpha of 0 is ce'
-    )
-  return chosen
-
-
 def _title(objective, alpha):
   name = {'ce': 'CE', 'ls': 'LS', 'maxsup': 'MaxSup'}[objective]
   return name if objective == 'ce' else f'{name} {alpha:g}'
 
 
-def _record(solution, paths):
-  """All numbers of a problem, as JSON knows them."""
-  from maxsup_jax.diagnostics import unconstrained
-
-  problem = solution.problem
-  best = unconstrained.minimizer(problem)
-  conditions = None
-  if not problem.trivial:
-    conditions = dataclasses.asdict(unconstrained.condition_numbers(problem))
-  return {
-    'objective': problem.objective,
-    'alpha': problem.alpha,
-    'closed_form': {
-      name: getattr(best, name)
-      for name in (
-        'trivial',
-        'margin',
-        'probability',
-        'other_probability',
-        'weight_norm',
-        'feature_norm',
-        'value',
-      )
-    },
-    'condition_numbers': conditions,
-    'solver': {
-      'steps': solution.steps,
-      'gradient': solution.gradient,
-      'converged': solution.converged,
-      'gap': dataclasses.asdict(unconstrained.gap(solution, best)),
-    },
-    # A value for each seed; null where it is not reached.
-    'steps': {
-      f'{metric}<{threshold:g}': [
-        _known(unconstrained.steps_to_threshold(p, metric, threshold))
-        for p in paths
-      ]
-      for metric, threshold in THRESHOLDS
-    },
-    'nc2_at_nc1': {
-      f'{level:g}': [
-        _known(unconstrained.metric_at_threshold(p, 'nc2', 'nc1', level))
-        for p in paths
-      ]
-      for level in NC1_LEVELS
-    },
-    # After it, LS and MaxSup of one start take equal steps.
-    'last_step_with_errors': [
-      int(p.steps[p.error > 0].max(initial=-1)) for p in paths
-    ],
-  }
-
-
-def _known(value):
-  return None if math.isnan(value) else value
-
-
-def _draw(problem, solutions, paths):
-  from maxsup_jax.reports import unconstrained as figures
-
-  files = {}
-  for name, figure in (
-    ('closed_form', figures.closed_form_figure(problem, solutions)),
-    ('trajectories', figures.trajectories_figure(paths)),
-    ('condition', figures.condition_figure(problem)),
-  ):
-    for kind in ('png', 'svg'):
-      content = io.BytesIO()
-      # Without the date an SVG is the same for the same numbers.
-      metadata = {'Date': None} if kind == 'svg' else None
-      figure.savefig(content, format=kind, dpi=150, metadata=metadata)
-      files[f'{name}.{kind}'] = content.getvalue()
-  return files
-
-
-def _csv(paths):
-  from maxsup_jax.diagnostics import unconstrained
-
-  columns = ('value', 'error', 'nc1', 'nc2', 'nc3')
-  columns += ('weight_norm', 'feature_norm')
-  kept = unconstrained.log_spaced_steps(_STEPS.value)
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(['objective', 'alpha', 'seed', 'step', *columns])
-  for (problem, seed), trajectory in paths.items():
-    for step in kept:
-      values = [f'{getattr(trajectory, c)[step]:.8g}' for c in columns]
-      writer.writerow([problem.objective, problem.alpha, seed, step, *values])
-  return text.getvalue()
-
-
 def _print(records):
   """Prints the closed form, and means over the seeds of what is recorded."""
+  from maxsup_jax.studies import unconstrained as study
+
   rows = []
   for record in records:
     best, conditions = record['closed_form'], record['condition_numbers']
@@ -314,13 +165,13 @@ def _print(records):
     )
   names = ('beta', 'p', '|w|', '|h|', 'kappa (a)', 'L-BFGS gap')
   _print_table('minimiser', names, records, rows)
-  names = [f'{m.upper()}<{t:g}' for m, t in THRESHOLDS]
+  names = [f'{m.upper()}<{t:g}' for m, t in study.THRESHOLDS]
   rows = [
     [_mean_and_range(v, '.0f') for v in record['steps'].values()]
     for record in records
   ]
   _print_table('steps to', names, records, rows)
-  names = [f'NC1={level:g}' for level in NC1_LEVELS]
+  names = [f'NC1={level:g}' for level in study.NC1_LEVELS]
   rows = [
     [_mean_and_range(v, '.3f') for v in record['nc2_at_nc1'].values()]
     for record in records

@@ -4,11 +4,12 @@ Each check takes the name of an argument and its value, and returns the value
 or raises one line: what it is, and what was expected.
 """
 
+import contextlib
 import difflib
 import math
 import numbers
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -131,12 +132,49 @@ Expected one of batch, pair
   return value
 
 
+def unknown(
+  what: str, name: Any, known: Iterable[str], *, prefix: str = ''
+) -> UsageError:
+  """The error for a name that nothing has, with the nearest one that is known.
+
+  Examples:
+    >>> raise unknown('field config.sed', 'sed', ('seed', 'model'))
+    Traceback (most recent call last):
+    maxsup_jax.errors.UsageError: unknown field config.sed; did you mean \
+'seed'? Known: seed, model
+  """
+  known = tuple(known)
+  near = nearest(name, known)
+  names = ', '.join(f'{prefix}{n}' for n in known) or 'none'
+  if near:
+    return UsageError(
+      f'unknown {what}; did you mean {prefix + near!r}? Known: {names}'
+    )
+  return UsageError(f'unknown {what}; known: {names}')
+
+
 def nearest(name: Any, known: Iterable[str]) -> str | None:
   """The known name that a misspelt one is closest to, if any is close."""
   if not isinstance(name, str):
     return None
   found = difflib.get_close_matches(name, list(known), n=1)
   return found[0] if found else None
+
+
+@contextlib.contextmanager
+def within(prefix: str) -> Iterator[None]:
+  """Puts a prefix before messages, such as the field that holds an argument.
+
+  Examples:
+    >>> with within('config.optimizer.'):
+    ...   number('eps', 0, above=0)
+    Traceback (most recent call last):
+    maxsup_jax.errors.UsageError: config.optimizer.eps is 0; expected above 0
+  """
+  try:
+    yield
+  except UsageError as error:
+    raise UsageError(f'{prefix}{error}') from error
 
 
 def one_line(error: BaseException | str) -> str:

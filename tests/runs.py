@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from maxsup_jax.training import setup
 from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.run import Run
 
 
 def timeless(path: Path) -> list[dict]:
@@ -23,7 +23,7 @@ def timeless(path: Path) -> list[dict]:
   ]
 
 
-def last_state(run: setup.Run, path: Path):
+def last_state(run: Run, path: Path):
   """The state of the newest checkpoint, and the pending window of metrics."""
   checkpoints = Checkpoints(path / 'checkpoints')
   state, extra = checkpoints.restore_latest(jax.eval_shape(run.init_state))

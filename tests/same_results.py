@@ -73,16 +73,15 @@ def run(card: str, directory: pathlib.Path, data: pathlib.Path) -> dict:
   path = f'configs/{name}.py' + ''.join(f':{a}' for a in argument)
   flags = [flag.replace('epoch', ' epoch') for flag in flags]
   subprocess.run(
-    [sys.executable, '-m', 'experiments.train', f'--config={path}', *flags]
-    + [f'--workdir={directory}', f'--data_dir={data}'],
+    [
+      *(sys.executable, '-m', 'experiments.train', f'--config={path}', *flags),
+      *(f'--workdir={directory}', f'--data_dir={data}'),
+    ],
     check=True,
     capture_output=True,
   )
   lines = (directory / 'metrics.jsonl').read_text().splitlines()
-  metrics = [
-    {name: value for name, value in json.loads(line).items()}
-    for line in lines
-  ]
+  metrics = [json.loads(line) for line in lines]
   for line in metrics:
     for time in TIMES:
       line.pop(time, None)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maxsup_jax import files
 from maxsup_jax.errors import UsageError
 
 RESULTS = 'results.json'
@@ -28,21 +29,20 @@ class Directory:
       written. Nothing is written but the directory itself.
   """
 
-  def __init__(self, path: Path, kind: str, *, overwrite: bool = False):
-    self.path, self._kind = path, kind
-    try:
+  def __init__(
+    self, path: str | os.PathLike, kind: str, *, overwrite: bool = False
+  ):
+    self.path, self._kind = Path(path), kind
+    if '\0' in str(path):
+      raise UsageError(f'{str(path)!r} cannot be written: it holds a NUL')
+    with files.one_line_errors(path):
       self._old = self._check(overwrite)
-      path.mkdir(parents=True, exist_ok=True)
+      self.path.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=path):
         pass
-    except UsageError:
-      raise
-    except (OSError, ValueError) as e:  # a ValueError is a name with a NUL
-      reason = getattr(e, 'strerror', None) or e
-      raise UsageError(f'--out={path} cannot be written: {reason}') from None
 
   def write(
-    self, files: Mapping[str, bytes | str], results: Mapping[str, Any]
+    self, contents: Mapping[str, bytes | str], results: Mapping[str, Any]
   ) -> None:
     """Writes all files, and results.json last; removes those of before.
 
@@ -50,33 +50,33 @@ class Directory:
     `overwrite` replaces everything.
 
     Args:
-      files: contents by name; text is written as UTF-8.
+      contents: of the files by name; text is written as UTF-8.
       results: what JSON knows; the names of the files are added to it.
 
     Raises:
       UsageError: if there is a directory where a file belongs.
     """
-    results = {'kind': self._kind, **results, 'files': sorted(files)}
+    results = {'kind': self._kind, **results, 'files': sorted(contents)}
     begun = {
       'kind': self._kind,
       'incomplete': True,
-      'files': sorted({*files, *self._old}),
+      'files': sorted({*contents, *self._old}),
     }
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
-    contents = {**files, RESULTS: text + '\n', _BEGUN: json.dumps(begun)}
-    for name in contents:
+    whole = {**contents, RESULTS: text + '\n', _BEGUN: json.dumps(begun)}
+    for name in whole:
       if (self.path / name).is_dir():
         raise UsageError(f'{self.path / name} is a directory, not a file')
     # A full disk is met before anything is replaced.
     with tempfile.TemporaryDirectory(dir=self.path, prefix=_STAGE) as new:
-      for name, content in contents.items():
+      for name, content in whole.items():
         if isinstance(content, str):
           content = content.encode()
         (Path(new) / name).write_bytes(content)
       os.replace(Path(new) / _BEGUN, self.path / RESULTS)
-      for name in files:
+      for name in contents:
         os.replace(Path(new) / name, self.path / name)
-      for name in set(self._old) - set(contents):
+      for name in set(self._old) - set(whole):
         stale = self.path / name
         if stale.is_file() or stale.is_symlink():
           stale.unlink()
@@ -87,20 +87,20 @@ class Directory:
     if not self.path.exists():
       return []
     if not self.path.is_dir():
-      raise UsageError(f'--out={self.path} is a file; expected a directory')
+      raise UsageError(f'{self.path} is a file; expected a directory')
     # What a killed run was writing is in nobody's way.
     if all(p.name.startswith(_STAGE) for p in self.path.iterdir()):
       return []
     found = self._results()
     if found is None:
       raise UsageError(
-        f'--out={self.path} is not empty and holds no {self._kind} of this '
+        f'{self.path} is not empty and holds no {self._kind} of this '
         'version; choose another'
       )
     if not overwrite:
       raise UsageError(
-        f'--out={self.path} holds a {self._kind}; choose another, or add '
-        '--overwrite'
+        f'{self.path} holds a {self._kind}; choose another, or add '
+        'overwrite=True'
       )
     names = found.get('files')
     # Somebody may have changed the list: only plain names are files of ours.

@@ -1,6 +1,5 @@
 """The figure of Grad-CAM maps: images in rows, networks in columns."""
 
-import dataclasses
 import pathlib
 import textwrap
 from collections.abc import Sequence
@@ -10,7 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
+from maxsup_jax.studies.gradcam import Column
 
 FORMATS = ('.png', '.svg', '.pdf')
 NORMALIZATIONS = {
@@ -23,27 +24,6 @@ NORMALIZATIONS = {
 _CELL = 1.55  # inches
 _RIGHT, _WRONG = '#1a7f37', '#b3261e'
 _NAME = 18  # characters of a class name
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-  """What one network makes of the images.
-
-  Attributes:
-    title: what stands above the column.
-    maps: `[R, H, W]`, at least 0, of the size of the images; not normalised.
-    predicted: the names of the R predicted classes.
-    confidence: their probabilities, `[R]`.
-    correct: whether each prediction is right; None where that is not known.
-    explained: the names of the R classes that the maps show evidence for.
-  """
-
-  title: str
-  maps: np.ndarray
-  predicted: Sequence[str]
-  confidence: Sequence[float]
-  correct: Sequence[bool | None]
-  explained: Sequence[str]
 
 
 def normalize(maps: np.ndarray, normalization: str = 'map') -> np.ndarray:
@@ -67,11 +47,7 @@ def normalize(maps: np.ndarray, normalization: str = 'map') -> np.ndarray:
     >>> normalize(maps, 'row').ravel()
     array([0.25, 0.5 , 1.  , 0.  ])
   """
-  if normalization not in NORMALIZATIONS:
-    raise UsageError(
-      f'normalization is {normalization!r}; expected one of '
-      f'{", ".join(NORMALIZATIONS)}'
-    )
+  errors.one_of('normalization', normalization, NORMALIZATIONS)
   maps = np.asarray(maps, np.float64)
   axes = (2, 3) if normalization == 'map' else (0, 2, 3)
   top = maps.max(axes, keepdims=True)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from maxsup_jax.diagnostics import mutual_information
+from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import blocks
-from maxsup_jax.reports.archive import Outputs
 from maxsup_jax.reports.blocks import Note, Section, Table
 from maxsup_jax.reports.measured import Measured, Options
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
-from maxsup_jax.reports.archive import Outputs
+from maxsup_jax.outputs import Outputs
 
 RISK = 0.05
 COVERAGE = 0.8

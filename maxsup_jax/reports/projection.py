@@ -4,8 +4,8 @@ import numpy as np
 
 from maxsup_jax.diagnostics import projection
 from maxsup_jax.errors import UsageError
+from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style
-from maxsup_jax.reports.archive import Outputs
 from maxsup_jax.reports.blocks import (
   Curves,
   Figure,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from maxsup_jax.errors import UsageError
+from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import (
   _style,
-  archive,
   blocks,
   calibration,
   information,
@@ -157,7 +157,7 @@ def _first_line(cell: str | blocks.Cell) -> str:
 
 
 def _about(m: Measured) -> dict[str, Any]:
-  def one(outputs: archive.Outputs | None):
+  def one(outputs: Outputs | None):
     if outputs is None:
       return None
     return {

@@ -10,8 +10,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from maxsup_jax.diagnostics import neural_collapse, representation
 from maxsup_jax.errors import UsageError
+from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.archive import Outputs
 from maxsup_jax.reports.blocks import (
   Curves,
   Figure,

@@ -8,8 +8,8 @@ import numpy as np
 
 from maxsup_jax.diagnostics import bootstrap, calibration, selective
 from maxsup_jax.reports import blocks
-from maxsup_jax.reports.archive import paired
 from maxsup_jax.reports.blocks import Cell, Section, Table, Text
+from maxsup_jax.reports.compared import paired
 from maxsup_jax.reports.measured import (
   COVERAGE,
   RISK,

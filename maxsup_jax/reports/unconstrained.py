@@ -1,6 +1,7 @@
 """Figures of the unconstrained feature model."""
 
 import dataclasses
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +29,27 @@ _MARKERS = {
 }
 _GRAY = '#7A7A7A'
 _COLLAPSED = '#ECECEC'
+
+
+def files(
+  problem: unconstrained.Problem,
+  solutions: Sequence[unconstrained.Solution],
+  paths: Sequence[unconstrained.Trajectory],
+) -> dict[str, bytes]:
+  """All three figures, as PNG and SVG, by the names of the files."""
+  found = {}
+  for name, figure in (
+    ('closed_form', closed_form_figure(problem, solutions)),
+    ('trajectories', trajectories_figure(paths)),
+    ('condition', condition_figure(problem)),
+  ):
+    for kind in ('png', 'svg'):
+      content = io.BytesIO()
+      # Without the date an SVG is the same for the same numbers.
+      metadata = {'Date': None} if kind == 'svg' else None
+      figure.savefig(content, format=kind, dpi=150, metadata=metadata)
+      found[f'{name}.{kind}'] = content.getvalue()
+  return found
 
 
 def closed_form_figure(

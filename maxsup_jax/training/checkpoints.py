@@ -49,6 +49,12 @@ class Checkpoints:
       ),
     )
 
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
   def steps(self) -> list[int]:
     """The steps that have a checkpoint, in increasing order."""
     return sorted(self._manager.all_steps())
@@ -160,6 +166,17 @@ class Checkpoints:
     if step is not None:
       self.wait_for(step)
     return step
+
+  def chosen(self, step: int | None = None) -> int:
+    """The step that is asked for, or else the newest; see `newest`.
+
+    Raises:
+      UsageError: if there is no checkpoint at all.
+    """
+    newest = self.newest()
+    if newest is None:
+      raise UsageError(f'no checkpoint in {self._directory}')
+    return newest if step is None else step
 
   def wait_for(self, step: int) -> None:
     """Waits until all processes see the checkpoint that the first one sees.

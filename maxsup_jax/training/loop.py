@@ -1,7 +1,6 @@
 """The training loop: restore, step, log, evaluate, save, stop."""
 
 import contextlib
-import functools
 import signal
 import sys
 import time
@@ -16,11 +15,10 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.clock import Clock
 from maxsup_jax.training.compilation import Compilations
-from maxsup_jax.training.diagnostics import Passes, diagnose
 from maxsup_jax.training.evaluation import evaluate
-from maxsup_jax.training.metrics import Window
-from maxsup_jax.training.setup import Run
+from maxsup_jax.training.run import Run
 from maxsup_jax.training.signals import StopRequest
+from maxsup_jax.training.sums import Window
 from maxsup_jax.training.tensorboard import Tensorboard
 from maxsup_jax.training.workdir import Workdir
 
@@ -57,7 +55,7 @@ def train(
   process only); a run that resumes from it evaluates first.
 
   Args:
-    run: what to train, see `setup.build`.
+    run: what to train, see `maxsup_jax.tasks.build`.
     workdir: where to write. A run of the same config there is resumed.
     began: the `time.perf_counter()` that the time to the first step counts
       from; None for now.
@@ -78,7 +76,7 @@ def train(
     run.check_first_state()
   with contextlib.ExitStack() as stack:
     programs = stack.enter_context(Compilations())
-    examples = len(run.train_source)
+    examples = run.task.train_examples
     stack.enter_context(workdir.opened(run.config, train_examples=examples))
     checkpoints = Checkpoints(
       workdir.checkpoints, keep=run.config.keep_checkpoints
@@ -94,18 +92,18 @@ class _Loop:
   def __init__(self, run, workdir, checkpoints, stack):
     restored = checkpoints.restore_latest(jax.eval_shape(run.init_state))
     state, extra = restored or (run.first_state(), {})
-    examples = len(run.train_source)
+    examples = run.task.train_examples
     if extra.get('train_examples', examples) != examples:
       raise UsageError(
-        f'{run.train_source.name} has {examples} examples; the run in '
+        f'{run.task.train_name} has {examples} examples; the run in '
         f'{workdir.path} was started with {extra["train_examples"]}'
       )
     self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
     self.step = int(state.step)
     self.state = run.devices.replicate(state)
     self.eval_step = run.devices.map(run.eval_step())
-    self.passes = Passes(*map(run.devices.map, run.diagnostic_passes()))
-    # Splits with undefined diagnostics, once that has been said.
+    self.measurement = run.task.measurement(run.devices)
+    # Splits with undefined measurements, once that has been said.
     self.undefined = set()
     # Sums of steps that the host has not seen, and the window of those it has.
     self.pending = deque()
@@ -118,7 +116,7 @@ class _Loop:
     workdir.rewind(self.step, measured=self.measured)
     self.devices_before = workdir.last_device_count() if restored else None
     if self.step < run.total_steps:
-      also = {} if restored else run.origin()
+      also = {} if restored else run.task.origin()
       workdir.record_start(self.step, run.devices.count, **also)
     first_process = jax.process_index() == 0
     self.tensorboard = stack.enter_context(
@@ -136,7 +134,7 @@ class _Loop:
       tqdm(
         total=run.total_steps * run.config.batch_size,
         initial=self.step * run.config.batch_size,
-        unit=' images',
+        unit=f' {run.task.unit}',
         unit_scale=True,
         disable=not first_process,
         # A log file wants few lines, a terminal a lively one.
@@ -153,7 +151,7 @@ class _Loop:
     if not self.measured:
       self.measure()
     train_step = run.devices.map(run.train_step(), donate=True)
-    batches = run.devices.stream(run.train_batches(self.step))
+    batches = run.devices.stream(run.task.train_batches(self.step))
     first = self.step + 1
     while self.step < run.total_steps:
       self.state, sums = train_step(self.state, next(batches))
@@ -165,8 +163,8 @@ class _Loop:
         self.clock.lap()
         self.say(
           f'first step after {time.perf_counter() - began:.1f} s; '
-          f'{programs.compiled} programs compiled, {programs.read} read from '
-          'where they are kept'
+          f'{programs.compiled} programs compiled, {programs.read} read '
+          'from the cache'
         )
       last = self.step == run.total_steps
       if last or self.step % run.log_every == 0:
@@ -218,14 +216,14 @@ class _Loop:
     """Writes the means over the steps since the last such line."""
     self.collect()
     means, self.window = self.window.means(), Window()
-    images = (self.step - self.lap_step) * self.run.config.batch_size
+    examples = (self.step - self.lap_step) * self.run.config.batch_size
     seconds, self.lap_step = self.clock.lap(), self.step
     # The first step compiles: it does not count.
-    rate = images / seconds if images else None
+    rate = examples / seconds if examples else None
     self.progress.set_postfix_str(
       f'objective {means["objective"]:.4f}', refresh=False
     )
-    self.write('train', means, images_per_second=rate)
+    self.write('train', means, **{f'{self.run.task.unit}_per_second': rate})
 
   def measure(self):
     """Evaluates and diagnoses, if this step asks for it."""
@@ -250,52 +248,39 @@ class _Loop:
   def evaluate(self):
     """Writes the metrics of the evaluation split, raw and averaged weights."""
     self.collect()
-    split = self.run.config.dataset.eval_split
+    task = self.run.task
     with self.clock.paused():
       for weights in self.run.weights:
-        means = evaluate(
+        sums = evaluate(
           self.eval_step,
           self.state,
-          self.run.eval_batches(),
+          task.eval_batches(),
           self.run.devices,
           ema=weights == 'ema',
-          groups=self.run.groups,
         )
-        self.write('eval', means, split=split, weights=weights)
+        means = task.report(sums)
+        self.write('eval', means, split=task.eval_split, weights=weights)
         self.say(
-          f'step {self.step}: {split} accuracy {means["accuracy"]:.2%}, '
-          f'NLL {means["nll"]:.4f}, ECE {means["ece"]:.2%}'
+          f'step {self.step}: {task.eval_split} {task.headline(means)}'
           + (' (averaged weights)' if weights == 'ema' else '')
         )
 
   def diagnose(self):
-    """Writes neural collapse and calibration of both splits."""
+    """Writes what the task measures of its splits."""
     self.collect()
-    dataset = self.run.config.dataset
-    sources = {
-      dataset.train_split: self.run.train_source,
-      dataset.eval_split: self.run.eval_source,
-    }
     with self.clock.paused():
-      for split, source in sources.items():
+      for split in self.run.task.measured_splits:
         for weights in self.run.weights:
-          found, problem = diagnose(
-            self.passes,
-            self.state,
-            functools.partial(self.run.eval_batches, source),
-            self.run.devices,
-            ema=weights == 'ema',
-          )
-          self.write('diagnostics', found, split=split, weights=weights)
+          variables = self.state.variables(ema=weights == 'ema')
+          found = self.measurement(variables, split)
+          self.write('diagnostics', found.record, split=split, weights=weights)
           self.say(
-            f'step {self.step}: {split} NC1 {found["nc1"]:.4g}, '
-            f'NC2 {found["nc2"]:.4f}, NC3 {found["nc3"]:.4f}, '
-            f'ECE {found["ece"]:.2%}'
+            f'step {self.step}: {split} {found.headline}'
             + (' (averaged weights)' if weights == 'ema' else '')
           )
-          if problem and split not in self.undefined:
+          if found.problem and split not in self.undefined:
             self.undefined.add(split)
-            self.say(f'diagnostics of {source.name} are undefined: {problem}')
+            self.say(f'diagnostics of {split} are undefined: {found.problem}')
 
   def save(self):
     """Starts to save a checkpoint, if this step has none."""
@@ -309,7 +294,7 @@ class _Loop:
         {
           'window': self.window.totals,
           'seconds': self.clock.seconds,
-          'train_examples': len(self.run.train_source),
+          'train_examples': self.run.task.train_examples,
           'measured': self.measured,
         },
       )

@@ -4,6 +4,7 @@ from typing import Any
 
 import optax
 
+from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 
 OPTIMIZERS = ('sgd', 'adamw')
@@ -74,35 +75,21 @@ def make_optimizer(
     Loshchilov and Hutter, `Decoupled Weight Decay Regularization
     <https://arxiv.org/abs/1711.05101>`_, 2019.
   """
-  if name not in OPTIMIZERS:
-    raise UsageError(
-      f'config.optimizer.name is {name!r}; known optimizers: '
-      f'{", ".join(OPTIMIZERS)}'
-    )
-  if not weight_decay >= 0:
-    raise UsageError(
-      f'config.optimizer.weight_decay is {weight_decay!r}; expected 0 or more'
-    )
+  errors.one_of('name', name, OPTIMIZERS)
+  errors.number('weight_decay', weight_decay, low=0)
   for field, value in (('clip_norm', clip_norm), ('clip_value', clip_value)):
-    if value is not None and not value > 0:
-      raise UsageError(
-        f'config.optimizer.{field} is {value!r}; expected more than 0, or None '
-        'for no clipping'
-      )
+    if value is not None:
+      errors.number(field, value, above=0)
+  for field, value in (('momentum', momentum), ('b1', b1), ('b2', b2)):
+    errors.number(field, value, low=0, below=1)
+  errors.number('eps', eps, above=0)
   if clip_decayed and name != 'sgd':
     raise UsageError(
-      f'config.optimizer.clip_decayed is True; the decay of {name!r} never '
-      'joins the gradient: expected False, or the optimizer sgd'
+      f'clip_decayed is True, but the decay of {name!r} never joins the '
+      'gradient; expected False, or the optimizer sgd'
     )
   if clip_decayed and clip_norm is None:
-    raise UsageError(
-      'config.optimizer.clip_decayed is True without config.optimizer.clip_norm'
-    )
-  for field, value in (('momentum', momentum), ('b1', b1), ('b2', b2)):
-    if not 0 <= value < 1:
-      raise UsageError(
-        f'config.optimizer.{field} is {value!r}; expected from 0 to below 1'
-      )
+    raise UsageError('clip_decayed is True; expected clip_norm beside it')
   before = [] if clip_value is None else [optax.clip(clip_value)]
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   if name == 'adamw':

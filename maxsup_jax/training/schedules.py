@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import optax
 
+from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 
 SCHEDULES = ('cosine', 'step', 'exponential', 'linear', 'constant')
@@ -84,30 +85,22 @@ def learning_rate_schedule(
     >>> [round(float(rate(5 * e)), 4) for e in range(6)]
     [0.4667, 0.6, 0.7333, 0.8667, 1.0, 1.0]
   """
-  for field, value, known in (
-    ('name', name, SCHEDULES),
-    ('per', per, UNITS),
-    ('cosine_from', cosine_from, COSINE_CLOCKS),
-  ):
-    if value not in known:
-      what = 'schedules' if field == 'name' else 'values'
-      raise UsageError(
-        f'config.schedule.{field} is {value!r}; known {what}: '
-        f'{", ".join(known)}'
-      )
-  if not peak > 0:
-    raise UsageError(
-      f'config.optimizer.learning_rate is {peak!r}; expected more than 0'
-    )
+  errors.one_of('name', name, SCHEDULES)
+  errors.one_of('per', per, UNITS)
+  errors.one_of('cosine_from', cosine_from, COSINE_CLOCKS)
+  errors.number('peak', peak, above=0)
+  errors.number('warmup_start', warmup_start, low=0)
+  errors.number('end', end, low=0)
+  errors.number('factor', factor, above=0)
   if not 0 <= warmup_steps < total_steps:
     raise UsageError(
-      f'config.schedule.warmup is {warmup_steps} steps; expected from 0 to '
-      f'less than the {total_steps} steps of training'
+      f'warmup is {warmup_steps} steps; expected from 0 to less than the '
+      f'{total_steps} steps of training'
     )
   if list(milestones) != sorted(m for m in set(milestones) if m > warmup_steps):
     raise UsageError(
-      f'config.schedule.milestones are the steps {list(milestones)}; '
-      f'expected increasing ones after the {warmup_steps} of the warm-up'
+      f'milestones are the steps {list(milestones)}; expected increasing ones '
+      f'after the {warmup_steps} of the warm-up'
     )
   if (per == 'epoch' or name == 'exponential') and not steps_per_epoch:
     raise UsageError(

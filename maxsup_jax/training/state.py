@@ -1,10 +1,9 @@
 """Everything that training changes, as one tree of arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -40,21 +39,19 @@ class TrainState:
 
 
 def create_state(
-  model: nn.Module,
+  init_variables: Callable[[jax.Array], Mapping[str, Any]],
   optimizer: optax.GradientTransformation,
   objective: Objective,
   *,
-  image_shape: tuple[int, int, int],
   seed: int,
   ema: bool = False,
 ) -> TrainState:
   """Initialises a state, compiled as one program.
 
   Args:
-    model: a module with the contract of `maxsup_jax.models`.
+    init_variables: gives fresh variables from a key, see `task.Task`.
     optimizer: see `make_optimizer`.
     objective: see `maxsup_jax.losses.make_objective`.
-    image_shape: height, width and channels of one image.
     seed: seeds the initial parameters.
     ema: whether to keep moving averages; they start at the initial values.
 
@@ -63,9 +60,7 @@ def create_state(
   """
 
   def init(key):
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init(key, images, train=False)
-    return first_state(variables, optimizer, objective, ema=ema)
+    return first_state(init_variables(key), optimizer, objective, ema=ema)
 
   return jax.jit(init)(jax.random.key(seed))
 

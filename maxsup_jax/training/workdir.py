@@ -7,16 +7,16 @@ what they hold. Only the first process writes.
 import contextlib
 import fcntl
 import json
-import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from maxsup_jax import files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import agreement
 from maxsup_jax.training import config as config_lib
@@ -29,12 +29,20 @@ _SAME_VERSIONS = ('maxsup_jax', 'jax', 'jaxlib')
 class Workdir:
   """A run's directory, opened for writing by its first process."""
 
-  def __init__(self, path: str | os.PathLike, *, writes: bool = True):
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    writes: bool = True,
+    resolve: Callable[[Mapping[str, Any]], ConfigDict] = ConfigDict,
+  ):
     """Names the directory; nothing is made yet.
 
     Args:
       path: of the directory.
       writes: False for all processes but the first.
+      resolve: completes the configuration of an older run, which may lack
+        fields of today.
     """
     if '://' in str(path):
       raise UsageError(
@@ -43,6 +51,7 @@ class Workdir:
       )
     self.path = Path(path).absolute()
     self._writes = writes
+    self._resolve = resolve
 
   @property
   def checkpoints(self) -> Path:
@@ -86,7 +95,7 @@ class Workdir:
       ) from None
     except (OSError, ValueError) as e:
       raise UsageError(f'{path} cannot be read: {e}') from None
-    return config_lib.resolve(given)
+    return self._resolve(given)
 
   def check(self, config: ConfigDict) -> None:
     """Refuses a directory that holds anything but a run of this config.
@@ -153,7 +162,7 @@ class Workdir:
           f'another process is training in the work directory {self.path}'
         ) from None
       if not (self.path / 'config.json').exists():
-        write_atomically(self.path / 'config.json', config_lib.to_json(config))
+        files.write(self.path / 'config.json', config_lib.to_json(config))
       yield
 
   def _require_shared(self) -> None:
@@ -196,7 +205,7 @@ class Workdir:
         },
       }
     )
-    write_atomically(path, json.dumps({'starts': starts}, indent=2) + '\n')
+    files.write(path, json.dumps({'starts': starts}, indent=2) + '\n')
 
   def last_device_count(self) -> int | None:
     """Devices of all processes at the last start in `run.json`, if any."""
@@ -218,7 +227,7 @@ class Workdir:
     if not self._writes:
       return
     with self._metrics.open('a') as file:
-      file.write(json.dumps(finite(record)) + '\n')
+      file.write(json.dumps(files.jsonable(record)) + '\n')
       file.flush()
       os.fsync(file.fileno())
 
@@ -238,25 +247,6 @@ class Workdir:
       if r['step'] < step
       or (r['step'] == step and (measured or r['kind'] == 'train'))
     ]
-    write_atomically(
+    files.write(
       self._metrics, ''.join(json.dumps(record) + '\n' for record in kept)
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-  """Writes a file so that a reader sees the old text or the new, whole."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  with temporary.open('w') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
-
-
-def finite(value: Any) -> Any:
-  """JSON has no NaN: null stands for a number that is not defined."""
-  if isinstance(value, Mapping):
-    return {k: finite(v) for k, v in value.items()}
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

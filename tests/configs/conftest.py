@@ -2,8 +2,8 @@
 
 import pytest
 
-from maxsup_jax.training import setup
-from maxsup_jax.training.config import resolve
+from maxsup_jax import tasks
+from maxsup_jax.tasks import resolve
 from tests.configs.cards import BlankSource, get_config
 
 
@@ -17,6 +17,6 @@ def build(monkeypatch):
   monkeypatch.setattr('maxsup_jax.data.open_source', open_source)
 
   def build(card, arg=None):
-    return setup.build(resolve(get_config(card, arg)))
+    return tasks.build(resolve(get_config(card, arg)))
 
   return build

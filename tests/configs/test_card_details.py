@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from maxsup_jax.training import setup
+from maxsup_jax.training import run
 from tests.configs.cards import get_config
 
 
@@ -108,13 +108,13 @@ def test_what_decays_is_what_the_paper_says(
   build, monkeypatch, card, arg, rule
 ):
   masks = []
-  make_optimizer = setup.make_optimizer
+  make_optimizer = run.make_optimizer
 
   def spy(*args, decay_mask, **options):
     masks.append(decay_mask)
     return make_optimizer(*args, decay_mask=decay_mask, **options)
 
-  monkeypatch.setattr(setup, 'make_optimizer', spy)
+  monkeypatch.setattr(run, 'make_optimizer', spy)
   build(card, arg)
   (mask,) = map(leaves, masks)
   assert mask == {path: rule(path[0], path[-1]) for path in mask}

@@ -7,7 +7,7 @@ apart from the cards.
 import pytest
 
 from maxsup_jax.data.preprocessing import parse_transform
-from maxsup_jax.training.config import resolve
+from maxsup_jax.tasks import resolve
 from tests.configs.cards import CARDS, BlankSource, get_config
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

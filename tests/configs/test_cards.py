@@ -9,7 +9,8 @@ from configs import common
 from maxsup_jax import losses, models
 from maxsup_jax.data.preprocessing import parse_transform
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training.config import fields, resolve
+from maxsup_jax.tasks import resolve
+from maxsup_jax.training.config import fields
 from maxsup_jax.training.schedules import learning_rate_schedule
 from tests.configs.cards import (
   CARDS,

@@ -5,7 +5,7 @@ import pytest
 from configs import common
 from maxsup_jax import losses, models
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training.config import default_config, resolve
+from maxsup_jax.tasks import default_config, resolve
 
 
 def test_arguments_are_read_as_the_type_of_their_default():

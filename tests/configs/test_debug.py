@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from maxsup_jax.training import loop, setup
-from maxsup_jax.training.config import resolve
+from maxsup_jax import tasks
+from maxsup_jax.tasks import resolve
+from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.workdir import Workdir
 from tests.configs.cards import CARDS, get_config
@@ -48,7 +49,7 @@ SPREAD = [
 
 def check(card, arg, path, devices):
   arg = ','.join(filter(None, (arg, 'debug=true')))
-  run = setup.build(
+  run = tasks.build(
     resolve(get_config(card, arg)),
     data_dir=path / 'data',
     devices=Devices(jax.devices()[:devices]),

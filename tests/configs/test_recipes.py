@@ -244,7 +244,7 @@ def test_recipes_are_those_of_the_papers(
       last = first + run.steps_per_epoch - 1
       assert run.learning_rate(last) == run.learning_rate(first)
   variables = jax.eval_shape(
-    lambda: run.model.init(jax.random.key(0), jnp.zeros(image_shape(run)))
+    lambda: run.task.model.init(jax.random.key(0), jnp.zeros(image_shape(run)))
   )
   assert models.count_parameters(variables['params']) == parameters
 
@@ -255,7 +255,7 @@ def image_shape(run):
   transform = parse_transform(
     dataset.eval_transform, mean=dataset.mean, std=dataset.std
   )
-  return (1, *transform(run.eval_source[0]['image'], None).shape)
+  return (1, *transform(run.task.eval_source[0]['image'], None).shape)
 
 
 def test_long_tailed_classes_have_the_counts_of_the_paper(build):
@@ -267,6 +267,6 @@ def test_long_tailed_classes_have_the_counts_of_the_paper(build):
   text = docstring('cifar10_long_tailed')
   for imbalance, counts in expected.items():
     run = build('cifar10_long_tailed', f'imbalance={imbalance}')
-    assert list(run.train_source.counts) == counts
-    assert len(run.eval_source) == 10000
+    assert list(run.task.train_source.counts) == counts
+    assert len(run.task.eval_source) == 10000
     assert f'{imbalance}:'.ljust(5) + ' '.join(map(str, counts)) in text

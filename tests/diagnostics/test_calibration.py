@@ -5,7 +5,7 @@ import pytest
 
 from maxsup_jax.diagnostics import _blocks, bootstrap, calibration
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training import metrics
+from maxsup_jax.tasks import metrics
 
 # Values exactly on edges, the ends of the range, and ties.
 CONFIDENCE = np.array([0, 0.2, 0.2, 0.4, 0.5, 0.6, 0.75, 0.8, 1, 1, 0.95, 1e-9])

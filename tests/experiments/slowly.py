@@ -6,9 +6,9 @@ Several processes need seconds to agree on where to stop.
 import time
 
 from experiments import _cli, train
-from maxsup_jax.training import setup
+from maxsup_jax.tasks.classification import Classification
 
-_batches = setup.Run.train_batches
+_batches = Classification.train_batches
 
 
 def _late(self, start_step):
@@ -18,5 +18,5 @@ def _late(self, start_step):
 
 
 if __name__ == '__main__':
-  setup.Run.train_batches = _late
+  Classification.train_batches = _late
   _cli.run(train.main, config='configs/digits.py', several=True)

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from maxsup_jax.training import setup
+from maxsup_jax import tasks
 from maxsup_jax.training.workdir import Workdir
 from tests.runs import last_state
 
@@ -30,5 +30,5 @@ def wait_for_lines(path: Path, count: int, process) -> None:
 
 def state_of(path: Path, data_dir: Path):
   """What `last_state` gives for the run of a directory."""
-  run = setup.build(Workdir(path).config(), data_dir=data_dir, training=False)
+  run = tasks.build(Workdir(path).config(), data_dir=data_dir, training=False)
   return last_state(run, path)

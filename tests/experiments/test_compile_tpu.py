@@ -18,7 +18,7 @@ from experiments import (
   compile_tpu,
 )
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training.config import resolve
+from maxsup_jax.tasks import resolve
 from maxsup_jax.training.parallel import Devices
 from tests.experiments.quickly import compiled_quickly
 

@@ -20,13 +20,14 @@ from experiments import (
   _corruption_results,
   _corruptions,
 )
-from maxsup_jax import losses
+from maxsup_jax import losses, tasks
 from maxsup_jax.data import open_source
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training import setup
+from maxsup_jax.tasks import resolve
+from maxsup_jax.tasks.classification import Classification, normalize
 from maxsup_jax.training.checkpoints import Checkpoints
-from maxsup_jax.training.config import resolve, to_json
-from maxsup_jax.training.steps import normalize
+from maxsup_jax.training.config import to_json
+from maxsup_jax.training.run import Run
 
 SIZE, CLASSES = 8, 10
 # Not the sizes of batches, and not equal: nothing may rely on either.
@@ -109,7 +110,7 @@ def make_run(corrupted, tmp_path_factory):
     path.mkdir()
     config = resolve(CONFIG | (changes or {}))
     (path / 'config.json').write_text(to_json(config))
-    run = setup.build(config, data_dir=data_dir, training=False)
+    run = tasks.build(config, data_dir=data_dir, training=False)
     checkpoints = Checkpoints(path / 'checkpoints')
     for step in (3, 7):
       checkpoints.save(step, random_state(run, seed + step), {})
@@ -503,7 +504,7 @@ def test_averaged_weights_and_a_single_compilation(
   workdir, corrupted, monkeypatch
 ):
   traced = []
-  make = setup.Run.eval_step
+  make = Classification.eval_step
 
   def eval_step(self):
     step = make(self)
@@ -514,7 +515,7 @@ def test_averaged_weights_and_a_single_compilation(
 
     return traced_step
 
-  monkeypatch.setattr(setup.Run, 'eval_step', eval_step)
+  monkeypatch.setattr(Run, 'eval_step', eval_step)
   records = {}
   for weights in ('raw', 'ema'):
     trained = restore(workdir, corrupted, weights=weights)
@@ -570,7 +571,7 @@ def test_transforms_of_corrupted_images(make_run, corrupted, tmp_path):
     'cifar10_corrupted/fog_5', 'test', data_dir=tmp_path, in_memory=True
   )
   images = normalize(source._images_NHWC, (0.5,), (0.25,))
-  logits, _ = trained.run.model.apply(
+  logits, _ = trained.run.task.model.apply(
     trained.state.variables(), images, train=False
   )
   loss = losses.cross_entropy(logits, source._labels_N).mean()

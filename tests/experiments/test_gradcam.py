@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from experiments import _gradcam
+from maxsup_jax import tasks
 from maxsup_jax.data import ArraySource, parse_transform
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import ViT
-from maxsup_jax.training import setup
+from maxsup_jax.tasks import resolve
 from maxsup_jax.training.checkpoints import Checkpoints
-from maxsup_jax.training.config import resolve, to_json
+from maxsup_jax.training.config import to_json
 
 SMALL = {'model': {'name': 'resnet8', 'width': 4}}
 
@@ -45,7 +46,7 @@ def make_run(data_dir, tmp_path_factory):
     config = resolve(changes)
     (path / 'config.json').write_text(to_json(config))
     if checkpoint:
-      run = setup.build(config, data_dir=data_dir)
+      run = tasks.build(config, data_dir=data_dir)
       checkpoints = Checkpoints(path / 'checkpoints')
       state = random_tree(jax.eval_shape(run.init_state))
       checkpoints.save(0, state, {})
@@ -167,7 +168,7 @@ def test_the_maps_of_a_resnet_are_cam(restored):
   classes = np.array([7, 2])
   column = _gradcam.column(restored, images, classes)
   x = _gradcam.normalize(images.pixels, (0.0,), (1.0,))
-  logits, out = restored.run.model.apply(restored.variables, x)
+  logits, out = restored.run.task.model.apply(restored.variables, x)
   kernel = restored.variables['params']['head']['kernel'][:, classes]
   cam = np.einsum('bhwc,cb->bhw', out['feature_map'], kernel).clip(0) / 4
   expected = np.stack([_bilinear(m, 8) for m in cam])
@@ -200,7 +201,7 @@ def test_each_run_normalises_images_in_its_own_way(
   images = _gradcam.read_images(['3'], restored.run)
   column = _gradcam.column(other, images, None)
   x = (images.pixels / np.float32(255) - 0.4) / 0.2
-  logits, _ = other.run.model.apply(other.variables, x)
+  logits, _ = other.run.task.model.apply(other.variables, x)
   np.testing.assert_allclose(
     column.confidence, jax.nn.softmax(logits).max(-1), rtol=1e-5
   )

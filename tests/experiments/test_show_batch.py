@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from experiments import _show_batch
+from maxsup_jax import tasks
 from maxsup_jax.data import batch_indices
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training import setup
-from maxsup_jax.training.config import resolve
+from maxsup_jax.tasks import resolve
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.state import TrainState
 
@@ -27,7 +27,7 @@ def build(data_dir):
     dataset = {'mean': (0.3,), 'std': (0.38,), 'in_memory': True} | (
       dataset or {}
     )
-    return setup.build(
+    return tasks.build(
       resolve({'dataset': dataset, 'batch_size': 64, **changes}),
       data_dir=data_dir,
       devices=Devices(jax.devices()[:1]),
@@ -116,7 +116,7 @@ def test_examples_of_the_docstrings():
 
 def test_it_is_the_batch_of_the_step(build):
   run = build()
-  batches = run.train_batches(0)
+  batches = run.task.train_batches(0)
   expected = list(itertools.islice(batches, 4))
   batches.close()
   for step in (0, 3):
@@ -133,7 +133,7 @@ def test_the_last_batch_of_evaluation_has_no_padding(build):
   run = build(eval_batch_size=100)
   seen = _show_batch.read(run, split='eval', step=3)
   assert len(seen.batch['image']) == len(seen.inputs) == len(seen.labels) == 55
-  last = [run.eval_source[i] for i in range(300, 355)]
+  last = [run.task.eval_source[i] for i in range(300, 355)]
   np.testing.assert_array_equal(seen.batch['image'], [e['image'] for e in last])
   assert seen.labels.tolist() == [e['label'] for e in last]
   normalised = (seen.batch['image'] / 255 - 0.3) / 0.38
@@ -151,14 +151,16 @@ def test_steps_that_are_not_there(build):
 def test_epochs_show_the_same_examples(build):
   run = build()
   found = _show_batch.read_epochs(run, epochs=(0, 2), count=5)
-  N = len(run.train_source)
+  N = len(run.task.train_source)
   order = batch_indices(N, batch_size=N, seed=0, step=0)
   assert found.indices == order[:5].tolist()
   for index, label, original, versions in zip(
     found.indices, found.labels, found.originals, found.versions
   ):
-    assert label == run.train_source[index]['label']
-    np.testing.assert_array_equal(original, run.train_source[index]['image'])
+    assert label == run.task.train_source[index]['label']
+    np.testing.assert_array_equal(
+      original, run.task.train_source[index]['image']
+    )
     # Nothing is done to the images of this card.
     assert len(versions) == 2
     for version in versions:
@@ -173,11 +175,11 @@ def test_epochs_are_those_of_training(build, repeats):
   changed = 0
   for epoch in (0, 1):
     first = epoch * run.steps_per_epoch
-    batches = run.train_batches(first)
+    batches = run.task.train_batches(first)
     there = {}
     for step in range(first, first + run.steps_per_epoch):
       indices = batch_indices(
-        len(run.train_source),
+        len(run.task.train_source),
         batch_size=64,
         seed=0,
         step=step,
@@ -230,7 +232,7 @@ def test_mixed_images_are_those_of_the_step(build):
   state = TrainState(
     np.int32(5), params, (), changed.optimizer.init(params), ()
   )
-  batches = run.train_batches(5)
+  batches = run.task.train_batches(5)
   batch = next(batches)
   batches.close()
   state, _ = run.devices.map(changed.train_step())(
@@ -253,7 +255,7 @@ def test_mixed_images_are_those_of_the_step(build):
   ],
 )
 def test_undoing_the_normalisation_gives_the_pixels(mean, std):
-  from maxsup_jax.training.steps import normalize
+  from maxsup_jax.tasks.classification import normalize
 
   images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   images = np.repeat(images, len(mean), -1)

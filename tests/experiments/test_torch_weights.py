@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import _torch_weights as program
+from maxsup_jax import tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import torch_weights
-from maxsup_jax.training import setup
+from maxsup_jax.tasks import resolve
 from maxsup_jax.training.checkpoints import Checkpoints
-from maxsup_jax.training.config import resolve
 from maxsup_jax.training.workdir import Workdir
 from tests.runs import assert_same_bits, timeless
 
@@ -25,7 +25,7 @@ CONFIG = {
 
 @pytest.fixture(scope='module')
 def run(data_dir):
-  return setup.build(resolve(CONFIG), data_dir=data_dir, training=False)
+  return tasks.build(resolve(CONFIG), data_dir=data_dir, training=False)
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +37,7 @@ def file(run, tmp_path_factory):
     jax.eval_shape(run.init_state).variables(),
   )
   path = tmp_path_factory.mktemp('weights') / 'weights.safetensors'
-  torch_weights.write(path, torch_weights.to_torch(variables, run.model))
+  torch_weights.write(path, torch_weights.to_torch(variables, run.task.model))
   return path
 
 
@@ -70,7 +70,7 @@ def test_there_and_back(run, file, data_dir, tmp_path):
   # The optimizer has taken no step and remembers no gradient.
   for leaf in jax.tree.leaves((state.step, state.opt_state)):
     assert not leaf.any()
-  assert extra == {'train_examples': len(run.train_source)}
+  assert extra == {'train_examples': len(run.task.train_source)}
 
   (start,) = json.loads((path / 'run.json').read_text())['starts']
   digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -93,7 +93,7 @@ def test_a_run_without_averages(file, data_dir, tmp_path):
   path = tmp_path / 'imported'
   imported(file, path, data_dir, config)
   state, _ = saved(
-    setup.build(resolve(config), data_dir=data_dir, training=False), path
+    tasks.build(resolve(config), data_dir=data_dir, training=False), path
   )
   assert state.ema is None
   out = tmp_path / 'out.safetensors'
@@ -124,7 +124,7 @@ def test_it_is_not_taken_for_a_run_from_scratch(file, data_dir, tmp_path):
 
 
 def test_classes_in_another_order(run, file, data_dir, tmp_path):
-  names = run.train_source.label_names
+  names = run.task.train_source.label_names
   order = tmp_path / 'order.txt'
   order.write_text('\n'.join(names[::-1]))
   imported(file, tmp_path / 'imported', data_dir, class_order=str(order))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from experiments import _cli
+from maxsup_jax import tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import MODELS
-from maxsup_jax.training import setup
-from maxsup_jax.training.config import resolve
+from maxsup_jax.tasks import resolve
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_every_section_is_checked_before_anything_compiles(
 
   monkeypatch.setattr(compiler, 'backend_compile_and_load', no_compilation)
   with pytest.raises(UsageError, match=message) as e:
-    setup.build(resolve(changes), data_dir=data_dir)
+    tasks.build(resolve(changes), data_dir=data_dir)
   assert '\n' not in str(e.value)
 
 
@@ -141,9 +141,9 @@ def test_help_lists_the_fields_of_the_card(run_program):
 def test_evaluation_needs_no_divisible_batch(data_dir):
   config = resolve({'batch_size': 30})
   with pytest.raises(UsageError, match='multiple of the 4 devices'):
-    setup.build(config, data_dir=data_dir)
-  run = setup.build(config, data_dir=data_dir, training=False)
-  assert sum(b['mask'].sum() for b in run.eval_batches()) == 355
+    tasks.build(config, data_dir=data_dir)
+  run = tasks.build(config, data_dir=data_dir, training=False)
+  assert sum(b['mask'].sum() for b in run.task.eval_batches()) == 355
 
 
 @pytest.mark.parametrize('name', ['train', 'evaluate', 'extract'])
@@ -197,5 +197,5 @@ def test_digits_card_knows_every_loss_and_model(data_dir):
   cards += [f'loss={loss},alpha=linear' for loss in ('ce', 'ls', 'maxsup')]
   cards += [f'model={model},seed=3' for model in MODELS]
   for card in cards:
-    run = setup.build(resolve(get_config(card)), data_dir=data_dir)
+    run = tasks.build(resolve(get_config(card)), data_dir=data_dir)
     assert run.total_steps == 30 * (1442 // 64)

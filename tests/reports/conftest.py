@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from maxsup_jax.reports import archive
+from maxsup_jax import outputs as archive
 
 
 def classifier(seed=0, n=400, K=5, D=8, sharpness=2.0, labels=None):

@@ -1,8 +1,13 @@
-"""A linear model of handwritten digits, for closed forms."""
+"""A linear model of handwritten digits, for closed forms, and a task of it."""
 
 import flax.linen as nn
 import numpy as np
 from sklearn.datasets import load_digits
+
+from maxsup_jax import data, losses
+from maxsup_jax.tasks import resolve
+from maxsup_jax.tasks.classification import Classification
+from maxsup_jax.training.parallel import Devices
 
 SHAPE = (8, 8, 1)
 IMAGES, LABELS = load_digits(return_X_y=True)
@@ -34,3 +39,30 @@ class Linear(nn.Module):
       x = nn.BatchNorm(use_running_average=not train)(x)
     logits = nn.Dense(10, kernel_init=nn.initializers.normal(0.1))(x)
     return logits, {'penultimate': x}
+
+
+def task(model, objective=None, *, counts=None, **config):
+  """A model and an objective as a task, for steps that are given batches.
+
+  With `counts`, training examples of each class, accuracy is one of groups.
+  """
+  dataset = config.pop('dataset', {})
+  source = None
+  if counts is not None:
+    dataset['imbalance'] = 0.01
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.zeros((len(labels), 1, 1, 1), np.uint8)
+    source = data.ArraySource(images, labels, num_classes=len(counts))
+    source.counts = tuple(counts)
+  return Classification(
+    config=resolve(config | {'dataset': dataset}),
+    devices=Devices(),
+    train_source=source,
+    eval_source=None,
+    train_transform=None,
+    eval_transform=None,
+    image_shape=SHAPE,
+    eval_shape=SHAPE,
+    model=model,
+    objective=objective or losses.ce_objective(),
+  )

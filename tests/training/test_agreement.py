@@ -3,8 +3,8 @@
 import pytest
 
 from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks import resolve
 from maxsup_jax.training import agreement
-from maxsup_jax.training.config import resolve
 
 
 def answers(monkeypatch, change):

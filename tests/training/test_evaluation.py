@@ -3,51 +3,53 @@ import numpy as np
 import optax
 import pytest
 
-from maxsup_jax import losses
-from maxsup_jax.training import metrics
-from maxsup_jax.training.evaluation import Totals, evaluate, shot_groups
+from maxsup_jax import files, losses
+from maxsup_jax.tasks import metrics
+from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.state import create_state
-from maxsup_jax.training.steps import make_eval_step
-from maxsup_jax.training.workdir import finite
-from tests.training.linear import SHAPE, Linear, batches
+from maxsup_jax.training.step import make_eval_step
+from tests.training.linear import Linear, batches, task
 
 # The training images of long-tailed CIFAR-10 with a ratio of 0.01.
 LONG_TAILED = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 
 
 def test_shots():
-  groups = shot_groups(LONG_TAILED)
+  groups = metrics.shot_groups(LONG_TAILED)
   assert groups == {
     'many': tuple(range(8)),
     'medium': (8, 9),
     'few': (),
   }
-  assert shot_groups(np.array([101, 100, 20, 19, 0])) == {
+  assert metrics.shot_groups(np.array([101, 100, 20, 19, 0])) == {
     'many': (0,),
     'medium': (1, 2),
     'few': (3, 4),
   }
-  assert shot_groups([50, 5], many=49, few=6)['few'] == (1,)
+  assert metrics.shot_groups([50, 5], many=49, few=6)['few'] == (1,)
 
 
 @pytest.mark.parametrize('count', [1, 4])
 def test_accuracy_of_groups_of_classes(count):
   """By hand, over batches with padding, on any number of devices."""
-  model, objective = Linear(), losses.ce_objective()
+  # Classes 0, 1, 2 and 9 have many examples, 5 has few.
+  counts = [101, 101, 101, 50, 50, 5, 50, 50, 50, 101]
+  groups = {'many': [0, 1, 2, 9], 'few': [5]}
+  evaluated = task(Linear(), counts=counts)
   devices = Devices(jax.devices()[:count])
   state = create_state(
-    model, optax.sgd(1.0), objective, image_shape=SHAPE, seed=3
+    evaluated.init_variables, optax.sgd(1.0), losses.ce_objective(), seed=3
   )
   data = batches(3, 64)
   data[-1]['mask'][20:] = False
-  groups = {'many': (0, 1, 2, 9), 'few': [5, 5], 'none': ()}
-  means = evaluate(
-    devices.map(make_eval_step(model, objective, per_class=True)),
-    devices.replicate(state),
-    data,
-    devices,
-    groups=groups,
+  means = evaluated.report(
+    evaluate(
+      devices.map(make_eval_step(evaluated)),
+      devices.replicate(state),
+      data,
+      devices,
+    )
   )
   mask = np.concatenate([b['mask'] for b in data])
   labels = np.concatenate([b['label'] for b in data])[mask]
@@ -62,45 +64,31 @@ def test_accuracy_of_groups_of_classes(count):
     assert (
       means[f'accuracy_{name}'] == correct[np.isin(labels, groups[name])].mean()
     )
-  # Not 0: nothing is known of the accuracy of no class.
-  assert np.isnan(means['accuracy_none'])
-  assert finite(means)['accuracy_none'] is None
   assert list(means) == [
     'examples',
     'accuracy',
     'top5',
     'accuracy_many',
+    'accuracy_medium',
     'accuracy_few',
-    'accuracy_none',
     'nll',
     'ece',
     'objective',
   ]
 
 
-def totals(per_class):
+def test_groups_without_examples():
   labels, mask = np.array([0, 1, 1]), np.ones(3, bool)
   logits = np.float32([[1, 0, 0], [0, 1, 0], [1, 0, 0]])
-  sums = {
-    'classification': metrics.classification_sums(logits, labels, mask),
-    'calibration': metrics.calibration_sums(logits, labels, mask),
-  }
-  if per_class:
-    sums['classes'] = metrics.class_sums(logits, labels, mask, 3)
-  result = Totals()
-  result.add(jax.device_get(sums))
-  return result
-
-
-def test_groups_without_examples_or_counts():
-  assert 'accuracy_few' not in totals(False).means()
-  with pytest.raises(ValueError, match="group 'few' needs an evaluation per"):
-    totals(False).means({'few': (1,)})
-  means = totals(True).means({'many': (0, 1), 'few': (1,), 'absent': (2,)})
+  sums = metrics.output_sums(logits, labels, mask)
+  sums['classes'] = metrics.class_sums(logits, labels, mask, 3)
+  sums = jax.device_get(sums)
+  means = metrics.means(sums, {'many': (0, 1), 'few': (1,), 'absent': (2,)})
   assert means['accuracy_many'] == pytest.approx(2 / 3)
   assert means['accuracy_few'] == 0.5
-  # A class of the group without an example in the split.
+  # Not 0: nothing is known of a class without an example in the split.
   assert np.isnan(means['accuracy_absent'])
+  assert files.jsonable(means)['accuracy_absent'] is None
   for ids in ((3,), (-1, 0)):
     with pytest.raises(ValueError, match='expected from 0 to below 3'):
-      totals(True).means({'few': ids})
+      metrics.means(sums, {'few': ids})

@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from maxsup_jax import data
+from maxsup_jax import data, tasks
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training import loop, setup
+from maxsup_jax.tasks import resolve
+from maxsup_jax.tasks.classification import Classification
+from maxsup_jax.training import loop
 from maxsup_jax.training.checkpoints import Checkpoints
-from maxsup_jax.training.config import resolve
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.workdir import Workdir
 from tests.runs import assert_same_bits, last_state, timeless
@@ -36,7 +37,7 @@ CONFIG = {
 @pytest.fixture
 def train(data_dir):
   def train(path, devices=1, **changes):
-    run = setup.build(
+    run = tasks.build(
       resolve(CONFIG | changes),
       data_dir=data_dir,
       devices=Devices(jax.devices()[:devices]),
@@ -48,7 +49,7 @@ def train(data_dir):
 
 def interrupt_at(monkeypatch, step):
   """Makes the data end in an error before a step."""
-  batches = setup.Run.train_batches
+  batches = Classification.train_batches
 
   def ending(self, start_step):
     for i, batch in enumerate(batches(self, start_step), start_step):
@@ -56,7 +57,7 @@ def interrupt_at(monkeypatch, step):
         raise KeyboardInterrupt
       yield batch
 
-  monkeypatch.setattr(setup.Run, 'train_batches', ending)
+  monkeypatch.setattr(Classification, 'train_batches', ending)
 
 
 def test_writes_what_it_promises(train, tmp_path):
@@ -88,7 +89,7 @@ def test_writes_what_it_promises(train, tmp_path):
   assert all(line['objective'] > line['nll'] for line in lines)
   schedule = np.mean([float(run.learning_rate(s)) for s in range(4)])
   assert lines[0]['learning_rate'] == pytest.approx(schedule, rel=1e-6)
-  assert lines[-1]['examples'] == len(run.eval_source)
+  assert lines[-1]['examples'] == len(run.task.eval_source)
   checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints')
   assert checkpoints.steps() == [5, 10, 15, 20]
 
@@ -124,7 +125,7 @@ def test_resuming_is_exact_with_an_objective_that_has_state(
   # Step 20 is the sixth of the third epoch.
   assert 0 < state.counts.sum() <= 6 * 200
   np.testing.assert_allclose(state.targets.sum(-1), 1, rtol=1e-5)
-  assert not np.allclose(state.targets, run.objective.init().targets)
+  assert not np.allclose(state.targets, run.task.objective.init().targets)
 
 
 @pytest.mark.parametrize('step', [3, 6, 10, 19])
@@ -154,7 +155,7 @@ def test_a_bad_image_in_evaluation_costs_no_steps(
     'checkpoint_every': '6 steps',
     'diagnostics_every': '4 steps',
   }
-  batches, passes, path = setup.Run.eval_batches, [], tmp_path / 'cut'
+  batches, passes, path = Classification.eval_batches, [], tmp_path / 'cut'
   fails_at = None
 
   def failing(self, *args, **kwargs):
@@ -164,7 +165,7 @@ def test_a_bad_image_in_evaluation_costs_no_steps(
     return batches(self, *args, **kwargs)
 
   with monkeypatch.context() as patch:
-    patch.setattr(setup.Run, 'eval_batches', failing)
+    patch.setattr(Classification, 'eval_batches', failing)
     run, records = train(tmp_path / 'whole', **changes)
     fails_at = len(passes) // 5 * (bad_at // 4 - 1) + bad
     for _ in range(2):  # Still bad when it is started again.
@@ -209,14 +210,14 @@ def test_a_damaged_newest_checkpoint_costs_only_time(
 def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
   train, tmp_path, monkeypatch
 ):
-  batches = setup.Run.train_batches
+  batches = Classification.train_batches
 
   def poisoned(self, start_step):
     for i, batch in enumerate(batches(self, start_step), start_step):
       image = batch['image'].astype(np.float32)
       yield batch | {'image': np.where(i == 13, np.nan, image)}
 
-  monkeypatch.setattr(setup.Run, 'train_batches', poisoned)
+  monkeypatch.setattr(Classification, 'train_batches', poisoned)
   path = tmp_path / 'run'
   with pytest.raises(
     loop.NonFiniteError,
@@ -269,7 +270,7 @@ def test_what_depends_on_the_number_of_devices(data_dir):
     (synced, ()),
     ({'optimizer': sam}, ('config.optimizer.sam_synced False',)),
   ):
-    run = setup.build(resolve(CONFIG | changes), data_dir=data_dir)
+    run = tasks.build(resolve(CONFIG | changes), data_dir=data_dir)
     assert run.device_dependent == found
 
 
@@ -344,15 +345,16 @@ def test_another_dataset_under_the_same_name_is_refused(
     interrupt_at(patch, 7)
     with pytest.raises(KeyboardInterrupt):
       train(tmp_path / 'run')
-  build = setup.build
+  build = tasks.build
 
   def smaller(*args, **kwargs):
     run = build(*args, **kwargs)
     images = np.zeros((900, 8, 8, 1), np.uint8)
     source = data.ArraySource(images, np.zeros(900, int), num_classes=10)
-    return dataclasses.replace(run, train_source=source)
+    task = dataclasses.replace(run.task, train_source=source)
+    return dataclasses.replace(run, task=task)
 
-  monkeypatch.setattr(setup, 'build', smaller)
+  monkeypatch.setattr(tasks, 'build', smaller)
   with pytest.raises(UsageError, match=r'900 examples; .* started with 1442'):
     train(tmp_path / 'run')
 

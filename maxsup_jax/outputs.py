@@ -1,0 +1,493 @@
+"""What a model said about a split: the one reader and writer of the .npz.
+
+| array | shape | |
+|---|---|---|
+| `logits` | `[N, K]` float | needed |
+| `labels` | `[N]` integer | needed |
+| `features` | `[N, D]` float | the penultimate features |
+| `weights` | `[K, D]` float | of the last layer, a row for each class |
+| `bias` | `[K]` float | of the last layer |
+| `augmented_logits` | `[M, L, K]` float | of L augmentations of M examples |
+| `augmented_labels` | `[M]` integer | of two classes |
+| `class_names` | `[K]` str | |
+| `metadata` | str | a JSON object: `name`, `dataset`, `split`, `objective` … |
+| `history` | str | a JSON list: the lines of a run's `metrics.jsonl` |
+
+`python -m experiments.extract` writes them; `numpy.savez` does, too.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import DTypeLike
+
+from maxsup_jax import files
+from maxsup_jax.diagnostics import _checks
+from maxsup_jax.errors import UsageError
+
+_KNOWN = (
+  'logits',
+  'labels',
+  'features',
+  'weights',
+  'bias',
+  'augmented_logits',
+  'augmented_labels',
+  'class_names',
+  'metadata',
+  'history',
+)
+# Numbers, or null, in a record of diagnostics of `history`.
+_DRAWN = ('accuracy', 'nc1', 'nc2', 'nc3', 'ece', 'h_norm', 'r_squared')
+# Logits of a head computed in bfloat16 differ from its weights by this much.
+_HEAD_TOLERANCE = 0.02
+# Room for headers and for small members, in bytes: asked for, not taken.
+_SLACK = 2**24
+# Read and written at once when members are joined.
+_CHUNK = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+  """What a classifier gave for the examples of one split.
+
+  Attributes:
+    name: what the report calls the model.
+    path: the file.
+    logits: `[N, K]`, K at least 2.
+    labels: int64 `[N]`.
+    features: `[N, D]`, or None.
+    weights: `[K, D]`, or None.
+    bias: `[K]`, or None.
+    augmented_logits: `[M, L, K]`, or None.
+    augmented_labels: int64 `[M]`, of two classes, or None.
+    class_names: K names, or None.
+    metadata: what is known about the run.
+    history: the lines of its `metrics.jsonl`.
+    head_error: the largest difference between the logits and
+      `features @ weights.T + bias`, over the standard deviation of the logits,
+      on some examples; None if something of it is not there. Where it is not
+      small, the classifier is not this linear layer.
+  """
+
+  name: str
+  path: str
+  logits: np.ndarray
+  labels: np.ndarray
+  features: np.ndarray | None = None
+  weights: np.ndarray | None = None
+  bias: np.ndarray | None = None
+  augmented_logits: np.ndarray | None = None
+  augmented_labels: np.ndarray | None = None
+  class_names: tuple[str, ...] | None = None
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  history: Sequence[Mapping[str, Any]] = ()
+  head_error: float | None = None
+
+  @property
+  def num_examples(self) -> int:
+    """N."""
+    return len(self.labels)
+
+  @property
+  def num_classes(self) -> int:
+    """K."""
+    return self.logits.shape[1]
+
+  @property
+  def linear(self) -> bool:
+    """Whether the logits are those of the features and the weights."""
+    return self.head_error is not None and self.head_error < _HEAD_TOLERANCE
+
+  def class_name(self, k: int) -> str:
+    """The name of a class, or its number."""
+    return self.class_names[k] if self.class_names else f'class {k}'
+
+
+def read(path: str | os.PathLike, name: str | None = None) -> Outputs:
+  """Reads and checks a file.
+
+  Args:
+    path: of an .npz file.
+    name: what to call the model; by default what its metadata say, or the
+      file's name.
+
+  Returns:
+    Its content.
+
+  Raises:
+    UsageError: one line, which names the file and what is wrong with it.
+  """
+  arrays, others = _arrays(path)
+  for needed in ('logits', 'labels'):
+    if needed not in arrays:
+      raise UsageError(
+        f'{path} has no array {needed!r}; it has '
+        f'{", ".join([*arrays, *others]) or "none"}'
+      )
+  try:
+    return _checked(Path(path), name, arrays)
+  except UsageError as e:
+    raise UsageError(f'{path}: {e}') from None
+
+
+def _arrays(
+  path: str | os.PathLike,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """The arrays of a file that have a meaning here, and the others' names."""
+  try:
+    with open(path, 'rb') as stream:
+      file = np.load(stream, allow_pickle=False)
+      if not isinstance(file, np.lib.npyio.NpzFile):
+        raise UsageError(f'{path} is not an npz file of named arrays')
+      with file:
+        return (
+          {k: file[k] for k in file.files if k in _KNOWN},
+          [k for k in file.files if k not in _KNOWN],
+        )
+  except UsageError:
+    raise
+  except FileNotFoundError:
+    raise UsageError(f'no file {path}') from None
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    raise UsageError(
+      f'{path} cannot be read as an npz file of plain arrays'
+    ) from None
+
+
+def _checked(
+  path: Path, name: str | None, arrays: dict[str, np.ndarray]
+) -> Outputs:
+  # One logit z stands for the two logits -z/2 and z/2; so does its layer.
+  logits, labels = _checks.logits_and_labels(
+    arrays['logits'], arrays['labels'], single='symmetric'
+  )
+  K = logits.shape[1]
+  features = weights = bias = None
+  if 'features' in arrays:
+    features = _checks.matrix(arrays['features'], 'features')
+    _checks.same_length(logits=logits, features=features)
+  single = np.ndim(arrays['logits']) == 1 or arrays['logits'].shape[1] == 1
+  for key in ('weights', 'bias'):
+    if single and key in arrays and len(np.atleast_1d(arrays[key])) == 1:
+      row = np.atleast_1d(arrays[key])
+      arrays[key] = np.concatenate([-row / 2, row / 2])
+  if 'weights' in arrays:
+    weights = _checks.matrix(arrays['weights'], 'weights')
+    if len(weights) != K or (
+      features is not None and weights.shape[1] != features.shape[1]
+    ):
+      D = '' if features is None else f' = [{K}, {features.shape[1]}]'
+      raise UsageError(
+        f'weights has the shape {weights.shape}; expected [classes, features]'
+        f'{D}, a row for each class'
+      )
+  if 'bias' in arrays:
+    bias = _checks.finite(arrays['bias'], 'bias')
+    if bias.shape != (K,):
+      raise UsageError(f'bias has the shape {bias.shape}; expected ({K},)')
+  augmented_logits, augmented_labels = _augmented(arrays, K)
+  class_names = None
+  if 'class_names' in arrays:
+    class_names = tuple(str(c) for c in np.ravel(arrays['class_names']))
+    if len(class_names) != K:
+      raise UsageError(
+        f'class_names has {len(class_names)} names; there are {K} classes'
+      )
+  if len(labels) < 2:
+    raise UsageError('there is one example; expected at least 2')
+  metadata = _json(arrays, 'metadata', dict)
+  history = _json(arrays, 'history', list)
+  _check_history(history)
+  return Outputs(
+    name=name or str(metadata.get('name') or path.stem),
+    path=str(path),
+    logits=logits,
+    labels=labels,
+    features=features,
+    weights=weights,
+    bias=bias,
+    augmented_logits=augmented_logits,
+    augmented_labels=augmented_labels,
+    class_names=class_names,
+    metadata=metadata,
+    history=history,
+    head_error=_head_error(logits, features, weights, bias),
+  )
+
+
+def _augmented(arrays: dict[str, np.ndarray], K: int):
+  names = ('augmented_logits', 'augmented_labels')
+  there = [n for n in names if n in arrays]
+  if not there:
+    return None, None
+  if len(there) == 1:
+    raise UsageError(f'{" and ".join(names)} belong together')
+  logits = _checks.finite(arrays['augmented_logits'], 'augmented_logits')
+  if logits.ndim != 3 or logits.shape[1] < 2 or logits.shape[2] != K:
+    raise UsageError(
+      f'augmented_logits has the shape {logits.shape}; expected [examples, '
+      f'augmentations, {K}], at least 2 augmentations'
+    )
+  labels = _checks.class_ids(arrays['augmented_labels'], K, 'augmented_labels')
+  _checks.same_length(augmented_logits=logits, augmented_labels=labels)
+  if len(np.unique(labels)) != 2:
+    raise UsageError(
+      f'augmented_labels has {len(np.unique(labels))} classes; expected 2'
+    )
+  return logits, labels
+
+
+def _json(arrays: dict[str, np.ndarray], key: str, kind: type) -> Any:
+  if key not in arrays:
+    return kind()
+  try:
+    value = json.loads(str(arrays[key]))
+  except ValueError as e:
+    raise UsageError(f'{key} is not JSON ({e})') from None
+  if not isinstance(value, kind):
+    wanted = {dict: 'an object', list: 'a list'}[kind]
+    raise UsageError(f'{key} is no JSON that holds {wanted}')
+  return value
+
+
+def _check_history(history: list) -> None:
+  """Refuses records of diagnostics that could not be drawn."""
+  for i, record in enumerate(history):
+    if not isinstance(record, dict):
+      raise UsageError(f'history[{i}] is no JSON object')
+    if record.get('kind') != 'diagnostics':
+      continue
+    if not isinstance(record.get('split'), str):
+      raise UsageError(f'history[{i}] has no split')
+    for key in ('step', 'epoch', *_DRAWN):
+      value = record.get(key)
+      if not (isinstance(value, int | float) or value is None):
+        raise UsageError(f'history[{i}] has {key} {value!r}; expected a number')
+
+
+def _head_error(logits, features, weights, bias):
+  if features is None or weights is None:
+    return None
+  some = slice(None, None, -(-len(logits) // 1000))
+  computed = features[some].astype(np.float64) @ weights.T.astype(np.float64)
+  if bias is not None:
+    computed += bias
+  scale = logits[some].std(dtype=np.float64)
+  error = np.abs(computed - logits[some]).max()
+  return float(error / scale) if scale else (0.0 if not error else np.inf)
+
+
+class NpzWriter:
+  """An archive with members that grow row by row; a context manager.
+
+  It is written under another name and gets its own when the context ends;
+  nothing is left of it if that ends in an error. The largest member goes
+  straight into the archive, the others wait in nameless files beside it.
+
+  Examples:
+    >>> path = Path(tempfile.mkdtemp()) / 'x.npz'
+    >>> with NpzWriter(path, {'a': ((3, 2), np.float32)}) as file:
+    ...   for row in range(3):
+    ...     file.append('a', np.full((1, 2), row, np.float32))
+    ...   file.write('b', np.array('text'))
+    >>> with np.load(path) as arrays:
+    ...   print(arrays['a'].tolist(), arrays['b'])
+    [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]] text
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    members: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
+    *,
+    overwrite: bool = False,
+  ):
+    """Names the archive; nothing is made before the context is entered.
+
+    Args:
+      path: of the archive.
+      members: the final shape and the dtype of each member that grows along its
+        first axis; at least one.
+      overwrite: whether a file that is there is replaced, at the end.
+    """
+    self.path = Path(path).absolute()
+    self._members = {
+      name: (tuple(shape), np.dtype(dtype))
+      for name, (shape, dtype) in members.items()
+    }
+    self._sizes = {
+      name: math.prod(shape) * dtype.itemsize
+      for name, (shape, dtype) in self._members.items()
+    }
+    self._overwrite = overwrite
+    # The same name every time: what a killed process left does not add up.
+    self._partial = self.path.with_name(f'.{self.path.name}.partial')
+    self._rows = dict.fromkeys(self._members, 0)
+    self._whole: dict[str, np.ndarray] = {}
+    self._renamed = False
+
+  def __enter__(self) -> 'NpzWriter':
+    """Opens the files.
+
+    Raises:
+      UsageError: if the archive exists, cannot be written, does not fit onto
+        the disk, or is being written by another process.
+    """
+    files.refuse_existing(self.path, overwrite=self._overwrite)
+    with files.one_line_errors(self.path), contextlib.ExitStack() as stack:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      self._check_space()
+      self._file = stack.enter_context(self._locked())
+      stack.callback(self._remove_partial)
+      self._file.truncate(0)
+      self._zip = zipfile.ZipFile(self._file, 'w', zipfile.ZIP_STORED)
+      self._largest = max(self._sizes, key=self._sizes.get)
+      self._targets: dict[str, BinaryIO] = {}
+      for name, (shape, dtype) in self._members.items():
+        if name == self._largest:
+          target = self._open_member(name)
+        else:
+          target = stack.enter_context(
+            tempfile.TemporaryFile(dir=self.path.parent)
+          )
+        header = npy.header_data_from_array_1_0(np.empty(0, dtype))
+        npy.write_array_header_1_0(target, header | {'shape': shape})
+        self._targets[name] = target
+      stack.callback(self._close_archive)
+      self._stack = stack.pop_all()
+    return self
+
+  def append(self, name: str, rows: np.ndarray) -> None:
+    """Adds rows to a member.
+
+    Args:
+      name: one of the members that grow.
+      rows: `[n, ...]` for any n, of the dtype and the shape that were promised.
+
+    Raises:
+      ValueError: if they are not, or are too many.
+      UsageError: if the disk is full.
+    """
+    shape, dtype = self._members[name]
+    if rows.dtype != dtype or rows.shape[1:] != shape[1:]:
+      raise ValueError(
+        f'rows of {name!r} are {rows.dtype} {list(rows.shape[1:])}; expected '
+        f'{dtype} {list(shape[1:])}'
+      )
+    self._rows[name] += len(rows)
+    if self._rows[name] > shape[0]:
+      raise ValueError(f'{name!r} has more rows than the {shape[0]} promised')
+    with files.one_line_errors(self.path):
+      self._targets[name].write(rows.tobytes())
+
+  def write(self, name: str, array: np.ndarray) -> None:
+    """Adds a small array as a member of its own, when the context ends.
+
+    Args:
+      name: of the member.
+      array: numbers or text.
+
+    Raises:
+      ValueError: if the name is taken, or the array holds Python objects.
+    """
+    array = np.asarray(array)
+    if name in self._members or name in self._whole:
+      raise ValueError(f'there is a member {name!r} already')
+    if array.dtype.hasobject:
+      raise ValueError(f'{name!r} holds Python objects')
+    self._whole[name] = array
+
+  def write_json(self, name: str, value: Any) -> None:
+    """Adds what JSON can hold, as a text."""
+    self.write(name, np.array(json.dumps(value)))
+
+  def __exit__(self, kind, *_) -> None:
+    with files.one_line_errors(self.path), self._stack:
+      if kind is None:
+        self._finish()
+
+  def _finish(self) -> None:
+    for name, (shape, _) in self._members.items():
+      if self._rows[name] != shape[0]:
+        raise ValueError(
+          f'{name!r} has {self._rows[name]} rows; {shape[0]} were promised'
+        )
+    self._targets.pop(self._largest).close()
+    for name, spool in self._targets.items():
+      spool.seek(0)
+      with self._open_member(name) as member:
+        shutil.copyfileobj(spool, member, _CHUNK)
+      spool.close()
+    for name, array in self._whole.items():
+      with self._open_member(name) as member:
+        npy.write_array(member, array, allow_pickle=False)
+    self._zip.close()
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    files.refuse_existing(self.path, overwrite=self._overwrite)
+    self._partial.replace(self.path)
+    self._renamed = True
+
+  def _remove_partial(self) -> None:
+    # Once renamed, a file of that name is another process's.
+    if not self._renamed:
+      self._partial.unlink(missing_ok=True)
+
+  def _open_member(self, name: str) -> BinaryIO:
+    # With a date, as by default, equal contents would give unequal archives.
+    info = zipfile.ZipInfo(f'{name}.npy', (1980, 1, 1, 0, 0, 0))
+    return self._zip.open(info, 'w', force_zip64=True)
+
+  def _close_archive(self) -> None:
+    """Closes what is open of it; what that writes is of no use any more."""
+    largest = self._targets.get(self._largest)
+    with contextlib.suppress(OSError, ValueError):
+      if largest:
+        largest.close()
+    with contextlib.suppress(OSError, ValueError):
+      self._zip.close()
+
+  def _locked(self) -> BinaryIO:
+    descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666)
+    file = os.fdopen(descriptor, 'r+b')
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      # Between opening and locking, another process may have renamed it.
+      mine = os.path.samestat(os.fstat(descriptor), os.stat(self._partial))
+    except (BlockingIOError, FileNotFoundError):
+      mine = False
+    if not mine:
+      file.close()
+      raise UsageError(f'another process is writing {self.path}')
+    return file
+
+  def _check_space(self) -> None:
+    sizes = sorted(self._sizes.values())
+    # Members that had to wait are there twice while they are joined, one after
+    # the other.
+    needed = sum(sizes) + max(sizes[:-1], default=0) + _SLACK
+    free = shutil.disk_usage(self.path.parent).free
+    if self._partial.exists():
+      free += self._partial.stat().st_blocks * 512
+    if needed > free:
+      raise UsageError(
+        f'{self.path} needs {_gigabytes(needed)} while it is written; '
+        f'{_gigabytes(free)} are free there'
+      )
+
+
+def _gigabytes(size: int) -> str:
+  return f'{size / 1e9:,.2f} GB'

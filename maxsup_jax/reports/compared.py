@@ -1,0 +1,107 @@
+"""The models of one report: files of outputs that can be compared."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from maxsup_jax.errors import UsageError
+from maxsup_jax.outputs import Outputs, read
+
+
+def read_all(
+  paths: Sequence[str | os.PathLike],
+  names: Sequence[str] = (),
+  done: Callable[[], Any] = lambda: None,
+) -> list[Outputs]:
+  """Reads the files of a report: models that can be compared.
+
+  Args:
+    paths: of .npz files.
+    names: one for each, or none.
+    done: is called after each file.
+
+  Returns:
+    Their contents, with distinct names and the same number of classes.
+
+  Raises:
+    UsageError: one line.
+  """
+  if names and len(names) != len(paths):
+    raise UsageError(f'{len(names)} names for {len(paths)} files')
+  models = []
+  for path, name in zip(paths, names or [None] * len(paths)):
+    models.append(read(path, name))
+    done()
+  taken = [m.name for m in models]
+  if len(set(taken)) < len(taken):
+    if names:
+      raise UsageError(f'the names are not distinct: {", ".join(taken)}')
+    # Files of different runs with one name: number them.
+    models = [
+      dataclasses.replace(m, name=f'{m.name} {taken[: i + 1].count(m.name)}')
+      if taken.count(m.name) > 1
+      else m
+      for i, m in enumerate(models)
+    ]
+    if len({m.name for m in models}) < len(models):
+      raise UsageError('the files have equal names; give them distinct ones')
+  check_same_classes(models)
+  return models
+
+
+def check_same_classes(models: Sequence[Outputs]) -> None:
+  """Refuses files with other classes than the first one's."""
+  for m in models[1:]:
+    known = m.class_names and models[0].class_names
+    if known and m.class_names != models[0].class_names:
+      raise UsageError(
+        f'{m.path} has other class_names than {models[0].path}, or in another '
+        'order; models of one report share their classes'
+      )
+    if m.num_classes != models[0].num_classes:
+      raise UsageError(
+        f'{m.path} has {m.num_classes} classes, {models[0].path} '
+        f'{models[0].num_classes}; models of one report share their classes'
+      )
+
+
+def check_same_model(outputs: Outputs, train: Outputs) -> None:
+  """Refuses the training split of another model, as far as files tell.
+
+  Raises:
+    UsageError: if both are the same data, or if weights or metadata differ.
+  """
+  hint = 'give the files of --train in the order of the models'
+  if outputs.logits.shape == train.logits.shape and np.array_equal(
+    outputs.logits, train.logits
+  ):
+    raise UsageError(
+      f'{train.path} holds the logits of {outputs.path}; expected those of the '
+      'training split'
+    )
+  for array in ('weights', 'bias'):
+    a, b = getattr(outputs, array), getattr(train, array)
+    # One of the files may have been written in float64.
+    if (
+      a is not None
+      and b is not None
+      and not np.array_equal(a.astype(np.float32), b.astype(np.float32))
+    ):
+      raise UsageError(
+        f'{train.path} has other {array} than {outputs.path}; {hint}'
+      )
+  for key in ('model', 'objective', 'seed', 'step', 'weights'):
+    a, b = outputs.metadata.get(key), train.metadata.get(key)
+    plain = isinstance(a, str | int) and isinstance(b, str | int)
+    if plain and str(a) != str(b):
+      raise UsageError(
+        f'{train.path} is of {key} {b!r}, {outputs.path} of {a!r}; {hint}'
+      )
+
+
+def paired(models: Sequence[Outputs]) -> bool:
+  """Whether all files hold the same labels in the same order."""
+  return all(np.array_equal(models[0].labels, m.labels) for m in models)

@@ -1,0 +1,240 @@
+"""The corrupted test sets of tfds: which there are, and how they are read."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from maxsup_jax import data, errors
+from maxsup_jax.errors import UsageError
+
+# The names and the order of Hendrycks and Dietterich (2019), Table 1.
+STANDARD = (
+  'gaussian_noise',
+  'shot_noise',
+  'impulse_noise',
+  'defocus_blur',
+  'glass_blur',
+  'motion_blur',
+  'zoom_blur',
+  'snow',
+  'frost',
+  'fog',
+  'brightness',
+  'contrast',
+  'elastic_transform',
+  'pixelate',
+  'jpeg_compression',
+)
+# Theirs for validation, which benchmarks leave out.
+EXTRA = ('gaussian_blur', 'saturate', 'spatter', 'speckle_noise')
+# What stands for the images without a corruption, with severity 0.
+CLEAN = 'clean'
+# Operations that only bring images to the size that a model sees.
+_SIZING = ('resize', 'resize_exact', 'center_crop')
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+  """A corrupted dataset of tfds.
+
+  Attributes:
+    name: its name there.
+    clean: the name of the dataset that it was made from.
+    split: its only split.
+    renamed: what tfds calls a corruption, where that is another name.
+  """
+
+  name: str
+  clean: str
+  split: str
+  renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def dataset(self, corruption: str, severity: int) -> str:
+    """The name of one of its datasets."""
+    return f'{self.name}/{self.renamed.get(corruption, corruption)}_{severity}'
+
+
+BENCHMARKS = {
+  b.name: b
+  for b in (
+    Benchmark(
+      'cifar10_corrupted',
+      'cifar10',
+      'test',
+      {'glass_blur': 'frosted_glass_blur', 'elastic_transform': 'elastic'},
+    ),
+    Benchmark('imagenet2012_corrupted', 'imagenet2012', 'validation'),
+  )
+}
+
+
+def choose_benchmark(name: str | None, trained_on: Sequence[str]) -> Benchmark:
+  """The corrupted dataset that belongs to the dataset of the runs.
+
+  Args:
+    name: a key of `BENCHMARKS`, or None to guess it.
+    trained_on: the names of the runs' datasets, with version or path.
+
+  Raises:
+    UsageError: if there is none, or not one for all.
+  """
+  if name is not None:
+    return BENCHMARKS[errors.one_of('dataset', name, BENCHMARKS)]
+  found = []
+  for dataset in trained_on:
+    # Of name:1.2.3, name/config:1.2.3, and the directory of a version.
+    parts = {part.split(':')[0] for part in dataset.split('/')}
+    matches = [b for b in BENCHMARKS.values() if b.clean in parts]
+    if not matches:
+      raise UsageError(
+        f'dataset: no corrupted version of {dataset!r} is known; choose one of '
+        f'{", ".join(BENCHMARKS)} if its classes are the same'
+      )
+    found += matches
+  if len(set(map(id, found))) > 1:
+    raise UsageError(
+      f'the runs were trained on {", ".join(sorted(set(trained_on)))}: they '
+      'cannot be compared on one corrupted dataset'
+    )
+  return found[0]
+
+
+def choose_corruptions(
+  given: Sequence[str], benchmark: Benchmark
+) -> tuple[str, ...]:
+  """The corruptions that are named: by default the 15 standard ones.
+
+  Args:
+    given: names, 'all' alone for the extra ones too, or nothing.
+    benchmark: may have other names for some.
+
+  Raises:
+    UsageError: for an unknown name.
+  """
+  if not given:
+    return STANDARD
+  if list(given) == ['all']:
+    return STANDARD + EXTRA
+  known = {name: name for name in STANDARD + EXTRA}
+  aliases = {alias: name for name, alias in benchmark.renamed.items()} | known
+  for name in given:
+    errors.one_of('corruptions', name, ('all', *aliases))
+  return tuple(dict.fromkeys(aliases[name] for name in given))
+
+
+def check_prepared(
+  benchmark: Benchmark,
+  corruptions: Iterable[str],
+  severities: Sequence[int],
+  data_dir: str | None,
+  mock: int | None = None,
+) -> dict[tuple[str, int], int]:
+  """How many examples each dataset has; refuses if one is not on disk.
+
+  Args:
+    benchmark: the corrupted dataset.
+    corruptions: which of them.
+    severities: of each.
+    data_dir: see `open_source`.
+    mock: see `open_source`.
+
+  Returns:
+    The number of examples by corruption and severity.
+
+  Raises:
+    UsageError: one line that names all that are missing, and the command that
+      prepares them.
+  """
+  sizes, missing = {}, []
+  for corruption in corruptions:
+    for severity in severities:
+      name = benchmark.dataset(corruption, severity)
+      try:
+        source = data.open_source(
+          name, benchmark.split, data_dir=data_dir, mock=mock
+        )
+      except UsageError as error:
+        if not isinstance(error.__cause__, tfds.core.DatasetNotFoundError):
+          raise
+        missing.append(name.split('/')[1])
+      else:
+        sizes[corruption, severity] = len(source)
+  if missing:
+    where = data_dir or tfds.core.constants.DATA_DIR
+    total = len(missing) + len(sizes)
+    raise UsageError(
+      f'{len(missing)} of {total} datasets of {benchmark.name} are not '
+      f'prepared in {where}: run `for c in {" ".join(missing)}; do tfds build '
+      f'{benchmark.name}/$c --file_format=array_record --data_dir={where}; '
+      'done` once (it needs pip install "maxsup_jax[prepare]")'
+    )
+  return sizes
+
+
+def open_corrupted(
+  benchmark: Benchmark,
+  corruption: str,
+  severity: int,
+  *,
+  dataset: ConfigDict,
+  data_dir: str | None,
+) -> data.Source:
+  """Opens one dataset of the benchmark.
+
+  Args:
+    benchmark: the corrupted dataset.
+    corruption: its name.
+    severity: from 1 to 5.
+    dataset: config.dataset of a run, whose images are read in the same way.
+    data_dir: see `open_source`.
+  """
+  return data.open_source(
+    benchmark.dataset(corruption, severity),
+    benchmark.split,
+    data_dir=data_dir,
+    image_size=dataset.image_size,
+    channels=dataset.channels,
+    mock=dataset.mock,
+  )
+
+
+def default_transform(
+  own: str,
+  *,
+  clean: tuple[int, ...] | None,
+  corrupted: tuple[int, ...] | None,
+  seen: tuple[int, ...],
+) -> str | None:
+  """How corrupted images are prepared if nobody says it.
+
+  The files of ImageNet-C are 224x224 already: scaling them to 256 and cropping
+  224 would show a model something else than what the corruption was made for.
+
+  Args:
+    own: the run's `eval_transform`.
+    clean: the shape of the images that it is for; None if they vary.
+    corrupted: the shape of the corrupted images.
+    seen: the shape of what the model sees.
+
+  Returns:
+    None for the run's own; or `own` without what only changes the size, where
+    corrupted images have the size of the model and clean ones do not.
+
+  Examples:
+    >>> default_transform(
+    ...   'resize(256) | center_crop(224)',
+    ...   clean=None,
+    ...   corrupted=(224, 224, 3),
+    ...   seen=(224, 224, 3),
+    ... )
+    ''
+  """
+  if corrupted != seen or clean == corrupted:
+    return None
+  operations = [o.strip() for o in own.split('|')]
+  kept = [o for o in operations if re.match(r'\w*', o)[0] not in _SIZING]
+  text = ' | '.join(kept)
+  return None if text == own else text

@@ -1,0 +1,387 @@
+"""Trained networks, evaluated on the corrupted test sets of tfds."""
+
+import dataclasses
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from maxsup_jax import data, files, tasks
+from maxsup_jax.errors import UsageError
+from maxsup_jax.studies import corruption_results as results
+from maxsup_jax.studies.corrupted_data import (
+  CLEAN,
+  Benchmark,
+  check_prepared,
+  choose_benchmark,
+  choose_corruptions,
+  default_transform,
+  open_corrupted,
+)
+from maxsup_jax.studies.run_names import run_names
+from maxsup_jax.tasks import LoadedRun
+from maxsup_jax.tasks.classification import Classification
+from maxsup_jax.training.checkpoints import SEAL
+from maxsup_jax.training.config import SPEED_FIELDS, fields
+from maxsup_jax.training.evaluation import evaluate
+from maxsup_jax.training.provenance import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A run that is evaluated on corrupted images.
+
+  Attributes:
+    name: what the results call it.
+    loaded: the run.
+    transform: what is done to corrupted images, as config.dataset's fields
+      write it; None for the run's own `eval_transform`.
+    identity: what tells its results from those of other weights.
+  """
+
+  name: str
+  loaded: LoadedRun
+  transform: str | None
+  identity: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Networks, and the corrupted datasets to evaluate them on.
+
+  Attributes:
+    networks: to compare.
+    benchmark: the corrupted dataset.
+    sizes: the examples of each corruption and severity.
+    directory: where results are kept.
+    data_dir: where datasets are.
+  """
+
+  networks: Sequence[Network]
+  benchmark: Benchmark
+  sizes: dict[tuple[str, int], int]
+  directory: Path
+  data_dir: str | None
+
+  @property
+  def title(self) -> str:
+    """The dataset, and whether its images are made up."""
+    made_up = self.networks[0].loaded.task.made_up
+    return self.benchmark.name + (', made up' if made_up else '')
+
+
+def prepare(
+  workdirs: Sequence[str | os.PathLike],
+  out: str | os.PathLike | None = None,
+  *,
+  dataset: str | None = None,
+  corruptions: Sequence[str] = (),
+  severities: Sequence[int] = (1, 2, 3, 4, 5),
+  transform: str | None = None,
+  step: int | None = None,
+  weights: str = 'raw',
+  data_dir: str | None = None,
+) -> Study:
+  """Opens the runs and checks them against the data; computes nothing.
+
+  Args:
+    workdirs: of the runs.
+    out: where results are kept; needed for several runs, by default a directory
+      in that of the run.
+    dataset: a corrupted dataset of tfds; by default that of the dataset that
+      the runs were trained on.
+    corruptions: see `choose_corruptions`.
+    severities: from 1 to 5.
+    transform: of corrupted images; None for that of the run, see
+      `default_transform`.
+    step: which checkpoint of every run; None for the newest.
+    weights: 'raw' or 'ema'.
+    data_dir: where datasets are prepared; None for the default of tfds.
+
+  Raises:
+    UsageError: one line, if a run cannot be evaluated on such images.
+  """
+  names = run_names(workdirs)
+  if len(set(names)) < len(names):
+    raise UsageError('workdir: a run is given twice')
+  if len(workdirs) > 1 and not out:
+    raise UsageError(
+      'out is needed with several runs: a directory for the results'
+    )
+  configs = [tasks.open_workdir(w).config() for w in workdirs]
+  benchmark = choose_benchmark(dataset, [c.dataset.name for c in configs])
+  chosen = choose_corruptions(corruptions, benchmark)
+  if not severities or not set(severities) <= {1, 2, 3, 4, 5}:
+    raise UsageError(
+      f'severities is {list(severities)}; expected numbers from 1 to 5'
+    )
+  sizes = check_prepared(
+    benchmark,
+    chosen,
+    sorted(set(severities)),
+    data_dir,
+    mock=configs[0].dataset.mock,
+  )
+  networks = []
+  for workdir, name in zip(workdirs, names):
+    loaded = tasks.load_run(workdir, step, weights, data_dir=data_dir)
+    networks.append(
+      _network(loaded, name, benchmark, next(iter(sizes)), data_dir, transform)
+    )
+  if not out:
+    ema = '-ema' if weights == 'ema' else ''
+    name = f'{benchmark.name}-{networks[0].loaded.step}{ema}'
+    out = Path(workdirs[0]) / 'corruptions' / name
+  return Study(networks, benchmark, sizes, Path(out), data_dir)
+
+
+def _network(
+  loaded: LoadedRun,
+  name: str,
+  benchmark: Benchmark,
+  first: tuple[str, int],
+  data_dir: str | None,
+  transform: str | None,
+) -> Network:
+  """A run with the transform of corrupted images."""
+  config = loaded.run.config
+  transform = _checked_transform(
+    loaded.task, benchmark, first, data_dir, transform
+  )
+  seal = loaded.workdir.checkpoints / str(loaded.step) / SEAL
+  own = config.dataset.eval_transform
+  identity = {
+    'step': loaded.step,
+    'weights': loaded.weights,
+    'dataset': benchmark.name,
+    'transform': own if transform is None else transform,
+    'checkpoint': f'{zlib.crc32(seal.read_bytes()):08x}',
+    'config': {
+      n: v for n, v in fields(config).items() if n not in SPEED_FIELDS
+    },
+  }
+  return Network(name, loaded, transform, identity)
+
+
+def _checked_transform(
+  task: Classification,
+  benchmark: Benchmark,
+  first: tuple[str, int],
+  data_dir: str | None,
+  transform: str | None,
+) -> str | None:
+  """What is done to corrupted images; refuses what the model cannot take."""
+  source = open_corrupted(
+    benchmark, *first, dataset=task.config.dataset, data_dir=data_dir
+  )
+  clean = task.eval_source
+  if source.num_classes != clean.num_classes:
+    raise UsageError(
+      f'{source.name} has {source.num_classes} classes; the run was trained on '
+      f'{task.train_name}, which has {clean.num_classes}'
+    )
+  names = [s.label_names for s in (source, clean)]
+  # Where a dataset has no names, tfds calls the classes 0, 1, ...
+  named = [n is not None and not all(map(str.isdigit, n)) for n in names]
+  if all(named) and names[0] != names[1]:
+    raise UsageError(
+      f'the classes of {source.name} are not those of {clean.name}, or have '
+      'another order'
+    )
+  if transform is None:
+    transform = default_transform(
+      task.config.dataset.eval_transform,
+      clean=clean.image_shape,
+      corrupted=source.image_shape,
+      seen=task.eval_shape,
+    )
+  batches = _batches(task, source, transform)
+  shape = next(batches)['image'].shape[1:]
+  batches.close()
+  if tuple(shape) != task.eval_shape:
+    raise UsageError(
+      f'the images of {source.name} are {list(shape)} in the end, the model '
+      f'sees {list(task.eval_shape)}: see transform'
+    )
+  return transform
+
+
+def _batches(
+  task: Classification, source: data.Source, transform: str | None
+) -> Iterator[data.Batch]:
+  if transform is None:
+    return task.eval_batches(source)
+  dataset = task.config.dataset
+  try:
+    parsed = data.parse_transform(transform, mean=dataset.mean, std=dataset.std)
+  except UsageError as error:
+    raise UsageError(f'transform: {error}') from error
+  if parsed.random:
+    raise UsageError(
+      f'transform is {transform!r}, which is random; evaluation must not be'
+    )
+  return task.eval_batches(source, transform=parsed)
+
+
+def run(study: Study) -> dict[str, Any]:
+  """Evaluates what is not in the directory yet.
+
+  Each dataset is added to results.jsonl as soon as it is finished: after an
+  interruption the same study goes on from there.
+
+  Args:
+    study: from `prepare`.
+
+  Returns:
+    What `results.json` holds.
+  """
+  log = results.Log(study.directory)
+  with log.opened():
+    log.add_runs({n.name: n.identity for n in study.networks})
+    done = {_key(r) for r in log.records() if r['kind'] == 'eval'}
+    wanted = [
+      (n, {(CLEAN, 0): len(n.loaded.task.eval_source), **study.sizes})
+      for n in study.networks
+    ]
+    with tqdm(
+      total=sum(sum(sizes.values()) for _, sizes in wanted),
+      initial=sum(
+        size
+        for network, sizes in wanted
+        for which, size in sizes.items()
+        if (network.name, *which) in done
+      ),
+      unit=' images',
+      unit_scale=True,
+      # A log file wants few lines, a terminal a lively one.
+      mininterval=0.2 if sys.stderr.isatty() else 10,
+    ) as progress:
+      for network, sizes in wanted:
+        missing = [w for w in sizes if (network.name, *w) not in done]
+        _evaluate(network, study, missing, progress, log.add)
+    return _summary(study, log)
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str, int]:
+  return record['run'], record['corruption'], record['severity']
+
+
+def _evaluate(
+  network: Network,
+  study: Study,
+  wanted: Sequence[tuple[str, int]],
+  progress: tqdm,
+  keep: Callable[[dict[str, Any]], None],
+) -> None:
+  """Evaluates a run on many datasets, with a single compiled step."""
+  if not wanted:
+    return
+  loaded, task = network.loaded, network.loaded.task
+  devices = loaded.run.devices
+  state = devices.replicate(loaded.state)
+  eval_step = devices.map(loaded.run.eval_step())
+  for corruption, severity in wanted:
+    progress.set_postfix_str(f'{corruption} {severity or ""}'.strip())
+    if corruption == CLEAN:
+      batches = task.eval_batches()
+    else:
+      source = open_corrupted(
+        study.benchmark,
+        corruption,
+        severity,
+        dataset=task.config.dataset,
+        data_dir=study.data_dir,
+      )
+      batches = _batches(task, source, network.transform)
+    sums = evaluate(
+      eval_step,
+      state,
+      _counted(batches, progress),
+      devices,
+      ema=loaded.weights == 'ema',
+    )
+    means = task.report(sums)
+    record = {
+      'kind': 'eval',
+      'run': network.name,
+      'corruption': corruption,
+      'severity': severity,
+      'examples': means['examples'],
+      'accuracy': means['accuracy'],
+      'error': 1 - means['accuracy'],
+      'nll': means['nll'],
+      'ece': means['ece'],
+    }
+    keep(files.jsonable(record))
+
+
+def _counted(batches, progress):
+  for batch in batches:
+    yield batch
+    progress.update(int(batch['mask'].sum()))
+
+
+def _summary(study: Study, log: results.Log) -> dict[str, Any]:
+  """What the log says of these runs and datasets."""
+  found = {_key(r): r for r in log.records() if r['kind'] == 'eval'}
+  runs = []
+  for n in study.networks:
+    records = [found[n.name, *which] for which in study.sizes]
+    runs.append(
+      {
+        'name': n.name,
+        **n.identity,
+        'clean_split': n.loaded.task.eval_source.name,
+        'clean': _numbers(found[n.name, CLEAN, 0]),
+        **results.summarize(records),
+        'datasets': [_numbers(r) for r in records],
+      }
+    )
+  return {
+    'kind': 'corruptions',
+    'dataset': study.title,
+    'split': study.benchmark.split,
+    'definitions': results.DEFINITIONS,
+    **provenance(),
+    'runs': runs,
+  }
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, Any]:
+  return {k: v for k, v in record.items() if k not in ('kind', 'run')}
+
+
+def write(study: Study, found: dict[str, Any], picture: bytes) -> None:
+  """Writes results.csv, corruptions.png and results.json.
+
+  Args:
+    study: from `prepare`.
+    found: from `run`.
+    picture: `reports.corruptions.heat_maps` of it.
+  """
+  rows = [
+    {'run': one['name'], **record}
+    for one in found['runs']
+    for record in (one['clean'], *one['datasets'])
+  ]
+  text = json.dumps(found, indent=2, allow_nan=False)
+  files.write(study.directory / 'results.csv', results.to_csv(rows))
+  files.write(study.directory / 'corruptions.png', picture)
+  files.write(study.directory / 'results.json', text + '\n')
+
+
+def caption(study: Study) -> str:
+  """What the picture shows."""
+  loaded = [n.loaded for n in study.networks]
+  ema = 'averaged weights of ' if loaded[0].weights == 'ema' else ''
+  steps = ', '.join(dict.fromkeys(f'{one.step:,}' for one in loaded))
+  return (
+    f'{study.title}: each cell a dataset of '
+    f'{next(iter(study.sizes.values())):,} images; ECE with 15 bins; {ema}step '
+    f'{steps}'
+  )

@@ -1,0 +1,194 @@
+"""Collapse without a network: the unconstrained feature model, over seeds."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from maxsup_jax import errors
+from maxsup_jax.diagnostics import unconstrained
+from maxsup_jax.errors import UsageError
+
+# What steps are counted to.
+THRESHOLDS = (
+  ('nc1', 1e-2),
+  ('nc1', 1e-4),
+  ('nc2', 1e-1),
+  ('nc2', 1e-2),
+  ('nc3', 1e-2),
+)
+# And where NC2 is read.
+NC1_LEVELS = (1e-1, 1e-2, 1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What was found.
+
+  Attributes:
+    problems: one for each objective and alpha.
+    solutions: what L-BFGS finds for each.
+    paths: what gradient descent does, by problem and seed.
+    seeds: of the random starts.
+    steps: of gradient descent.
+  """
+
+  problems: Sequence[unconstrained.Problem]
+  solutions: Sequence[unconstrained.Solution]
+  paths: dict[tuple[unconstrained.Problem, int], unconstrained.Trajectory]
+  seeds: Sequence[int]
+  steps: int
+
+  def records(self) -> list[dict[str, Any]]:
+    """All numbers of each problem, as JSON knows them."""
+    return [
+      _record(s, [self.paths[s.problem, seed] for seed in self.seeds])
+      for s in self.solutions
+    ]
+
+
+def make_problems(
+  objectives: Sequence[str], alphas: Sequence[float], **problem: Any
+) -> list[unconstrained.Problem]:
+  """What is solved: CE once, and the others with every alpha but 0.
+
+  Args:
+    objectives: some of `unconstrained.OBJECTIVES`.
+    alphas: strengths of the others.
+    **problem: the other arguments of `unconstrained.Problem`.
+
+  Raises:
+    UsageError: if nothing is left, or all minimisers are 0.
+  """
+  chosen = []
+  for objective in dict.fromkeys(objectives):
+    errors.one_of('objectives', objective, unconstrained.OBJECTIVES)
+    own = [0.0] if objective == 'ce' else [a for a in alphas if a]
+    chosen += [
+      unconstrained.Problem(objective=objective, alpha=alpha, **problem)
+      for alpha in own
+    ]
+  if not chosen:
+    raise UsageError(
+      'objectives and alphas leave nothing to do: an alpha of 0 is ce'
+    )
+  if chosen[0].epsilon >= 1:
+    raise UsageError(
+      f'epsilon = K sqrt(n lambda_w lambda_h) is {chosen[0].epsilon:.6g}, and '
+      'the minimiser 0 from 1 on; try a smaller lambda_w or lambda_h'
+    )
+  return chosen
+
+
+def run(
+  problems: Sequence[unconstrained.Problem],
+  *,
+  steps: int,
+  learning_rate: float,
+  seeds: Sequence[int],
+  scale: float | None = None,
+  done: Callable[[], Any] = lambda: None,
+) -> Study:
+  """Solves the problems, and follows gradient descent from random starts.
+
+  Args:
+    problems: from `make_problems`.
+    steps: of gradient descent.
+    learning_rate: of gradient descent.
+    seeds: of the random starts; the first one is the solver's, too.
+    scale: standard deviation of the starts; D^(-1/2) if not given.
+    done: is called after each of the `len(problems) * (1 + len(seeds))` parts.
+  """
+  for seed in seeds:
+    errors.integer('seeds', seed, low=0)
+  errors.number('learning_rate', learning_rate, above=0)
+  if scale is not None:
+    errors.number('init_scale', scale, above=0)
+  solutions, paths = [], {}
+  for problem in problems:
+    solutions.append(unconstrained.solve(problem, seed=seeds[0], scale=scale))
+    done()
+    for seed in seeds:
+      paths[problem, seed] = unconstrained.gradient_descent(
+        problem,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        scale=scale,
+      )
+      done()
+  return Study(problems, solutions, paths, seeds, steps)
+
+
+def _record(
+  solution: unconstrained.Solution, paths: Sequence[unconstrained.Trajectory]
+) -> dict[str, Any]:
+  """All numbers of a problem, as JSON knows them."""
+  problem = solution.problem
+  best = unconstrained.minimizer(problem)
+  conditions = None
+  if not problem.trivial:
+    conditions = dataclasses.asdict(unconstrained.condition_numbers(problem))
+  return {
+    'objective': problem.objective,
+    'alpha': problem.alpha,
+    'closed_form': {
+      name: getattr(best, name)
+      for name in (
+        'trivial',
+        'margin',
+        'probability',
+        'other_probability',
+        'weight_norm',
+        'feature_norm',
+        'value',
+      )
+    },
+    'condition_numbers': conditions,
+    'solver': {
+      'steps': solution.steps,
+      'gradient': solution.gradient,
+      'converged': solution.converged,
+      'gap': dataclasses.asdict(unconstrained.gap(solution, best)),
+    },
+    # A value for each seed; null where it is not reached.
+    'steps': {
+      f'{metric}<{threshold:g}': [
+        _known(unconstrained.steps_to_threshold(p, metric, threshold))
+        for p in paths
+      ]
+      for metric, threshold in THRESHOLDS
+    },
+    'nc2_at_nc1': {
+      f'{level:g}': [
+        _known(unconstrained.metric_at_threshold(p, 'nc2', 'nc1', level))
+        for p in paths
+      ]
+      for level in NC1_LEVELS
+    },
+    # After it, LS and MaxSup of one start take equal steps.
+    'last_step_with_errors': [
+      int(p.steps[p.error > 0].max(initial=-1)) for p in paths
+    ],
+  }
+
+
+def _known(value: float) -> float | None:
+  return None if math.isnan(value) else value
+
+
+def to_csv(study: Study) -> str:
+  """A line for each objective, alpha, seed and recorded step."""
+  columns = ('value', 'error', 'nc1', 'nc2', 'nc3')
+  columns += ('weight_norm', 'feature_norm')
+  kept = unconstrained.log_spaced_steps(study.steps)
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(['objective', 'alpha', 'seed', 'step', *columns])
+  for (problem, seed), trajectory in study.paths.items():
+    for step in kept:
+      values = [f'{getattr(trajectory, c)[step]:.8g}' for c in columns]
+      writer.writerow([problem.objective, problem.alpha, seed, step, *values])
+  return text.getvalue()

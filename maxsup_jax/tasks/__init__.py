@@ -1,0 +1,16 @@
+"""What is trained: from a configuration to a run, and back from a directory.
+
+  build(config)      everything that a run needs, checked before it starts
+  load_run(workdir)  a run that has been trained, with its weights
+
+Training itself, `maxsup_jax.training.loop.train(run, workdir)`, knows of a task
+what `maxsup_jax.training.task` says.
+"""
+
+from maxsup_jax.tasks.build import build as build
+from maxsup_jax.tasks.config import default_config as default_config
+from maxsup_jax.tasks.config import default_workdir as default_workdir
+from maxsup_jax.tasks.config import resolve as resolve
+from maxsup_jax.tasks.loading import LoadedRun as LoadedRun
+from maxsup_jax.tasks.loading import load_run as load_run
+from maxsup_jax.tasks.weights import open_workdir as open_workdir

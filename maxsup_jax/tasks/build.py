@@ -1,0 +1,188 @@
+"""From a configuration to everything that a run needs, all of it checked."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from maxsup_jax import data, losses, models
+from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks import inputs
+from maxsup_jax.tasks.classification import Classification, check_votes
+from maxsup_jax.training.parallel import AXIS, Devices
+from maxsup_jax.training.run import Lengths, Run, make_run
+
+# Options of a model that have a field of their own.
+_SET_ELSEWHERE = 'batch_norm_axis'
+
+
+def build(
+  config: ConfigDict,
+  *,
+  data_dir: str | None = None,
+  eval_split: str | None = None,
+  devices: Devices | None = None,
+  training: bool = True,
+  model: nn.Module | None = None,
+  sources: tuple[data.Source, data.Source] | None = None,
+) -> Run:
+  """Builds a run, and refuses a configuration that cannot be trained.
+
+  Args:
+    config: complete, see `resolve`.
+    data_dir: where datasets are prepared; None for the default of tfds.
+    eval_split: evaluates another split than the configuration says.
+    devices: by default all devices of all processes.
+    training: False if the run is only to be evaluated, which any number of
+      devices can do, and for which the training images are not read.
+    model: a module of your own with the contract of `maxsup_jax.models`, in
+      place of `config.model`.
+    sources: the examples to train on and those to evaluate, in place of the
+      splits of `config.dataset`, which is not opened then.
+
+  Returns:
+    The run; its `task` is a `Classification`.
+
+  Raises:
+    UsageError: one line about the first thing that is wrong, before anything is
+      compiled or written (embedded datasets are prepared on first use).
+  """
+  devices = devices or Devices()
+  batch_size = config.batch_size
+  if training and batch_size % devices.count:
+    raise UsageError(
+      f'config.batch_size is {batch_size}; expected a multiple of the '
+      f'{devices.count} devices'
+    )
+  train_transform, eval_transform = inputs.parse_transforms(config)
+  train_source, eval_source = _sources(
+    config, data_dir, eval_split, training, sources
+  )
+  image_shape = inputs.output_shape(
+    train_source, train_transform, 'train_transform'
+  )
+  eval_shape = inputs.output_shape(
+    eval_source, eval_transform, 'eval_transform'
+  )
+  if len(train_source) < batch_size:
+    raise UsageError(
+      f'config.batch_size is {batch_size}; {train_source.name} has only '
+      f'{len(train_source)} examples'
+    )
+  lengths = Lengths.of(
+    config, data.steps_per_epoch(len(train_source), batch_size)
+  )
+  K = train_source.num_classes
+  objective = losses.make_objective(
+    config.objective.to_dict(),
+    num_classes=K,
+    steps_per_epoch=lengths.steps_per_epoch,
+    epochs=-(-lengths.total // lengths.steps_per_epoch),
+    axis_name=AXIS,
+  )
+  if 'teacher_logits' in objective.needs:
+    raise UsageError(
+      f'objective: {config.objective.name!r} needs the logits of a teacher, '
+      'which the training program does not have; apply it in a step of your own'
+    )
+  task = Classification(
+    config=config,
+    devices=devices,
+    train_source=train_source,
+    eval_source=eval_source,
+    train_transform=train_transform,
+    eval_transform=eval_transform,
+    image_shape=image_shape,
+    eval_shape=eval_shape,
+    model=_create_model(config, K) if model is None else model,
+    objective=objective,
+  )
+  check_votes(task)
+  _check_sizes(task)
+  optimizer = config.optimizer
+  run = make_run(
+    config,
+    task,
+    lengths,
+    devices,
+    decay_mask=models.decay_mask(
+      task.model, (1, *image_shape), optimizer.decay, optimizer.decay_layers
+    ),
+  )
+  if training:
+    task.mixing.check(
+      objective,
+      name=config.objective.name,
+      num_classes=K,
+      batch_size=batch_size,
+      device_count=devices.count,
+      repeats=config.dataset.repeats,
+    )
+  fresh = jax.eval_shape(run.init_state)
+  if run.diagnostics_every and 'bias' not in fresh.params['head']:
+    raise UsageError(
+      f'config.diagnostics_every needs a linear classifier, which the head of '
+      f'{config.model.name!r} is not'
+    )
+  return run
+
+
+def _sources(
+  config: ConfigDict,
+  data_dir: str | None,
+  eval_split: str | None,
+  training: bool,
+  given: tuple[data.Source, data.Source] | None,
+) -> tuple[data.Source, data.Source]:
+  """The examples to train on and those to evaluate."""
+  dataset = config.dataset
+  eval_split = eval_split or dataset.eval_split
+
+  def source_of(split, in_memory):
+    if given is None:
+      return inputs.open_split(config, split, data_dir, in_memory)
+    source = given[split != dataset.train_split]
+    inputs.check_channels(config, source)
+    return source
+
+  train = source_of(dataset.train_split, dataset.in_memory and training)
+  if dataset.imbalance is not None:
+    train = data.LongTailedSource(train, dataset.imbalance, config.seed)
+  if eval_split == dataset.train_split:
+    # The same set under the same name: a long tail, where there is one.
+    return train, train
+  return train, source_of(eval_split, dataset.in_memory)
+
+
+def _check_sizes(task: Classification) -> None:
+  """Refuses evaluation at a size that the model cannot see."""
+
+  def run():
+    variables = task.init_variables(jax.random.key(0))
+    images = jnp.zeros((1, *task.eval_shape))
+    return task.model.apply(variables, images, train=False)
+
+  if task.image_shape != task.eval_shape:
+    try:
+      jax.eval_shape(run)
+    except UsageError as error:
+      raise UsageError(
+        f'config.dataset.eval_transform gives images of '
+        f'{list(task.eval_shape)}, train_transform of '
+        f'{list(task.image_shape)}: {error}'
+      ) from error
+
+
+def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
+  options = config.model.to_dict()
+  name = options.pop('name')
+  known = models.MODELS[name].options if name in models.MODELS else {}
+  if _SET_ELSEWHERE in known:
+    if _SET_ELSEWHERE in options:
+      raise UsageError(
+        f'config.model.{_SET_ELSEWHERE} is set by config.batch_norm, '
+        'cross_device or per_device'
+      )
+    if config.batch_norm == 'cross_device':
+      options[_SET_ELSEWHERE] = AXIS
+  return models.create_model(name, num_classes, batch_axis=AXIS, **options)

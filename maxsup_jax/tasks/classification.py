@@ -1,0 +1,360 @@
+"""Image classification: what a step computes, and what an evaluation sums."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from maxsup_jax import data, losses, models
+from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks import collapse, metrics, weights
+from maxsup_jax.tasks.mixing import Mixing, mix_images, mix_labels
+from maxsup_jax.training.parallel import AXIS, Devices
+from maxsup_jax.training.state import TrainState
+from maxsup_jax.training.task import Aux, Batch, Measurement, Sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """A classifier, its data and its objective; see `maxsup_jax.training.task`.
+
+  Attributes:
+    config: complete, see `config.resolve`.
+    devices: what the steps are mapped over.
+    train_source: examples of the training split, by index.
+    eval_source: examples of the evaluation split, by index.
+    train_transform: what is done to every training image.
+    eval_transform: what is done to every image that is evaluated.
+    image_shape: of the transformed training images.
+    eval_shape: of the transformed images that are evaluated.
+    model: a module with the contract of `maxsup_jax.models`.
+    objective: what is minimised.
+    measured_splits: where neural collapse is measured during training.
+  """
+
+  config: ConfigDict
+  devices: Devices
+  train_source: data.Source
+  eval_source: data.Source
+  train_transform: data.Transform
+  eval_transform: data.Transform
+  image_shape: tuple[int, int, int]
+  eval_shape: tuple[int, int, int]
+  model: nn.Module
+  objective: losses.Objective
+  unit = 'images'
+
+  @property
+  def name(self) -> str:
+    """What the configuration calls the model."""
+    return self.config.model.name
+
+  @property
+  def train_name(self) -> str:
+    """The training split, for messages."""
+    return self.train_source.name
+
+  @property
+  def train_examples(self) -> int:
+    """The size of the training split."""
+    return len(self.train_source)
+
+  @property
+  def made_up(self) -> bool:
+    """Whether the images are random."""
+    return self.config.dataset.mock is not None
+
+  @property
+  def eval_split(self) -> str:
+    """The split that is evaluated during training."""
+    return self.config.dataset.eval_split
+
+  @property
+  def measured_splits(self) -> tuple[str, ...]:
+    """Both splits; one, where they are the same."""
+    dataset = self.config.dataset
+    return tuple(dict.fromkeys((dataset.train_split, dataset.eval_split)))
+
+  @property
+  def device_dependent(self) -> tuple[str, ...]:
+    """BatchNorm's statistics, where each device has its own."""
+    entry = models.MODELS.get(self.name)
+    named = entry is not None and 'batch_norm_axis' in entry.options
+    if named and self.config.batch_norm == 'per_device':
+      return ("config.batch_norm 'per_device'",)
+    return ()
+
+  @property
+  def mixing(self) -> Mixing:
+    """How training images are mixed."""
+    return Mixing(**self.config.mixing)
+
+  @property
+  def groups(self) -> dict[str, tuple[int, ...]] | None:
+    """Classes with many, medium and few training examples, of a long tail."""
+    if self.config.dataset.imbalance is None:
+      return None
+    return metrics.shot_groups(self.train_source.counts)
+
+  def init_variables(self, key: jax.Array) -> dict[str, Any]:
+    """Fresh parameters and statistics."""
+    images = jnp.zeros((1, *self.image_shape), jnp.float32)
+    return self.model.init(key, images, train=False)
+
+  def initialized(self, state: TrainState) -> TrainState:
+    """The state with the weights of `config.init_from`."""
+    path = self.config.init_from
+    if path is None:
+      return state
+    return weights.init_from(state, path, self.config.model)
+
+  def origin(self) -> dict[str, Any]:
+    """What `run.json` says of `config.init_from`."""
+    path = self.config.init_from
+    return {} if path is None else {'init_from': weights.origin_of(path)}
+
+  def normalize(self, images: jax.Array) -> jax.Array:
+    """The images as the model sees them, see `normalize`."""
+    dataset = self.config.dataset
+    return normalize(images, dataset.mean, dataset.std)
+
+  def apply(
+    self, variables: Mapping[str, Any], images: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Logits `[B, K]` and what led to them, in evaluation mode.
+
+    Args:
+      variables: 'params' and, where the model has them, 'batch_stats'.
+      images: `[B, H, W, C]`, bytes as the pipeline gives them, or normalised
+        floats.
+    """
+    return self.model.apply(variables, self.normalize(images), train=False)
+
+  def train_loss(
+    self,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    step: jax.Array,
+    objective_state: Any,
+    key: jax.Array,
+  ) -> tuple[jax.Array, jax.Array, Aux]:
+    """The objective of each image, after mixup and cutmix.
+
+    Where images are mixed, all metrics are about the mixed images: `nll` with
+    the mixed labels, `accuracy` and `top5` with their most probable class. The
+    model's drop-path draws from the stream 'drop_path', keyed by `key`.
+    """
+    images = self.normalize(batch['image'])
+    labels, mask = batch['label'], batch['mask']
+    mixes = self.mixing.active
+    if mixes:
+      images, kept = mix_images(key, images, self.mixing, AXIS, mask)
+    (logits, outputs), updates = self.model.apply(
+      variables,
+      images,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'drop_path': key},
+    )
+    if mixes:
+      labels = mix_labels(labels, kept, logits.shape[-1])
+    values, objective_state = self._objective(
+      variables, logits, outputs, labels, mask, step, objective_state
+    )
+    stats = updates.get('batch_stats', variables['batch_stats'])
+    sums = metrics.classification_sums(logits, labels, mask)
+    return values, mask, Aux(sums, stats, objective_state)
+
+  def eval_sums(
+    self,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    step: jax.Array,
+    objective_state: Any,
+  ) -> Sums:
+    """Sums of the metrics.
+
+    `classification` holds (sum, count) pairs, `calibration` the sums per
+    confidence bin and, of a long tail, `classes` those per class.
+    """
+    labels, mask = batch['label'], batch['mask']
+    logits, outputs = self.apply(variables, batch['image'])
+    values, _ = self._objective(
+      variables, logits, outputs, labels, mask, step, objective_state
+    )
+    sums = metrics.output_sums(logits, labels, mask)
+    sums['classification']['objective'] = (values.sum(), mask.sum())
+    if self.groups is not None:
+      sums['classes'] = metrics.class_sums(
+        logits, labels, mask, logits.shape[-1]
+      )
+    return sums
+
+  def _objective(
+    self, variables, logits, outputs, labels, mask, step, objective_state
+  ):
+    inputs = {}
+    if 'votes' in self.objective.needs:
+      head = variables['params']['head']
+      inputs['votes'] = losses.dense_votes(
+        outputs['feature_map'], head['kernel'], head['bias']
+      )
+    return self.objective.apply(
+      objective_state, logits, labels, step=step, where=mask, **inputs
+    )
+
+  def report(self, sums: Sums) -> dict[str, Any]:
+    """`examples`, and the means of `metrics.means`."""
+    return metrics.means(sums, self.groups)
+
+  def headline(self, report: Mapping[str, Any]) -> str:
+    """Accuracy, NLL and ECE."""
+    return (
+      f'accuracy {report["accuracy"]:.2%}, NLL {report["nll"]:.4f}, ECE '
+      f'{report["ece"]:.2%}'
+    )
+
+  def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of the batches from a step on."""
+    return data.train_batches(
+      self.train_source,
+      batch_size=self.config.batch_size,
+      seed=self.config.seed,
+      start_step=start_step,
+      transform=self.train_transform,
+      repeats=self.config.dataset.repeats,
+      **self._reading,
+    )
+
+  def eval_batches(
+    self,
+    split: str | data.Source | None = None,
+    *,
+    transform: data.ImageTransform | None = None,
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of a split, in its order, padded and masked.
+
+    Args:
+      split: the training split, by its name, or other examples; by default the
+        split of evaluation.
+      transform: what is done to the images; by default `eval_transform`.
+    """
+    source = self.eval_source if split is None else split
+    if isinstance(split, str):
+      trains = split == self.config.dataset.train_split
+      source = self.train_source if trains else self.eval_source
+    # Every device gets the same number of examples, padding among them.
+    share = -(-self.config.eval_batch_size // self.devices.count)
+    return data.eval_batches(
+      source,
+      batch_size=share * self.devices.count,
+      transform=transform or self.eval_transform,
+      **self._reading,
+    )
+
+  @property
+  def _reading(self) -> dict[str, Any]:
+    return {
+      'process_index': jax.process_index(),
+      'process_count': jax.process_count(),
+      'num_threads': self.config.dataset.num_threads,
+      'workers': self.config.dataset.workers,
+    }
+
+  def measurement(
+    self, devices: Devices
+  ) -> Callable[[Mapping[str, Any], str], Measurement]:
+    """Neural collapse and calibration of a split, see `collapse`."""
+    passes = collapse.make_passes(self.apply).mapped(devices)
+
+    def measure(variables, split):
+      return collapse.measure(
+        passes, variables, lambda: self.eval_batches(split), devices
+      )
+
+    return measure
+
+  def extract_step(self) -> Callable:
+    """The outputs themselves, of one device's part of a batch.
+
+    Returns:
+      `extract_step(variables, batch) -> outputs`, to be mapped over devices:
+      `logits` [b, K] and `features` [b, D], what the head sees, float32, in
+      evaluation mode; `labels` and `mask` are those of the batch.
+    """
+
+    def extract_step(variables, batch):
+      logits, outputs = self.apply(variables, batch['image'])
+      return {
+        'logits': logits,
+        'features': outputs['penultimate'],
+        'labels': batch['label'],
+        'mask': batch['mask'],
+      }
+
+    return extract_step
+
+
+def normalize(
+  images: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+  """Maps uint8 images to float32: `(images / 255 - mean) / std`.
+
+  Float images pass through as float32; they are taken to be normalised.
+
+  Args:
+    images: `[..., H, W, C]`.
+    mean: one number per channel, or one for all, of images in [0, 1].
+    std: likewise.
+
+  Returns:
+    float32, the shape of `images`.
+
+  Examples:
+    >>> import numpy as np
+    >>> print(normalize(np.full((1, 1, 1), 255, np.uint8), (0.5,), (0.25,)))
+    [[[2.]]]
+  """
+  if not jnp.issubdtype(images.dtype, jnp.integer):
+    return images.astype(jnp.float32)
+  unit = images.astype(jnp.float32) / 255
+  return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+def check_votes(task: Classification) -> None:
+  """Refuses a model whose feature map cannot vote for classes.
+
+  Raises:
+    UsageError: if the classifier is not a linear layer with a bias that can be
+      applied at every position.
+  """
+  if 'votes' not in task.objective.needs:
+    return
+  needs = "objective: ranking 'votes' needs"
+  image = jnp.zeros((1, *task.image_shape))
+  (_, outputs), variables = jax.eval_shape(
+    lambda: task.model.init_with_output(jax.random.key(0), image, train=False)
+  )
+  if 'feature_map' not in outputs:
+    raise UsageError(
+      f'{needs} a model with a feature map; {task.name!r} has none'
+    )
+  head = variables['params'].get('head', {})
+  if not {'kernel', 'bias'} <= set(head):
+    raise UsageError(
+      f'{needs} a linear classifier with a bias; that of {task.name!r} has '
+      f'{" and ".join(sorted(head)) or "no parameters"} only'
+    )
+  channels = outputs['feature_map'].shape[-1]
+  if channels != outputs['penultimate'].shape[-1]:
+    raise UsageError(
+      f'{needs} to apply the classifier at every position; that of '
+      f'{task.name!r} does not take the {channels} channels of its feature map'
+    )

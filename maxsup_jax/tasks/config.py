@@ -1,0 +1,163 @@
+"""The configuration of a classification run: fields, defaults, checks."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from maxsup_jax import errors
+from maxsup_jax.errors import UsageError
+from maxsup_jax.training import config as common
+
+# Sections whose fields depend on their `name`: the model and the objective
+# check them themselves.
+FREE_SECTIONS = ('model', 'objective')
+
+
+def default_config() -> ConfigDict:
+  """Every field with its default. Run cards start from this.
+
+  Durations are written with their unit, such as '90 epochs', '1000 steps' or
+  '50000 examples'. A field whose default is None takes the named type or None.
+
+  Examples:
+    >>> config = default_config()
+    >>> config.optimizer.learning_rate
+    0.1
+  """
+  shared = common.common_fields()
+  first = ('seed', 'duration', 'batch_size', 'eval_batch_size')
+  return ConfigDict(
+    {
+      **{name: shared.pop(name) for name in first},
+      'dataset': {
+        # A name of tfds or of maxsup_jax.data, or a prepared directory.
+        'name': 'digits',
+        'train_split': 'train',
+        'eval_split': 'test',
+        'image_key': 'image',
+        'label_key': 'label',
+        # Only where the dataset does not say it: labels that are plain ints.
+        'num_classes': placeholder(int),
+        # Side of the square that images are resized to as they are read, before
+        # any transform; None leaves them.
+        'image_size': placeholder(int),
+        # 3 repeats grey images three times; None leaves them.
+        'channels': placeholder(int),
+        # Per channel, or one number for all, of images in [0, 1].
+        'mean': (0.0,),
+        'std': (1.0,),
+        # Operations on every image, such as 'pad_and_crop(4) | flip'; see
+        # maxsup_jax.data.parse_transform. Both must end with one size.
+        'train_transform': '',
+        'eval_transform': '',
+        # Repeated augmentation: how often an image comes in an epoch.
+        'repeats': 1,
+        # Long-tailed training: examples of the last class for each one of the
+        # first, such as 0.01; None keeps all.
+        'imbalance': placeholder(float),
+        # So many random examples in the form of the dataset, to try things out.
+        'mock': placeholder(int),
+        # Decode the whole dataset once and keep it in memory.
+        'in_memory': False,
+        # See maxsup_jax.data.train_batches; None chooses.
+        'num_threads': placeholder(int),
+        'workers': 0,
+      },
+      # The options of a model are those of maxsup_jax.models.create_model.
+      'model': {'name': 'resnet8', 'dtype': 'float32'},
+      # The work directory of a run whose newest weights to start from, or a
+      # file of PyTorch weights: .safetensors, .pth and others.
+      'init_from': placeholder(str),
+      # Statistics over the global batch, 'cross_device', or 'per_device'.
+      'batch_norm': 'cross_device',
+      # Mixup and cutmix, on the device; see maxsup_jax.tasks.mixing.
+      'mixing': {
+        # Both parameters of their Beta distributions; 0 for neither.
+        'mixup': 0.0,
+        'cutmix': 0.0,
+        'probability': 1.0,
+        # Where both are on: how often it is cutmix.
+        'switch': 0.5,
+        # One draw for a 'batch', or for each 'pair' of images.
+        'mode': 'batch',
+      },
+      **shared,
+    }
+  )
+
+
+def resolve(config: Mapping[str, Any]) -> ConfigDict:
+  """Fills in defaults and refuses what no field has.
+
+  Args:
+    config: nested fields, as a run card or a work directory's `config.json`
+      gives them; those left out take their defaults.
+
+  Returns:
+    A complete, locked configuration.
+
+  Raises:
+    UsageError: for an unknown field, or a value of the wrong type.
+
+  Examples:
+    >>> config = resolve({'optimizer': {'learning_rate': 0.5}})
+    >>> config.optimizer.learning_rate, config.optimizer.momentum
+    (0.5, 0.9)
+  """
+  resolved = common.resolve(
+    config, default_config(), free_sections=FREE_SECTIONS
+  )
+  dataset = resolved.dataset
+  for name in ('num_classes', 'image_size', 'channels', 'repeats', 'mock'):
+    if dataset[name] is not None:
+      errors.integer(f'config.dataset.{name}', dataset[name], low=1)
+  for name, above in (('mean', None), ('std', 0)):
+    if not dataset[name]:
+      raise UsageError(
+        f'config.dataset.{name} is {dataset[name]}; expected a number per '
+        'channel, or one for all'
+      )
+    for value in dataset[name]:
+      errors.number(f'config.dataset.{name}', value, above=above)
+  if dataset.imbalance is not None:
+    errors.number(
+      'config.dataset.imbalance', dataset.imbalance, above=0, high=1
+    )
+  errors.one_of(
+    'config.batch_norm', resolved.batch_norm, ('cross_device', 'per_device')
+  )
+  return resolved.lock()
+
+
+def default_workdir(config: ConfigDict) -> str:
+  """Where a run belongs, if nobody says so: `runs/` and a name.
+
+  The same configuration has the same directory; another one another.
+
+  Args:
+    config: complete.
+  """
+  identity = {
+    name: value
+    for name, value in common.fields(config).items()
+    if name not in common.SPEED_FIELDS
+  }
+  text = common.to_json(dict(sorted(identity.items())))
+  digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+  # Of a directory, the dataset's name and its version.
+  dataset = '-'.join(config.dataset.name.rstrip('/').split('/')[-2:])
+  name = '-'.join(
+    [
+      dataset.replace(':', '_'),
+      *(['made_up'] if config.dataset.mock is not None else []),
+      config.model.name,
+      config.objective.name,
+      f'seed{config.seed}',
+      digest,
+    ]
+  )
+  return os.path.join('runs', name)

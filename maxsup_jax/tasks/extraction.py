@@ -1,0 +1,239 @@
+"""Logits and features of every example of a split, written into one .npz."""
+
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+from tqdm import tqdm
+
+from maxsup_jax import data, errors, files
+from maxsup_jax.errors import UsageError
+from maxsup_jax.outputs import NpzWriter
+from maxsup_jax.tasks.loading import LoadedRun
+from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.provenance import provenance
+
+
+class Augmentations(NamedTuple):
+  """What is written besides, for the mutual information of Müller et al.
+
+  Attributes:
+    count: random augmentations of each example, those of training; 5 there.
+    pair: the two classes.
+    per_class: how many examples of each, the first ones of the split.
+  """
+
+  count: int
+  pair: Sequence[int] = (0, 1)
+  per_class: int = 300
+
+
+class Extracted(NamedTuple):
+  """What was written.
+
+  Attributes:
+    path: the file.
+    examples: how many.
+    source: the name of the split.
+    accuracy: of all examples.
+    nll: likewise.
+  """
+
+  path: Path
+  examples: int
+  source: str
+  accuracy: float
+  nll: float
+
+
+def outputs(
+  mapped_extract_step: Callable,
+  variables: dict[str, Any],
+  batches: Iterable[dict[str, np.ndarray]],
+  devices: Devices,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Applies a model to the batches of a split, one batch in memory at a time.
+
+  Args:
+    mapped_extract_step: `Classification.extract_step`, mapped by `devices`.
+    variables: those to apply the model with, on the devices, replicated.
+    batches: this process's part of every batch, padding masked.
+    devices: where the variables live.
+
+  Yields:
+    For each batch, without its padding, in the order of the examples: `logits`
+    float32 [b, K], `features` float32 [b, D] (the penultimate ones, which the
+    head sees) and `labels` int32 [b].
+  """
+  pending = deque()
+
+  def collect():
+    found = devices.gather(pending.popleft())
+    mask = found.pop('mask')
+    return {name: rows[mask] for name, rows in found.items()}
+
+  for batch in devices.stream(batches):
+    pending.append(mapped_extract_step(variables, batch))
+    # One batch computes while the outputs of the one before travel.
+    if len(pending) > 1:
+      yield collect()
+  while pending:
+    yield collect()
+
+
+def default_path(loaded: LoadedRun) -> Path:
+  """Where the outputs of a run belong, if nobody says so."""
+  # A split may be written as in 'train[:10%]'.
+  name = re.sub(r'[^\w.+-]+', '_', loaded.split).strip('_')
+  ema = '-ema' if loaded.weights == 'ema' else ''
+  return loaded.workdir.path / 'extract' / f'{name}-{loaded.step}{ema}.npz'
+
+
+def extract(
+  loaded: LoadedRun,
+  out: str | os.PathLike | None = None,
+  *,
+  augmentations: Augmentations | None = None,
+  overwrite: bool = False,
+) -> Extracted:
+  """Writes what a trained run gives for every example of its evaluation split.
+
+  The file holds what `maxsup_jax.outputs` says, with the lines of the run's
+  `metrics.jsonl` up to the checkpoint. Images are not augmented, nor is the
+  model in training mode, whatever the split. It is written batch by batch, so
+  that its size does not matter: 1.28 million images with 1,000 logits and 2,048
+  features are 15.6 GB.
+
+  Args:
+    loaded: from `load_run`, of a single process.
+    out: the file; by default `default_path`.
+    augmentations: what is written besides; None for nothing.
+    overwrite: whether a file that is there is replaced, at the end.
+
+  Returns:
+    What was written.
+
+  Raises:
+    UsageError: if the file exists or cannot be written, or if the run was
+      trained without augmentations and some are asked for.
+  """
+  run, task = loaded.run, loaded.task
+  if out is None:
+    out = default_path(loaded)
+  files.refuse_existing(out, overwrite=overwrite)
+  if augmentations:
+    _check_augmentations(loaded, augmentations)
+  source, head = task.eval_source, loaded.variables['params']['head']
+  N, (D, K) = len(source), head['kernel'].shape
+  columns = {
+    'logits': ((N, K), np.float32),
+    'features': ((N, D), np.float32),
+    'labels': ((N,), np.int32),
+  }
+  devices = run.devices
+  step = devices.map(task.extract_step())
+  variables = devices.replicate(loaded.variables)
+  correct, nll, labels = 0, 0.0, []
+  with NpzWriter(out, columns, overwrite=overwrite) as file:
+    if 'bias' in head:  # Others are not linear.
+      file.write('weights', np.ascontiguousarray(head['kernel'].T))
+      file.write('bias', np.asarray(head['bias']))
+    if source.label_names is not None:
+      file.write('class_names', np.array(source.label_names))
+    file.write_json('metadata', _metadata(loaded))
+    history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
+    file.write_json('history', history)
+    with tqdm(
+      total=N,
+      unit=' images',
+      unit_scale=True,
+      mininterval=0.2 if sys.stderr.isatty() else 10,
+    ) as progress:
+      for batch in outputs(step, variables, task.eval_batches(), devices):
+        for name in columns:
+          file.append(name, batch[name])
+        right, loss = _classified(batch['logits'], batch['labels'])
+        correct, nll = correct + right, nll + loss
+        labels.append(batch['labels'])
+        progress.update(len(batch['labels']))
+    if augmentations:
+      found = _augmented(loaded, np.concatenate(labels), augmentations)
+      # They are transformed already.
+      batches = task.eval_batches(found, transform=data.parse_transform(''))
+      parts = list(outputs(step, variables, batches, devices))
+      logits, ids = (
+        np.concatenate([part[name] for part in parts])
+        for name in ('logits', 'labels')
+      )
+      L = augmentations.count
+      file.write('augmented_logits', logits.reshape(-1, L, K))
+      file.write('augmented_labels', ids[::L])
+  return Extracted(Path(out), N, source.name, correct / N, nll / N)
+
+
+def _check_augmentations(loaded: LoadedRun, wanted: Augmentations) -> None:
+  """Refuses what cannot be augmented, before anything is done."""
+  errors.integer('augmentations', wanted.count, low=2)
+  errors.integer('per_class', wanted.per_class, low=1)
+  K, pair = loaded.task.eval_source.num_classes, list(wanted.pair)
+  if len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(range(K)):
+    raise UsageError(f'pair is {pair}; expected two classes from 0 to {K - 1}')
+  if not loaded.task.train_transform.random:
+    raise UsageError(
+      'augmentations: the run was trained without any (its '
+      'config.dataset.train_transform)'
+    )
+
+
+def _augmented(
+  loaded: LoadedRun, labels: np.ndarray, wanted: Augmentations
+) -> data.Source:
+  """The augmentations of the first examples of each class."""
+  source = loaded.task.eval_source
+  found = [np.flatnonzero(labels == k)[: wanted.per_class] for k in wanted.pair]
+  for k, indices in zip(wanted.pair, found):
+    if not len(indices):
+      raise UsageError(f'pair: {source.name} has no example of class {k}')
+  return data.AugmentedSource(
+    source,
+    np.concatenate(found),
+    wanted.count,
+    loaded.task.train_transform,
+    seed=loaded.run.config.seed,
+  )
+
+
+def _metadata(loaded: LoadedRun) -> dict[str, Any]:
+  """Where the arrays come from."""
+  config = loaded.run.config
+  return {
+    'name': loaded.workdir.path.name,
+    'dataset': config.dataset.name
+    + (', made up' if loaded.task.made_up else ''),
+    'split': loaded.split,
+    'model': config.model.name,
+    'objective': config.objective.name,
+    'seed': config.seed,
+    'step': loaded.step,
+    'epoch': loaded.step / loaded.run.steps_per_epoch,
+    'weights': loaded.weights,
+    'examples': len(loaded.task.eval_source),
+    **provenance(),
+    'config': config.to_dict(),
+  }
+
+
+def _classified(logits: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
+  """How many are right, and the sum of their cross-entropies."""
+  logits = logits.astype(np.float64)
+  true = np.take_along_axis(logits, labels[:, None], -1)[:, 0]
+  return (
+    int((logits.argmax(-1) == labels).sum()),
+    float((logsumexp(logits, -1) - true).sum()),
+  )

@@ -1,0 +1,123 @@
+"""The one way to open a run that has been trained."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+
+from maxsup_jax import files
+from maxsup_jax.tasks.build import build
+from maxsup_jax.tasks.classification import Classification
+from maxsup_jax.tasks.weights import check_weights, open_workdir
+from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.evaluation import evaluate
+from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.run import Run
+from maxsup_jax.training.state import TrainState
+from maxsup_jax.training.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+  """A run with the state of one of its checkpoints.
+
+  Attributes:
+    run: what `build` makes of its configuration.
+    workdir: where it was trained.
+    step: of the checkpoint.
+    weights: which weights `variables` are: 'raw' or 'ema'.
+    split: what is evaluated.
+    state: of the checkpoint, host arrays.
+  """
+
+  run: Run
+  workdir: Workdir
+  step: int
+  weights: str
+  split: str
+  state: TrainState
+
+  @property
+  def task(self) -> Classification:
+    """The model, the data and the objective."""
+    return self.run.task
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What to apply the model with: 'params' and 'batch_stats'."""
+    return self.state.variables(ema=self.weights == 'ema')
+
+  def evaluate(self) -> list[dict[str, Any]]:
+    """Evaluates the split as training does, with the same numbers.
+
+    Returns:
+      A record as in `metrics.jsonl` for each set of weights that the run has.
+    """
+    devices = self.run.devices
+    step = devices.map(self.run.eval_step())
+    state = devices.replicate(self.state)
+    records = []
+    for weights in self.run.weights:
+      sums = evaluate(
+        step, state, self.task.eval_batches(), devices, ema=weights == 'ema'
+      )
+      about = {'kind': 'eval', 'step': self.step, 'split': self.split}
+      means = self.task.report(sums)
+      records.append(files.jsonable({**about, 'weights': weights, **means}))
+    return records
+
+
+def load_run(
+  workdir: str | os.PathLike,
+  step: int | None = None,
+  weights: str = 'raw',
+  *,
+  data_dir: str | None = None,
+  split: str | None = None,
+  devices: Devices | None = None,
+) -> LoadedRun:
+  """Opens a trained run: its configuration, data, model and a checkpoint.
+
+  Every process of several must call it alike.
+
+  Args:
+    workdir: the directory that it was trained in.
+    step: which checkpoint; None for the newest.
+    weights: 'raw', as trained, or 'ema', their moving averages.
+    data_dir: where datasets are prepared; None for the default of tfds.
+    split: evaluates another split than the configuration says.
+    devices: by default all devices of all processes.
+
+  Returns:
+    The run, on the host.
+
+  Raises:
+    UsageError: one line, if there is no such run, checkpoint or weights, or if
+      its data are not there.
+
+  Examples:
+    Class probabilities of a few test images, in a notebook::
+
+      from maxsup_jax import tasks
+      loaded = tasks.load_run('runs/maxsup')
+      batch = next(loaded.task.eval_batches())
+      logits, outputs = jax.jit(loaded.task.apply)(
+          loaded.variables, batch['image'])
+      probabilities = jax.nn.softmax(logits)
+  """
+  directory = open_workdir(workdir)
+  config = directory.config()
+  check_weights(directory, config, weights)
+  with Checkpoints(directory.checkpoints) as checkpoints:
+    step = checkpoints.chosen(step)
+    run = build(
+      config,
+      data_dir=data_dir,
+      eval_split=split,
+      devices=devices,
+      training=False,
+    )
+    state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
+  split = split or config.dataset.eval_split
+  return LoadedRun(run, directory, step, weights, split, state)

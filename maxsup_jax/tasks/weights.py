@@ -1,0 +1,244 @@
+"""The weights of runs, and training that starts from them or from a file."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from maxsup_jax import errors
+from maxsup_jax.errors import UsageError
+from maxsup_jax.models import MODELS, create_model, torch_weights
+from maxsup_jax.tasks.config import resolve
+from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.state import TrainState
+from maxsup_jax.training.workdir import Workdir
+
+# What every model calls its classifier.
+_HEAD = 'head'
+
+
+# Fields of config.model that leave the weights and what they compute alone.
+_FREE = (
+  'dtype',
+  'drop_path',
+  'dropout',
+  'head_dropout',
+  'zero_init_residual',
+  'batch_norm_axis',
+)
+
+
+def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:
+  """The work directory of a run; fields that its configuration lacks are added.
+
+  Args:
+    path: of the directory.
+    writes: whether this process writes there.
+  """
+  return Workdir(path, writes=writes, resolve=resolve)
+
+
+def load_variables(
+  directory: Workdir, step: int | None = None, weights: str = 'raw'
+) -> tuple[int, dict[str, Any]]:
+  """The weights of a run alone, for which no dataset need be there.
+
+  Args:
+    directory: of the run.
+    step: which checkpoint; None for the newest.
+    weights: see `load_run`.
+
+  Returns:
+    The step, and 'params' and 'batch_stats', host arrays.
+
+  Raises:
+    UsageError: as `load_run`.
+  """
+  check_weights(directory, directory.config(), weights)
+  names = ('ema',) if weights == 'ema' else ('params', 'batch_stats')
+  with Checkpoints(directory.checkpoints) as checkpoints:
+    step = checkpoints.chosen(step)
+    found = checkpoints.restore_part(step, names)
+  found = found['ema'] if weights == 'ema' else found
+  return step, {name: tree or {} for name, tree in found.items()}
+
+
+def check_weights(
+  directory: Workdir, config: Mapping[str, Any], weights: str
+) -> None:
+  """Refuses weights that a run does not have."""
+  errors.one_of('weights', weights, ('raw', 'ema'))
+  if weights == 'ema' and config['ema_decay'] is None:
+    raise UsageError(
+      f"weights is 'ema'; the run in {directory.path} keeps no averaged "
+      'weights (its config.ema_decay is None)'
+    )
+
+
+def init_from(
+  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
+) -> TrainState:
+  """Puts the newest weights of another run, or of a file, into a fresh state.
+
+  Those of a run are its parameters and its running statistics of BatchNorm, as
+  trained, not averaged. Nothing else of it counts: neither its dataset nor its
+  optimizer needs to be there. If the weights are for another number of classes,
+  the head stays as it is in the fresh state; for the same number it is taken
+  over, even if they are other classes. Moving averages start from the new
+  weights.
+
+  A file is one that `torch_weights.read` reads without a key, of a model that
+  `torch_weights.from_torch` knows, with no prefix but those that all names
+  share, and classes in the order of the dataset.
+
+  Args:
+    state: the state of step 0 of the run that is to start, or its shapes.
+    path: the work directory of the other run, or a file of PyTorch weights.
+    model: `config.model` of the run that is to start.
+
+  Returns:
+    `state` with other weights; its step, optimizer and objective stay fresh.
+
+  Raises:
+    UsageError: if there is no run, checkpoint or file, or if the models differ:
+      in one line that names the option or the first parameter that does.
+  """
+  if torch_weights.is_torch_file(path):
+    return _from_file(state, path, model)
+  directory, step = _checkpoint(path)
+  there = f'config.init_from: {os.fspath(path)}, step {step}'
+  _check_models(there, _options(directory.config().model), _options(model))
+  _, given = load_variables(directory, step)
+  fresh = state.variables()
+  params = _merge('params', fresh['params'], given['params'], there)
+  stats = _merge(
+    'batch_stats', fresh['batch_stats'], given['batch_stats'], there
+  )
+  return _replaced(state, params, stats)
+
+
+def origin_of(path: str | os.PathLike) -> dict[str, Any]:
+  """What `run.json` says of the weights that `init_from` takes.
+
+  Args:
+    path: see `init_from`.
+
+  Returns:
+    The absolute path, and the step of the checkpoint or the SHA-256 of the
+    file.
+
+  Raises:
+    UsageError: if there is no run or no checkpoint.
+  """
+  found = {'path': os.path.abspath(path)}
+  if torch_weights.is_torch_file(path):
+    with open(path, 'rb') as file:
+      digest = hashlib.file_digest(file, 'sha256')
+    return {**found, 'sha256': digest.hexdigest()}
+  return {**found, 'step': _checkpoint(path)[1]}
+
+
+def _checkpoint(path: str | os.PathLike) -> tuple[Workdir, int]:
+  """The directory that `init_from` names, and its newest step."""
+  if os.path.isfile(path):
+    raise UsageError(
+      f'config.init_from: {os.fspath(path)}: expected a work directory, or a '
+      f'file whose name ends with {", ".join(torch_weights.SUFFIXES)}'
+    )
+  with errors.within('config.init_from: '):
+    directory = open_workdir(path)
+    directory.config()
+    with Checkpoints(directory.checkpoints) as checkpoints:
+      return directory, checkpoints.chosen()
+
+
+def _from_file(
+  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
+) -> TrainState:
+  """`init_from` of a file of PyTorch weights."""
+  fresh = state.variables()
+  classes = fresh['params'][_HEAD]['kernel'].shape[-1]
+  module = create_model(**{**model, 'num_classes': classes})
+  try:
+    given = torch_weights.read(path)
+    same = torch_weights.count_classes(given, module) == classes
+    found = torch_weights.from_torch(given, module, fresh, head=same)
+  except UsageError as error:
+    raise UsageError(f'config.init_from: {os.fspath(path)}: {error}') from error
+  found = jax.tree.map(jnp.asarray, found)
+  params = {n: found['params'].get(n, v) for n, v in fresh['params'].items()}
+  return _replaced(state, params, found['batch_stats'])
+
+
+def _replaced(state: TrainState, params: Any, stats: Any) -> TrainState:
+  """The state with other weights, which the moving averages start from."""
+  return state.replace(
+    params=params,
+    batch_stats=stats,
+    ema=None if state.ema is None else {'params': params, 'batch_stats': stats},
+  )
+
+
+def _options(model: Mapping[str, Any]) -> dict[str, Any]:
+  """The name of a model and its options, defaults included."""
+  name = model['name']
+  defaults = MODELS[name].options if name in MODELS else {}
+  return {n: v for n, v in {**defaults, **model}.items() if n not in _FREE}
+
+
+def _check_models(
+  there: str, given: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
+  """Refuses options that differ: not all of them change a shape."""
+  for name in dict.fromkeys(['name', *given, *own]):
+    if given.get(name) != own.get(name):
+      raise UsageError(
+        f'{there} has another model: its {name} is {given.get(name)!r}, here '
+        f'it is {own.get(name)!r}'
+      )
+
+
+def _merge(
+  kind: str, fresh: dict[str, Any], given: dict[str, Any], there: str
+) -> dict[str, Any]:
+  """The arrays of `given` in the form of `fresh`; a head of other classes not.
+
+  Raises:
+    UsageError: at the first array of the one that the other does not have.
+  """
+  own = flax.traverse_util.flatten_dict(dict(fresh), sep='/')
+  other = flax.traverse_util.flatten_dict(dict(given or {}), sep='/')
+  keeps_head = kind == 'params' and _classes_differ(own, other)
+  merged = dict(own)
+  for name in dict.fromkeys([*own, *other]):
+    if keeps_head and name.startswith(f'{_HEAD}/'):
+      continue
+    shapes = [
+      list(tree[name].shape) if name in tree else 'not there'
+      for tree in (other, own)
+    ]
+    if shapes[0] != shapes[1]:
+      what = 'parameter' if kind == 'params' else 'statistic'
+      raise UsageError(
+        f'{there} has another model: its {what} {name} is {shapes[0]}, here it '
+        f'is {shapes[1]}'
+      )
+    merged[name] = jnp.asarray(other[name], own[name].dtype)
+  return flax.traverse_util.unflatten_dict(merged, sep='/')
+
+
+def _classes_differ(own: dict[str, Any], other: dict[str, Any]) -> bool:
+  """Whether the heads differ in the number of classes, and in nothing else."""
+  heads = [
+    {n: x.shape for n, x in tree.items() if n.startswith(f'{_HEAD}/')}
+    for tree in (own, other)
+  ]
+  return (
+    heads[0] != heads[1]
+    and heads[0].keys() == heads[1].keys()
+    and all(a[:-1] == heads[1][n][:-1] for n, a in heads[0].items())
+  )

@@ -1,0 +1,147 @@
+"""What training knows of a task: the contract between a task and the loop."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from maxsup_jax.losses import Objective
+from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.state import TrainState
+
+Batch = Mapping[str, Any]
+# A (sum, count) for each metric, or any other tree of arrays that add up.
+Sums = dict[str, Any]
+
+
+class Aux(NamedTuple):
+  """What a training step learns besides the loss.
+
+  Attributes:
+    sums: (sum, count) of each metric over this device's examples.
+    batch_stats: the updated running statistics of BatchNorm, `{}` for none.
+    objective_state: the next state of the objective.
+  """
+
+  sums: dict[str, tuple[jax.Array, jax.Array]]
+  batch_stats: Any
+  objective_state: Any
+
+
+class Measurement(NamedTuple):
+  """What a task measures of a split beside its evaluation.
+
+  Attributes:
+    record: numbers by name, for a line of `metrics.jsonl`.
+    headline: the most important ones, for people.
+    problem: one line that says why some are NaN, or None.
+  """
+
+  record: dict[str, Any]
+  headline: str
+  problem: str | None = None
+
+
+class Task(Protocol):
+  """The one thing that knows what is trained.
+
+  The step, the loop, checkpoints, resume and logs are written once, for all
+  tasks, and see nothing but this.
+
+  Attributes:
+    name: the model, for people.
+    objective: what is minimised.
+    unit: what examples are called, in the plural, such as 'images'.
+    train_name: the training data, for messages.
+    train_examples: how many they are.
+    made_up: whether they are random, made up to try things out.
+    eval_split: the split that is evaluated during training.
+    measured_splits: the splits that `measurement` is for; `()` for none.
+    device_dependent: fields of the configuration that make the results depend
+      on the number of devices.
+  """
+
+  name: str
+  objective: Objective
+  unit: str
+  train_name: str
+  train_examples: int
+  made_up: bool
+  eval_split: str
+  measured_splits: tuple[str, ...]
+  device_dependent: tuple[str, ...]
+
+  def init_variables(self, key: jax.Array) -> dict[str, Any]:
+    """Fresh variables: 'params' and, where there are any, 'batch_stats'."""
+    ...
+
+  def initialized(self, state: TrainState) -> TrainState:
+    """The state of step 0, from other weights if the run starts from some.
+
+    With a state of shapes alone it only checks that they fit.
+    """
+    ...
+
+  def origin(self) -> dict[str, Any]:
+    """Where the weights of the first state come from, for `run.json`."""
+    ...
+
+  def train_loss(
+    self,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    step: jax.Array,
+    objective_state: Any,
+    key: jax.Array,
+  ) -> tuple[jax.Array, jax.Array, Aux]:
+    """The objective on one device's part of a batch, to be differentiated.
+
+    Args:
+      variables: 'params' and 'batch_stats'.
+      batch: this device's part.
+      step: the number of steps taken.
+      objective_state: of the objective.
+      key: of this step; the same on every device.
+
+    Returns:
+      One value per example (or pixel, or token), 0 where masked; a boolean mask
+      of the same shape, True for those that count in the mean; and the rest.
+    """
+    ...
+
+  def eval_sums(
+    self,
+    variables: Mapping[str, Any],
+    batch: Batch,
+    *,
+    step: jax.Array,
+    objective_state: Any,
+  ) -> Sums:
+    """Sums over the real examples of one device's part of a batch."""
+    ...
+
+  def report(self, sums: Sums) -> dict[str, Any]:
+    """The means of a split, from its sums as float64 on the host."""
+    ...
+
+  def headline(self, report: Mapping[str, Any]) -> str:
+    """The most important numbers of a report, for people."""
+    ...
+
+  def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of the batches from a step on."""
+    ...
+
+  def eval_batches(
+    self, split: str | None = None
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of a split, in its order, padded and masked."""
+    ...
+
+  def measurement(
+    self, devices: Devices
+  ) -> Callable[[Mapping[str, Any], str], Measurement]:
+    """Measures replicated variables on one of `measured_splits`."""
+    ...

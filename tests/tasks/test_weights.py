@@ -1,0 +1,242 @@
+import hashlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from maxsup_jax import data, tasks
+from maxsup_jax.errors import UsageError
+from maxsup_jax.models import torch_weights
+from maxsup_jax.tasks import resolve
+from maxsup_jax.tasks.weights import init_from
+from maxsup_jax.training.checkpoints import Checkpoints
+from maxsup_jax.training.config import to_json
+from maxsup_jax.training.parallel import Devices
+from tests.runs import assert_same_bits
+
+MODEL = {'name': 'resnet8', 'width': 4}
+CONFIG = {
+  'dataset': {'name': 'digits', 'in_memory': True},
+  'model': MODEL,
+  'ema_decay': 0.5,
+}
+
+
+@pytest.fixture(scope='module')
+def build(data_dir):
+  def build(**changes):
+    return tasks.build(
+      resolve(CONFIG | changes),
+      data_dir=data_dir,
+      devices=Devices(jax.devices()[:1]),
+    )
+
+  return build
+
+
+def filled(shapes, seed):
+  """Numbers for a state; to initialise it would take seconds to compile."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes
+  )
+
+
+def fresh_state(run, seed=1):
+  return filled(jax.eval_shape(run.init_state), seed)
+
+
+@pytest.fixture(scope='module')
+def trained(build, tmp_path_factory):
+  """A work directory with checkpoints of steps 4 and 8, and its last state."""
+  path = tmp_path_factory.mktemp('init') / 'other'
+  checkpoints = Checkpoints(path / 'checkpoints')
+  for step in (4, 8):
+    state = fresh_state(build(), seed=step)
+    checkpoints.save(step, state, {})
+  checkpoints.close()
+  (path / 'config.json').write_text(to_json(build().config))
+  return path, state
+
+
+def numpy_of(tree):
+  return jax.tree.map(np.asarray, tree)
+
+
+def with_classes(monkeypatch, count):
+  """Opens every split with so many classes; the labels stay below 10."""
+  opened = data.open_source
+
+  def open_source(*arguments, **options):
+    source = opened(*arguments, **options)
+    return data.ArraySource(source._images_NHWC, source._labels_N, count)
+
+  monkeypatch.setattr(data, 'open_source', open_source)
+
+
+def test_takes_the_newest_weights_and_nothing_else(build, trained):
+  path, last = trained
+  # Another seed, optimizer and objective: none of them matters.
+  run = build(
+    seed=5,
+    optimizer={'name': 'adamw', 'learning_rate': 1e-3},
+    objective={'name': 'ols', 'alpha': 0.5},
+  )
+  fresh = fresh_state(run)
+  state = init_from(fresh, path, MODEL)
+  assert_same_bits(numpy_of(state.variables()), numpy_of(last.variables()))
+  assert state.params['head']['kernel'].dtype == np.float32
+  # The averages of the other run differ: those here start anew.
+  assert_same_bits(numpy_of(state.ema), numpy_of(last.variables()))
+  assert state.step == fresh.step
+  for name in ('step', 'opt_state', 'objective_state'):
+    assert_same_bits(
+      numpy_of(getattr(state, name)), numpy_of(getattr(fresh, name))
+    )
+  assert jax.tree.structure(state) == jax.tree.structure(fresh)
+
+
+def test_a_head_of_another_size_stays_fresh(build, trained, monkeypatch):
+  path, last = trained
+  with_classes(monkeypatch, 13)
+  run = build(seed=1)
+  fresh = fresh_state(run)
+  state = init_from(fresh, path, {**MODEL, 'dtype': 'bfloat16'})
+  assert state.params['head']['kernel'].shape[-1] == 13
+  for tree in (state.params, state.ema['params']):
+    assert_same_bits(numpy_of(tree['head']), numpy_of(fresh.params['head']))
+    assert_same_bits(
+      numpy_of({k: v for k, v in tree.items() if k != 'head'}),
+      numpy_of({k: v for k, v in last.params.items() if k != 'head'}),
+    )
+  assert_same_bits(numpy_of(state.batch_stats), numpy_of(last.batch_stats))
+
+
+@pytest.mark.parametrize(
+  ('model', 'message'),
+  [
+    ({'name': 'resnet8', 'width': 8}, 'its width is 4, here it is 8'),
+    (
+      {'name': 'resnet18', 'width': 4, 'stem': 'cifar'},
+      "its name is 'resnet8', here it is 'resnet18'",
+    ),
+    ({'name': 'vit_tiny', 'patch_size': 4}, "here it is 'vit_tiny'"),
+    # The same parameters, another network.
+    (
+      {'name': 'resnet8', 'width': 4, 'blur_pool': True},
+      'its blur_pool is False, here it is True',
+    ),
+  ],
+)
+def test_another_model_is_one_line(build, trained, model, message):
+  path, _ = trained
+  shapes = jax.eval_shape(build(model=model).init_state)
+  with pytest.raises(UsageError, match=message) as e:
+    init_from(shapes, path, model)
+  assert str(e.value).startswith(
+    f'config.init_from: {path}, step 8 has another'
+  )
+  assert '\n' not in str(e.value)
+
+
+def test_a_file_of_another_kind(build, tmp_path):
+  path = tmp_path / 'weights.npz'
+  path.touch()
+  shapes = jax.eval_shape(build().init_state)
+  with pytest.raises(UsageError, match=r'ends with \.pth, \.pt, \.ckpt') as e:
+    init_from(shapes, path, MODEL)
+  assert str(e.value).startswith(f'config.init_from: {path}: expected a work')
+
+
+def test_a_smaller_model_is_not_taken_for_the_same(build, trained):
+  path, _ = trained
+  shapes = jax.eval_shape(build().init_state)
+  params = dict(shapes.params)
+  name, _ = params.popitem()
+  while name == 'head':
+    name, _ = params.popitem()
+  with pytest.raises(UsageError, match=rf'{name}/\S+ is \[.*is not there'):
+    init_from(shapes.replace(params=params), path, MODEL)
+
+
+def test_a_head_that_sees_other_features_is_another_model(build, trained):
+  path, _ = trained
+  shapes = jax.eval_shape(build().init_state)
+  kernel = jax.ShapeDtypeStruct((7, 13), np.float32)
+  bias = jax.ShapeDtypeStruct((13,), np.float32)
+  params = {**shapes.params, 'head': {'kernel': kernel, 'bias': bias}}
+  with pytest.raises(
+    UsageError, match=r'head/kernel is .*, here it is \[7, 13'
+  ):
+    init_from(shapes.replace(params=params), path, MODEL)
+
+
+def test_what_is_not_there(build, trained, tmp_path):
+  path, _ = trained
+  shapes = jax.eval_shape(build().init_state)
+  with pytest.raises(
+    UsageError, match=r'init_from: \S+ is not the work directory of a run'
+  ):
+    init_from(shapes, tmp_path, MODEL)
+  assert list(tmp_path.iterdir()) == []
+  (tmp_path / 'config.json').write_text(to_json(build().config))
+  with pytest.raises(UsageError, match=r'init_from: \S+ has no checkpoint'):
+    init_from(shapes, tmp_path, MODEL)
+  copy = tmp_path / 'copy'
+  shutil.copytree(path, copy)
+  (copy / 'checkpoints' / '8' / 'checksums.json').unlink()
+  with pytest.raises(UsageError, match=r'checkpoints/8 is damaged'):
+    init_from(shapes, copy, MODEL)
+
+
+class TestFiles:
+  """Files of PyTorch weights in place of a work directory."""
+
+  @pytest.fixture
+  def file(self, build, trained, tmp_path):
+    _, last = trained
+    path = tmp_path / 'weights.safetensors'
+    model = build().model
+    torch_weights.write(path, torch_weights.to_torch(last.variables(), model))
+    return path
+
+  def test_takes_them(self, build, trained, file):
+    _, last = trained
+    fresh = fresh_state(build(seed=1))
+    state = init_from(fresh, file, MODEL)
+    assert_same_bits(numpy_of(state.variables()), numpy_of(last.variables()))
+    assert_same_bits(numpy_of(state.ema), numpy_of(last.variables()))
+    for name in ('step', 'opt_state', 'objective_state'):
+      assert_same_bits(
+        numpy_of(getattr(state, name)), numpy_of(getattr(fresh, name))
+      )
+    assert jax.tree.structure(state) == jax.tree.structure(fresh)
+    # The shapes alone are enough to see whether they fit.
+    shapes = jax.eval_shape(lambda: fresh)
+    assert init_from(shapes, file, MODEL)
+
+  def test_a_head_of_another_size_stays_fresh(
+    self, build, trained, file, monkeypatch
+  ):
+    _, last = trained
+    with_classes(monkeypatch, 13)
+    fresh = fresh_state(build())
+    state = init_from(fresh, file, MODEL)
+    for tree in (state.params, state.ema['params']):
+      assert_same_bits(numpy_of(tree['head']), numpy_of(fresh.params['head']))
+      assert_same_bits(numpy_of(tree['conv1']), numpy_of(last.params['conv1']))
+
+  def test_refuses_what_does_not_fit(self, build, file, tmp_path):
+    shapes = jax.eval_shape(build(model={**MODEL, 'width': 8}).init_state)
+    for path, message in (
+      (file, r'init_from: \S+\.safetensors: bn1.bias: \[4\] in the'),
+      (tmp_path / 'none.pth', r'init_from: \S+\.pth: no file'),
+    ):
+      with pytest.raises(UsageError, match=message):
+        init_from(shapes, path, {**MODEL, 'width': 8})
+
+  def test_the_record_of_a_run_has_their_checksum(self, build, file):
+    origin = build(init_from=str(file)).origin()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert origin == {'init_from': {'path': str(file), 'sha256': digest}}
