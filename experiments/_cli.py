@@ -165,28 +165,36 @@ def _with_config(argv: list[str], default: str) -> list[str]:
   """
   from ml_collections import ConfigDict, config_flags
 
+  from maxsup_jax import errors, tasks
   from maxsup_jax.tasks.config import FREE_SECTIONS
   from maxsup_jax.training.config import fields
 
   argv, card = take_card(argv, default)
-  config = load_card(card)
-  for argument in argv[1:]:
-    match = re.match(r'--?config\.([^=]+)', argument)
-    parts = match[1].split('.') if match else []
-    level = config
-    for i, part in enumerate(parts):
+  # Complete, so that a section of the card need not name all of its fields.
+  config = tasks.resolve(load_card(card)).unlock()
+  rest = []
+  for argument in argv:
+    match = re.fullmatch(r'--?config\.([^=]+)(?:=(.*))?', argument, re.DOTALL)
+    *sections, name = match[1].split('.') if match else ['']
+    level, free = config, sections[:1] and sections[0] in FREE_SECTIONS
+    for i, part in enumerate([*sections, name] if match else []):
       known = isinstance(level, ConfigDict) and part in level
-      if i == 1 and parts[0] in FREE_SECTIONS and not parts[2:]:
+      if free and i == 1 and len(sections) == 1:
         # What is known depends on the section's name: the builders check it.
         break
       if not known:
-        prefix = ''.join(f'{p}.' for p in parts[:i])
         names = level if isinstance(level, ConfigDict) else []
-        raise UsageError(
-          f'unknown field config.{match[1]}; known: '
-          + (', '.join(f'config.{prefix}{n}' for n in names) or 'none below it')
+        prefix = ''.join(f'{p}.' for p in ['config', *sections[:i]])
+        raise errors.unknown(
+          f'field config.{match[1]}', part, names, prefix=prefix
         )
-      level = level[part]
+      parent, level = level, level[part]
+    if match and match[2] == 'None' and not free:
+      # A flag would take it for a text.
+      parent[name] = None
+    else:
+      rest.append(argument)
+  argv = rest
   config_flags.DEFINE_config_dict(
     'config',
     config,

@@ -25,14 +25,15 @@ flags.declare_key_flag('compilation_cache')
 
 
 def main():
+  from maxsup_jax import tasks
+
+  config = tasks.resolve(flags.FLAGS.config)
   _processes.join_processes(saves=True)
   import jax
 
-  from maxsup_jax import tasks
   from maxsup_jax.training import loop
 
   first = jax.process_index() == 0
-  config = tasks.resolve(flags.FLAGS.config)
   path = _WORKDIR.value or tasks.default_workdir(config)
   workdir = tasks.open_workdir(path, writes=first)
   _processes.advise(workdir.advice)

@@ -202,14 +202,18 @@ def _range(
   below: float | None = None,
 ) -> str:
   if above is None and below is None and not math.isinf(low + high):
-    return f'from {low:g} to {high:g}'
+    return f'from {_text(low)} to {_text(high)}'
   parts = []
   if above is not None:
-    parts.append(f'above {above:g}')
+    parts.append(f'above {_text(above)}')
   elif low != -math.inf:
-    parts.append(f'at least {low:g}')
+    parts.append(f'at least {_text(low)}')
   if below is not None:
-    parts.append(f'below {below:g}')
+    parts.append(f'below {_text(below)}')
   elif high != math.inf:
-    parts.append(f'at most {high:g}')
+    parts.append(f'at most {_text(high)}')
   return ' and '.join(parts) or otherwise
+
+
+def _text(bound: float) -> str:
+  return str(bound) if isinstance(bound, int) else f'{bound:g}'

@@ -17,7 +17,7 @@ def timeless(path: Path) -> list[dict]:
     {
       k: v
       for k, v in json.loads(line).items()
-      if k not in ('seconds', 'images_per_second')
+      if not k.endswith('seconds') and not k.endswith('_per_second')
     }
     for line in lines
   ]

@@ -7,10 +7,30 @@ Training itself, `maxsup_jax.training.loop.train(run, workdir)`, knows of a task
 what `maxsup_jax.training.task` says.
 """
 
-from maxsup_jax.tasks.build import build as build
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from maxsup_jax.tasks.config import default_config as default_config
 from maxsup_jax.tasks.config import default_workdir as default_workdir
 from maxsup_jax.tasks.config import resolve as resolve
-from maxsup_jax.tasks.loading import LoadedRun as LoadedRun
-from maxsup_jax.tasks.loading import load_run as load_run
-from maxsup_jax.tasks.weights import open_workdir as open_workdir
+
+if TYPE_CHECKING:
+  from maxsup_jax.tasks.building import build as build
+  from maxsup_jax.tasks.loading import LoadedRun as LoadedRun
+  from maxsup_jax.tasks.loading import load_run as load_run
+  from maxsup_jax.tasks.weights import open_workdir as open_workdir
+
+# Imported when they are asked for: a wrong flag should not wait for orbax.
+_LAZY = {
+  'LoadedRun': 'loading',
+  'build': 'building',
+  'load_run': 'loading',
+  'open_workdir': 'weights',
+}
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _LAZY:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  module = importlib.import_module(f'{__name__}.{_LAZY[name]}')
+  return getattr(module, name)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from maxsup_jax import files
-from maxsup_jax.tasks.build import build
+from maxsup_jax.tasks.building import build
 from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.weights import check_weights, open_workdir
 from maxsup_jax.training.checkpoints import Checkpoints

@@ -182,6 +182,8 @@ def _merge(
       # JSON knows no tuples.
       value = tuple(value) if isinstance(value, list) else value
       kind = into.get_type(name)
+      if value is None and into[name] is not None:
+        raise UsageError(f'config.{field} is None; expected {kind.__name__}')
       try:
         into[name] = value
       except TypeError:

@@ -9,9 +9,9 @@ import pytest
 
 from maxsup_jax import data, tasks
 from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks import resolve
+from maxsup_jax.tasks import inputs, resolve
 from maxsup_jax.tasks.mixing import Mixing
-from maxsup_jax.training import inputs, loop
+from maxsup_jax.training import loop
 from maxsup_jax.training import run as run_lib
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.workdir import Workdir

@@ -181,7 +181,7 @@ def test_what_is_not_there(build, trained, tmp_path):
     init_from(shapes, tmp_path, MODEL)
   assert list(tmp_path.iterdir()) == []
   (tmp_path / 'config.json').write_text(to_json(build().config))
-  with pytest.raises(UsageError, match=r'init_from: \S+ has no checkpoint'):
+  with pytest.raises(UsageError, match=r'init_from: no checkpoint in '):
     init_from(shapes, tmp_path, MODEL)
   copy = tmp_path / 'copy'
   shutil.copytree(path, copy)
@@ -197,7 +197,7 @@ class TestFiles:
   def file(self, build, trained, tmp_path):
     _, last = trained
     path = tmp_path / 'weights.safetensors'
-    model = build().model
+    model = build().task.model
     torch_weights.write(path, torch_weights.to_torch(last.variables(), model))
     return path
 

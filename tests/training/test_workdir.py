@@ -2,12 +2,12 @@ import json
 
 import pytest
 
+from maxsup_jax import files, tasks
 from maxsup_jax.errors import UsageError
-from maxsup_jax.training import config as config_lib
-from maxsup_jax.training.workdir import Workdir, write_atomically
+from maxsup_jax.training.workdir import Workdir
 
-CONFIG = config_lib.resolve({})
-OTHER = config_lib.resolve({'seed': 7})
+CONFIG = tasks.resolve({})
+OTHER = tasks.resolve({'seed': 7})
 
 
 def snapshot(path):
@@ -24,7 +24,7 @@ def test_first_start_writes_config_and_a_second_resumes(tmp_path):
     workdir.record_start(0, 4)
   with workdir.opened(CONFIG):
     workdir.record_start(30, 1)
-  assert workdir.config() == CONFIG
+  assert tasks.resolve(workdir.config()) == CONFIG
   starts = json.loads((tmp_path / 'run/run.json').read_text())['starts']
   assert [s['step'] for s in starts] == [0, 30]
   assert [s['devices']['count'] for s in starts] == [4, 1]
@@ -63,7 +63,7 @@ def test_what_a_run_that_was_killed_at_once_leaves_is_no_obstacle(tmp_path):
   workdir = Workdir(tmp_path)
   with workdir.opened(CONFIG):
     pass
-  assert workdir.config() == CONFIG
+  assert tasks.resolve(workdir.config()) == CONFIG
 
 
 def test_an_unreadable_config_is_one_line(tmp_path):
@@ -115,6 +115,6 @@ def test_only_the_writer_writes(tmp_path):
 
 
 def test_write_atomically_leaves_no_other_file(tmp_path):
-  write_atomically(tmp_path / 'a', 'old')
-  write_atomically(tmp_path / 'a', 'new')
+  files.write(tmp_path / 'a', 'old')
+  files.write(tmp_path / 'a', 'new')
   assert snapshot(tmp_path) == {'a': b'new'}
