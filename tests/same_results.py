@@ -43,7 +43,7 @@ CARDS = (
   'digits --config.ema_decay=0.9 --config.diagnostics_every=2epochs '
   '--config.duration=4epochs',
   *(
-    f'digits:loss={loss} --config.duration=1epoch'
+    f'digits:loss={loss} --config.duration=3epochs'
     for loss in ('ce', 'ls', 'ols', 'zipf', 'logit_penalty', 'mbls', 'acls')
   ),
 )

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from maxsup_jax.tasks import metrics
+from maxsup_jax.training.sums import Window
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(200, 10)).astype(np.float32) * 3
@@ -28,7 +29,7 @@ def reference_ece(logits, labels, bins):
 
 
 def test_means_are_scikit_learns_over_the_real_examples():
-  window = metrics.Window()
+  window = Window()
   window.add(metrics.classification_sums(LOGITS, LABELS, MASK))
   means = window.means()
   z, y = LOGITS[MASK], LABELS[MASK]
@@ -58,7 +59,7 @@ def test_ece_bins_are_closed_on_the_right():
 def test_any_split_gives_the_same_counts():
   whole = metrics.classification_sums(LOGITS, LABELS, MASK)
   bins = metrics.calibration_sums(LOGITS, LABELS, MASK)
-  window, counts = metrics.Window(), 0
+  window, counts = Window(), 0
   for part in np.array_split(np.arange(200), 7):
     window.add(
       metrics.classification_sums(LOGITS[part], LABELS[part], MASK[part])
@@ -109,13 +110,13 @@ def test_soft_labels_count_as_their_most_probable_class():
 
 def test_window_survives_a_checkpoint_bit_for_bit():
   values = RNG.normal(size=20).astype(np.float32)
-  whole, before = metrics.Window(), metrics.Window()
+  whole, before = Window(), Window()
   for i, value in enumerate(values):
     whole.add({'nll': (value, np.int32(3))})
     if i < 9:
       before.add({'nll': (value, np.int32(3))})
   # JSON turns the pairs into lists.
-  after = metrics.Window({k: list(v) for k, v in before.totals.items()})
+  after = Window({k: list(v) for k, v in before.totals.items()})
   for value in values[9:]:
     after.add({'nll': (value, np.int32(3))})
   assert after.means() == whole.means()
@@ -150,6 +151,6 @@ def test_counts_per_class_add_up_to_the_accuracy():
 
 
 def test_nothing_counted_is_nan():
-  assert np.isnan(metrics.Window({'nll': (0.0, 0.0)}).means()['nll'])
+  assert np.isnan(Window({'nll': (0.0, 0.0)}).means()['nll'])
   empty = metrics.calibration_sums(LOGITS, LABELS, np.zeros(200, bool))
   assert np.isnan(metrics.expected_calibration_error(empty))

@@ -237,6 +237,6 @@ class TestFiles:
         init_from(shapes, path, {**MODEL, 'width': 8})
 
   def test_the_record_of_a_run_has_their_checksum(self, build, file):
-    origin = build(init_from=str(file)).origin()
+    origin = build(init_from=str(file)).task.origin()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert origin == {'init_from': {'path': str(file), 'sha256': digest}}

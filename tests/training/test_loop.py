@@ -325,7 +325,7 @@ def test_what_the_program_cannot_give_an_objective_is_refused(train, tmp_path):
     (
       {'name': 'zipf', 'ranking': 'votes'},
       vit,
-      "needs a model with a feature map, which 'vit_tiny' is not",
+      "needs a model with a feature map; 'vit_tiny' has none",
     ),
     (
       {'name': 'ce', 'class_weights': [1.0, 2.0]},
