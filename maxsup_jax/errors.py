@@ -163,7 +163,12 @@ def _range(
   above: float | None = None,
   below: float | None = None,
 ) -> str:
-  if above is None and below is None and not math.isinf(low + high):
+  if (
+    above is None
+    and below is None
+    and math.isfinite(low)
+    and math.isfinite(high)
+  ):
     return f'from {low:g} to {high:g}'
   parts = []
   if above is not None:

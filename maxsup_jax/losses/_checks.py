@@ -34,9 +34,9 @@ def boolean(name: str, values: ArrayLike) -> jax.Array:
 
 def shape(name: str, values: ArrayLike, expected: tuple, why: str = '') -> None:
   """Refuses values of another shape."""
-  if jnp.shape(values) != expected:
+  if np.shape(values) != expected:
     raise ValueError(
-      f'{name} has shape {jnp.shape(values)}; expected {expected}{why}'
+      f'{name} has shape {np.shape(values)}; expected {expected}{why}'
     )
 
 
@@ -182,7 +182,7 @@ def number(
 ) -> jax.Array:
   """Returns it in the dtype of the logits, a scalar or one per example."""
   in_range(name, value, **limits)
-  full, got = batch_shape(logits_BK, axis), jnp.shape(value)
+  full, got = batch_shape(logits_BK, axis), np.shape(value)
   if not fills((1,) * (len(full) - len(got)) + got, full):
     raise ValueError(
       f'{name} has shape {got}; expected a scalar or {full}, one for each '
