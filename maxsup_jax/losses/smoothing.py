@@ -27,7 +27,9 @@ def cross_entropy(
   PyTorch.
 
   What is said here of the arguments and of what is returned and raised holds
-  for every loss and penalty of this package.
+  for every loss and penalty of this package. Where these take a strength, a
+  temperature or a margin, it is a scalar or an array that broadcasts to `[B]`;
+  it may be traced, and then its value is not checked.
 
   Args:
     logits: unnormalised scores `z`, floating point, `[B, K]`; `B` may be any
@@ -44,9 +46,6 @@ def cross_entropy(
       of size one broadcast). The loss of a masked example, and its gradient,
       is exactly 0 whatever its logits and label are. A masked class takes no
       part in softmax, maximum, mean, sum or norm, and `K` counts the others.
-      Strengths, temperatures and margins, where a loss takes them, are a scalar
-      or an array that broadcasts to `[B]`. They may be traced, and then their
-      value is not checked.
 
   Returns:
     The loss of every example, `[B]`, in float32, or in float64 for logits in
