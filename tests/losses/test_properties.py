@@ -181,9 +181,8 @@ def test_masking_makes_no_nan_on_the_way():
   logits = np.where(MASK, LOGITS, -np.inf).astype(np.float32)
   labels = np.where(MASK.any(-1), LABELS, -1)
   with jax.debug_nans(True):
-    for where in (MASK, MASK.all(-1)):
-      for case in CASES:
-        evaluate(case, logits, labels, where=where)
+    for case in CASES:
+      evaluate(case, logits, labels, where=MASK)
 
 
 def test_masks_broadcast_over_axes_of_size_one():
