@@ -201,7 +201,8 @@ def _range(
   above: float | None = None,
   below: float | None = None,
 ) -> str:
-  if above is None and below is None and not math.isinf(low + high):
+  bounded = math.isfinite(low) and math.isfinite(high)
+  if above is None and below is None and bounded:
     return f'from {_text(low)} to {_text(high)}'
   parts = []
   if above is not None:

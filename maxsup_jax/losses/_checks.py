@@ -1,41 +1,93 @@
-"""What the losses accept: one check per argument, run while tracing."""
+"""What the losses accept: one check per argument, run while tracing.
 
-import dataclasses
-import math
-import numbers
-from collections.abc import Sequence
+A wrong dtype is a TypeError, a wrong shape or value a ValueError.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from maxsup_jax import errors
 
-def check_logits(logits: ArrayLike, axis: int) -> tuple[jax.Array, int]:
+
+def floating(name: str, values: ArrayLike) -> jax.Array:
+  """Returns floating-point values."""
+  values = jnp.asarray(values)
+  if not jnp.issubdtype(values.dtype, jnp.floating):
+    raise TypeError(f'{name} is {values.dtype}; expected floating point')
+  return values
+
+
+def in_float32(values: jax.Array) -> jax.Array:
+  """Returns the values in float32 or wider."""
+  return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def boolean(name: str, values: ArrayLike) -> jax.Array:
+  """Returns a mask."""
+  values = jnp.asarray(values)
+  if values.dtype != jnp.bool_:
+    raise TypeError(f'{name} is {values.dtype}; expected bool')
+  return values
+
+
+def shape(name: str, values: ArrayLike, expected: tuple, why: str = '') -> None:
+  """Refuses values of another shape."""
+  if np.shape(values) != expected:
+    raise ValueError(
+      f'{name} has shape {np.shape(values)}; expected {expected}{why}'
+    )
+
+
+def of_logits(logits_BK: jax.Array) -> str:
+  """Says in a message which logits a shape does not fit."""
+  return f' for logits of shape {logits_BK.shape}'
+
+
+def fills(got: tuple[int, ...], full: tuple[int, ...]) -> bool:
+  """Whether a shape has the axes of another, some of them of size one."""
+  return len(got) == len(full) and all(
+    size in (1, wanted) for size, wanted in zip(got, full)
+  )
+
+
+def logits_and_axis(logits: ArrayLike, axis: int) -> tuple[jax.Array, int]:
   """Returns the logits in float32 or wider, and the class axis >= 0."""
-  logits = jnp.asarray(logits)
-  if not jnp.issubdtype(logits.dtype, jnp.floating):
-    raise TypeError(f'logits must be floating point, got {logits.dtype}')
+  logits = floating('logits', logits)
   if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
-    raise TypeError(f'axis must be an integer, got {axis!r}')
+    raise TypeError(f'axis is {errors.shown(axis)}; expected an integer')
   if not -logits.ndim <= axis < logits.ndim:
     raise ValueError(
-      f'logits must have a class axis {axis}, got shape {logits.shape}'
+      f'axis is {axis}; expected a class axis of logits of shape {logits.shape}'
     )
   axis = int(axis) % logits.ndim
   if logits.shape[axis] == 0:
     raise ValueError(
-      f'logits must have at least one class on axis {axis}, '
-      f'got shape {logits.shape}'
+      f'logits have shape {logits.shape}; expected at least one class on axis '
+      f'{axis}'
     )
-  if jnp.finfo(logits.dtype).bits < 32:
-    logits = logits.astype(jnp.float32)
-  return logits, axis
+  return in_float32(logits), axis
 
 
-def check_labels(
-  labels: ArrayLike, logits_BK: jax.Array, axis: int
-) -> jax.Array:
+def batch_shape(logits_BK: jax.Array, axis: int) -> tuple[int, ...]:
+  """The shape of the logits without the class axis."""
+  return logits_BK.shape[:axis] + logits_BK.shape[axis + 1 :]
+
+
+def class_ids(labels: jax.Array) -> bool:
+  """Whether labels are class ids; otherwise they are distributions."""
+  if jnp.issubdtype(labels.dtype, jnp.integer):
+    return True
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    return False
+  raise TypeError(
+    f'labels are {labels.dtype}; expected integer class ids or floating-point '
+    'distributions'
+  )
+
+
+def labels(labels: ArrayLike, logits_BK: jax.Array, axis: int) -> jax.Array:
   """Returns class ids of shape [B], or distributions of shape [B, K]."""
   if not isinstance(labels, jax.Array):
     labels = np.asarray(labels)
@@ -44,108 +96,47 @@ def check_labels(
       fits = (labels >= 0) & (labels <= np.iinfo(np.int32).max)
       labels = np.where(fits, labels, -1).astype(np.int32)
   labels = jnp.asarray(labels)
-  if jnp.issubdtype(labels.dtype, jnp.integer):
+  if class_ids(labels):
     expected, kind = batch_shape(logits_BK, axis), 'class ids'
     if jnp.iinfo(labels.dtype).bits < 32:
       # An int8 cannot hold K, which the ids are compared with.
       labels = labels.astype(jnp.int32)
-  elif jnp.issubdtype(labels.dtype, jnp.floating):
-    expected, kind = logits_BK.shape, 'distributions'
   else:
-    raise TypeError(
-      'labels must be integer class ids or floating-point distributions, '
-      f'got {labels.dtype}'
-    )
-  if labels.shape != expected:
-    raise ValueError(
-      f'labels of dtype {labels.dtype} are {kind} and must have shape '
-      f'{expected} for logits of shape {logits_BK.shape}, got {labels.shape}'
-    )
+    expected, kind = logits_BK.shape, 'distributions'
+  shape('labels', labels, expected, f' of {kind}{of_logits(logits_BK)}')
   return labels
 
 
-def check_class_ids(labels: ArrayLike, why: str) -> None:
+def only_class_ids(labels: ArrayLike, why: str) -> None:
   """Refuses distributions, for what is defined for one true class only."""
   dtype = jnp.asarray(labels).dtype
   if jnp.issubdtype(dtype, jnp.floating):
-    raise ValueError(f'labels must be integer class ids, got {dtype}: {why}')
+    raise ValueError(f'labels are {dtype}; expected integer class ids: {why}')
 
 
-def check_class_weights(
-  class_weights: ArrayLike | None, logits_BK: jax.Array, axis: int
-) -> jax.Array | None:
-  """Returns the weights of the classes, [K], in the dtype of the logits."""
-  if class_weights is None:
-    return None
-  shape, expected = jnp.shape(class_weights), (logits_BK.shape[axis],)
-  if shape != expected:
-    raise ValueError(
-      f'class_weights must have shape {expected} for logits of shape '
-      f'{logits_BK.shape}, got {shape}'
-    )
-  return read_class_weights(class_weights).astype(logits_BK.dtype)
-
-
-def read_class_weights(class_weights: ArrayLike) -> jax.Array:
+def class_weights(weights: ArrayLike) -> jax.Array:
   """Returns weights of classes, [K], in float32 or wider."""
-  CLASS_WEIGHT_RANGE.check(class_weights)
-  weights_K = jnp.asarray(class_weights)
+  in_range('class_weights', weights, low=0)
+  weights_K = jnp.asarray(weights)
   if weights_K.ndim != 1:
-    raise ValueError(
-      f'class_weights must have shape [K], got {weights_K.shape}'
-    )
-  return weights_K.astype(jnp.promote_types(weights_K.dtype, jnp.float32))
+    raise ValueError(f'class_weights has shape {weights_K.shape}; expected [K]')
+  return in_float32(weights_K)
 
 
-def check_same_shape(
-  name: str, values: ArrayLike, logits_BK: jax.Array
-) -> jax.Array:
-  """Returns other values of the shape, and in the dtype, of the logits."""
-  values = jnp.asarray(values)
-  if not jnp.issubdtype(values.dtype, jnp.floating):
-    raise TypeError(f'{name} must be floating point, got {values.dtype}')
-  if values.shape != logits_BK.shape:
-    raise ValueError(
-      f'{name} must have shape {logits_BK.shape} like the logits, '
-      f'got {values.shape}'
-    )
-  return values.astype(logits_BK.dtype)
-
-
-def check_distribution(
+def distribution(
   name: str, values: ArrayLike, logits_BK: jax.Array
 ) -> jax.Array:
   """Returns distributions, [B, K], in the dtype of the logits."""
-  values = jnp.asarray(values)
-  if not jnp.issubdtype(values.dtype, jnp.floating):
-    raise TypeError(f'{name} must be floating point, got {values.dtype}')
-  fits = values.ndim == logits_BK.ndim and all(
-    size in (1, full) for size, full in zip(values.shape, logits_BK.shape)
-  )
-  if not fits:
+  values = floating(name, values)
+  if not fills(values.shape, logits_BK.shape):
     raise ValueError(
-      f'{name} must have shape {logits_BK.shape}, or axes of size one, for '
-      f'logits of shape {logits_BK.shape}, got {values.shape}'
+      f'{name} has shape {values.shape}; expected {logits_BK.shape}, the shape '
+      'of the logits, or axes of size one'
     )
   return jnp.broadcast_to(values, logits_BK.shape).astype(logits_BK.dtype)
 
 
-def check_targets(
-  targets: ArrayLike, logits_BK: jax.Array, axis: int
-) -> jax.Array:
-  """Returns the soft labels of the classes, [K, K]."""
-  targets, size = jnp.asarray(targets), logits_BK.shape[axis]
-  if not jnp.issubdtype(targets.dtype, jnp.floating):
-    raise TypeError(f'targets must be floating point, got {targets.dtype}')
-  if targets.shape != (size, size):
-    raise ValueError(
-      f'targets must have shape {(size, size)} for logits of shape '
-      f'{logits_BK.shape}, got {targets.shape}'
-    )
-  return targets
-
-
-def check_where(
+def where(
   where: ArrayLike | None, logits_BK: jax.Array, axis: int
 ) -> tuple[jax.Array | None, jax.Array | None]:
   """Returns the masks over examples, [B], and over logits, [B, K].
@@ -155,108 +146,46 @@ def check_where(
   """
   if where is None:
     return None, None
-  where = jnp.asarray(where)
-  if where.dtype != jnp.bool_:
-    raise TypeError(f'where must be boolean, got {where.dtype}')
-  if where.shape == batch_shape(logits_BK, axis):
+  where = boolean('where', where)
+  batch = batch_shape(logits_BK, axis)
+  if where.shape == batch:
     return where, None
-  fits = where.ndim == logits_BK.ndim and all(
-    size in (1, full) for size, full in zip(where.shape, logits_BK.shape)
-  )
-  if not fits:
+  if not fills(where.shape, logits_BK.shape):
     raise ValueError(
-      f'where must have shape {batch_shape(logits_BK, axis)} (per example) or '
-      f'{logits_BK.shape} (per logit) for logits of shape {logits_BK.shape}, '
-      f'got {where.shape}'
+      f'where has shape {where.shape}; expected {batch} (per example) or '
+      f'{logits_BK.shape} (per logit){of_logits(logits_BK)}'
     )
   where_BK = jnp.broadcast_to(where, logits_BK.shape)
   return jnp.any(where_BK, axis), where_BK
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-  """Refuses a value that is not one of the named choices."""
-  if value not in choices:
-    known = ', '.join(map(repr, choices))
-    raise ValueError(f'{name} must be one of {known}, got {value!r}')
+def in_range(
+  name: str,
+  value: ArrayLike,
+  low: float = -np.inf,
+  high: float = np.inf,
+  above: float | None = None,
+) -> None:
+  """Refuses known numbers outside; the value of a traced one is not known."""
+  traced = isinstance(value, jax.core.Tracer)
+  values = value if traced else np.asarray(jax.device_get(value))
+  kinds = (jnp.floating, jnp.integer)
+  if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
+    raise TypeError(f'{name} is {errors.shown(value)}; expected a real number')
+  if not traced and values.size:
+    for extreme in (np.min(values), np.max(values)):
+      errors.number(name, float(extreme), low, high, above=above)
 
 
-def check_number(name: str, value: float) -> float:
-  """Returns a finite Python float."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Real):
-    raise TypeError(f'{name} must be a number, got {value!r}')
-  if not math.isfinite(value):
-    raise ValueError(f'{name} must be finite, got {value!r}')
-  return float(value)
-
-
-def check_count(name: str, value: int) -> int:
-  """Returns a Python integer that is at least 1."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-    raise TypeError(f'{name} must be an integer, got {value!r}')
-  if value < 1:
-    raise ValueError(f'{name} must be at least 1, got {value!r}')
-  return int(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-  """The interval of finite values of a number for which a loss is defined.
-
-  Attributes:
-    low: the smallest value.
-    high: the largest value.
-    name: what the number is called.
-    open_low: whether `low` itself is excluded.
-  """
-
-  low: float = -math.inf
-  high: float = math.inf
-  name: str = 'alpha'
-  open_low: bool = False
-
-  def __str__(self) -> str:
-    bracket = '(' if self.open_low or self.low == -math.inf else '['
-    right = 'inf)' if self.high == math.inf else f'{self.high:g}]'
-    return f'{bracket}{self.low:g}, {right}'
-
-  def check(self, value: ArrayLike | Sequence[float]) -> None:
-    """Refuses known values outside; the value of a traced one is not known."""
-    traced = isinstance(value, jax.core.Tracer)
-    values = value if traced else np.asarray(jax.device_get(value))
-    kinds = (jnp.floating, jnp.integer)
-    if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
-      raise TypeError(f'{self.name} must be a real number, got {value!r}')
-    if traced:
-      return
-    inside = (self.low <= values) & (values <= self.high) & np.isfinite(values)
-    if self.open_low:
-      inside &= values > self.low
-    if not np.all(inside):
-      raise ValueError(
-        f'{self.name} must be in {self}, got {values[~inside].item(0)}'
-      )
-
-
-CLASS_WEIGHT_RANGE = Range(low=0.0, name='class_weights')
-
-
-def check_number_per_example(
-  value: ArrayLike, allowed: Range, logits_BK: jax.Array, axis: int
+def number(
+  name: str, value: ArrayLike, logits_BK: jax.Array, axis: int, **limits: float
 ) -> jax.Array:
   """Returns it in the dtype of the logits, a scalar or one per example."""
-  allowed.check(value)
-  shape, got = batch_shape(logits_BK, axis), jnp.shape(value)
-  fits = len(got) <= len(shape) and all(
-    size in (1, full) for size, full in zip(got[::-1], shape[::-1])
-  )
-  if not fits:
+  in_range(name, value, **limits)
+  full, got = batch_shape(logits_BK, axis), np.shape(value)
+  if not fills((1,) * (len(full) - len(got)) + got, full):
     raise ValueError(
-      f'{allowed.name} must be a scalar or broadcast to the batch shape '
-      f'{shape} of logits of shape {logits_BK.shape}, got {got}'
+      f'{name} has shape {got}; expected a scalar or {full}, one for each '
+      f'example,{of_logits(logits_BK)}'
     )
   return jnp.asarray(value, logits_BK.dtype)
-
-
-def batch_shape(logits_BK: jax.Array, axis: int) -> tuple[int, ...]:
-  """The shape of the logits without the class axis."""
-  return logits_BK.shape[:axis] + logits_BK.shape[axis + 1 :]

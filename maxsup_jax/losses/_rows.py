@@ -65,8 +65,8 @@ class Rows:
   @classmethod
   def of(cls, logits: ArrayLike, axis: int, where: ArrayLike | None) -> Self:
     """Checks and reads the logits and their mask."""
-    logits_BK, axis = _checks.check_logits(logits, axis)
-    examples_B, keep_BK = _checks.check_where(where, logits_BK, axis)
+    logits_BK, axis = _checks.logits_and_axis(logits, axis)
+    examples_B, keep_BK = _checks.where(where, logits_BK, axis)
     classes_BK = None
     if examples_B is not None:
       examples_B1 = jnp.expand_dims(examples_B, axis)
@@ -82,6 +82,26 @@ class Rows:
     if classes_BK is not None:
       z_BK = jnp.where(classes_BK, z_BK, 0)
     return cls(logits_BK, shift_B1, z_BK, axis, examples_B, classes_BK)
+
+  @classmethod
+  def labelled(
+    cls,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    class_weights: ArrayLike | None,
+    axis: int,
+    where: ArrayLike | None,
+    *,
+    one_class: str | None = None,
+  ) -> tuple[Self, Target]:
+    """Checks and reads logits and labels, as `cross_entropy` takes them.
+
+    `one_class` says why a loss is not defined for distributions, if it is not.
+    """
+    if one_class is not None:
+      _checks.only_class_ids(labels, one_class)
+    rows = cls.of(logits, axis, where)
+    return rows, rows.target(labels, class_weights)
 
   def count(self) -> jax.Array:
     """K, the number of classes that take part."""
@@ -127,6 +147,10 @@ class Rows:
     dropped_BK = (self.z == -jnp.inf) & (weights_BK == 0)
     return self.sum(weights_BK * jnp.where(dropped_BK, 0, self.z))
 
+  def cross_entropy(self, target: Target) -> jax.Array:
+    """The cross-entropy with the labels."""
+    return self.log_normalizer() * target.mass - target.logit
+
   def cross_entropy_with(self, distribution_BK: jax.Array) -> jax.Array:
     """The cross-entropy of the softmax with a distribution."""
     mass = self.sum(distribution_BK)
@@ -142,15 +166,14 @@ class Rows:
     weights_BK = jnp.exp(teacher.tempered(temperature).z)
     # Normalised after the sums: their terms need not wait for the total.
     total = self.sum(weights_BK)
-    weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
+    weights_K = self.class_weights(class_weights)
     if weights_K is not None:
       weights_BK = weights_BK * self.along_classes(weights_K)
     return self.cross_entropy_with(weights_BK) / total
 
-  def softmax(self, temperature: jax.Array) -> jax.Array:
-    """The softmax of the logits divided by a temperature; 0 where masked."""
-    rows = self.tempered(temperature)
-    exponentials_BK = jnp.exp(rows.z)
+  def softmax(self) -> jax.Array:
+    """The softmax of the logits; 0 where masked."""
+    exponentials_BK = jnp.exp(self.z)
     probabilities_BK = exponentials_BK / self.expand(self.sum(exponentials_BK))
     if self.classes is None:
       return probabilities_BK
@@ -163,21 +186,36 @@ class Rows:
     class_weights: ArrayLike | None = None,
   ) -> jax.Array:
     """Checks and reads a constant distribution, and weights it; 0 if masked."""
-    values_BK = _checks.check_distribution(name, values, self.z)
+    values_BK = _checks.distribution(name, values, self.z)
     values_BK = jax.lax.stop_gradient(values_BK)
     if self.examples is not None:
       values_BK = jnp.where(self.expand(self.examples), values_BK, 0)
     if self.classes is not None:
       values_BK = jnp.where(self.classes, values_BK, 0)
-    weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
+    weights_K = self.class_weights(class_weights)
     if weights_K is not None:
       values_BK = values_BK * self.along_classes(weights_K)
     return values_BK
 
   def like(self, name: str, logits: ArrayLike, where: ArrayLike | None) -> Self:
     """Checks and reads other logits of the same shape, as constants."""
-    other_BK = _checks.check_same_shape(name, logits, self.z)
-    return Rows.of(jax.lax.stop_gradient(other_BK), self.axis, where)
+    other_BK = jax.lax.stop_gradient(self.same_shape(name, logits))
+    return Rows.of(other_BK, self.axis, where)
+
+  def same_shape(self, name: str, values: ArrayLike) -> jax.Array:
+    """Checks other values of the shape of the logits; in their dtype."""
+    values = _checks.floating(name, values)
+    _checks.shape(name, values, self.z.shape, ', the shape of the logits')
+    return values.astype(self.z.dtype)
+
+  def class_weights(self, class_weights: ArrayLike | None) -> jax.Array | None:
+    """Checks weights of the classes, `[K]`; in the dtype of the logits."""
+    if class_weights is None:
+      return None
+    expected = (self.z.shape[self.axis],)
+    why = _checks.of_logits(self.z)
+    _checks.shape('class_weights', class_weights, expected, why)
+    return _checks.class_weights(class_weights).astype(self.z.dtype)
 
   def constant(self) -> Self:
     """The same rows, without a gradient in the logits."""
@@ -214,17 +252,17 @@ class Rows:
     shape = _checks.batch_shape(self.z, self.axis)
     return jnp.expand_dims(jnp.broadcast_to(values_B, shape), self.axis)
 
-  def number(self, value: ArrayLike, allowed: _checks.Range) -> jax.Array:
+  def number(self, name: str, value: ArrayLike, **limits: float) -> jax.Array:
     """Checks and reads a number, or one per example, `[B]`."""
-    return _checks.check_number_per_example(value, allowed, self.z, self.axis)
+    return _checks.number(name, value, self.z, self.axis, **limits)
 
   def target(
     self, labels: ArrayLike, class_weights: ArrayLike | None = None
   ) -> Target:
     """Checks and reads class ids or distributions, and weights of classes."""
-    labels = _checks.check_labels(labels, self.z, self.axis)
-    weights_K = _checks.check_class_weights(class_weights, self.z, self.axis)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
+    labels = _checks.labels(labels, self.z, self.axis)
+    weights_K = self.class_weights(class_weights)
+    if _checks.class_ids(labels):
       return self._class_ids(labels, weights_K)
     return self._distributions(labels, weights_K)
 

@@ -15,6 +15,14 @@ class Golden(NamedTuple):
   mixed: np.ndarray
 
 
+@pytest.fixture(scope='package', autouse=True)
+def fast_compilation():
+  """Compiling takes most of the time here, and the arrays are tiny."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture
 def x64():
   """Double precision for one test."""

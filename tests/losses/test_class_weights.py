@@ -2,8 +2,6 @@
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -151,37 +149,6 @@ def test_weighted_targets(name):
     np.testing.assert_allclose(actual, expected(distributions), rtol=1e-12)
 
 
-@pytest.mark.parametrize('name', FAMILY)
-def test_masks_and_the_class_axis(name):
-  loss, _ = FAMILY[name]
-  if name == 'prior':
-    loss = functools.partial(loss, prior=np.broadcast_to(PRIOR, LOGITS.shape))
-  plain = loss(LOGITS, LABELS, class_weights=WEIGHTS)
-  real = np.array([True, False, True])
-  masked = loss(LOGITS, LABELS, class_weights=WEIGHTS, where=real)
-  np.testing.assert_allclose(masked, np.where(real, plain, 0), rtol=1e-12)
-  arrays = {
-    key: value.T
-    for key, value in loss.keywords.items()
-    if key in ('teacher_logits', 'prior')
-  }
-  moved = loss(LOGITS.T, LABELS, class_weights=WEIGHTS, axis=0, **arrays)
-  np.testing.assert_allclose(moved, plain, rtol=1e-12)
-
-
-def test_a_masked_class_has_no_weight():
-  where = np.array([[True, False, True, True]])
-  kept = [0, 2, 3]
-  labels = np.array([0, 2, 3])
-  actual = losses.label_smoothing_cross_entropy(
-    LOGITS, labels, 0.3, class_weights=WEIGHTS, where=where
-  )
-  expected = losses.label_smoothing_cross_entropy(
-    LOGITS[:, kept], np.array([0, 1, 2]), 0.3, class_weights=WEIGHTS[kept]
-  )
-  np.testing.assert_allclose(actual, expected, rtol=1e-12)
-
-
 def test_a_class_without_weight_may_be_impossible():
   logits = np.where(WEIGHTS == 0, -np.inf, LOGITS)
   actual = losses.label_smoothing_cross_entropy(
@@ -192,18 +159,3 @@ def test_a_class_without_weight_may_be_impossible():
   log_q = np.log(softmax(LOGITS[:, kept]))
   expected = -np.sum((WEIGHTS * targets)[:, kept] * log_q, -1)
   np.testing.assert_allclose(actual, expected, rtol=1e-12)
-
-
-def test_gradients_in_the_weights():
-  for name, (loss, _) in FAMILY.items():
-
-    def total(weights, loss=loss):
-      return jnp.sum(loss(LOGITS, LABELS, class_weights=weights))
-
-    weights = WEIGHTS + 0.5
-    slopes = jax.grad(total)(weights)
-    step = 1e-6 * np.eye(4)
-    numeric = [(total(weights + e) - total(weights - e)) / 2e-6 for e in step]
-    np.testing.assert_allclose(
-      slopes, numeric, rtol=1e-6, atol=1e-8, err_msg=name
-    )

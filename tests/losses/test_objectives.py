@@ -1,11 +1,16 @@
+"""Objectives: their losses, schedules and weights, and how they are made."""
+
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 from maxsup_jax import losses
+from maxsup_jax.errors import UsageError
 
 LOGITS = np.array(
   [[2.0, 1.0, 0.1, -1.0], [0.5, 1.5, 1.0, -0.5], [0.3, 0.2, 0.1, 0.0]],
@@ -15,463 +20,479 @@ LABELS = np.array([0, 2, 3], np.int32)
 MIXED = np.array(
   [[0.7, 0.3, 0, 0], [0, 0.3, 0.7, 0], [0.3, 0, 0, 0.7]], np.float32
 )
-REAL = np.array([True, False, True])
+OTHER = 0.7 * LOGITS[:, ::-1]
+WHERE = np.array([[True] * 4, [False] * 4, [True, True, False, True]])
+WEIGHTS = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
+LENGTH = {'steps_per_epoch': 10, 'epochs': 5}
 
 
-def plus(term, **options):
-  def loss(logits, labels, alpha, *, where=None):
-    return losses.cross_entropy(logits, labels, where=where) + term(
-      logits, labels, alpha, where=where, **options
-    )
+def plus(term):
+  """Cross-entropy and one of the two terms of label smoothing."""
 
-  return loss
-
-
-def cross_entropy(logits, labels, alpha, *, where=None):
-  del alpha
-  return losses.cross_entropy(logits, labels, where=where)
-
-
-def label_smoothing(convention):
-  def loss(logits, labels, alpha, *, where=None):
-    return losses.label_smoothing_cross_entropy(
-      logits, labels, alpha, convention=convention, where=where
-    )
+  def loss(logits, labels, alpha, *, normalization, where, class_weights):
+    return losses.cross_entropy(
+      logits, labels, where=where, class_weights=class_weights
+    ) + term(logits, labels, alpha, normalization=normalization, where=where)
 
   return loss
 
 
-def with_options(function, **options):
-  return functools.partial(function, **options)
+def adaptive(function):
+  def loss(logits, labels, alpha, *, where, **options):
+    alpha = losses.confidence_alpha(logits, 0, alpha, where=where)
+    return function(logits, labels, alpha, where=where, **options)
+
+  return loss
 
 
-def adaptive_maxsup(logits, labels, alpha, *, where=None):
-  alpha = losses.confidence_alpha(logits, 0, alpha)
-  return losses.maxsup_cross_entropy(logits, labels, alpha, where=where)
-
-
-ACLS = {'margin': 0.5, 'top_weight': 0.7, 'rest_weight': 0.3}
-SELF = {'prior': 'self', 'temperature': 2.0}
-
-# Constructor, its arguments besides alpha, and the loss it must compute.
-OBJECTIVES = {
-  'ce': (losses.ce_objective, None, cross_entropy),
-  'ls': (losses.ls_objective, {}, label_smoothing('uniform')),
-  'ls_others': (
-    losses.ls_objective,
-    {'convention': 'others'},
-    label_smoothing('others'),
-  ),
-  'ls_kl': (losses.ls_objective, {'convention': 'kl'}, label_smoothing('kl')),
-  'maxsup': (losses.maxsup_objective, {}, losses.maxsup_cross_entropy),
-  'regularization_only': (
-    losses.regularization_only_objective,
-    {},
-    plus(losses.smoothing_regularization, normalization='below'),
-  ),
-  'regularization_only_classes': (
-    losses.regularization_only_objective,
-    {'normalization': 'classes'},
-    plus(losses.smoothing_regularization, normalization='classes'),
-  ),
-  'error_amplification_only': (
-    losses.error_amplification_only_objective,
-    {},
-    plus(losses.error_amplification, normalization='above'),
-  ),
-  'error_amplification_only_max': (
-    losses.error_amplification_only_objective,
-    {'normalization': 'max'},
-    plus(losses.error_amplification, normalization='max'),
-  ),
-  'adaptive_maxsup': (
-    losses.maxsup_objective,
-    {'adaptive_alpha': True},
-    adaptive_maxsup,
-  ),
-  'zipf': (
-    losses.zipf_objective,
-    {'power': 2.0},
-    with_options(losses.zipf_cross_entropy, power=2.0),
-  ),
-  'self_smoothing': (
-    losses.adaptive_ls_objective,
-    SELF,
-    with_options(losses.adaptive_smoothing_cross_entropy, temperature=2.0),
-  ),
-  'logit_penalty': (
-    losses.logit_penalty_objective,
-    {'form': 'full'},
-    with_options(losses.logit_penalty_cross_entropy, form='full'),
-  ),
-  'confidence_penalty': (
-    losses.confidence_penalty_objective,
-    {'form': 'kl'},
-    with_options(losses.confidence_penalty_cross_entropy, form='kl'),
-  ),
-  'logit_norm': (
-    losses.logit_norm_objective,
-    {},
-    losses.logit_norm_cross_entropy,
-  ),
-  'focal': (losses.focal_objective, {}, losses.focal_cross_entropy),
-  'mbls': (
-    losses.mbls_objective,
-    {'margin': 1.5},
-    with_options(losses.mbls_cross_entropy, margin=1.5),
-  ),
-  'acls': (
-    losses.acls_objective,
-    ACLS,
-    with_options(losses.acls_cross_entropy, **ACLS),
-  ),
+TEACHER = {'teacher_logits': OTHER}
+HINTON = {
+  'teacher_temperature': 3.0,
+  'student_temperature': 2.0,
+  'divergence': 'kl',
+  'scale_by_squared_temperature': True,
 }
-every_objective = pytest.mark.parametrize(
-  ('make', 'options', 'loss'), OBJECTIVES.values(), ids=OBJECTIVES
+ACLS = {'margin': 0.5, 'top_weight': 0.7, 'rest_weight': 0.3}
+ADAPTIVE = {'adaptive_alpha': True}
+
+# Fields besides the strength; the loss that it must be, what of the fields the
+# loss takes, and what `apply` needs.
+OBJECTIVES = (
+  ('ce', {}, lambda z, y, a, **k: losses.cross_entropy(z, y, **k), {}, {}),
+  (
+    'ls',
+    {'convention': 'others'},
+    losses.label_smoothing_cross_entropy,
+    {'convention': 'others'},
+    {},
+  ),
+  (
+    'ls',
+    ADAPTIVE,
+    adaptive(losses.label_smoothing_cross_entropy),
+    {},
+    {},
+  ),
+  ('maxsup', {}, losses.maxsup_cross_entropy, {}, {}),
+  ('maxsup', ADAPTIVE, adaptive(losses.maxsup_cross_entropy), {}, {}),
+  (
+    'regularization_only',
+    {},
+    plus(losses.smoothing_regularization),
+    {'normalization': 'below'},
+    {},
+  ),
+  (
+    'error_amplification_only',
+    {'normalization': 'max'},
+    plus(losses.error_amplification),
+    {'normalization': 'max'},
+    {},
+  ),
+  ('zipf', {'power': 2.0}, losses.zipf_cross_entropy, {'power': 2.0}, {}),
+  (
+    'zipf',
+    {'ranking': 'votes'},
+    losses.zipf_cross_entropy,
+    {},
+    {'votes': OTHER},
+  ),
+  (
+    'adaptive_ls',
+    {'temperature': 2.0},
+    losses.adaptive_smoothing_cross_entropy,
+    {'temperature': 2.0},
+    TEACHER,
+  ),
+  (
+    'adaptive_ls',
+    {'prior': 'self', **ADAPTIVE},
+    adaptive(losses.adaptive_smoothing_cross_entropy),
+    {},
+    {},
+  ),
+  (
+    'logit_penalty',
+    {'form': 'full'},
+    losses.logit_penalty_cross_entropy,
+    {'form': 'full'},
+    {},
+  ),
+  (
+    'confidence_penalty',
+    {'form': 'kl'},
+    losses.confidence_penalty_cross_entropy,
+    {'form': 'kl'},
+    {},
+  ),
+  ('logit_norm', {}, losses.logit_norm_cross_entropy, {}, {}),
+  ('focal', {}, losses.focal_cross_entropy, {}, {}),
+  ('mbls', {'margin': 1.5}, losses.mbls_cross_entropy, {'margin': 1.5}, {}),
+  ('acls', ACLS, losses.acls_cross_entropy, ACLS, {}),
+  ('distillation', HINTON, losses.distillation_cross_entropy, HINTON, TEACHER),
+  (
+    'logit_matching',
+    {'reduction': 'mean'},
+    losses.logit_matching_cross_entropy,
+    {'reduction': 'mean'},
+    TEACHER,
+  ),
 )
-CLASS_IDS_ONLY = (
-  losses.regularization_only_objective,
-  losses.error_amplification_only_objective,
-  losses.zipf_objective,
-  losses.focal_objective,
+
+
+def strength_of(name):
+  names = list(inspect.signature(losses.OBJECTIVES[name]).parameters)
+  return names[0] if names else None
+
+
+def test_the_table_is_tested_whole():
+  assert {name for name, *_ in OBJECTIVES} == set(losses.OBJECTIVES) - {'ols'}
+  with pytest.raises(TypeError):
+    losses.OBJECTIVES['mine'] = losses.ce_objective
+  for name, make in losses.OBJECTIVES.items():
+    assert make is getattr(losses, f'{name}_objective')
+    assert make.__name__ == f'{name}_objective'
+    # Called without arguments, but for those that `make_objective` is told.
+    assert inspect.getdoc(make)
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields', 'loss', 'options', 'inputs'), OBJECTIVES
 )
-ABLATIONS = (
-  losses.regularization_only_objective,
-  losses.error_amplification_only_objective,
-)
+def test_computes_its_loss(name, fields, loss, options, inputs):
+  """By number and schedule, over a mask, with weights of the classes."""
+  strength, make = strength_of(name), losses.OBJECTIVES[name]
+  scheduled, alphas = {}, (0.1, 0.1)
+  if strength:
+    schedule = losses.linear_alpha(0.1, 0.5, epochs=4, steps_per_epoch=10)
+    scheduled, alphas = {strength: schedule}, (0.1, 0.2)
+  objective = make(**scheduled, **fields)
+  assert objective.needs == tuple(inputs)
+  assert objective.init() == ()
+  for step, alpha in zip((9, 10), alphas):
+    for where, weights in ((None, None), (WHERE, WEIGHTS)):
+      labels = LABELS if where is None else np.array([0, -1, 3])
+      values, state = objective.apply(
+        (),
+        LOGITS,
+        labels,
+        step=step,
+        where=where,
+        class_weights=weights,
+        **inputs,
+      )
+      expected = loss(
+        LOGITS,
+        labels,
+        alpha,
+        where=where,
+        class_weights=weights,
+        **options,
+        **inputs,
+      )
+      np.testing.assert_allclose(values, expected, rtol=1e-6)
+      assert state == ()
+  if strength:
+    constant, _ = make(0.2, **fields).apply((), LOGITS, LABELS, **inputs)
+    values, _ = objective.apply((), LOGITS, LABELS, step=10, **inputs)
+    np.testing.assert_array_equal(constant, values)
 
 
-@every_objective
-def test_computes_its_loss(make, options, loss):
-  objective = make(*(() if options is None else (0.1,)), **(options or {}))
-  state = objective.init()
-  values, state = objective.apply(state, LOGITS, LABELS)
-  np.testing.assert_allclose(values, loss(LOGITS, LABELS, 0.1), rtol=1e-6)
-  values, state = objective.apply(state, LOGITS, LABELS, step=3, where=REAL)
-  expected = loss(LOGITS, LABELS, 0.1, where=REAL)
-  np.testing.assert_allclose(values, expected, rtol=1e-6)
-  assert state == ()
+def test_an_objective_gets_what_it_needs_and_nothing_else():
+  for objective, inputs, expected in (
+    (losses.adaptive_ls_objective(), {}, 'got nothing .* teacher_logits'),
+    (losses.distillation_objective(), {'votes': OTHER}, 'got votes .* teacher'),
+    (losses.zipf_objective(ranking='votes'), {}, 'expected votes'),
+    (losses.adaptive_ls_objective(prior='self'), TEACHER, 'expected nothing'),
+    (losses.mbls_objective(), {'margin': 0.0}, 'got margin .* nothing'),
+  ):
+    with pytest.raises(TypeError, match=expected):
+      objective.apply((), LOGITS, LABELS, **inputs)
 
 
-@every_objective
-def test_takes_a_number_or_a_schedule(make, options, loss):
-  if options is None:
-    pytest.skip('no strength')
-  schedule = losses.linear_alpha(0.1, 0.5, epochs=4, steps_per_epoch=10)
-  constant, scheduled = make(0.3, **options), make(schedule, **options)
-  for step, alpha in ((0, 0.1), (9, 0.1), (10, 0.2), (35, 0.4), (99, 0.4)):
-    values, _ = scheduled.apply((), LOGITS, LABELS, step=step)
-    np.testing.assert_allclose(values, loss(LOGITS, LABELS, alpha), rtol=1e-6)
-    values, _ = constant.apply((), LOGITS, LABELS, step=step)
-    np.testing.assert_allclose(values, loss(LOGITS, LABELS, 0.3), rtol=1e-6)
-
-
-def test_any_function_of_the_step_is_a_schedule():
-  objective = losses.maxsup_objective(lambda step: 0.5 / (1 + step))
-  values, _ = objective.apply((), LOGITS, LABELS, step=4)
-  expected = losses.maxsup_cross_entropy(LOGITS, LABELS, 0.1)
-  np.testing.assert_allclose(values, expected, rtol=1e-6)
-
-
-def test_a_traced_step_compiles_once():
-  schedule = losses.linear_alpha(0.1, 0.5, epochs=4, steps_per_epoch=10)
-  objective = losses.maxsup_objective(schedule)
-  traces = 0
-
-  @jax.jit
-  def train_step(state, logits, step):
-    nonlocal traces
-    traces += 1
-
-    def mean(logits):
-      values, new_state = objective.apply(state, logits, LABELS, step=step)
-      return values.mean(), new_state
-
-    return jax.grad(mean, has_aux=True)(logits)
-
-  state = objective.init()
-  gradients = []
-  for step in (0, 10, 20):
-    gradient, state = train_step(state, LOGITS, jnp.int32(step))
-    gradients.append(np.asarray(gradient))
-  assert traces == 1
-  # The gradient is linear in alpha, which grows by the same amount.
-  np.testing.assert_allclose(
-    gradients[2] - gradients[1], gradients[1] - gradients[0], atol=1e-6
-  )
-  assert not np.allclose(gradients[1], gradients[0])
-
-
-def test_runs_on_all_devices():
-  objective = losses.maxsup_objective(
-    losses.linear_alpha(0.1, 0.5, epochs=4, steps_per_epoch=10)
-  )
+def test_a_traced_step_compiles_once_on_all_devices():
+  # Any function of the step is a schedule.
+  objective = losses.maxsup_objective(lambda step: 0.1 + step / 100)
   logits = np.random.default_rng(0).normal(size=(4, 2, 5)).astype(np.float32)
   labels = np.array([[0, 1], [2, 3], [4, 0], [1, 2]])
   where = np.array([[True, True], [True, False], [False, False], [True, True]])
+  traces = 0
 
-  def mean_over_devices(logits, labels, where):
-    values, _ = objective.apply((), logits, labels, step=20, where=where)
-    total, count = jax.lax.psum((values.sum(), where.sum()), 'devices')
-    return total / count
+  @functools.partial(jax.pmap, axis_name='devices', in_axes=(None, 0, 0, 0))
+  def mean_over_devices(step, logits, labels, where):
+    nonlocal traces
+    traces += 1
+    values, _ = objective.apply((), logits, labels, step=step, where=where)
+    return losses.weighted_mean(values, where=where, axis_name='devices')
 
-  actual = jax.pmap(mean_over_devices, axis_name='devices')(
-    logits, labels, where
-  )
-  expected = losses.maxsup_cross_entropy(logits[where], labels[where], 0.3)
-  np.testing.assert_allclose(actual, np.full(4, expected.mean()), rtol=1e-6)
+  for step, alpha in ((0, 0.1), (20, 0.3)):
+    actual = mean_over_devices(jnp.int32(step), logits, labels, where)
+    expected = losses.maxsup_cross_entropy(logits[where], labels[where], alpha)
+    np.testing.assert_allclose(actual, np.full(4, expected.mean()), rtol=1e-6)
+  assert traces == 1
 
 
-@every_objective
-def test_soft_labels(make, options, loss):
-  if make in CLASS_IDS_ONLY:
-    with pytest.raises(ValueError, match='labels must be integer class ids'):
-      jax.eval_shape(make(**options).apply, (), LOGITS, MIXED)
-  else:
-    strength = () if options is None else (0.1,)
-    values, _ = make(*strength, **(options or {})).apply((), LOGITS, MIXED)
-    np.testing.assert_allclose(values, loss(LOGITS, MIXED, 0.1), rtol=1e-6)
+def linear(begin, end, **options):
+  return losses.linear_alpha(begin, end, steps_per_epoch=1, **options)
 
 
 @pytest.mark.parametrize(
-  ('make', 'alpha'),
+  ('make', 'alpha', 'message'),
   [
-    (losses.ls_objective, 1.5),
-    (losses.maxsup_objective, -0.1),
-    (losses.regularization_only_objective, 1.5),
-    (losses.error_amplification_only_objective, 1.5),
-    (
-      losses.maxsup_objective,
-      losses.linear_alpha(0.1, -0.1, epochs=3, steps_per_epoch=1),
-    ),
-    (
-      # The end is out of range, though never reached.
-      losses.maxsup_objective,
-      losses.linear_alpha(0.1, -0.1, epochs=1, steps_per_epoch=1),
-    ),
-    (
-      # The end is in range, but passed.
-      losses.ls_objective,
-      losses.linear_alpha(0, 1, epochs=9, steps_per_epoch=1, denominator=5),
-    ),
+    (losses.ls_objective, 1.5, 'alpha is 1.5; expected at most 1'),
+    (losses.maxsup_objective, -0.1, 'alpha is -0.1; expected at least 0'),
+    (losses.ols_objective, 1.5, 'alpha is 1.5; expected from 0 to 1'),
+    (losses.maxsup_objective, linear(0.1, -0.1, epochs=3), 'alpha is -0.1'),
+    # The end is out of range, though never reached.
+    (losses.maxsup_objective, linear(0.1, -0.1, epochs=1), 'alpha is -0.1'),
+    # The end is in range, but passed.
     (
       losses.ls_objective,
-      losses.linear_alpha(0.9, 1.1, epochs=9, steps_per_epoch=1),
+      linear(0, 1, epochs=9, denominator=5),
+      'alpha is 1.6',
     ),
-    (losses.ls_objective, losses.constant_alpha(1.5)),
+    (losses.ls_objective, losses.constant_alpha(1.5), 'alpha is 1.5'),
+    (losses.maxsup_objective, '0.1', "alpha is '0.1'; expected a real number"),
+    (losses.maxsup_objective, None, 'alpha is None; expected a real number'),
+    (losses.maxsup_objective, True, 'alpha is True; expected a real number'),
+    (losses.maxsup_objective, [0.1], r'alpha has shape \(1,\); expected a sca'),
+    (losses.maxsup_objective, {'begin': 0.1}, 'alpha is .*; expected a real'),
   ],
 )
-def test_alpha_outside_its_range_is_refused_when_made(make, alpha):
-  with pytest.raises(ValueError, match='alpha must be in'):
+def test_what_is_refused_when_made(make, alpha, message):
+  if make is losses.ols_objective:
+    make = functools.partial(make, 4, steps_per_epoch=1)
+  with pytest.raises((TypeError, ValueError), match=message):
     make(alpha)
 
 
-def test_the_range_of_alpha_depends_on_the_convention():
+def test_negative_strengths_depend_on_the_convention():
   losses.ls_objective(-0.5)
   losses.ls_objective(-0.5, convention='others')
-  with pytest.raises(ValueError, match=r'alpha must be in \[0, 1\], got -0.5'):
+  with pytest.raises(ValueError, match=r'alpha is -0.5; expected from 0 to 1'):
     losses.ls_objective(-0.5, convention='kl')
-
-
-@pytest.mark.parametrize('alpha', ['0.1', None, True, [0.1], {'begin': 0.1}])
-def test_alpha_must_be_a_number_or_a_function(alpha):
-  with pytest.raises(TypeError, match='alpha must be a number'):
-    losses.maxsup_objective(alpha)
-
-
-def test_unknown_choices_are_refused_when_made():
-  with pytest.raises(ValueError, match=r"convention must be one of .*'torch'"):
-    losses.ls_objective(convention='torch')
-  for make in ABLATIONS:
-    with pytest.raises(ValueError, match=r"normalization must .* got 'mean'"):
-      make(normalization='mean')
-
-
-@pytest.mark.parametrize(
-  ('make', 'options', 'function'),
-  [
-    (
-      losses.distillation_objective,
-      {
-        'teacher_temperature': 3.0,
-        'student_temperature': 2.0,
-        'divergence': 'kl',
-        'scale_by_squared_temperature': True,
-      },
-      losses.distillation_cross_entropy,
-    ),
-    (
-      losses.logit_matching_objective,
-      {'reduction': 'mean'},
-      losses.logit_matching_cross_entropy,
-    ),
-    (
-      losses.adaptive_ls_objective,
-      {'temperature': 2.0},
-      losses.adaptive_smoothing_cross_entropy,
-    ),
-  ],
-)
-def test_objectives_that_need_a_teacher(make, options, function):
-  objective = make(0.3, **options)
-  assert objective.needs == ('teacher_logits',)
-  teacher = LOGITS[:, ::-1]
-  values, state = objective.apply(
-    objective.init(), LOGITS, LABELS, where=REAL, teacher_logits=teacher
-  )
-  expected = function(
-    LOGITS, LABELS, 0.3, teacher_logits=teacher, where=REAL, **options
-  )
-  np.testing.assert_allclose(values, expected, rtol=1e-6)
-  assert state == ()
-
-
-def test_zipf_takes_votes_when_asked_to():
-  objective = losses.zipf_objective(0.3, ranking='votes')
-  assert objective.needs == ('votes',)
-  assert losses.zipf_objective().needs == ()
-  votes = LOGITS[:, ::-1]
-  values, _ = objective.apply((), LOGITS, LABELS, votes=votes)
-  expected = losses.zipf_cross_entropy(LOGITS, LABELS, 0.3, votes=votes)
-  np.testing.assert_allclose(values, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ('objective', 'inputs', 'message'),
-  [
-    (losses.adaptive_ls_objective(), {}, 'needs teacher_logits .* got nothing'),
-    (
-      losses.distillation_objective(),
-      {'votes': LOGITS},
-      'needs teacher_logits',
-    ),
-    (losses.zipf_objective(ranking='votes'), {}, 'needs votes .* got nothing'),
-    (
-      losses.adaptive_ls_objective(prior='self'),
-      {'teacher_logits': LOGITS},
-      'needs nothing besides logits and labels, got teacher_logits',
-    ),
-    (losses.mbls_objective(), {'margin': 0.0}, 'needs nothing .* got margin'),
-  ],
-)
-def test_an_objective_gets_what_it_needs_and_nothing_else(
-  objective, inputs, message
-):
-  with pytest.raises(TypeError, match=message):
-    objective.apply((), LOGITS, LABELS, **inputs)
-
-
-@pytest.mark.parametrize(
-  ('make', 'function'),
-  [
-    (losses.maxsup_objective, losses.maxsup_cross_entropy),
-    (losses.ls_objective, losses.label_smoothing_cross_entropy),
-    (
-      functools.partial(losses.adaptive_ls_objective, prior='self'),
-      losses.adaptive_smoothing_cross_entropy,
-    ),
-  ],
-)
-def test_alpha_follows_the_confidence_over_a_mask(make, function):
-  objective = make(0.4, adaptive_alpha=True)
-  where = np.array(
-    [[True, True, True, False], [False] * 4, [True, True, True, True]]
-  )
-  values, _ = objective.apply((), LOGITS, LABELS, where=where)
-  alpha = 0.4 * losses.confidence_alpha(LOGITS, where=where)
-  expected = function(LOGITS, LABELS, alpha, where=where)
-  np.testing.assert_allclose(values, expected, rtol=1e-6)
-  unmasked = 0.4 * losses.confidence_alpha(LOGITS)
-  assert abs(alpha[0] - unmasked[0]) > 1e-3
 
 
 # Weights of the classes
 
-WEIGHTS = np.array([1.0, 2.0, 0.5, 3.0], np.float32)
 
-
-@every_objective
-def test_every_objective_takes_class_weights(make, options, loss):
-  strength = () if options is None else (0.1,)
-  objective = losses.with_class_weights(
-    make(*strength, **(options or {})), WEIGHTS
-  )
-  values, _ = objective.apply((), LOGITS, LABELS)
-  # What the weights of the label do to the cross-entropy that is in it.
-  plain, _ = make(*strength, **(options or {})).apply((), LOGITS, LABELS)
-  assert (np.abs(values - plain)[WEIGHTS[LABELS] != 1] > 1e-3).all()
-  ones, _ = losses.with_class_weights(
-    make(*strength, **(options or {})), np.ones(4)
-  ).apply((), LOGITS, LABELS)
-  np.testing.assert_allclose(ones, plain, rtol=1e-6)
-
-
-def test_online_smoothing_takes_class_weights():
-  objective = losses.with_class_weights(
-    losses.ols_objective(4, 0.3, steps_per_epoch=5), WEIGHTS
-  )
-  state = objective.init()
-  values, after = objective.apply(state, LOGITS, LABELS)
-  expected = losses.ols_cross_entropy(
-    LOGITS, LABELS, state.targets, 0.3, class_weights=WEIGHTS
-  )
-  np.testing.assert_allclose(values, expected, rtol=1e-6)
-  assert after.counts.sum() == 1
-
-
-@pytest.mark.parametrize('mean', ['examples', 'weights'])
-@pytest.mark.parametrize(
-  'where', [None, REAL, REAL[:, None], np.ones((1, 4), bool)]
-)
-def test_mean_with_class_weights(mean, where):
-  objective = losses.with_class_weights(
-    losses.maxsup_objective(0.3), WEIGHTS, mean=mean
-  )
-  values, _ = objective.apply((), LOGITS, LABELS, where=where)
-  masked = where is not None and where.shape[0] > 1
-  real = REAL if masked else np.ones(3, bool)
+@pytest.mark.parametrize('where', [None, WHERE[:, 0], WHERE[:, :1]])
+def test_mean_with_class_weights(where):
+  real = np.ones(3, bool) if where is None else WHERE[:, 0]
   expected = losses.maxsup_cross_entropy(
     LOGITS[real], LABELS[real], 0.3, class_weights=WEIGHTS
-  )
-  divisor = WEIGHTS[LABELS[real]] if mean == 'weights' else real[real]
-  np.testing.assert_allclose(
-    np.sum(values) / np.sum(real), np.sum(expected) / np.sum(divisor), rtol=1e-6
-  )
+  ).sum()
+  for mean, divisor in (
+    ('examples', real.sum()),
+    ('weights', WEIGHTS[LABELS[real]].sum()),
+  ):
+    objective = losses.with_class_weights(
+      losses.maxsup_objective(0.3), WEIGHTS, mean=mean
+    )
+    values, _ = objective.apply((), LOGITS, LABELS, where=where)
+    np.testing.assert_allclose(
+      values.sum() / real.sum(), expected / divisor, rtol=1e-6
+    )
 
 
-def test_mean_with_class_weights_over_devices():
-  objective = losses.with_class_weights(
-    losses.ce_objective(), WEIGHTS, mean='weights', axis_name='devices'
+def test_the_mean_over_devices_is_that_of_torch():
+  torch = pytest.importorskip('torch')
+  weighted = functools.partial(
+    losses.with_class_weights, losses.ce_objective(), WEIGHTS, mean='weights'
   )
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(4, 2, 4)).astype(np.float32)
   labels = np.array([[0, 1], [2, 3], [3, 0], [1, 2]])
   where = np.array([[True, True], [True, False], [False, False], [True, True]])
 
+  @functools.partial(jax.pmap, axis_name='devices')
   def mean_over_devices(logits, labels, where):
-    values, _ = objective.apply((), logits, labels, where=where)
-    total, count = jax.lax.psum((values.sum(), where.sum()), 'devices')
-    return total / count
+    values, _ = weighted(axis_name='devices').apply(
+      (), logits, labels, where=where
+    )
+    return losses.weighted_mean(values, where=where, axis_name='devices')
 
-  actual = jax.pmap(mean_over_devices, axis_name='devices')(
-    logits, labels, where
+  def in_torch(logits, labels):
+    return torch.nn.functional.cross_entropy(
+      torch.tensor(logits), torch.tensor(labels), weight=torch.tensor(WEIGHTS)
+    )
+
+  np.testing.assert_allclose(
+    mean_over_devices(logits, labels, where),
+    np.full(4, in_torch(logits[where], labels[where])),
+    rtol=1e-6,
   )
-  torch = pytest.importorskip('torch')
-  expected = torch.nn.functional.cross_entropy(
-    torch.tensor(logits[where]),
-    torch.tensor(labels[where]),
-    weight=torch.tensor(WEIGHTS),
-  )
-  np.testing.assert_allclose(actual, np.full(4, expected), rtol=1e-6)
+  # Distributions have the mean over examples.
+  values, _ = weighted().apply((), LOGITS, MIXED)
+  np.testing.assert_allclose(values.mean(), in_torch(LOGITS, MIXED), rtol=1e-6)
 
 
-def test_distributions_have_the_mean_over_examples():
-  objective = losses.with_class_weights(
-    losses.ce_objective(), WEIGHTS, mean='weights'
-  )
-  values, _ = objective.apply((), LOGITS, MIXED)
-  torch = pytest.importorskip('torch')
-  expected = torch.nn.functional.cross_entropy(
-    torch.tensor(LOGITS), torch.tensor(MIXED), weight=torch.tensor(WEIGHTS)
-  )
-  np.testing.assert_allclose(np.mean(values), expected, rtol=1e-6)
+# From a configuration
+
+
+def linear_config(**fields):
+  return {'name': 'maxsup', 'alpha': {'schedule': 'linear', **fields}}
+
+
+@pytest.mark.parametrize(
+  ('config', 'objective'),
+  [
+    ({'name': 'ce'}, losses.ce_objective()),
+    (
+      {'name': 'ls', 'alpha': 0.3, 'convention': 'others'},
+      losses.ls_objective(0.3, convention='others'),
+    ),
+    ({'name': 'maxsup', 'alpha': 1}, losses.maxsup_objective(1.0)),
+    (
+      linear_config(end=0.3, denominator='epochs-1'),
+      losses.maxsup_objective(
+        losses.linear_alpha(0.1, 0.3, denominator='epochs-1', **LENGTH)
+      ),
+    ),
+    (
+      {
+        'name': 'focal',
+        'gamma': {'schedule': 'piecewise', 'values': [1, 2], 'boundaries': [2]},
+      },
+      losses.focal_objective(
+        losses.piecewise_alpha([1, 2], [2], steps_per_epoch=10)
+      ),
+    ),
+    (
+      {'name': 'ls', 'class_weights': WEIGHTS.tolist()},
+      losses.with_class_weights(losses.ls_objective(), WEIGHTS),
+    ),
+  ],
+)
+def test_configurations(config, objective):
+  for mapping in (dict, ml_collections.ConfigDict):
+    given = mapping(config)
+    made = losses.make_objective(given, num_classes=4, **LENGTH)
+    assert given == mapping(config)
+    for step in (0, 25, 49):
+      np.testing.assert_array_equal(
+        *(x.apply((), LOGITS, LABELS, step=step)[0] for x in (made, objective))
+      )
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ('maxsup', "objective is 'maxsup'; expected a mapping"),
+    (None, 'objective is None; expected a mapping'),
+    ({'alpha': 0.1}, 'objective.name is None; expected one of ce, ls, maxsup'),
+    ({'name': 'mxsup'}, "objective.name is 'mxsup'; did you mean 'maxsup'"),
+    ({'name': ['ls']}, r"objective.name is \['ls'\]; expected one of"),
+    (
+      {'name': 'ce', 'alpha': 0.1},
+      "a field of objective 'ce' is 'alpha'; expected one of name, class_wei",
+    ),
+    (
+      {'name': 'ols', 'num_classes': 3},
+      "a field of objective 'ols' is 'num_classes'",
+    ),
+    ({'name': 'ls', 'alpha': 1.5}, 'objective: alpha is 1.5; expected'),
+    ({'name': 'maxsup', 'alpha': 'x'}, "objective: alpha is 'x'; expected"),
+    ({'name': 'ls', 'convention': 'torch'}, "objective: convention is 'torch'"),
+    (
+      {'name': 'maxsup', 'alpha': {'begin': 0.1}},
+      'objective.alpha.schedule is None; expected one of constant, linear',
+    ),
+    (
+      {'name': 'maxsup', 'alpha': {'schedule': 'cosin'}},
+      "objective.alpha.schedule is 'cosin'; did you mean 'cosine'",
+    ),
+    (
+      linear_config(epochs=3),
+      "a field of objective.alpha 'linear' is 'epochs'; .* begin, end, denom",
+    ),
+    (
+      {'name': 'focal', 'gamma': {'schedule': 'constant', 'value': -1}},
+      'objective: gamma is -1.0; expected at least 0',
+    ),
+    (
+      {'name': 'mbls', 'alpha': {'schedule': 'piecewise', 'values': [0.1]}},
+      "objective.alpha: .*missing .*'boundaries'",
+    ),
+    ({'name': 'mbls', 'margin': '1'}, "objective: margin is '1'; expected"),
+    ({'name': 'acls', 'rest_weight': -1}, 'objective: rest_weight is -1.0'),
+    ({'name': 'maxsup', 'adaptive_alpha': 'yes'}, "adaptive_alpha is 'yes'"),
+    (
+      {'name': 'distillation', 'scale_by_squared_temperature': 'false'},
+      "scale_by_squared_temperature is 'false'; expected True or False",
+    ),
+    ({'name': 'zipf', 'ranking': 'vote'}, "ranking is 'vote'; did you mean"),
+    ({'name': 'ols', 'initial': 'random'}, "objective: initial is 'random'"),
+    ({'name': 'ols', 'freeze_above': 2}, 'objective: freeze_above is 2'),
+    ({'name': 'ols', 'smoothing': -1}, 'objective: smoothing is -1'),
+    (
+      {'name': 'ce', 'class_weights': [1.0, 1.0]},
+      r'class_weights is \[1.0, 1.0\]; expected 4 numbers, one for each class',
+    ),
+    (
+      {'name': 'ce', 'class_weights': [1.0, 1.0, 1.0, -1.0]},
+      'objective: class_weights is -1.0; expected at least 0',
+    ),
+    ({'name': 'ce', 'class_weights': 2.0}, 'class_weights is 2.0; expected 4'),
+    ({'name': 'ce', 'class_weights': ['a'] * 4}, 'objective: class_weights is'),
+    (
+      {'name': 'ce', 'class_weights': [1.0] * 4, 'class_weights_mean': 'sum'},
+      "objective: mean is 'sum'; expected one of examples, weights",
+    ),
+    (
+      {'name': 'ce', 'class_weights_mean': 'weights'},
+      'class_weights_mean without objective.class_weights',
+    ),
+    (linear_config(end=-0.1), 'objective: alpha is -0.1; expected at least 0'),
+    (linear_config(end='x'), "objective.alpha: end is 'x'; expected"),
+    (linear_config(denominator='T'), "objective.alpha: denominator is 'T'"),
+  ],
+)
+def test_bad_configurations(config, message):
+  with pytest.raises(UsageError, match=message) as caught:
+    losses.make_objective(config, num_classes=4, **LENGTH)
+  assert '\n' not in str(caught.value)
+
+
+def test_what_a_configuration_needs_to_be_told():
+  for length, message in (
+    (
+      {'epochs': 5},
+      'objective.alpha needs steps_per_epoch, which is not given',
+    ),
+    ({'steps_per_epoch': 5}, 'objective.alpha needs epochs'),
+    ({'steps_per_epoch': 5, 'epochs': 0}, 'epochs is 0; expected'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      losses.make_objective(linear_config(), **length)
+  for missing in ('num_classes', 'steps_per_epoch'):
+    told = {'num_classes': 4, 'steps_per_epoch': 10, missing: None}
+    with pytest.raises(UsageError, match=f'objective needs {missing}'):
+      losses.make_objective({'name': 'ols'}, **told)
+
+
+def test_axes_of_devices_reach_statistics_and_weights():
+  logits = np.stack([LOGITS, LOGITS[:, ::-1]])
+  labels = np.array([[0, 2, 3], [3, 3, 1]])
+  weighted = {
+    'class_weights': WEIGHTS.tolist(),
+    'class_weights_mean': 'weights',
+  }
+  for config in ({'name': 'ols'}, {'name': 'ce', **weighted}):
+    apart, together = (
+      losses.make_objective(config, num_classes=4, axis_name=axis, **LENGTH)
+      for axis in ('devices', None)
+    )
+
+    def over_devices(z, y, apart=apart):
+      return apart.apply(apart.init(), z, y)
+
+    mapped = jax.jit(jax.vmap(over_devices, axis_name='devices'))
+    results = mapped(logits, labels)
+    values, state = jax.jit(together.apply)(together.init(), logits, labels)
+    np.testing.assert_allclose(results[0], values, rtol=1e-6)
+    for apart_leaf, leaf in zip(
+      jax.tree.leaves(results[1]), jax.tree.leaves(state)
+    ):
+      for device in range(2):
+        np.testing.assert_allclose(apart_leaf[device], leaf, rtol=1e-6)

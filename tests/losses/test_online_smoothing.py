@@ -57,21 +57,6 @@ def test_initial_state(initial, row):
   assert {x.dtype for x in state} == {jnp.dtype('float32')}
 
 
-def test_one_class():
-  for initial in ('uniform', 'smoothed'):
-    assert losses.ols_init(1, initial=initial).targets == 1
-
-
-def test_the_first_epoch_has_no_soft_term_where_targets_are_zero():
-  logits, labels = batches(1)
-  targets = losses.ols_init(K, initial='zeros').targets
-  np.testing.assert_allclose(
-    losses.ols_cross_entropy(logits[0], labels[0], targets, 0.3),
-    0.3 * losses.cross_entropy(logits[0], labels[0]),
-    rtol=1e-6,
-  )
-
-
 @jax.jit
 def epoch(state, logits, labels, where):
   for z, y, w in zip(logits, labels, where):
@@ -131,17 +116,17 @@ def test_ties_count_for_the_first_class():
 def test_any_number_of_batch_axes_and_any_class_axis():
   logits, labels = batches(3)
   state = losses.ols_init(K)
-  together = losses.ols_update(state, logits, labels)
-  moved = losses.ols_update(state, np.moveaxis(logits, -1, 0), labels, axis=0)
+  update = jax.jit(losses.ols_update, static_argnames='axis')
+  together = update(state, logits, labels)
+  moved = update(state, np.moveaxis(logits, -1, 0), labels, axis=0)
   for z, y in zip(logits, labels):
-    state = losses.ols_update(state, z, y)
+    state = update(state, z, y)
   for other in (together, moved):
     for actual, expected in zip(other, state):
       np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('transform', ['pmap', 'vmap'])
-def test_devices_sum_their_statistics(transform):
+def test_devices_sum_their_statistics():
   logits, labels = batches(4)
   real = np.random.default_rng(1).random(labels.shape) < 0.8
   real[2] = False
@@ -152,7 +137,7 @@ def test_devices_sum_their_statistics(transform):
       state, logits, labels, where=real, axis_name='devices'
     )
 
-  over_devices = getattr(jax, transform)(update, axis_name='devices')
+  over_devices = jax.pmap(update, axis_name='devices')
   states = over_devices(logits, labels, real)
   expected = losses.ols_update(state, logits, labels, where=real)
   for device in range(4):
@@ -184,10 +169,13 @@ def test_nothing_has_a_gradient_but_the_loss():
     )
     return values.sum(), after.targets.sum()
 
-  slopes, of_targets = jax.jacrev(lambda z: total(z, state.targets))(logits[0])
+  slopes, of_targets = jax.jit(jax.jacrev(lambda z: total(z, state.targets)))(
+    logits[0]
+  )
   assert np.abs(slopes).max() > 0.1
   assert not of_targets.any()
-  assert not jax.grad(lambda t: total(logits[0], t)[0])(state.targets).any()
+  gradient = jax.jit(jax.grad(lambda t: total(logits[0], t)[0]))
+  assert not gradient(state.targets).any()
 
 
 # The objective
@@ -235,14 +223,8 @@ def test_the_objective_freezes_rows():
 def test_a_fractional_step_is_refused():
   objective = losses.ols_objective(K, lambda step: 0.5, steps_per_epoch=1)
   logits, labels = batches(1)
-  with pytest.raises(TypeError, match='step must be an integer, got float32'):
+  with pytest.raises(TypeError, match='step is float32; expected an integer'):
     objective.apply(objective.init(), logits[0], labels[0], step=1.5)
-
-
-def test_the_state_goes_through_a_checkpoint_as_a_pytree():
-  leaves, structure = jax.tree.flatten(losses.ols_init(K))
-  assert [leaf.shape for leaf in leaves] == [(K, K), (K, K), (K,)]
-  assert isinstance(structure.unflatten(leaves), losses.OnlineSmoothing)
 
 
 def test_a_warning_says_how_much_memory_many_classes_take():
@@ -260,52 +242,8 @@ def test_a_warning_says_how_much_memory_many_classes_take():
 # What is refused
 
 
-def test_distributions_are_refused():
-  state = losses.ols_init(2)
-  mixed = np.array([[0.5, 0.5]], np.float32)
-  message = 'labels must be integer class ids, got float32: online label'
-  with pytest.raises(ValueError, match=message):
-    losses.ols_cross_entropy(mixed, mixed, state.targets)
-  with pytest.raises(ValueError, match=message):
-    losses.ols_update(state, mixed, mixed)
-
-
-@pytest.mark.parametrize(
-  ('targets', 'error', 'message'),
-  [
-    (np.ones((3, 3)), ValueError, r'targets .* \(2, 2\) for .* got \(3, 3\)'),
-    (np.ones(2), ValueError, r'targets must have shape \(2, 2\) .* got \(2,'),
-    (np.ones((2, 2), int), TypeError, 'targets must be floating point, got'),
-  ],
-)
-def test_bad_targets(targets, error, message):
-  with pytest.raises(error, match=message):
-    losses.ols_cross_entropy(np.ones((1, 2)), np.zeros(1, int), targets)
-
-
 def test_a_state_of_other_classes():
-  with pytest.raises(ValueError, match=r'shape \(1, 2\), got one of 3'):
+  with pytest.raises(
+    ValueError, match='state has 3 classes; expected 2 for logits'
+  ):
     losses.ols_update(losses.ols_init(3), np.ones((1, 2)), np.zeros(1, int))
-
-
-@pytest.mark.parametrize(
-  ('arguments', 'error', 'message'),
-  [
-    ({'num_classes': 0}, ValueError, 'num_classes must be at least 1, got 0'),
-    ({'num_classes': 2.0}, TypeError, 'num_classes must be an integer'),
-    ({'alpha': 1.5}, ValueError, r'alpha must be in \[0, 1\], got 1.5'),
-    ({'steps_per_epoch': 0}, ValueError, 'steps_per_epoch must be at least 1'),
-    (
-      {'initial': 'random'},
-      ValueError,
-      "initial must be one of 'uniform', ",
-    ),
-    ({'smoothing': 2}, ValueError, r'smoothing must be in \[0, 1\], got 2'),
-    ({'freeze_above': '1'}, TypeError, 'freeze_above must be a number'),
-  ],
-)
-def test_bad_arguments_are_refused_when_made(arguments, error, message):
-  with pytest.raises(error, match=message):
-    losses.ols_objective(
-      **{'num_classes': 2, 'steps_per_epoch': 1, **arguments}
-    )

@@ -43,10 +43,6 @@ def weighted_mean(
   Returns:
     A scalar, in float32 or wider; 0 where the denominator is 0.
 
-  Raises:
-    TypeError: if an argument has the wrong dtype.
-    ValueError: if the shape of an argument is not that of the values.
-
   Examples:
     >>> import jax
     >>> import jax.numpy as jnp
@@ -70,16 +66,16 @@ def weighted_mean(
     >>> print(value, gradient)
     [6. 6.] [3. 3.]
   """
-  values = _floating('values', values)
-  if where is not None:
-    where = _mask(where, values)
-  ones = jnp.ones_like(values)
-  factor = ones if weights is None else _like('weights', weights, values)
+  values = _checks.in_float32(_checks.floating('values', values))
+  factor = jnp.ones_like(values)
+  if weights is not None:
+    factor = _like('weights', weights, values).astype(values.dtype)
   divisor = factor
   if normalizer is not None:
-    divisor = _like('normalizer', normalizer, values)
+    divisor = _like('normalizer', normalizer, values).astype(values.dtype)
   # Masked before they meet: 0 times NaN is NaN, in the gradient as well.
   if where is not None:
+    where = _checks.boolean('where', _like('where', where, values))
     values, factor, divisor = (
       jnp.where(where, x, 0) for x in (values, factor, divisor)
     )
@@ -127,10 +123,6 @@ def label_weights(
     The weights, `[B]`, in float32 or wider; NaN for a class id outside
     `[0, K)`.
 
-  Raises:
-    TypeError: if an argument has the wrong dtype.
-    ValueError: if the shapes do not fit together.
-
   Examples:
     >>> import jax.numpy as jnp
     >>> from maxsup_jax import losses
@@ -146,54 +138,25 @@ def label_weights(
     0.9895
   """
   labels = jnp.asarray(labels)
-  weights_K = _checks.read_class_weights(class_weights)
-  num_classes = weights_K.size
-  if jnp.issubdtype(labels.dtype, jnp.integer):
-    known = (labels >= 0) & (labels < num_classes)
+  weights_K = _checks.class_weights(class_weights)
+  if _checks.class_ids(labels):
+    known = (labels >= 0) & (labels < weights_K.size)
     weights = weights_K[jnp.where(known, labels, 0)]
     weights = jnp.where(known, weights, jnp.nan)
-  elif jnp.issubdtype(labels.dtype, jnp.floating):
+  else:
     labels_BK = jnp.moveaxis(labels, axis, -1)
-    if labels_BK.shape[-1] != num_classes:
+    if labels_BK.shape[-1] != weights_K.size:
       raise ValueError(
-        f'labels of shape {labels.shape} must have {num_classes} classes, like '
-        'class_weights'
+        f'labels have shape {labels.shape}; expected {weights_K.size} classes '
+        f'on axis {axis}, like class_weights'
       )
     weights = jnp.sum(labels_BK * weights_K, -1)
-  else:
-    raise TypeError(
-      'labels must be integer class ids or floating-point distributions, '
-      f'got {labels.dtype}'
-    )
   if where is None:
     return weights
-  return jnp.where(_mask(where, weights), weights, 0)
-
-
-def _mask(where: ArrayLike, values: jax.Array) -> jax.Array:
-  where = jnp.asarray(where)
-  if where.dtype != jnp.bool_:
-    raise TypeError(f'where must be boolean, got {where.dtype}')
-  _check_shape('where', where, values)
-  return where
-
-
-def _floating(name: str, values: ArrayLike) -> jax.Array:
-  values = jnp.asarray(values)
-  if not jnp.issubdtype(values.dtype, jnp.floating):
-    raise TypeError(f'{name} must be floating point, got {values.dtype}')
-  return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+  where = _checks.boolean('where', _like('where', where, weights))
+  return jnp.where(where, weights, 0)
 
 
 def _like(name: str, values: ArrayLike, like: jax.Array) -> jax.Array:
-  values = jnp.asarray(values)
-  _check_shape(name, values, like)
-  return values.astype(like.dtype)
-
-
-def _check_shape(name: str, values: jax.Array, like: jax.Array) -> None:
-  if values.shape != like.shape:
-    raise ValueError(
-      f'{name} must have shape {like.shape}, one for each value, '
-      f'got {values.shape}'
-    )
+  _checks.shape(name, values, like.shape, ', one for each value')
+  return jnp.asarray(values)

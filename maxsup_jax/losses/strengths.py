@@ -1,4 +1,4 @@
-"""The strength alpha as a function of the training step."""
+"""The strength of a loss as a function of the step, or of the confidence."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from maxsup_jax.losses import _checks
+from maxsup_jax import errors
+from maxsup_jax.losses._rows import Rows
 
 Schedule = Callable[[ArrayLike], jax.Array]
 
@@ -46,26 +47,19 @@ def check_step(step: ArrayLike) -> jax.Array:
   """Returns a step, which must be an integer."""
   step = jnp.asarray(step)
   if not jnp.issubdtype(step.dtype, jnp.integer):
-    raise TypeError(f'step must be an integer, got {step.dtype}')
+    raise TypeError(f'step is {step.dtype}; expected an integer')
   return step
 
 
 def constant_alpha(value: float = 0.1) -> EpochSchedule:
   """The same value at every step.
 
-  Args:
-    value: the value.
-
-  Returns:
-    A schedule: a function of the step.
-
   Examples:
     >>> from maxsup_jax import losses
     >>> print(losses.constant_alpha(0.1)(1000))
     0.1
   """
-  value = _checks.check_number('value', value)
-  return EpochSchedule((value,), steps_per_epoch=1)
+  return EpochSchedule((errors.number('value', value),), steps_per_epoch=1)
 
 
 def linear_alpha(
@@ -104,10 +98,6 @@ def linear_alpha(
     A schedule: a function of the step. After the last epoch it keeps the value
     of the last epoch. A single epoch has the value `begin`.
 
-  Raises:
-    TypeError: if a number is not one.
-    ValueError: if a count is not positive or the denominator is unknown.
-
   Examples:
     >>> from maxsup_jax import losses
     >>> alpha = losses.linear_alpha(0.1, 0.2, epochs=4, steps_per_epoch=100)
@@ -122,17 +112,13 @@ def linear_alpha(
     Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
     <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, appendix F.
   """
-  begin = _checks.check_number('begin', begin)
-  end = _checks.check_number('end', end)
+  begin, end = errors.number('begin', begin), errors.number('end', end)
   values = (
     begin + (end - begin) * fraction
     for fraction in _fractions(epochs, denominator)
   )
-  return EpochSchedule(
-    tuple(values),
-    _checks.check_count('steps_per_epoch', steps_per_epoch),
-    ends=(begin, end),
-  )
+  steps_per_epoch = errors.integer('steps_per_epoch', steps_per_epoch, 1)
+  return EpochSchedule(tuple(values), steps_per_epoch, ends=(begin, end))
 
 
 def cosine_alpha(
@@ -152,19 +138,12 @@ def cosine_alpha(
 
   Args:
     begin: the value in the first epoch.
-    end: the value where `t` equals the denominator.
-    epochs: the number of epochs of the training, `T`.
-    steps_per_epoch: the number of steps in an epoch.
-    denominator: `D`, see `linear_alpha`. Beyond an integer `D` the value is
-      `end`.
+    end: the value where `t` equals the denominator, and after.
+    epochs, steps_per_epoch, denominator: see `linear_alpha`.
 
   Returns:
     A schedule: a function of the step. After the last epoch it keeps the value
     of the last epoch.
-
-  Raises:
-    TypeError: if a number is not one.
-    ValueError: if a count is not positive or the denominator is unknown.
 
   Examples:
     >>> from maxsup_jax import losses
@@ -172,17 +151,13 @@ def cosine_alpha(
     >>> print([round(float(alpha(step)), 3) for step in (0, 100, 200, 300)])
     [0.2, 0.171, 0.1, 0.029]
   """
-  begin = _checks.check_number('begin', begin)
-  end = _checks.check_number('end', end)
+  begin, end = errors.number('begin', begin), errors.number('end', end)
   values = (
     end + (begin - end) * (1 + math.cos(math.pi * min(fraction, 1))) / 2
     for fraction in _fractions(epochs, denominator)
   )
-  return EpochSchedule(
-    tuple(values),
-    _checks.check_count('steps_per_epoch', steps_per_epoch),
-    ends=(begin, end),
-  )
+  steps_per_epoch = errors.integer('steps_per_epoch', steps_per_epoch, 1)
+  return EpochSchedule(tuple(values), steps_per_epoch, ends=(begin, end))
 
 
 def piecewise_alpha(
@@ -202,45 +177,93 @@ def piecewise_alpha(
   Returns:
     A schedule: a function of the step.
 
-  Raises:
-    TypeError: if a number is not one.
-    ValueError: if the boundaries do not increase, or there is not one value
-      more.
-
   Examples:
     >>> from maxsup_jax import losses
     >>> alpha = losses.piecewise_alpha([0.0, 0.1], [2], steps_per_epoch=100)
     >>> print([round(float(alpha(step)), 3) for step in (0, 199, 200, 999)])
     [0.0, 0.0, 0.1, 0.1]
   """
-  values = [_checks.check_number('values', value) for value in values]
-  bounds = [_checks.check_count('boundaries', bound) for bound in boundaries]
+  values = [errors.number('values', value) for value in values]
+  bounds = [errors.integer('boundaries', bound, 1) for bound in boundaries]
   if len(values) != len(bounds) + 1:
-    raise ValueError(
-      'values must be one more than boundaries, '
-      f'got {len(values)} and {len(bounds)}'
+    raise errors.UsageError(
+      f'values are {len(values)}; expected one more than the {len(bounds)} '
+      'boundaries'
     )
   if any(a >= b for a, b in itertools.pairwise(bounds)):
-    raise ValueError(f'boundaries must increase, got {bounds}')
+    raise errors.UsageError(
+      f'boundaries are {bounds}; expected increasing epochs'
+    )
   lengths = [b - a for a, b in itertools.pairwise([0, *bounds])]
   per_epoch = [v for v, n in zip(values, [*lengths, 1]) for _ in range(n)]
-  return EpochSchedule(
-    tuple(per_epoch), _checks.check_count('steps_per_epoch', steps_per_epoch)
-  )
+  steps_per_epoch = errors.integer('steps_per_epoch', steps_per_epoch, 1)
+  return EpochSchedule(tuple(per_epoch), steps_per_epoch)
 
 
 def _fractions(epochs: int, denominator: str | int) -> list[float]:
   """The epochs, counted from 0, divided by the denominator."""
-  epochs = _checks.check_count('epochs', epochs)
-  if denominator == 'epochs':
-    divisor = epochs
-  elif denominator == 'epochs-1':
-    divisor = max(epochs - 1, 1)
-  elif isinstance(denominator, str):
-    raise ValueError(
-      "denominator must be 'epochs', 'epochs-1' or a positive integer, "
-      f'got {denominator!r}'
-    )
+  epochs = errors.integer('epochs', epochs, 1)
+  named = {'epochs': epochs, 'epochs-1': max(epochs - 1, 1)}
+  if isinstance(denominator, str) and denominator in named:
+    divisor = named[denominator]
   else:
-    divisor = _checks.check_count('denominator', denominator)
+    expected = "'epochs', 'epochs-1' or a positive integer"
+    divisor = errors.integer('denominator', denominator, 1, expected=expected)
   return [epoch / divisor for epoch in range(epochs)]
+
+
+def confidence_alpha(
+  logits: ArrayLike,
+  low: ArrayLike = 0.0,
+  high: ArrayLike = 1.0,
+  *,
+  axis: int = -1,
+  where: ArrayLike | None = None,
+) -> jax.Array:
+  r"""A strength that grows with the model's confidence, per example.
+
+  .. math::
+    \alpha = \alpha_\mathrm{low} + (\alpha_\mathrm{high} - \alpha_\mathrm{low})
+    \left(1 - \frac{H(q)}{\log K}\right), \qquad H(q) = -\sum_k q_k \log q_k
+
+  An example on which the model is sure gets `high`, one on which it is
+  undecided gets `low`. It may be given as `alpha` to any loss here. No
+  gradient flows through it.
+
+  The form :math:`1 - H(q) / \log K` is the one commonly attributed to Lee et
+  al.; it was not checked against their paper. The one that Zhou et al. call
+  adaptive alpha is adopted from Lee et al., and not given either; `low` and
+  `high` are of this package.
+
+  Args:
+    low: the strength where the softmax is uniform, or has one class only.
+    high: the strength where the model is sure.
+    logits, axis, where: see `cross_entropy`. A masked example gets `low`.
+
+  Returns:
+    The strength of every example, `[B]`.
+
+  Examples:
+    >>> import numpy as np
+    >>> from maxsup_jax import losses
+    >>> logits = np.array([[9.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> print(np.asarray(losses.confidence_alpha(logits, 0.0, 0.2)).round(4))
+    [0.1996 0.0224 0.    ]
+
+  References:
+    Lee et al., `Adaptive Label Smoothing with Self-Knowledge in Natural
+    Language Generation <https://arxiv.org/abs/2210.13459>`_, EMNLP 2022.
+
+    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
+    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, table 15.
+  """
+  rows = Rows.of(logits, axis, where)
+  low, high = rows.number('low', low), rows.number('high', high)
+  several = rows.count() > 1
+  share = rows.entropy() / jnp.log(jnp.where(several, rows.count(), 2))
+  # Rounding may lift the entropy of a uniform softmax above log K.
+  confidence = jnp.where(several, jnp.clip(1 - share, 0, 1), 0)
+  confidence = jax.lax.stop_gradient(confidence)
+  if rows.examples is not None:
+    confidence = jnp.where(rows.examples, confidence, 0)
+  return low + (high - low) * confidence
