@@ -10,9 +10,11 @@ import contextlib
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from maxsup_jax.data.resizing import draw_crop
 
 NextBatch = Callable[[], np.ndarray]
 
@@ -20,10 +22,29 @@ NextBatch = Callable[[], np.ndarray]
 EVAL_RESIZE = 8 / 7
 
 
-def _endless(paths: Sequence[str]) -> Iterator[str]:
-  draw = random.Random(0)
-  while True:
-    yield from draw.sample(paths, len(paths))
+def _batches(load, paths, batch_size, threads=0) -> NextBatch:
+  """Batches of what `load` gives for a path and a generator."""
+
+  def endless():
+    draw = random.Random(0)
+    while True:
+      yield from draw.sample(paths, len(paths))
+
+  order, mapped = endless(), map
+  rngs = itertools.repeat(np.random.default_rng(0))
+  if threads:
+    rngs = map(np.random.default_rng, itertools.count())
+    mapped = concurrent.futures.ThreadPoolExecutor(threads).map
+  return lambda: np.stack(
+    list(mapped(load, itertools.islice(order, batch_size), rngs))
+  )
+
+
+def _open(path):
+  from PIL import Image
+
+  with open(path, 'rb') as file:
+    return Image.open(file).convert('RGB')
 
 
 def pil(
@@ -39,10 +60,6 @@ def pil(
   """
   from PIL import Image
 
-  from maxsup_jax.data.resizing import draw_crop
-
-  rngs = map(np.random.default_rng, itertools.count())
-
   def load(path, rng):
     image = _open(path)
     top, left, height, width = draw_crop(image.height, image.width, rng)
@@ -52,19 +69,7 @@ def pil(
       image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image)
 
-  order = _endless(paths)
-  if not threads:
-    rng = next(rngs)
-    return lambda: np.stack(
-      [load(path, rng) for path in itertools.islice(order, batch_size)]
-    )
-  pool = concurrent.futures.ThreadPoolExecutor(threads)
-
-  def next_batch():
-    paths = itertools.islice(order, batch_size)
-    return np.stack(list(pool.map(load, paths, rngs)))
-
-  return next_batch
+  return _batches(load, paths, batch_size, threads)
 
 
 def pil_eval(paths: Sequence[str], batch_size: int, size: int) -> NextBatch:
@@ -72,9 +77,8 @@ def pil_eval(paths: Sequence[str], batch_size: int, size: int) -> NextBatch:
   from PIL import Image
 
   resized = round(size * EVAL_RESIZE)
-  order = _endless(paths)
 
-  def load(path):
+  def load(path, _):
     image = _open(path)
     scale = resized / min(image.size)
     shape = [max(resized, int(side * scale)) for side in image.size]
@@ -82,16 +86,7 @@ def pil_eval(paths: Sequence[str], batch_size: int, size: int) -> NextBatch:
     left, top = (round((side - size) / 2) for side in shape)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
-  return lambda: np.stack(
-    [load(path) for path in itertools.islice(order, batch_size)]
-  )
-
-
-def _open(path):
-  from PIL import Image
-
-  with open(path, 'rb') as file:
-    return Image.open(file).convert('RGB')
+  return _batches(load, paths, batch_size)
 
 
 def torchvision(paths: Sequence[str], batch_size: int, size: int) -> NextBatch:
@@ -99,6 +94,7 @@ def torchvision(paths: Sequence[str], batch_size: int, size: int) -> NextBatch:
   import torch
   from torchvision import transforms
 
+  torch.set_num_threads(1)
   transform = transforms.Compose(
     [
       transforms.RandomResizedCrop(size),
@@ -106,13 +102,9 @@ def torchvision(paths: Sequence[str], batch_size: int, size: int) -> NextBatch:
       transforms.PILToTensor(),
     ]
   )
-  order = _endless(paths)
-
-  def next_batch():
-    chosen = itertools.islice(order, batch_size)
-    return torch.stack([transform(_open(path)) for path in chosen]).numpy()
-
-  return _with_one_torch_thread(next_batch)
+  return _batches(
+    lambda path, _: transform(_open(path)).numpy(), paths, batch_size
+  )
 
 
 def torchvision_v2(
@@ -123,33 +115,16 @@ def torchvision_v2(
   from torchvision import io
   from torchvision.transforms import v2
 
+  torch.set_num_threads(1)
   transform = v2.Compose(
     [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
   )
-  order = _endless(paths)
 
-  def load(path):
-    return transform(io.decode_jpeg(io.read_file(path), io.ImageReadMode.RGB))
+  def load(path, _):
+    image = io.decode_jpeg(io.read_file(path), io.ImageReadMode.RGB)
+    return transform(image).numpy()
 
-  def next_batch():
-    chosen = itertools.islice(order, batch_size)
-    return torch.stack([load(path) for path in chosen]).numpy()
-
-  return _with_one_torch_thread(next_batch)
-
-
-def _with_one_torch_thread(next_batch):
-  import torch
-
-  def in_one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-      return next_batch()
-    finally:
-      torch.set_num_threads(before)
-
-  return in_one_thread
+  return _batches(load, paths, batch_size)
 
 
 def tf_data(
@@ -167,32 +142,27 @@ def tf_data(
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   import tensorflow as tf
+  from PIL import Image
 
   with contextlib.suppress(RuntimeError):
     tf.config.set_visible_devices([], 'GPU')
 
-  def crop(path, window):
+  def load(path, window):
     encoded = tf.io.read_file(path)
+    if not train:
+      shape = tf.io.extract_jpeg_shape(encoded)[:2]
+      # The square of the original that becomes the picture.
+      side = tf.cast(tf.reduce_min(shape), tf.float32) / EVAL_RESIZE
+      side = tf.cast(side, tf.int32)
+      top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+      window = tf.stack([top, left, side, side])
     image = tf.image.decode_and_crop_jpeg(
       encoded, window, channels=3, dct_method='INTEGER_ACCURATE'
     )
     image = tf.image.resize(image, (size, size))
-    return tf.cast(tf.image.random_flip_left_right(image), tf.uint8)
-
-  def center(path, window):
-    encoded = tf.io.read_file(path)
-    shape = tf.io.extract_jpeg_shape(encoded)[:2]
-    # The square of the original that becomes the picture.
-    side = tf.cast(tf.reduce_min(shape), tf.float32) / EVAL_RESIZE
-    side = tf.cast(side, tf.int32)
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    image = tf.image.decode_and_crop_jpeg(
-      encoded,
-      tf.stack([top, left, side, side]),
-      channels=3,
-      dct_method='INTEGER_ACCURATE',
-    )
-    return tf.cast(tf.image.resize(image, (size, size)), tf.uint8)
+    if train:
+      image = tf.image.random_flip_left_right(image)
+    return tf.cast(image, tf.uint8)
 
   options = tf.data.Options()
   options.threading.private_threadpool_size = threads
@@ -201,29 +171,19 @@ def tf_data(
     # Or it would work ahead while others are timed.
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-  paths = 10 * list(paths)
-  dataset = tf.data.Dataset.from_tensor_slices((paths, _windows(paths)))
+  paths, rng, windows = 10 * list(paths), np.random.default_rng(0), []
+  for path in paths:
+    with Image.open(path) as image:
+      windows.append(draw_crop(image.height, image.width, rng))
+  dataset = tf.data.Dataset.from_tensor_slices(
+    (paths, np.array(windows, np.int32))
+  )
   dataset = dataset.shuffle(len(paths), seed=0).repeat()
   dataset = dataset.map(
-    crop if train else center,
-    num_parallel_calls=threads if threads > 1 else None,
+    load, num_parallel_calls=threads if threads > 1 else None
   )
   dataset = dataset.batch(batch_size).with_options(options)
   if threads > 1:
     dataset = dataset.prefetch(2)
   batches = dataset.as_numpy_iterator()
   return lambda: next(batches)
-
-
-def _windows(paths: Sequence[str]) -> np.ndarray:
-  """A random crop of each file: its top, left, height and width."""
-  from PIL import Image
-
-  from maxsup_jax.data.resizing import draw_crop
-
-  rng = np.random.default_rng(0)
-  windows = []
-  for path in paths:
-    with Image.open(path) as image:
-      windows.append(draw_crop(image.height, image.width, rng))
-  return np.array(windows, np.int32)
