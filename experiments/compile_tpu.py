@@ -21,8 +21,6 @@ the place of the state that is given away are counted once.
 Exit codes: 0 every step fits, 1 one does not, 2 the input is wrong.
 """
 
-import json
-import os
 import re
 import sys
 
@@ -74,40 +72,28 @@ _GIB = 2**30
 
 
 def main():
-  from experiments.benchmark import tpu
+  from experiments.benchmark import report, tpu
 
   out = _cli.checked_out(_OUT.value)
   one_of('--topology', _TOPOLOGY.value, tpu.TOPOLOGIES)
   tpu.prepare('experiments.compile_tpu')
-  configs, load = _configs(), os.getloadavg()[0]
+  configs, started = _configs(), report.started('compile_tpu')
   import jax
 
-  from experiments.benchmark import costs
   from maxsup_jax.training.parallel import Devices
-  from maxsup_jax.training.provenance import provenance
 
   # A compilation that is read from a cache takes no time worth reporting.
   jax.config.update('jax_enable_compilation_cache', False)
-  started = provenance()
   devices = Devices(tpu.devices(_TOPOLOGY.value))
-  record = {
-    'schema': 1,
-    'suite': 'compile_tpu',
-    **started,
-    'hardware': costs.hardware(load),
-    'settings': {
-      'topology': _TOPOLOGY.value,
-      'device_kind': devices.local[0].device_kind,
-      'device_count': devices.count,
-      'find_batch_size': _FIND_BATCH_SIZE.value,
-    },
+  settings = {
+    'topology': _TOPOLOGY.value,
+    'device_kind': devices.local[0].device_kind,
+    'device_count': devices.count,
+    'find_batch_size': _FIND_BATCH_SIZE.value,
   }
   steps = compile_all(configs, devices, _FIND_BATCH_SIZE.value)
-  record['results'] = {'steps': steps}
-  print('\n'.join(describe(record)))
-  if out:
-    out.write_text(json.dumps(record, indent=2) + '\n')
-    print(f'\nwritten to {out}')
+  measured = {'settings': settings, 'results': {'steps': steps}}
+  report.publish(started, measured, describe, out)
   return 0 if all(row['fits'] for row in steps) else 1
 
 
@@ -291,7 +277,7 @@ def describe(record):
   from experiments.benchmark import report
   from experiments.benchmark.step import PROGRAM_COLUMNS
 
-  s, steps = record['settings'], record['results']['steps']
+  steps = record['results']['steps']
   columns = (
     ('dtype', 'model.dtype', ''),
     ('objective', 'objective.name', ''),
@@ -311,10 +297,7 @@ def describe(record):
       lambda x: report.with_unit(_total(x, 'bytes'), 'B'),
     ),
   )
-  lines = report.wrapped(
-    f'Training steps compiled for {s["topology"]}, {s["device_count"]} '
-    f'{s["device_kind"]} device(s), and not run'
-  ) + report.machine(record)
+  lines = ['Training steps, compiled and not run:']
   for start in range(0, len(steps), 3):
     rows = {
       f'{i + 1}: {row["model"]["name"]}': row

@@ -31,7 +31,6 @@ with the same flags.
 """
 
 import importlib
-import json
 import os
 
 from absl import flags
@@ -50,75 +49,53 @@ _OUT = flags.DEFINE_string(
   'Write everything, each round too, to this file as JSON; empty for none '
   '(default: runs/benchmark-SUITE.json).',
 )
-flags.DEFINE_string(
-  'model',
-  None,
-  'A name of maxsup_jax.models. step: resnet18 on CPU, else resnet50. train: '
-  'resnet50 and vit_small.',
-)
-flags.DEFINE_integer(
-  'image_size',
-  None,
-  'Side of the images. step: 32 on CPU, else 224; below 64 a ResNet has the '
-  'stem for CIFAR. train, pipeline: 224.',
-  lower_bound=1,
-)
-flags.DEFINE_integer(
-  'batch_size',
-  None,
-  'step: images in a step, over all devices; 16 a device on CPU, else 256. '
-  'train: 8 on CPU, else 256. pipeline: 64. diagnostics: rows in an update of '
-  'neural collapse; 4096.',
-  lower_bound=1,
-)
-flags.DEFINE_integer(
-  'num_classes',
-  None,
-  'step: 100 on CPU, else 1000. train: 1000.',
-  lower_bound=2,
-)
-flags.DEFINE_string(
-  'dtype',
-  None,
-  'step, train: of the computation; float32 on CPU, else bfloat16. losses: of '
-  'the logits; float32.',
-)
-flags.DEFINE_integer(
-  'rounds',
-  None,
-  'How often all take turns. losses: what takes a minute, but 5 to 20.',
-  lower_bound=2,
-)
-flags.DEFINE_integer(
-  'steps_per_round',
-  None,
-  'Steps of each in a round. step, train: 1 on CPU, else 20. pipeline: 3. '
-  'losses: what takes some time.',
-  lower_bound=1,
-)
-flags.DEFINE_list(
-  'shapes',
-  None,
-  'Examples x classes. losses: 4096x1000,1024x21843,8192x32000. diagnostics: '
-  '50000x1000.',
-)
-flags.DEFINE_list('losses', None, 'losses: some of them; all.')
-flags.DEFINE_string(
-  'target', None, 'losses: here, or tpu to compile for a TPU without one.'
-)
-flags.DEFINE_string('card', None, 'start: the run card; configs/digits.py.')
-flags.DEFINE_integer(
-  'features', None, 'diagnostics: of an example; 2048.', lower_bound=1
-)
-flags.DEFINE_integer(
-  'resamples', None, 'diagnostics: of the bootstrap; 1000.', lower_bound=1
-)
-flags.DEFINE_list(
-  'variants',
-  None,
-  'train: how PyTorch runs: plain, channels_last, compiled; all of them. On '
-  'GPUs channels_last, compiled, max_autotune.',
-)
+for _name, _text in {
+  'model': 'A name of maxsup_jax.models. step: resnet18 on CPU, else resnet50. '
+  'train: resnet50 and vit_small.',
+  'dtype': 'step, train: of the computation; float32 on CPU, else bfloat16. '
+  'losses: of the logits; float32.',
+  'target': 'losses: here, or tpu to compile for a TPU without one.',
+  'card': 'start: the run card; configs/digits.py.',
+}.items():
+  flags.DEFINE_string(_name, None, _text)
+for _name, _text in {
+  'shapes': 'Examples x classes. losses: 4096x1000,1024x21843,8192x32000. '
+  'diagnostics: 50000x1000.',
+  'losses': 'losses: some of them; all.',
+  'variants': 'train: how PyTorch runs: plain, channels_last, compiled; all of '
+  'them. On GPUs channels_last, compiled, max_autotune.',
+}.items():
+  flags.DEFINE_list(_name, None, _text)
+for _name, _low, _text in (
+  (
+    'image_size',
+    1,
+    'Side of the images. step: 32 on CPU, else 224; below 64 a ResNet has the '
+    'stem for CIFAR. train, pipeline: 224.',
+  ),
+  (
+    'batch_size',
+    1,
+    'step: images in a step, over all devices; 16 a device on CPU, else 256. '
+    'train: 8 on CPU, else 256. pipeline: 64. diagnostics: rows in an update '
+    'of neural collapse; 4096.',
+  ),
+  ('num_classes', 2, 'step: 100 on CPU, else 1000. train: 1000.'),
+  (
+    'rounds',
+    2,
+    'How often all take turns. losses: what takes a minute, but 5 to 20.',
+  ),
+  (
+    'steps_per_round',
+    1,
+    'Steps of each in a round. step, train: 1 on CPU, else 20. pipeline: 3. '
+    'losses: what takes some time.',
+  ),
+  ('features', 1, 'diagnostics: of an example; 2048.'),
+  ('resamples', 1, 'diagnostics: of the bootstrap; 1000.'),
+):
+  flags.DEFINE_integer(_name, None, _text, lower_bound=_low)
 
 _TURNS = ('rounds', 'steps_per_round')
 _STEP = ('model', 'image_size', 'batch_size', 'num_classes', 'dtype', *_TURNS)
@@ -148,6 +125,8 @@ def _given(suite):
 
 
 def main():
+  from experiments.benchmark import report
+
   suite = one_of('--suite', _SUITE.value, SUITES)
   given = _given(suite)
   out = _OUT.value
@@ -159,16 +138,12 @@ def main():
   # Else JAX would take most of a GPU's memory, and PyTorch needs some.
   if suite == 'train':
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  load = os.getloadavg()[0]
+  started = report.started(suite)
   _processes.join_processes()
   import jax
 
-  from experiments.benchmark import costs
-  from maxsup_jax.training.provenance import provenance
-
   # A compilation that is read from a cache takes no time worth reporting.
   jax.config.update('jax_enable_compilation_cache', False)
-  started = provenance()
   module = importlib.import_module(f'experiments.benchmark.{suite}')
   try:
     # The runs of `start` need the devices: nothing before takes them.
@@ -180,15 +155,8 @@ def main():
     raise _cli.UsageError(
       f'the devices do not have enough memory; try {size}'
     ) from e
-  if jax.process_index() > 0:
-    return
-  hardware = costs.hardware(load)
-  record = {'schema': 1, 'suite': suite, **started, 'hardware': hardware}
-  record |= measured
-  print('\n'.join(module.describe(record)))
-  if out:
-    out.write_text(json.dumps(record, indent=2) + '\n')
-    print(f'\nwritten to {out}')
+  if jax.process_index() == 0:
+    report.publish(started, measured, module.describe, out)
 
 
 if __name__ == '__main__':

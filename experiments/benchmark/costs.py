@@ -227,12 +227,8 @@ def bound(
   }
 
 
-def hardware(load: float) -> dict[str, Any]:
-  """On what this program runs, for its record.
-
-  Args:
-    load: of the host before the measurement added its own.
-  """
+def hardware() -> dict[str, Any]:
+  """On what this program runs, for its record."""
   return {
     'platform': jax.default_backend(),
     'platform_version': jax.extend.backend.get_backend().platform_version,
@@ -241,7 +237,6 @@ def hardware(load: float) -> dict[str, Any]:
     'process_count': jax.process_count(),
     'host_cpu': _host_cpu(),
     'host_cpu_count': os.cpu_count(),
-    'host_load': load,
   }
 
 

@@ -25,19 +25,7 @@ TABLE_TARGET, BOOTSTRAP_TARGET, COLLAPSE_TARGET = 10, 30, 2
 
 
 def measure(*, shapes: Any, **given: Any) -> dict[str, Any]:
-  """Measures everything, in turns.
-
-  Args:
-    shapes: one, EXAMPLESxCLASSES.
-    **given: the other flags of the suite; None takes the default.
-
-  Returns:
-    `settings` and `results`: of each thing the seconds of every round; and the
-    ratio of neural collapse to its matrix products.
-
-  Raises:
-    UsageError: for what cannot be measured.
-  """
+  """Times everything, in turns."""
   shapes = shapes or ['50000x1000']
   if len(shapes) != 1:
     raise UsageError(f'--shapes is {",".join(shapes)}; expected only one')
@@ -182,15 +170,12 @@ def collapse_products(features_BD: jax.Array, between: Any) -> jax.Array:
 
 def describe(record: Mapping[str, Any]) -> list[str]:
   """The record as text."""
-  s, results = record['settings'], record['results']
+  results = record['results']
   seconds = results['seconds']
   columns = (('seconds', 'x', report.spread('.3f')),)
   rows = {name: {'x': x} for name, x in seconds.items()}
   both = seconds['calibration']['median'] + seconds['selective']['median']
   return [
-    *report.wrapped(report.settings(s, s)),
-    *report.machine(record),
-    '',
     *report.table(rows, columns),
     *report.wrapped(
       f'Both tables: {both:.2f} s; target {TABLE_TARGET} s on two cores at '

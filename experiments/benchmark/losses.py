@@ -44,11 +44,7 @@ _OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'out of memory', "can't allocate")
 
 
 def settings(**given: Any) -> Any:
-  """Reads the flags; None takes the default.
-
-  Raises:
-    UsageError: if a value is not known or malformed.
-  """
+  """Reads the flags; None takes the default."""
   s = timing.filled(
     {
       'target': 'here',
@@ -83,17 +79,7 @@ def shape_of(text: str, low: tuple[int, int] = (1, 1)) -> tuple[int, int]:
 
 
 def measure(**given: Any) -> dict[str, Any]:
-  """Compiles the losses at every shape and, on this machine, times them.
-
-  Args:
-    **given: the flags of the suite; None takes the default.
-
-  Returns:
-    The sections `settings` and `results` of the record.
-
-  Raises:
-    UsageError: if a competitor of a loss computes something else.
-  """
+  """Compiles the losses at every shape and, on this machine, times them."""
   s = settings(**given)
   runs = s.target == 'here'
   device = jax.local_devices()[0] if runs else tpu.devices(tpu.TOPOLOGY)[0]
@@ -341,13 +327,8 @@ def _clip(value, low, high):
 def compile_loss(device: jax.Device, loss: Callable, inputs: Any) -> Any:
   """Compiles the mean loss and its gradient with respect to the logits.
 
-  Args:
-    device: one to compile for; it need not exist.
-    loss: see `Entry`.
-    inputs: logits, labels and extras, or their shapes.
-
-  Returns:
-    The compiled program, of the same inputs.
+  The inputs are logits, labels and extras, or their shapes; the device need not
+  exist.
   """
 
   def program(logits, labels, extras):
@@ -395,15 +376,8 @@ def describe(record: Mapping[str, Any]) -> list[str]:
   """What ran on what, a table for each shape, and what it means."""
   s, results = record['settings'], record['results']
   compiled = s['target'] != 'here'
-  lines = [
-    *report.wrapped(
-      f'Value and gradient {"compiled for" if compiled else "on"} '
-      f'{results["device_kind"]}{", and not run" if compiled else ""}; logits '
-      f'in {s["dtype"]}; '
-      f'PyTorch: {s["no_torch"] or s["torch"] + ", eager"}'
-    ),
-    *report.machine(record),
-  ]
+  where = 'compiled for' if compiled else 'on'
+  lines = [f'Value and gradient {where} {results["device_kind"]}']
   columns = (
     ('time', 'ratio_to_baseline', report.spread('.2f')),
     ('bytes', 'bytes_ratio', '.3f'),

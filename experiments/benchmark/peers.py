@@ -52,11 +52,7 @@ def pil(
 ) -> NextBatch:
   """Random crops by PIL, in the steps of torchvision's transforms.
 
-  Args:
-    paths: of the files.
-    batch_size: B.
-    size: S.
-    threads: how many share a batch; 0 for none but the caller.
+  Several threads share a batch; 0 for none but the caller.
   """
   from PIL import Image
 
@@ -105,26 +101,6 @@ def torchvision(paths: Sequence[str], batch_size: int, size: int) -> NextBatch:
   return _batches(
     lambda path, _: transform(_open(path)).numpy(), paths, batch_size
   )
-
-
-def torchvision_v2(
-  paths: Sequence[str], batch_size: int, size: int
-) -> NextBatch:
-  """Tensors throughout: torchvision's own decoder, and its transforms v2."""
-  import torch
-  from torchvision import io
-  from torchvision.transforms import v2
-
-  torch.set_num_threads(1)
-  transform = v2.Compose(
-    [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-  )
-
-  def load(path, _):
-    image = io.decode_jpeg(io.read_file(path), io.ImageReadMode.RGB)
-    return transform(image).numpy()
-
-  return _batches(load, paths, batch_size)
 
 
 def tf_data(

@@ -35,19 +35,7 @@ _FASTER = ('simplejpeg', 'numba')
 
 
 def measure(*, count: int = _PHOTOS, **given: int | None) -> dict[str, Any]:
-  """Times everything, side by side in turns.
-
-  Args:
-    count: of the photographs.
-    **given: the flags of the suite; None takes the default.
-
-  Returns:
-    The sections `settings` and `results` of the record.
-
-  Raises:
-    UsageError: if there are not so many photographs or not so large ones, or
-      the optional packages change pixels.
-  """
+  """Times everything, side by side in turns, on `count` photographs."""
   s = timing.filled(
     {'image_size': 224, 'batch_size': 64, 'rounds': 9, 'steps_per_round': 3},
     given,
@@ -151,7 +139,6 @@ def _per_core(s, paths, source):
     )
   others = {
     'torchvision': lambda: peers.torchvision(paths, *size),
-    'torchvision, tensors': lambda: peers.torchvision_v2(paths, *size),
     'tf.data': lambda: peers.tf_data(paths, *size),
   }
   with contextlib.closing(plain), contextlib.closing(area):
@@ -264,15 +251,8 @@ def _time_stages(s, source):
 def stages(source: Any, size: int) -> Mapping[str, Callable[[int], Any]]:
   """What is done to an image, as functions of its index in the source.
 
-  What a stage needs of the ones before it is made beforehand, and the crops are
-  those that `draw_crop` draws.
-
-  Args:
-    source: of `write_dataset`.
-    size: S of the batches.
-
-  Returns:
-    The stages by name. Those named `decode` and `resize` come in several ways.
+  What a stage needs of the ones before it is made beforehand. Those named
+  `decode` and `resize` come in several ways.
   """
   from PIL import Image
 
@@ -328,17 +308,13 @@ def stages(source: Any, size: int) -> Mapping[str, Callable[[int], Any]]:
 
 def describe(record: Mapping[str, Any]) -> list[str]:
   """What ran on what, the tables, and what they mean; at most 80 columns."""
-  s, results = record['settings'], record['results']
+  results = record['results']
   speedup = results['per_core']['variants']['ours']['speedup']
   target = results['target']['speedup_at_least']
-  lines = [
-    *report.wrapped(
-      report.settings(s, s),
-      'One core: processor time, random_resized_crop | flip, or resize | '
-      'center_crop to evaluate. All cores: time on the clock.',
-    ),
-    *report.machine(record),
-  ]
+  lines = report.wrapped(
+    'One core: processor time, random_resized_crop | flip, or resize | '
+    'center_crop to evaluate. All cores: time on the clock.'
+  )
   columns = (
     ('images/s', 'images_per_second', ',.0f'),
     ('x PIL', 'speedup', report.spread('.2f')),
@@ -362,8 +338,8 @@ def describe(record: Mapping[str, Any]) -> list[str]:
     *report.wrapped(
       f'Target: {target:g} times PIL on one core: '
       f'{"met" if speedup["median"] >= target else "missed"}.',
-      'The pixels are the same with and without simplejpeg and Numba; area, '
-      'torchvision on tensors and tf.data have others.',
+      'The pixels are the same with and without simplejpeg and Numba; area '
+      'and tf.data have others.',
       *(f'Not measured: {n} ({why})' for n, why in missing.items()),
     ),
   ]

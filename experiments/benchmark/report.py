@@ -1,10 +1,15 @@
-"""What the reports of all suites share: one table printer, units, words."""
+"""The records of all suites, and what their texts share: one table printer."""
 
 import functools
+import json
 import operator
+import os
+import pathlib
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from maxsup_jax.training.provenance import provenance
 
 UNKNOWN = '-'
 
@@ -81,10 +86,26 @@ def with_unit(value: float | None, unit: str) -> str:
   return f'{value:.2f} {unit}'
 
 
-def machine(record: Mapping[str, Any]) -> list[str]:
-  """What a record says of when, how and on what it was taken."""
-  hardware = record['hardware']
-  return wrapped(
+def started(suite: str) -> dict[str, Any]:
+  """The head of a record, before the measurement adds its own load."""
+  load = {'host_load': os.getloadavg()[0]}
+  return {'schema': 1, 'suite': suite, **provenance(), 'hardware': load}
+
+
+def publish(
+  started: dict[str, Any],
+  measured: Mapping[str, Any],
+  describe: Callable[[Mapping[str, Any]], list[str]],
+  out: pathlib.Path | None,
+) -> None:
+  """Prints a record, and writes it as JSON where `out` says."""
+  from experiments.benchmark import costs
+
+  hardware = {**costs.hardware(), **started['hardware']}
+  record = {**started, 'hardware': hardware, **measured}
+  settings = (f'{name} {x}' for name, x in record['settings'].items())
+  lines = wrapped(
+    ', '.join(settings),
     f'{hardware["device_count"]} {hardware["device_kind"]} device(s) of '
     f'{hardware["process_count"]} process(es); host: '
     f'{hardware["host_cpu"] or "unknown processor"}, '
@@ -93,6 +114,10 @@ def machine(record: Mapping[str, Any]) -> list[str]:
     ', '.join(f'{name} {x}' for name, x in record['versions'].items()),
     f'commit {record["git_commit"] or "unknown"}; {record["time"]}',
   )
+  print('\n'.join([*lines, '', *describe(record)]))
+  if out:
+    out.write_text(json.dumps(record, indent=2) + '\n')
+    print(f'\nwritten to {out}')
 
 
 def wrapped(*paragraphs: str) -> list[str]:
@@ -102,8 +127,3 @@ def wrapped(*paragraphs: str) -> list[str]:
     for paragraph in paragraphs
     for line in textwrap.wrap(paragraph, 80, subsequent_indent='  ')
   ]
-
-
-def settings(values: Mapping[str, Any], names: Iterable[str]) -> str:
-  """Some settings in a line."""
-  return ', '.join(f'{name} {values[name]}' for name in names)

@@ -32,17 +32,7 @@ def measure(*, card: str | None, rounds: int | None) -> dict[str, Any]:
 
   The runs are processes of their own, in a temporary directory, one after the
   other. They use the devices that this process would: call it before JAX has
-  taken them.
-
-  Args:
-    card: the run card, with its arguments; None for the default.
-    rounds: how often; one more goes before, for files to be in memory.
-
-  Returns:
-    The sections `settings` and `results` of the record.
-
-  Raises:
-    UsageError: if a run fails; with its last line.
+  taken them. One round more goes before, for files to be in memory.
   """
   card, rounds = card or 'configs/digits.py', rounds or 5
   found = []
@@ -92,7 +82,7 @@ def _run(card, *arguments, success):
 
 def describe(record: Mapping[str, Any]) -> list[str]:
   """The record as text, of at most 80 columns."""
-  s, results = record['settings'], record['results']
+  results = record['results']
   rows = {'train --help': {'first_step_seconds': results['help_seconds']}}
   rows |= {f'first step, {name}': results[name] for name in ('cold', 'warm')}
   columns = (
@@ -104,9 +94,6 @@ def describe(record: Mapping[str, Any]) -> list[str]:
   fast = results['help_seconds']['max'] <= HELP_TARGET
   kept = not any(results['warm']['programs_compiled'])
   return [
-    *report.wrapped(report.settings(s, s)),
-    *report.machine(record),
-    '',
     *report.table(rows, columns),
     *report.wrapped(
       f'Target: --help within {HELP_TARGET:.0f} s: {met[fast]}; no program '

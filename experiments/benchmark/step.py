@@ -31,11 +31,7 @@ _SMALLEST_FOR_IMAGENET_STEM = 64
 
 
 def settings(**given: Any) -> Any:
-  """The settings: those that are given, and the platform's for the rest.
-
-  Raises:
-    UsageError: if the batch cannot be split over the devices.
-  """
+  """The settings: those that are given, and the platform's for the rest."""
   count, on_cpu = jax.device_count(), jax.default_backend() == 'cpu'
   chosen = timing.filled(
     {
@@ -59,17 +55,7 @@ def settings(**given: Any) -> Any:
 
 
 def measure(**given: Any) -> dict[str, Any]:
-  """Compiles the step of each objective, and times them in turn.
-
-  Args:
-    **given: the flags of the suite; None takes the default.
-
-  Returns:
-    The sections `settings` and `results` of the record.
-
-  Raises:
-    UsageError: if the model is not known or cannot see such images.
-  """
+  """Compiles the step of each objective, and times them in turn."""
   s = settings(**given)
   devices = Devices()
   small = s.image_size < _SMALLEST_FOR_IMAGENET_STEM
@@ -268,7 +254,7 @@ PROGRAM_COLUMNS: tuple[report.Column, ...] = (
 
 def describe(record: Mapping[str, Any]) -> list[str]:
   """What ran on what, a table, and what it means; at most 80 columns."""
-  s, results = record['settings'], record['results']
+  results = record['results']
   target = results['target']
   columns = (
     ('ratio to CE', 'ratio_to_ce', report.spread('.3f')),
@@ -281,9 +267,6 @@ def describe(record: Mapping[str, Any]) -> list[str]:
     ('most memory in use', 'peak_memory_bytes_per_device', 'B'),
   )
   return [
-    *report.wrapped(report.settings(s, s)),
-    *report.machine(record),
-    '',
     *report.table(
       results['objectives'], columns, title='per device', across=True
     ),

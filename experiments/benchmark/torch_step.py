@@ -18,14 +18,7 @@ from experiments.benchmark import timing
 
 
 def find_torch(device: jax.Device) -> tuple[Any, str | None]:
-  """PyTorch, with as many threads as there are cores to run on.
-
-  Args:
-    device: what JAX runs on.
-
-  Returns:
-    The module and None, or None and the reason why it takes no part.
-  """
+  """PyTorch, with a thread a core; or None and why it takes no part."""
   try:
     torch = importlib.import_module('torch')
   except ModuleNotFoundError as e:
@@ -42,16 +35,10 @@ def find_torch(device: jax.Device) -> tuple[Any, str | None]:
 
 
 class Variant(NamedTuple):
-  """A way to run the step.
-
-  Attributes:
-    channels_last: the memory format of images and kernels.
-    compiled: the mode of torch.compile; '' for its default, None for none.
-    platforms: where it is tried.
-  """
+  """A way to run the step: memory format, torch.compile's mode, and where."""
 
   channels_last: bool
-  compiled: str | None
+  compiled: str | None  # '' is its default.
   platforms: tuple[str, ...]
 
 

@@ -63,11 +63,7 @@ _TARGET = 1.0
 
 
 def settings(*, model: str | None, variants: Any, **given: Any) -> Any:
-  """The settings: those that are given, and the platform's for the rest.
-
-  Raises:
-    UsageError: if a name is not known.
-  """
+  """The settings: those that are given, and the platform's for the rest."""
   from experiments.benchmark import torch_models
 
   platform = jax.default_backend()
@@ -98,17 +94,7 @@ def settings(*, model: str | None, variants: Any, **given: Any) -> Any:
 
 
 def measure(**given: Any) -> dict[str, Any]:
-  """Compiles the steps of each model, and times them in turn.
-
-  Args:
-    **given: the flags of the suite; None takes the default.
-
-  Returns:
-    The sections `settings` and `results` of the record.
-
-  Raises:
-    UsageError: if PyTorch cannot take part, or computes something else.
-  """
+  """Compiles the steps of each model, and times them in turn."""
   device = jax.local_devices()[0]
   torch, reason = torch_step.find_torch(device)
   if torch is None:
@@ -362,15 +348,7 @@ def _matrix_rates(s, torch):
 
 def describe(record: Mapping[str, Any]) -> list[str]:
   """What ran on what, a table for each model, and what it means."""
-  s, results = record['settings'], record['results']
-  told = ('image_size', 'batch_size', 'dtype', 'rounds', 'steps_per_round')
-  lines = [
-    *report.wrapped(
-      f'Training step on one {results["device_kind"]}: '
-      f'{report.settings(s, (*told, "torch", "torch_threads"))}'
-    ),
-    *report.machine(record),
-  ]
+  results, lines = record['results'], []
   if results['matrix_flops_per_second']:
     rates = results['matrix_flops_per_second'].items()
     shown = (f'{name} {report.with_unit(x, "FLOP/s")}' for name, x in rates)

@@ -58,9 +58,8 @@ def measure() -> dict[str, Any]:
   """Times the options and the forms.
 
   Returns:
-    `shape`, of the block's input, `unknown`, the options that this XLA does not
-    have, and for each of `PARTS` its rows: seconds, and the ratio to the first
-    row, round by round.
+    For each of `PARTS` its rows: seconds, and the ratio to the first row; and
+    `unknown`, the options that this XLA does not have.
   """
   x = _normal(0, BATCH, SIZE, SIZE, 4 * WIDTH)
   narrow = _normal(1, BATCH, SIZE, SIZE, WIDTH)

@@ -55,9 +55,7 @@ def run(*arguments, program=('-m', 'experiments.benchmark'), **environment):
 
 def of_machine(measured):
   """A record of what a suite measured, as JSON gives it back."""
-  hardware = costs.hardware(0.5)
-  record = {'versions': {'jax': '0'}, 'git_commit': None, 'time': 'now'}
-  return json.loads(json.dumps(record | {'hardware': hardware} | measured))
+  return json.loads(json.dumps({'hardware': costs.hardware(), **measured}))
 
 
 @pytest.fixture(scope='module')

@@ -140,7 +140,6 @@ def test_without_pytorch_it_says_so(monkeypatch):
   record = of_machine(measure('ce'))
   assert record['settings']['no_torch'] == 'PyTorch is not installed'
   assert record['results']['shapes'][0]['losses']['ce']['torch'] is None
-  assert 'PyTorch is not installed' in ' '.join(suite.describe(record))
 
 
 def test_compiled_for_a_tpu(tmp_path):
@@ -157,7 +156,7 @@ def test_compiled_for_a_tpu(tmp_path):
   for loss in shape['losses'].values():
     assert loss['ours']['bytes_accessed'] > 2 * shape['logits_bytes']
     assert loss['ours']['seconds'] is loss['torch'] is None
-  assert 'not run' in printed
+  assert 'compiled for TPU v5 lite' in printed
 
 
 def test_without_libtpu_it_says_so():
