@@ -285,7 +285,7 @@ def describe(record):
     ('  of a device', 'batch_size_per_device', ''),
     ('fits', 'fits', lambda fits: 'yes' if fits else 'no'),
     *PROGRAM_COLUMNS,
-    ('  of', 'memory_capacity_bytes', 'B'),
+    ('memory of a device', 'memory_capacity_bytes', 'B'),
     ('at least, s', 'bound.step_seconds', '.4f'),
     ('  FLOPs at the peak', 'bound.compute_seconds', '.4f'),
     ('  accesses at the bandwidth', 'bound.memory_seconds', '.4f'),

@@ -200,7 +200,7 @@ class Runner:
   """The compiled step of one objective, with a state of its own."""
 
   def __init__(self, step, state, batch, devices):
-    self._batch, self._devices = batch, devices
+    self._batch, self._devices, self._sums = batch, devices, None
     self._state = devices.replicate(state)
     # Called as the trainer calls it; JAX finds what is compiled below.
     self._mapped = devices.map(step, donate=True)
