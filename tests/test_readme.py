@@ -99,8 +99,10 @@ def test_the_page_of_diagnostics_names_what_exists():
 
 
 def test_every_program_and_file_that_is_named_exists():
-  for name in re.findall(r'-m (experiments\.\w+)', README):
-    assert (ROOT / f'{name.replace(".", "/")}.py').exists(), name
+  for name in re.findall(r'-m (experiments[.\w]+)', README):
+    path = ROOT / name.replace('.', '/')
+    program = path / '__main__.py' if path.is_dir() else path.with_suffix('.py')
+    assert program.exists(), name
   for name in re.findall(r'`((?:maxsup_jax|configs)/[\w/.]+)`', README):
     assert (ROOT / name).exists(), name
 

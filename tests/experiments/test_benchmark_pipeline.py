@@ -1,23 +1,20 @@
+"""From JPEG files to batches, beside PIL."""
+
 import io
-import json
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import _benchmark_photos as photos
-from experiments import _benchmark_pipeline_peers as peers
-from experiments import _benchmark_pipeline_report as report
-from experiments import _benchmark_pipeline_stages as stages
-from experiments import _benchmark_pipeline_suite as suite
+from experiments.benchmark import peers, photos, pipeline, timing
 from maxsup_jax import data
 from maxsup_jax.data import _jpeg, _resampling
 from maxsup_jax.errors import UsageError
+from tests.experiments.test_benchmark import of_machine
 
-TINY = suite.Settings(
-  image_size=32, batch_size=4, photos=8, rounds=2, steps_per_round=1
-)
+TINY = {'image_size': 32, 'batch_size': 4, 'rounds': 2, 'steps_per_round': 1}
+S = timing.filled(TINY, {})
 
 
 @pytest.fixture(scope='module')
@@ -25,28 +22,27 @@ def files():
   return photos.make_photos(8)
 
 
+@pytest.fixture
+def paths(files, tmp_path):
+  return photos.write_files(files, tmp_path / 'files')
+
+
+@pytest.fixture(scope='module')
+def source(files, tmp_path_factory):
+  directory = tmp_path_factory.mktemp('photos')
+  return data.open_source(photos.write_dataset(files[:4], directory), 'train')
+
+
 @pytest.fixture(scope='module')
 def record():
   # Worker processes take seconds to start, and are tested elsewhere.
   with pytest.MonkeyPatch.context() as patch:
-    ours = suite._ours
-    patch.setattr(suite, '_ours', lambda *a, workers=0, **k: ours(*a, **k))
+    ours = pipeline.ours
+    patch.setattr(pipeline, 'ours', lambda *a, workers=0, **k: ours(*a, **k))
     before = os.sched_getaffinity(0)
-    measured = suite.measure(TINY)
+    measured = pipeline.measure(count=8, **TINY)
     assert os.sched_getaffinity(0) == before
-  return json.loads(json.dumps(measured)) | {
-    'hardware': {
-      'device_count': 1,
-      'device_kind': 'cpu',
-      'process_count': 1,
-      'host_cpu': None,
-      'host_cpu_count': 2,
-      'host_load': 0.5,
-    },
-    'versions': {'jax': '0'},
-    'git_commit': None,
-    'time': 'now',
-  }
+  return of_machine(measured)
 
 
 def test_the_photographs_are_those_of_imagenet_in_form(files):
@@ -63,120 +59,82 @@ def test_everything_is_timed_in_every_round(record):
   results = record['results']
   for part, names in {
     'per_core': {
-      'pil',
       'ours',
       'ours, without simplejpeg',
       'ours, without numba',
       'ours, without either',
       "ours, interpolation='area'",
     },
-    'evaluation': {'pil', 'ours'},
-    'all_cores': {'pil', 'ours, threads', 'ours, workers'},
+    'evaluation': {'ours'},
+    'all_cores': {'ours, threads', 'ours, workers'},
   }.items():
     variants = results[part]['variants']
-    assert variants.keys() >= names
+    assert variants.keys() >= names | {'pil'}
+    pil = variants['pil']['seconds_per_image']['per_round']
     for variant in variants.values():
       seconds = variant['seconds_per_image']['per_round']
       assert len(seconds) == 2
-      assert min(seconds) > 0
       assert variant['images_per_second'] == pytest.approx(
         1 / np.median(seconds)
       )
-  assert results['same_pixels'] is True
-  assert list(record['settings']['installed']) == [
-    *('simplejpeg', 'numba', 'tensorflow', 'torchvision')
-  ]
-
-
-def test_the_speedup_is_that_of_the_same_round(record):
-  variants = record['results']['per_core']['variants']
-  for i in range(2):
-    pil, ours = (
-      variants[name]['seconds_per_image']['per_round'][i]
-      for name in ('pil', 'ours')
-    )
-    speedup = variants['ours']['speedup']['per_round'][i]
-    assert speedup == pytest.approx(pil / ours)
-
-
-def test_the_text(record):
-  speedup = record['results']['per_core']['variants']['ours']['speedup']
-  for median, verdict in ((1.5, 'met, 1.50'), (1.49, 'missed, 1.49')):
+      assert variant['speedup']['per_round'] == [
+        a / b for a, b in zip(pil, seconds)
+      ]
+  assert min(x['min'] for x in results['stages']['seconds_per_image'].values())
+  speedup = results['per_core']['variants']['ours']['speedup']
+  for median, verdict in ((1.5, 'met'), (1.49, 'missed')):
     speedup['median'] = median
-    text = report.describe(record)
-    assert f'Target: 1.5 times PIL on one core: {verdict}' in text
-  assert all(len(line) <= 80 for line in text.splitlines())
-  whole = record['results']['per_core']['variants']['ours']
-  for seconds, there in ((1.0, True), (1e-9, False)):
-    whole['seconds_per_image']['median'] = seconds
-    text = report.describe(record)
-    assert ('all of the rest' in text) == there
-  assert 'other ways:' in text
-  record['results']['same_pixels'] = False
-  assert 'The pixels ARE NOT the same' in report.describe(record)
+    told = ' '.join(pipeline.describe(record))
+    assert f'Target: 1.5 times PIL on one core: {verdict}' in told
 
 
-def test_stages_have_the_names_of_what_did_the_work(
-  files, tmp_path, monkeypatch
-):
+def test_packages_that_change_pixels_are_refused(source, monkeypatch):
+  pipeline.check_pixels(S, source)
+  original = _resampling.usable, _jpeg.usable
+  if not any(usable() for usable in original):
+    pytest.skip('neither is installed')
+  without = pipeline._without
+
+  def broken(packages, function, *args):
+    batch = without(packages, function, *args)
+    return batch if packages else {**batch, 'image': batch['image'] ^ 1}
+
+  monkeypatch.setattr(pipeline, '_without', broken)
+  with pytest.raises(UsageError, match='the pixels differ'):
+    pipeline.check_pixels(S, source)
+
+
+def test_stages_have_the_names_of_what_did_the_work(source, monkeypatch):
   """Packages may be there, and not in use."""
-  source = data.open_source(photos.write_dataset(files[:2], tmp_path), 'train')
-  assert {'resize, Numba', 'decode, simplejpeg'} <= stages.stages(
-    source, 8
-  ).keys()
+  names = {'resize, Numba', 'decode, simplejpeg'}
+  assert names <= pipeline.stages(source, 8).keys()
   monkeypatch.setattr(_resampling, '_checked_kernels', lambda: None)
   monkeypatch.setattr(_jpeg, '_agrees', lambda: False)
-  names = stages.stages(source, 8).keys()
-  assert not [n for n in names if 'Numba' in n or 'simplejpeg' in n]
+  assert not names & pipeline.stages(source, 8).keys()
 
 
-def test_stages_pass_all_files(monkeypatch):
-  passed = []
-  monkeypatch.setattr(stages, 'stages', lambda *_: {'stage': passed.append})
-  stages.measure(range(20), 8, rounds=3, count=8, say=lambda _: None)
-  assert passed == [i % 20 for i in range(len(passed))]
-  assert len(passed) >= 24
+@pytest.mark.parametrize('threads', [0, 2])
+def test_pil(paths, threads):
+  next_batch = peers.pil(paths, 5, 32, threads=threads)
+  first, second = next_batch(), next_batch()
+  assert first.shape == (5, 32, 32, 3)
+  assert first.dtype == np.uint8
+  assert (first != second).any()
 
 
-@pytest.mark.parametrize(
-  ('flag', 'message'),
-  [
-    ({'image_size': 100_000}, '--image_size=100000: expected at most 1024'),
-    ({'batch_size': 385}, '--batch_size=385: expected at most 384'),
-  ],
-)
-def test_what_is_too_much_is_refused_at_once(flag, message):
-  with pytest.raises(UsageError, match=message):
-    suite.choose_settings(**flag, rounds=None)
+def test_pil_of_evaluation_is_ours(paths):
+  """What is compared does the same work."""
+  batch = peers.pil_eval(paths, len(paths), 56)()
+  transform = data.parse_transform('resize(64) | center_crop(56)')
+  ours = [transform(np.asarray(Image.open(path))) for path in paths]
+  assert {i.tobytes() for i in batch} == {i.tobytes() for i in ours}
 
 
-class TestPeers:
-  @pytest.fixture
-  def paths(self, files, tmp_path):
-    return photos.write_files(files, tmp_path / 'files')
+def test_what_is_missing_is_named(paths):
+  def fail():
+    raise ModuleNotFoundError("No module named 'x'")
 
-  @pytest.mark.parametrize('threads', [0, 2])
-  def test_pil(self, paths, threads):
-    next_batch = peers.pil(paths, 5, 32, threads=threads)
-    first, second = next_batch(), next_batch()
-    assert first.shape == (5, 32, 32, 3)
-    assert first.dtype == np.uint8
-    assert (first != second).any()
-
-  def test_pil_of_evaluation_is_ours(self, paths):
-    """What is compared does the same work."""
-    from maxsup_jax.data import parse_transform
-
-    batch = peers.pil_eval(paths, len(paths), 56)()
-    transform = parse_transform('resize(64) | center_crop(56)')
-    ours = [transform(np.asarray(Image.open(path))) for path in paths]
-    assert {i.tobytes() for i in batch} == {i.tobytes() for i in ours}
-
-  def test_what_is_missing_is_named(self, paths):
-    def fail():
-      raise ModuleNotFoundError("No module named 'x'")
-
-    pil = {'pil': peers.pil(paths, 2, 8)}
-    result = suite._compared(TINY, pil, {'other': fail})
-    assert result['missing'] == {'other': "No module named 'x'"}
-    assert list(result['variants']) == ['pil']
+  pil = {'pil': peers.pil(paths, 2, 8)}
+  result = pipeline.compared(S, pil, {'other': fail})
+  assert result['missing'] == {'other': "No module named 'x'"}
+  assert list(result['variants']) == ['pil']

@@ -2,7 +2,6 @@
 
 import pytest
 
-from experiments import _torch_models
 from maxsup_jax.models import create_model
 from tests.models import test_torch_weights as weights
 
@@ -28,19 +27,19 @@ CASES = [
 def test_same_logits_and_names(library, theirs, ours, options):
   torch = pytest.importorskip('torch')
   package = pytest.importorskip(library)
+  from experiments.benchmark import torch_models
+
   if library == 'timm':
     net = package.create_model(theirs, num_classes=10)
   else:
     net = getattr(package.models, theirs)(weights=None, num_classes=10)
   if options.get('blur_pool'):
-    from experiments._torch_layers import insert_blur_pool
-
-    insert_blur_pool(net)
+    torch_models.insert_blur_pool(net)
   net = weights.randomized(net)
   size = (224, 224) if ours.startswith('vit') else (64, 96)
   weights.assert_same_logits(net, create_model(ours, 10, **options), size)
 
-  own = _torch_models.create(ours, 10, **options).eval()
+  own = torch_models.create(ours, 10, **options).eval()
   assert list(own.state_dict()) == list(net.state_dict())
   own.load_state_dict(net.state_dict(), strict=True)
   images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))

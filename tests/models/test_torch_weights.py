@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _torch_models
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import (
   BasicBlock,
@@ -22,19 +21,22 @@ from maxsup_jax.models._torch_names import names_of
 K = 7
 SIZE = (32, 32)
 MODEL = ResNet(K, (1, 1), BasicBlock, width=16)
-BLOCKS = {BasicBlock: 'basic', BottleneckBlock: 'bottleneck'}
 
 
 def torch_of(model):
   """The PyTorch model of one of ours, with random weights and statistics."""
   torch = pytest.importorskip('torch')
+  from experiments.benchmark import torch_models
+
   torch.manual_seed(0)
   if isinstance(model, ResNet):
-    from experiments._torch_resnet import ResNet as TorchResNet
-
-    net = TorchResNet(
+    blocks = {
+      BasicBlock: torch_models.BasicBlock,
+      BottleneckBlock: torch_models.Bottleneck,
+    }
+    net = torch_models.ResNet(
       model.num_classes,
-      BLOCKS[model.block],
+      blocks[model.block],
       model.stage_sizes,
       model.width,
       model.blur_pool,
@@ -43,11 +45,11 @@ def torch_of(model):
       net.conv1 = torch.nn.Conv2d(3, model.width, 3, padding=1, bias=False)
       net.maxpool = torch.nn.Identity()
   elif isinstance(model, MobileNetV2):
-    net = _torch_models.create(
+    net = torch_models.create(
       'mobilenet_v2', model.num_classes, blur_pool=model.blur_pool
     )
   else:
-    net = _torch_models.create(
+    net = torch_models.create(
       'vit_tiny',
       model.num_classes,
       dim=model.dim,
@@ -143,7 +145,10 @@ FULL = [
 @pytest.mark.slow
 @pytest.mark.parametrize(('name', 'options', 'size'), FULL)
 def test_same_logits_as_torch_in_full(name, options, size):
-  net = randomized(_torch_models.create(name, 1000, **options))
+  pytest.importorskip('torch')
+  from experiments.benchmark import torch_models
+
+  net = randomized(torch_models.create(name, 1000, **options))
   model = create_model(name, 1000, **options)
   assert_same_logits(net, model, size)
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax import tasks
+from maxsup_jax.errors import UsageError
 from maxsup_jax.training import config as config_lib
 
 

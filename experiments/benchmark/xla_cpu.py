@@ -6,7 +6,7 @@ turns with what the models have now.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,15 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments import _benchmark_timing as timing
-from experiments import _benchmark_train_torch as pytorch
+from experiments.benchmark import report, timing
 from maxsup_jax.models.resnet import BottleneckBlock
 
-BASELINE = 'as it is'
 # Each changes one option of XLA's from its default (jaxlib 0.10). The second
 # row changes nothing: what its ratio is off from 1, the machine is unsteady.
 OPTIONS: dict[str, dict[str, Any]] = {
-  BASELINE: {},
+  'as it is': {},
   'once more': {},
   'onednn': {'xla_cpu_use_onednn': True},
   'onednn, custom calls': {'xla_cpu_experimental_onednn_custom_call': True},
@@ -45,57 +43,59 @@ OPTIONS: dict[str, dict[str, Any]] = {
   },
   'no fusion emitters': {'xla_cpu_use_fusion_emitters': False},
 }
+PARTS = {
+  'options': 'block',
+  'pointwise': '1x1 convolution',
+  'layout': '3x3 convolution',
+}
+
+# Rounds; images, side of the feature maps, and width of the block, which has
+# four times as many channels at its ends.
+ROUNDS, BATCH, SIZE, WIDTH = 15, 8, 28, 128
 
 
-def measure(
-  rounds: int, *, batch: int = 8, size: int = 28, width: int = 128
-) -> dict[str, Any]:
+def measure() -> dict[str, Any]:
   """Times the options and the forms.
 
-  Args:
-    rounds: how often they take turns.
-    batch: images.
-    size: side of the feature maps.
-    width: of the block, which has four times as many channels at its ends.
-
   Returns:
-    `shape`, of the block's input, `unknown`, the options that this XLA does not
-    have, and for `options`, `pointwise` and `layout` a
-    row each: seconds, and the ratio to the first row, round by round.
+    For each of `PARTS` its rows: seconds, and the ratio to the first row; and
+    `unknown`, the options that this XLA does not have.
   """
-  x = _normal(0, batch, size, size, 4 * width)
-  narrow = _normal(1, batch, size, size, width)
-  lowered, params = _block(width, x)
+  x = _normal(0, BATCH, SIZE, SIZE, 4 * WIDTH)
+  narrow = _normal(1, BATCH, SIZE, SIZE, WIDTH)
+  kernel, square = (
+    _normal(2, 1, 1, 4 * WIDTH, WIDTH),
+    _normal(3, 3, 3, WIDTH, WIDTH),
+  )
+  lowered, params = _block(WIDTH, x)
   compiled = {n: compile_with(lowered, given) for n, given in OPTIONS.items()}
-  options = {
-    name: functools.partial(program, params, x)
-    for name, program in compiled.items()
-    if program is not None
-  }
-  kernel = _normal(2, 1, 1, 4 * width, width)
-  pointwise = {
-    'convolution': _both_ways(_convolution('NHWC', 'HWIO'), x, kernel),
-    'product': _both_ways(_product, x, kernel),
-  }
-  square = _normal(3, 3, 3, width, width)
-  layout = {
-    'NHWC': _both_ways(_convolution('NHWC', 'HWIO'), narrow, square),
-    'NCHW': _both_ways(
-      _convolution('NCHW', 'OIHW'),
-      narrow.transpose(0, 3, 1, 2),
-      square.transpose(3, 2, 0, 1),
-    ),
+  parts = {
+    'options': {
+      name: functools.partial(program, params, x)
+      for name, program in compiled.items()
+      if program is not None
+    },
+    'pointwise': {
+      'convolution': _both_ways(convolution('NHWC', 'HWIO'), x, kernel),
+      'product': _both_ways(product, x, kernel),
+    },
+    'layout': {
+      'NHWC': _both_ways(convolution('NHWC', 'HWIO'), narrow, square),
+      'NCHW': _both_ways(
+        convolution('NCHW', 'OIHW'),
+        narrow.transpose(0, 3, 1, 2),
+        square.transpose(3, 2, 0, 1),
+      ),
+    },
   }
   return {
     'shape': list(x.shape),
     'unknown': [name for name, program in compiled.items() if program is None],
-    'options': _timed(options, rounds),
-    'pointwise': _timed(pointwise, rounds),
-    'layout': _timed(layout, rounds),
+    **{part: _timed(programs) for part, programs in parts.items()},
   }
 
 
-def _normal(seed: int, *shape: int) -> jax.Array:
+def _normal(seed, *shape):
   rng = np.random.default_rng(seed)
   return jnp.asarray(rng.standard_normal(shape, np.float32))
 
@@ -125,16 +125,15 @@ def compile_with(lowered: Any, options: dict[str, Any]) -> Any:
     return None
 
 
-def _convolution(images: str, kernels: str) -> Callable:
-  def apply(x, kernel):
-    return lax.conv_general_dilated(
-      x, kernel, (1, 1), 'SAME', dimension_numbers=(images, kernels, images)
-    )
-
-  return apply
+def convolution(images: str, kernels: str) -> Callable[..., jax.Array]:
+  """A convolution in the layouts given."""
+  return lambda x, kernel: lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=(images, kernels, images)
+  )
 
 
-def _product(x, kernel):
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A convolution of 1x1 as a product of matrices."""
   return jnp.einsum('bhwc,cd->bhwd', x, kernel[0, 0])
 
 
@@ -148,14 +147,28 @@ def _both_ways(layer, x, kernel):
   return functools.partial(jax.jit(run).lower(x, kernel).compile(), x, kernel)
 
 
-def _timed(programs, rounds):
+def _timed(programs):
   timers = {
-    name: pytorch.timer(lambda run=run: jax.block_until_ready(run()))
+    name: timing.timer(lambda run=run: jax.block_until_ready(run()))
     for name, run in programs.items()
   }
-  _, seconds = timing.time_in_turn(timers, rounds, 1)
-  first = seconds[next(iter(programs))]
+  _, seconds = timing.time_in_turn(timers, ROUNDS, 1)
+  first = next(iter(seconds.values()))
   return {
     name: {'seconds': timing.summary(x), 'ratio': timing.ratios(x, first)}
     for name, x in seconds.items()
   }
+
+
+def describe(measured: Mapping[str, Any]) -> list[str]:
+  """A table; times are those over the first of each part."""
+  rows = {
+    f'{title}: {name}': row
+    for part, title in PARTS.items()
+    for name, row in measured[part].items()
+  }
+  columns = (
+    ('ms', 'seconds', report.spread('.1f', 1e3)),
+    ('ratio', 'ratio', report.spread('.2f')),
+  )
+  return report.table(rows, columns, title='tried of XLA')

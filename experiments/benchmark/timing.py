@@ -1,7 +1,10 @@
-"""Timing several things side by side, and what their times say."""
+"""The timer of all suites: things side by side, and what their times say."""
 
 import itertools
 import random
+import sys
+import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,26 +21,46 @@ _ENOUGH_ROUNDS = 5
 _FEW = 4
 
 
+def timer(
+  step: Callable[[], Any],
+  wait: Callable[[], Any] = lambda: None,
+  clock: Callable[[], float] = time.perf_counter,
+) -> Callable[[int], float]:
+  """Takes a number of steps in a row, and gives the seconds of one.
+
+  Args:
+    step: what is timed.
+    wait: returns once everything that was started is there.
+    clock: in seconds.
+  """
+
+  def seconds_per_step(count: int) -> float:
+    wait()
+    start = clock()
+    for _ in range(count):
+      step()
+    wait()
+    return (clock() - start) / count
+
+  return seconds_per_step
+
+
 def time_in_turn(
-  timers: Mapping[str, Callable[[int], float]],
-  rounds: int,
-  count: int,
-  say: Callable[[str], None] = lambda text: None,
+  timers: Mapping[str, Callable[[int], float]], rounds: int, count: int
 ) -> tuple[list[list[str]], dict[str, list[float]]]:
   """Times several things round by round, in an order that keeps changing.
 
   Args:
-    timers: each takes a number of steps and returns the seconds of one.
+    timers: see `timer`.
     rounds: how many rounds are timed. One more goes before, for clocks and
       caches to settle.
     count: steps in a turn.
-    say: is told how far it got.
 
   Returns:
     The order of each round, and the seconds of each timer, a number a round.
   """
-  for timer in timers.values():
-    timer(count)
+  for run in timers.values():
+    run(count)
   cycle = _orders(list(timers))
   orders, seconds = [], {name: [] for name in timers}
   for i in range(rounds):
@@ -58,10 +81,11 @@ def _orders(names: Sequence[str]) -> Iterator[Sequence[str]]:
     yield draw.sample(names, len(names))
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
-  """Median, quartiles and extremes; the quartiles interpolate linearly."""
+def summary(values: Sequence[float]) -> dict[str, Any]:
+  """The rounds, their median, quartiles and extremes, interpolated linearly."""
   low, q1, median, q3, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
   return {
+    'per_round': list(values),
     'median': float(median),
     'quartile_1': float(q1),
     'quartile_3': float(q3),
@@ -73,28 +97,16 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 def ratios(
   seconds: Sequence[float], baseline: Sequence[float]
 ) -> dict[str, Any]:
-  """How many times as long as the baseline, round by round.
+  """How many times as long as the baseline, round by round, summarized.
 
   The median of the ratios, not the ratio of the medians: what slows a whole
   round down cancels out.
-
-  Args:
-    seconds: one number for each round.
-    baseline: the same rounds of what is compared with.
-
-  Returns:
-    The ratios of the rounds, and their summary.
   """
-  per_round = [a / b for a, b in zip(seconds, baseline, strict=True)]
-  return {'per_round': per_round, **summary(per_round)}
+  return summary([a / b for a, b in zip(seconds, baseline, strict=True)])
 
 
 def verdict(ratio: Mapping[str, Any], target: float = TARGET) -> dict[str, Any]:
-  """Whether a ratio meets the target, as far as its spread lets one tell.
-
-  Args:
-    ratio: see `ratios`.
-    target: the most by which the ratio may exceed 1.
+  """Whether a ratio exceeds 1 by at most `target`, as far as one can tell.
 
   Returns:
     `met`, which is None if one cannot tell, `text`, the reason in words, and
@@ -106,8 +118,8 @@ def verdict(ratio: Mapping[str, Any], target: float = TARGET) -> dict[str, Any]:
   elif spread > target:
     met = None
     text = (
-      f'the spread of the ratio, {spread:.2%} between the quartiles, is '
-      'larger than the target: this machine cannot tell'
+      f'the quartiles of the ratio are {spread:.2%} apart, more than the '
+      'target: this machine cannot tell'
     )
   else:
     met = ratio['median'] <= 1 + target
@@ -119,3 +131,14 @@ def verdict(ratio: Mapping[str, Any], target: float = TARGET) -> dict[str, Any]:
     'met': met,
     'text': text,
   }
+
+
+def filled(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+  """The settings of a suite as attributes: None takes the default."""
+  given = {name: value for name, value in given.items() if value is not None}
+  return types.SimpleNamespace(**{**defaults, **given})
+
+
+def say(text: str) -> None:
+  """Tells the user how far it got."""
+  print(text, file=sys.stderr, flush=True)

@@ -4,26 +4,41 @@ The paths for GPUs follow PyTorch's documentation: channels_last, autocast,
 torch.compile, fused optimizers.
 """
 
+import contextlib
 import importlib.util
+import os
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+
+from experiments.benchmark import timing
+
+
+def find_torch(device: jax.Device) -> tuple[Any, str | None]:
+  """PyTorch, with a thread a core; or None and why it takes no part."""
+  try:
+    torch = importlib.import_module('torch')
+  except ModuleNotFoundError as e:
+    if e.name != 'torch':
+      raise
+    return None, 'PyTorch is not installed'
+  if device.platform == 'gpu' and not torch.cuda.is_available():
+    return None, f'PyTorch {torch.__version__} sees no GPU'
+  if device.platform not in ('cpu', 'gpu'):
+    return None, f'PyTorch does not run on {device.device_kind}'
+  if hasattr(os, 'sched_getaffinity'):
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+  return torch, None
 
 
 class Variant(NamedTuple):
-  """A way to run the step.
-
-  Attributes:
-    channels_last: the memory format of images and kernels.
-    compiled: the mode of torch.compile; '' for its default, None for none.
-    platforms: where it is tried.
-  """
+  """A way to run the step: memory format, torch.compile's mode, and where."""
 
   channels_last: bool
-  compiled: str | None
+  compiled: str | None  # '' is its default.
   platforms: tuple[str, ...]
 
 
@@ -36,7 +51,7 @@ VARIANTS = {
 
 
 def variants_of(platform: str) -> tuple[str, ...]:
-  """The variants that are tried on a platform."""
+  """The variants that are tried on a platform; the first is not compiled."""
   return tuple(n for n, v in VARIANTS.items() if platform in v.platforms)
 
 
@@ -60,22 +75,19 @@ def configure(torch: Any, platform: str) -> None:
     torch.backends.cudnn.allow_tf32 = True
 
 
-def describe(torch: Any) -> dict[str, Any]:
-  """What PyTorch is, for the record."""
-  return {
-    'torch': torch.__version__,
-    'torch_threads': torch.get_num_threads(),
-    'torch_mkldnn': torch.backends.mkldnn.is_available(),
-    'torch_cpu_capability': torch.backends.cpu.get_cpu_capability(),
-    'torch_float32_matmul_precision': torch.get_float32_matmul_precision(),
-  }
-
-
-def forget(torch: Any) -> None:
-  """Gives up what was compiled and kept."""
-  torch.compiler.reset()
-  if torch.cuda.is_available():
-    torch.cuda.empty_cache()
+@contextlib.contextmanager
+def exact(torch: Any) -> Iterator[None]:
+  """Both frameworks multiply in float32, and not in TF32."""
+  before = torch.get_float32_matmul_precision()
+  allowed = torch.backends.cudnn.allow_tf32
+  torch.set_float32_matmul_precision('highest')
+  torch.backends.cudnn.allow_tf32 = False
+  try:
+    with jax.default_matmul_precision('highest'):
+      yield
+  finally:
+    torch.set_float32_matmul_precision(before)
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 class Step:
@@ -90,7 +102,7 @@ class Step:
     platform: 'cpu' or 'gpu'.
     dtype: of the computation; 'bfloat16' is autocast.
     optimizer: 'sgd' or 'adamw'; all parameters decay.
-    optimizer_options: as of `make_optimizer`.
+    options: of the optimizer, as of `make_optimizer`.
     alpha: of MaxSup.
     mean: of the images in [0, 1], per channel.
     std: likewise.
@@ -107,7 +119,7 @@ class Step:
     platform: str,
     dtype: str,
     optimizer: str,
-    optimizer_options: Mapping[str, Any],
+    options: Mapping[str, Any],
     alpha: float,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -150,8 +162,10 @@ class Step:
     if chosen.compiled is not None:
       loss = torch.compile(loss, mode=chosen.compiled or None)
     self._net, self._forward, self._loss = net, forward, loss
-    self._optimizer = _optimizer(
-      torch, optimizer, net.parameters(), **optimizer_options
+    options = dict(options)
+    kinds = {'sgd': torch.optim.SGD, 'adamw': torch.optim.AdamW}
+    self._optimizer = kinds[optimizer](
+      net.parameters(), lr=options.pop('learning_rate'), fused=True, **options
     )
 
   def first_step(self) -> float:
@@ -172,7 +186,7 @@ class Step:
 
   def seconds_per_step(self, count: int) -> float:
     """Takes steps in a row, and waits until the last is done."""
-    return timer(self._step, self._wait)(count)
+    return timing.timer(self._step, self._wait)(count)
 
   def peak_memory(self) -> int | None:
     """The most bytes of a GPU that were allocated since this was made."""
@@ -188,24 +202,3 @@ class Step:
     self._optimizer.step()
     self._optimizer.zero_grad(set_to_none=True)
     return loss.detach()
-
-
-def _optimizer(torch, name, parameters, *, learning_rate, **options):
-  kinds = {'sgd': torch.optim.SGD, 'adamw': torch.optim.AdamW}
-  return kinds[name](parameters, lr=learning_rate, fused=True, **options)
-
-
-def timer(
-  step: Callable[[], Any], wait: Callable[[], None] = lambda: None
-) -> Callable[[int], float]:
-  """The seconds of a step, of some in a row."""
-
-  def seconds_per_step(count: int) -> float:
-    wait()
-    start = time.perf_counter()
-    for _ in range(count):
-      step()
-    wait()
-    return (time.perf_counter() - start) / count
-
-  return seconds_per_step

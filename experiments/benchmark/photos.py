@@ -29,14 +29,7 @@ _CLASSES = 10
 
 
 def make_photos(count: int) -> list[bytes]:
-  """The contents of so many JPEG files, always the same.
-
-  Args:
-    count: how many.
-
-  Returns:
-    The files.
-  """
+  """The contents of so many JPEG files, always the same."""
   from PIL import Image
 
   originals = _originals()
@@ -79,11 +72,7 @@ def _originals() -> list[Any]:
 
 
 def write_files(photos: Sequence[bytes], directory: pathlib.Path) -> list[str]:
-  """Writes each photograph to a file, as `ImageFolder` reads them.
-
-  Returns:
-    The paths.
-  """
+  """Writes each photograph to a file; gives the paths."""
   directory.mkdir()
   paths = []
   for number, photo in enumerate(photos):
@@ -94,11 +83,7 @@ def write_files(photos: Sequence[bytes], directory: pathlib.Path) -> list[str]:
 
 
 def write_dataset(photos: Sequence[bytes], directory: pathlib.Path) -> str:
-  """Writes them as tfds does, with the features of its `imagenet2012`.
-
-  Returns:
-    The directory of the prepared version.
-  """
+  """Writes them as tfds does its `imagenet2012`; gives the directory."""
   import tensorflow_datasets as tfds
 
   class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):

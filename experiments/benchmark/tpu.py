@@ -5,7 +5,7 @@ import math
 import os
 from typing import Any
 
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_of
 
 TOPOLOGY = 'v5e:2x2'
 
@@ -34,7 +34,7 @@ _ENVIRONMENT = {
 }
 
 
-def prepare(who: str = '--target=tpu') -> None:
+def prepare(who: str) -> None:
   """Sets the environment; to be called before jax is imported.
 
   Args:
@@ -52,20 +52,11 @@ def prepare(who: str = '--target=tpu') -> None:
     os.environ.setdefault(name, value)
 
 
-def check_topology(name: str) -> None:
-  """Refuses what is no key of `TOPOLOGIES`."""
-  if name not in TOPOLOGIES:
-    raise UsageError(
-      f'unknown topology {name!r}; known, one machine each: '
-      + ', '.join(TOPOLOGIES)
-    )
-
-
 def devices(name: str) -> list[Any]:
   """The devices of a topology: one can compile for them, but not run."""
   from jax.experimental import topologies
 
-  check_topology(name)
+  one_of('--topology', name, TOPOLOGIES)
   shape = [int(n) for n in name.partition(':')[2].split('x')]
   found = topologies.get_topology_desc(
     platform='tpu',
@@ -75,8 +66,3 @@ def devices(name: str) -> list[Any]:
   ).devices
   assert len(found) == math.prod(shape), found
   return list(found)
-
-
-def device():
-  """The first device of `TOPOLOGY`."""
-  return devices(TOPOLOGY)[0]

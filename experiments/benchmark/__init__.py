@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m experiments.benchmark --suite=NAME`, a file each."""

@@ -1,0 +1,102 @@
+"""The suite `start`: from the command of a run to its first step."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.benchmark import report, timing
+from maxsup_jax.errors import UsageError
+
+# `--help` is to answer within so many seconds.
+HELP_TARGET = 2.0
+
+# One step, as soon as can be.
+_ONE_STEP = (
+  '--config.schedule.warmup=0 steps',
+  '--config.schedule.milestones=()',
+  '--config.duration=1 steps',
+)
+_FIRST_STEP = re.compile(
+  r'first step after ([\d.]+) s; (\d+) programs compiled, (\d+) read'
+)
+
+
+def measure(*, card: str | None, rounds: int | None) -> dict[str, Any]:
+  """Starts a run with nothing kept, and one that finds its programs kept.
+
+  The runs are processes of their own, in a temporary directory, one after the
+  other. They use the devices that this process would: call it before JAX has
+  taken them. One round more goes before, for files to be in memory.
+  """
+  card, rounds = card or 'configs/digits.py', rounds or 5
+  found = []
+  for i in range(rounds + 1):
+    with tempfile.TemporaryDirectory() as directory:
+      found.append(_round(card, pathlib.Path(directory)))
+    timing.say(f'round {i} of {rounds}')
+  help_seconds, *starts = zip(*found[1:])
+  results = {'help_seconds': timing.summary(help_seconds)}
+  for name, logs in zip(('cold', 'warm'), starts):
+    seconds, compiled, read = zip(*logs)
+    results[name] = {
+      'first_step_seconds': timing.summary(seconds),
+      'programs_compiled': list(compiled),
+      'programs_read': list(read),
+    }
+  return {'settings': {'card': card, 'rounds': rounds}, 'results': results}
+
+
+def _round(card, directory):
+  began = time.perf_counter()
+  _run(card, '--help', success=1)  # As absl ends after help.
+  measured = [time.perf_counter() - began]
+  for name in ('cold', 'warm'):
+    log = _run(card, f'--workdir={directory / name}', *_ONE_STEP, success=0)
+    seconds, compiled, read = _FIRST_STEP.search(log).groups()
+    measured.append((float(seconds), int(compiled), int(read)))
+  return measured
+
+
+def _run(card, *arguments, success):
+  environment = dict(os.environ)
+  environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+  command = sys.executable, '-m', 'experiments.train', f'--config={card}'
+  done = subprocess.run(
+    [*command, *arguments],
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if done.returncode != success:
+    last = (done.stderr.strip().splitlines() or ['nothing was said'])[-1]
+    raise UsageError(f'--card={card} cannot be run: {last}')
+  return done.stderr
+
+
+def describe(record: Mapping[str, Any]) -> list[str]:
+  """The record as text, of at most 80 columns."""
+  results = record['results']
+  rows = {'train --help': {'first_step_seconds': results['help_seconds']}}
+  rows |= {f'first step, {name}': results[name] for name in ('cold', 'warm')}
+  columns = (
+    ('seconds', 'first_step_seconds', report.spread('.2f')),
+    ('compiled', 'programs_compiled', lambda x: str(max(x))),
+    ('read', 'programs_read', lambda x: str(max(x))),
+  )
+  met = {True: 'met', False: 'missed'}
+  fast = results['help_seconds']['max'] <= HELP_TARGET
+  kept = not any(results['warm']['programs_compiled'])
+  return [
+    *report.table(rows, columns),
+    *report.wrapped(
+      f'Target: --help within {HELP_TARGET:.0f} s: {met[fast]}; no program '
+      f'compiled where they are kept: {met[kept]}'
+    ),
+  ]
