@@ -12,7 +12,10 @@ os.environ['NPROC'] = '16'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
+import numpy as np
 import pytest
+
+from tests.classifier import classifier
 
 
 @pytest.fixture(scope='session')
@@ -61,3 +64,16 @@ def cached_compilations(compilation_cache):
   """Likewise in all tests of a file."""
   with _caching(compilation_cache):
     yield
+
+
+@pytest.fixture
+def write_npz(tmp_path):
+  """Writes a classifier's file; arguments replace or, if None, drop arrays."""
+
+  def write(name, arrays=None, **changes):
+    arrays = (classifier() if arrays is None else arrays) | changes
+    path = tmp_path / f'{name}.npz'
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return path
+
+  return write

@@ -10,7 +10,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.reports import _style, archive, blocks, report, summary
+from maxsup_jax.outputs import Outputs
+from maxsup_jax.reports import _style, blocks, report, summary
 from maxsup_jax.reports.directory import Directory
 from maxsup_jax.reports.measured import Measured, Options
 from tests import browser
@@ -138,7 +139,7 @@ def test_the_same_data_give_the_same_bytes(written, tmp_path):
 
 
 def measured(name='m', **arrays):
-  outputs = archive.Outputs(name=name, path=f'{name}.npz', **arrays)
+  outputs = Outputs(name=name, path=f'{name}.npz', **arrays)
   return Measured(outputs)
 
 
