@@ -89,18 +89,12 @@ def main():
       'lambda_b',
     )
   }
+  descent = study.Descent(_STEPS.value, _LR.value, seeds, _INIT_SCALE.value)
   problems = study.make_problems(_OBJECTIVES.value, alphas, **settings)
   out = Directory(_OUT.value, KIND, overwrite=_OVERWRITE.value)
   started = provenance()
   with tqdm.tqdm(total=len(problems) * (1 + len(seeds))) as progress:
-    found = study.run(
-      problems,
-      steps=_STEPS.value,
-      learning_rate=_LR.value,
-      seeds=seeds,
-      scale=_INIT_SCALE.value,
-      done=progress.update,
-    )
+    found = study.run(problems, descent, progress.update)
   records = found.records()
   record = {
     'schema': 1,

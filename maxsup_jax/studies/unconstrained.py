@@ -24,6 +24,31 @@ NC1_LEVELS = (1e-1, 1e-2, 1e-3)
 
 
 @dataclasses.dataclass(frozen=True)
+class Descent:
+  """Gradient descent from random starts.
+
+  Attributes:
+    steps: how many.
+    lr: the learning rate.
+    seeds: of the starts.
+    init_scale: standard deviation of the starts; D^(-1/2) if not given.
+  """
+
+  steps: int
+  lr: float
+  seeds: Sequence[int]
+  init_scale: float | None = None
+
+  def __post_init__(self):
+    errors.integer('steps', self.steps, low=1)
+    errors.number('lr', self.lr, above=0)
+    for seed in self.seeds:
+      errors.integer('seeds', seed, low=0)
+    if self.init_scale is not None:
+      errors.number('init_scale', self.init_scale, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
   """What was found.
 
@@ -84,28 +109,17 @@ def make_problems(
 
 def run(
   problems: Sequence[unconstrained.Problem],
-  *,
-  steps: int,
-  learning_rate: float,
-  seeds: Sequence[int],
-  scale: float | None = None,
+  descent: Descent,
   done: Callable[[], Any] = lambda: None,
 ) -> Study:
   """Solves the problems, and follows gradient descent from random starts.
 
   Args:
     problems: from `make_problems`.
-    steps: of gradient descent.
-    learning_rate: of gradient descent.
-    seeds: of the random starts; the first one is the solver's, too.
-    scale: standard deviation of the starts; D^(-1/2) if not given.
+    descent: how; the first seed is the solver's, too.
     done: is called after each of the `len(problems) * (1 + len(seeds))` parts.
   """
-  for seed in seeds:
-    errors.integer('seeds', seed, low=0)
-  errors.number('learning_rate', learning_rate, above=0)
-  if scale is not None:
-    errors.number('init_scale', scale, above=0)
+  seeds, scale = descent.seeds, descent.init_scale
   solutions, paths = [], {}
   for problem in problems:
     solutions.append(unconstrained.solve(problem, seed=seeds[0], scale=scale))
@@ -113,13 +127,13 @@ def run(
     for seed in seeds:
       paths[problem, seed] = unconstrained.gradient_descent(
         problem,
-        steps=steps,
-        learning_rate=learning_rate,
+        steps=descent.steps,
+        learning_rate=descent.lr,
         seed=seed,
         scale=scale,
       )
       done()
-  return Study(problems, solutions, paths, seeds, steps)
+  return Study(problems, solutions, paths, seeds, descent.steps)
 
 
 def _record(

@@ -1,9 +1,6 @@
 import dataclasses
-import doctest
 import io
 import itertools
-import subprocess
-import sys
 
 import cv2
 import jax
@@ -12,10 +9,10 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import _show_batch
 from maxsup_jax import tasks
 from maxsup_jax.data import batch_indices
 from maxsup_jax.errors import UsageError
+from maxsup_jax.reports import batch as pictures
 from maxsup_jax.tasks import resolve
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.state import TrainState
@@ -96,21 +93,6 @@ def test_the_command_line(run_program, arguments, message):
   assert len(err.strip().splitlines()) == 1
 
 
-def test_help_imports_nothing_heavy():
-  code = (
-    'import sys, experiments.show_batch;'
-    "heavy = {'jax', 'flax', 'tensorflow_datasets', 'orbax', 'matplotlib'};"
-    'assert not heavy & sys.modules.keys()'
-  )
-  subprocess.run([sys.executable, '-c', code], check=True)
-
-
-def test_examples_of_the_docstrings():
-  result = doctest.testmod(_show_batch)
-  assert result.attempted > 3
-  assert not result.failed
-
-
 # ---- Reading -----------------------------------------------------------------
 
 
@@ -120,7 +102,7 @@ def test_it_is_the_batch_of_the_step(build):
   expected = list(itertools.islice(batches, 4))
   batches.close()
   for step in (0, 3):
-    seen = _show_batch.read(run, split='train', step=step)
+    seen = pictures.read(run, split='train', step=step)
     np.testing.assert_array_equal(seen.batch['image'], expected[step]['image'])
     np.testing.assert_array_equal(seen.labels, expected[step]['label'])
     normalised = (expected[step]['image'] / 255 - 0.3) / 0.38
@@ -131,7 +113,7 @@ def test_it_is_the_batch_of_the_step(build):
 
 def test_the_last_batch_of_evaluation_has_no_padding(build):
   run = build(eval_batch_size=100)
-  seen = _show_batch.read(run, split='eval', step=3)
+  seen = pictures.read(run, split='eval', step=3)
   assert len(seen.batch['image']) == len(seen.inputs) == len(seen.labels) == 55
   last = [run.task.eval_source[i] for i in range(300, 355)]
   np.testing.assert_array_equal(seen.batch['image'], [e['image'] for e in last])
@@ -142,15 +124,15 @@ def test_the_last_batch_of_evaluation_has_no_padding(build):
 
 def test_steps_that_are_not_there(build):
   run = build(eval_batch_size=100, duration='7 steps')
-  with pytest.raises(UsageError, match='--step=7: training ends before step 7'):
-    _show_batch.read(run, split='train', step=7)
+  with pytest.raises(UsageError, match='step is 7; training ends'):
+    pictures.read(run, split='train', step=7)
   with pytest.raises(UsageError, match='digits/test has only 4 batches of 100'):
-    _show_batch.read(run, split='eval', step=4)
+    pictures.read(run, split='eval', step=4)
 
 
 def test_epochs_show_the_same_examples(build):
   run = build()
-  found = _show_batch.read_epochs(run, epochs=(0, 2), count=5)
+  found = pictures.read_epochs(run, epochs=(0, 2), count=5)
   N = len(run.task.train_source)
   order = batch_indices(N, batch_size=N, seed=0, step=0)
   assert found.indices == order[:5].tolist()
@@ -171,7 +153,7 @@ def test_epochs_show_the_same_examples(build):
 def test_epochs_are_those_of_training(build, repeats):
   """Example by example, the pixels of the batches of that epoch."""
   run = build({'train_transform': 'pad_and_crop(2) | flip', 'repeats': repeats})
-  found = _show_batch.read_epochs(run, epochs=(0, 1), count=8)
+  found = pictures.read_epochs(run, epochs=(0, 1), count=8)
   changed = 0
   for epoch in (0, 1):
     first = epoch * run.steps_per_epoch
@@ -205,7 +187,7 @@ def test_mixed_images_are_those_of_the_step(build):
   """What the training step gives its model, and its objective."""
   mixing = {'mixup': 0.8, 'cutmix': 1.0, 'mode': 'pair'}
   run = build(mixing=mixing)
-  seen = _show_batch.read(run, split='train', step=5)
+  seen = pictures.read(run, split='train', step=5)
   assert seen.labels.shape == (64, 10)
   np.testing.assert_allclose(seen.labels.sum(-1), 1, atol=1e-6)
   assert ((seen.labels > 0).sum(-1) == 2).any()
@@ -225,9 +207,8 @@ def test_mixed_images_are_those_of_the_step(build):
     def apply(self, state, logits, labels, **_):
       return logits.sum(-1), labels
 
-  changed = dataclasses.replace(
-    run, model=Model(), objective=Recorder(), optimizer=optax.sgd(0.1)
-  )
+  task = dataclasses.replace(run.task, model=Model(), objective=Recorder())
+  changed = dataclasses.replace(run, task=task, optimizer=optax.sgd(0.1))
   params = {'w': np.zeros(10, np.float32)}
   state = TrainState(
     np.int32(5), params, (), changed.optimizer.init(params), ()
@@ -259,23 +240,23 @@ def test_undoing_the_normalisation_gives_the_pixels(mean, std):
 
   images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   images = np.repeat(images, len(mean), -1)
-  undone = _show_batch.to_pixels(normalize(images, mean, std), mean, std)
+  undone = pictures.to_pixels(normalize(images, mean, std), mean, std)
   np.testing.assert_array_equal(undone, images)
 
 
 def test_values_outside_of_what_pixels_can_be():
-  undone = _show_batch.to_pixels(np.array([[[-9.0], [9.0]]]), (0.5,), (0.5,))
+  undone = pictures.to_pixels(np.array([[[-9.0], [9.0]]]), (0.5,), (0.5,))
   assert undone.ravel().tolist() == [0, 255]
-  constant = _show_batch.stretched(np.full((2, 2, 1), -3.0))
+  constant = pictures.stretched(np.full((2, 2, 1), -3.0))
   assert constant.tolist() == np.full((2, 2, 1), 128).tolist()
   image = np.random.default_rng(0).normal(size=(4, 4, 3)).astype(np.float32)
-  stretched = _show_batch.stretched(image)
+  stretched = pictures.stretched(image)
   assert (stretched.min(), stretched.max()) == (0, 255)
   assert np.corrcoef(stretched.ravel(), image.ravel())[0, 1] > 0.999
 
 
 def test_labels_as_text():
-  text = _show_batch.label_text
+  text = pictures.label_text
   names = ['cat', 'dog', 'a name that\nis far too long']
   assert text(np.int32(1), names) == 'dog'
   assert text(1, None) == '1'
@@ -296,8 +277,8 @@ def test_every_image_is_where_it_belongs():
   images = [np.broadcast_to(c, (8, 8, 3)) for c in colors]
   rows = [images[:4], images[4:]]
   texts = [['a'] * 4, ['b'] * 3]
-  png = _show_batch.grid(rows, texts, title='title', caption='caption')
-  assert png == _show_batch.grid(rows, texts, title='title', caption='caption')
+  png = pictures.grid(rows, texts, title='title', caption='caption')
+  assert png == pictures.grid(rows, texts, title='title', caption='caption')
   picture = pixels(png)
   centres = []
   for color in colors:
@@ -316,7 +297,7 @@ def test_every_image_is_where_it_belongs():
 def test_grey_images_keep_their_values():
   """Not stretched: a dark image stays dark."""
   images = [np.full((8, 8, 1), v, np.uint8) for v in (10, 20, 200)]
-  picture = pixels(_show_batch.grid([images], [['', '', '']], title=''))
+  picture = pixels(pictures.grid([images], [['', '', '']], title=''))
   for value in (10, 20, 200):
     assert (picture == value).all(-1).sum() > 1000
 
@@ -327,7 +308,7 @@ def test_images_of_any_size_with_headings():
     [np.zeros(shape, np.uint8) for shape in ((500, 30, 3), (224, 224, 3))],
   ]
   texts = [['a $name$\nof two', ''], ['\u4e2d', '']]
-  png = _show_batch.grid(
+  png = pictures.grid(
     images, texts, title='card\nsplit', headings=['original', 'epoch 0']
   )
   assert cv2.imdecode(np.frombuffer(png, np.uint8), 1).shape[0] > 300
@@ -335,4 +316,4 @@ def test_images_of_any_size_with_headings():
 
 def test_channels_that_cannot_be_shown():
   with pytest.raises(UsageError, match='images of 4 channels cannot be shown'):
-    _show_batch.grid([[np.zeros((8, 8, 4), np.uint8)]], [['']], title='')
+    pictures.grid([[np.zeros((8, 8, 4), np.uint8)]], [['']], title='')

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import _torch_weights as program
 from maxsup_jax import tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import torch_weights
 from maxsup_jax.tasks import resolve
+from maxsup_jax.tasks import torch_runs as program
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.workdir import Workdir
 from tests.runs import assert_same_bits, timeless
@@ -98,7 +98,7 @@ def test_a_run_without_averages(file, data_dir, tmp_path):
   assert state.ema is None
   out = tmp_path / 'out.safetensors'
   for options, message in (
-    ({'weights': 'ema'}, '--weights=ema: the run in .* keeps no averaged'),
+    ({'weights': 'ema'}, 'the run in .* keeps no averaged'),
     ({'step': 3}, 'no checkpoint of step 3'),
   ):
     with pytest.raises(UsageError, match=message):
@@ -112,7 +112,7 @@ def test_a_run_without_averages(file, data_dir, tmp_path):
 def test_it_is_not_taken_for_a_run_from_scratch(file, data_dir, tmp_path):
   path = tmp_path / 'imported'
   imported(file, path, data_dir)
-  directory = Workdir(path)
+  directory = tasks.open_workdir(path)
   assert directory.config().init_from == str(path)
   with pytest.raises(UsageError, match=r'init_from: .*imported. there, None'):
     directory.check(resolve(CONFIG))
