@@ -61,19 +61,6 @@ def test_the_flag_says_where_or_that_it_is_not_kept(run_program, tmp_path):
   assert not (tmp_path / 'a' / '.compilation_cache').exists()
 
 
-def test_a_place_that_cannot_be_used(run_program, tmp_path):
-  (tmp_path / '.compilation_cache').touch()
-  code, _, err = run_program(
-    'train',
-    f'--workdir={tmp_path / "run"}',
-    *SMALL,
-    f'--compilation_cache={tmp_path / ".compilation_cache"}',
-  )
-  assert code == 2
-  assert err.startswith('error: --compilation_cache: compiled programs cannot')
-  assert not (tmp_path / 'run').exists()
-
-
 @pytest.mark.slow
 def test_a_default_that_cannot_be_used_is_a_note(run_program, tmp_path):
   (tmp_path / '.compilation_cache').touch()
@@ -85,16 +72,3 @@ def test_a_default_that_cannot_be_used_is_a_note(run_program, tmp_path):
   )
   assert code == 0, err
   assert 'note: compiled programs cannot be kept in' in err
-
-
-def test_a_run_that_is_refused_leaves_nothing(run_program, tmp_path):
-  code, _, err = run_program(
-    'train',
-    f'--workdir={tmp_path / "run"}',
-    *SMALL,
-    f'--config.init_from={tmp_path / "missing"}',
-    JAX_COMPILATION_CACHE_DIR='',
-  )
-  assert code == 2
-  assert 'init_from' in err
-  assert not list(tmp_path.iterdir())

@@ -75,24 +75,6 @@ def test_writes_a_picture_and_one_line(run_program, tmp_path):
   assert out.read_bytes() != first
 
 
-@pytest.mark.parametrize(
-  ('arguments', 'message'),
-  [
-    (['--out=batch.jpg'], '--out=batch.jpg: expected a name ending in .png'),
-    (['--out=/dev/null/x.png'], 'cannot be written'),
-    (['--epochs=0,-1'], '--epochs=0,-1: expected numbers from 0'),
-    (['--epochs=0', '--step=3'], '--epochs and --step exclude each other'),
-    (['--epochs=0', '--split=eval'], '--epochs and --split=eval exclude'),
-  ],
-)
-def test_the_command_line(run_program, arguments, message):
-  code, out, err = run_program('show_batch', *arguments)
-  assert (code, out) == (2, '')
-  assert err.startswith('error: ')
-  assert message in err
-  assert len(err.strip().splitlines()) == 1
-
-
 # ---- Reading -----------------------------------------------------------------
 
 

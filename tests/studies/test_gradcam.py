@@ -59,22 +59,6 @@ def test_draws_two_runs(run_program, small, tmp_path):
   assert sorted(small.rglob('*')) == before
 
 
-@pytest.mark.parametrize(
-  ('arguments', 'message'),
-  [
-    ([], '--workdir is needed'),
-    (['--workdir=x', '--images=,'], '--images is needed'),
-    (['--workdir=x', '--images=0', '--normalize=all'], 'map|row'),
-  ],
-)
-def test_the_command_line(run_program, arguments, message):
-  code, printed, err = run_program('gradcam', *arguments)
-  assert (code, printed) == (2, '')
-  assert err.startswith('error: ')
-  assert message in err
-  assert len(err.strip().splitlines()) == 1
-
-
 # ---- The maps ----------------------------------------------------------------
 
 

@@ -97,22 +97,6 @@ def test_problems_that_cannot_be(changes, message):
     study.make_problems(**given)
 
 
-def test_bad_flags_are_one_line(run_program, tmp_path):
-  out = tmp_path / 'out'
-  for arguments, message in (
-    ([f'--out={out}', '--alphas=0.1,x'], "--alphas has 'x'; expected floats"),
-    ([f'--out={out}', '--seeds=-1'], '--seeds is -1; expected an integer'),
-    ([f'--out={out}', '--lr=0'], '--lr is 0.0; expected above 0'),
-    ([], '--out is needed'),
-    (['--out=/dev/null/x'], 'cannot be written'),
-  ):
-    code, printed, err = run_program('unconstrained_features', *arguments)
-    assert (code, printed) == (2, '')
-    assert len(err.strip().splitlines()) == 1, err
-    assert message in err
-  assert not out.exists()
-
-
 def test_divergence_is_one_line(run_program, tmp_path):
   code, _, err = run_program(
     'unconstrained_features',

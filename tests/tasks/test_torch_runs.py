@@ -168,24 +168,6 @@ def test_an_import_that_was_ended_in_the_middle(file, data_dir, tmp_path):
     imported(file, path, data_dir)
 
 
-def test_the_command_line(run_program, tmp_path):
-  workdir, file = f'--workdir={tmp_path / "new"}', '--file=no_such.pth'
-  for arguments, message in (
-    ([file], '--workdir is needed'),
-    ([workdir], 'expected --file, to import, or --out, to export'),
-    ([workdir, file, '--weights=ema'], '--weights belongs to --out'),
-    ([workdir, '--out=a.pth', '--key=model'], '--key belongs to --file'),
-    # The card is not there, and not looked for.
-    ([workdir, '--out=a.pth', '--config=a.py'], '--config belongs to --file'),
-    ([workdir, file, '--config=a.py'], "no run card 'a.py'"),
-  ):
-    code, out, err = run_program('torch_weights', *arguments)
-    assert (code, out) == (2, ''), err
-    assert message in err
-    assert len(err.strip().splitlines()) == 1
-  assert not (tmp_path / 'new').exists()
-
-
 @pytest.mark.slow
 def test_a_run_its_file_and_what_starts_from_it(run_program, tmp_path):
   """A run, its file, and a directory of that file have the same numbers."""
