@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+import chex
 import jax
-import numpy as np
 
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.run import Run
@@ -31,7 +31,4 @@ def last_state(run: Run, path: Path):
   return state, extra['window']
 
 
-def assert_same_bits(a, b):
-  """Equal trees, bit for bit."""
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+assert_same_bits = chex.assert_trees_all_equal

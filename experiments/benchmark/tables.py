@@ -1,13 +1,12 @@
-"""Writes the numbers of README.md and of docs/ from kept records.
+"""Writes the numbers of docs/ from kept records.
 
   python -m experiments.benchmark.tables
 
 The table between `<!-- performance -->` and `<!-- end of performance -->` in
-README.md gets its rows from all of experiments/results/*.json, that of
-`<!-- tried -->` in docs/speed.md from train-cpu.json; what stands behind
-`<!-- price:NAME -->` in docs/losses.md becomes the price of that loss. No
-number in them is typed by hand: to add one, write a benchmark's --out into
-experiments/results.
+docs/speed.md gets its rows from all of experiments/results/*.json, that of
+`<!-- tried -->` from train-cpu.json; what stands behind `<!-- price:NAME -->`
+in docs/losses.md becomes the price of that loss. No number in them is typed by
+hand: to add one, write a benchmark's --out into experiments/results.
 """
 
 import json
@@ -20,7 +19,6 @@ from experiments import _cli
 from experiments.benchmark.report import spread
 
 ROOT = pathlib.Path(__file__).parents[2]
-README = ROOT / 'README.md'
 SPEED = ROOT / 'docs' / 'speed.md'
 PAGE = ROOT / 'docs' / 'losses.md'
 RESULTS = ROOT / 'experiments' / 'results'
@@ -84,7 +82,7 @@ def with_table(page: str, name: str, table: str) -> str:
 
 
 def performance(records: Mapping[str, Record]) -> str:
-  """The README's table: a row or more for each record, suite after suite.
+  """The table of performance: a row or more for each record, suite after suite.
 
   Args:
     records: what the benchmarks wrote, by the names of their files.
@@ -97,7 +95,7 @@ def performance(records: Mapping[str, Record]) -> str:
   for name, record in sorted(
     records.items(), key=lambda r: (suites.index(r[1]['suite']), r[0])
   ):
-    file = f'[{name}](experiments/results/{name})'
+    file = f'[{name}](../experiments/results/{name})'
     for row in _ROWS[record['suite']](record['settings'], record['results']):
       lines.append(f'| {" | ".join(row)} | {_machine(record)} | {file} |')
   return '\n'.join(lines)
@@ -292,8 +290,11 @@ def pages() -> dict[pathlib.Path, str]:
   prices = records['losses-tpu-v5e-compiled.json'], records['losses-cpu.json']
   table = tried(records['train-cpu.json'])
   return {
-    README: with_table(README.read_text(), 'performance', performance(records)),
-    SPEED: with_table(SPEED.read_text(), 'tried', table),
+    SPEED: with_table(
+      with_table(SPEED.read_text(), 'performance', performance(records)),
+      'tried',
+      table,
+    ),
     PAGE: with_prices(PAGE.read_text(), *prices),
   }
 

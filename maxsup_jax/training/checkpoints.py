@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import agreement
 
@@ -215,6 +217,14 @@ class Checkpoints:
         extra=ocp.args.JsonRestore(),
       ),
     )
+    try:
+      # Orbax gives arrays of another shape as they are.
+      chex.assert_trees_all_equal_shapes_and_dtypes(like, read['state'])
+    except AssertionError as e:
+      raise UsageError(
+        f'the checkpoint {self._directory / str(step)} is of another state: '
+        f'{errors.one_line(e)[:300]}'
+      ) from None
     return read['state'], read['extra']
 
   def _checked_path(self, step: int) -> Path:
