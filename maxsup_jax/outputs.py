@@ -27,7 +27,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -258,8 +258,8 @@ def _json(arrays: dict[str, np.ndarray], key: str, kind: type) -> Any:
   except ValueError as e:
     raise UsageError(f'{key} is not JSON ({e})') from None
   if not isinstance(value, kind):
-    wanted = {dict: 'an object', list: 'a list'}[kind]
-    raise UsageError(f'{key} is no JSON that holds {wanted}')
+    wanted = 'an object' if kind is dict else 'a list'
+    raise UsageError(f'{key} is JSON, but not {wanted}')
   return value
 
 
@@ -354,8 +354,8 @@ class NpzWriter:
       stack.callback(self._remove_partial)
       self._file.truncate(0)
       self._zip = zipfile.ZipFile(self._file, 'w', zipfile.ZIP_STORED)
-      self._largest = max(self._sizes, key=self._sizes.get)
-      self._targets: dict[str, BinaryIO] = {}
+      self._largest = max(self._sizes, key=self._sizes.__getitem__)
+      self._targets: dict[str, IO[bytes]] = {}
       for name, (shape, dtype) in self._members.items():
         if name == self._largest:
           target = self._open_member(name)
@@ -446,7 +446,7 @@ class NpzWriter:
     if not self._renamed:
       self._partial.unlink(missing_ok=True)
 
-  def _open_member(self, name: str) -> BinaryIO:
+  def _open_member(self, name: str) -> IO[bytes]:
     # With a date, as by default, equal contents would give unequal archives.
     info = zipfile.ZipInfo(f'{name}.npy', (1980, 1, 1, 0, 0, 0))
     return self._zip.open(info, 'w', force_zip64=True)
@@ -460,7 +460,7 @@ class NpzWriter:
     with contextlib.suppress(OSError, ValueError):
       self._zip.close()
 
-  def _locked(self) -> BinaryIO:
+  def _locked(self) -> IO[bytes]:
     descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666)
     file = os.fdopen(descriptor, 'r+b')
     try:

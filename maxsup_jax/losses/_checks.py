@@ -3,6 +3,8 @@
 A wrong dtype is a TypeError, a wrong shape or value a ValueError.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,7 +170,7 @@ def in_range(
 ) -> None:
   """Refuses known numbers outside; the value of a traced one is not known."""
   traced = isinstance(value, jax.core.Tracer)
-  values = value if traced else np.asarray(jax.device_get(value))
+  values: Any = value if traced else np.asarray(jax.device_get(value))
   kinds = (jnp.floating, jnp.integer)
   if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
     raise TypeError(f'{name} is {errors.shown(value)}; expected a real number')

@@ -1,7 +1,7 @@
 """The arithmetic that the losses share: masked, shifted rows of logits."""
 
 import dataclasses
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ class Rows:
 
     def of_z(logits_BK, z_BK):
       del logits_BK
-      where = {}
+      where: dict[str, Any] = {}
       if self.classes is not None:
         where = {'where': self.classes, 'initial': -jnp.inf}
       return jnp.max(z_BK, self.axis, **where)
@@ -200,7 +200,7 @@ class Rows:
   def like(self, name: str, logits: ArrayLike, where: ArrayLike | None) -> Self:
     """Checks and reads other logits of the same shape, as constants."""
     other_BK = jax.lax.stop_gradient(self.same_shape(name, logits))
-    return Rows.of(other_BK, self.axis, where)
+    return type(self).of(other_BK, self.axis, where)
 
   def same_shape(self, name: str, values: ArrayLike) -> jax.Array:
     """Checks other values of the shape of the logits; in their dtype."""

@@ -196,14 +196,19 @@ _CHOICES = {
 def _constructor(name: str) -> Callable[..., Objective]:
   """The constructor of an entry of the table, as if it were written out."""
   entry = _TABLE[name]
-  parameters = []
+  parameters: list[inspect.Parameter] = []
   for field, default in entry.fields.items():
-    kind, annotation = inspect.Parameter.KEYWORD_ONLY, type(default)
-    if not parameters:
-      kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-      annotation = 'float | Schedule'
+    # The strength may be given by its position, and be a schedule.
+    annotation: Any = type(default) if parameters else 'float | Schedule'
     parameters.append(
-      inspect.Parameter(field, kind, default=default, annotation=annotation)
+      inspect.Parameter(
+        field,
+        inspect.Parameter.KEYWORD_ONLY
+        if parameters
+        else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=default,
+        annotation=annotation,
+      )
     )
   signature = inspect.Signature(parameters, return_annotation=Objective)
 
@@ -213,7 +218,7 @@ def _constructor(name: str) -> Callable[..., Objective]:
     return _make(entry, bound.arguments)
 
   make.__name__ = make.__qualname__ = f'{name}_objective'
-  make.__signature__ = signature
+  vars(make)['__signature__'] = signature
   make.__doc__ = _documentation(entry)
   return make
 
@@ -226,7 +231,7 @@ def _documentation(entry: _Entry) -> str:
     'prior': "'teacher', whose logits `apply` then needs, or 'self'.",
     'adaptive_alpha': 'whether alpha is `confidence_alpha(logits, 0, alpha)`.',
   }
-  lines = [inspect.getdoc(entry.loss).splitlines()[0]]
+  lines = [(inspect.getdoc(entry.loss) or '').splitlines()[0]]
   if not entry.loss.__name__.startswith('_'):
     lines += ['', f'The objective of `{entry.loss.__name__}`.']
   if entry.fields:
@@ -286,10 +291,10 @@ def _schedule(
     'alpha': jax.ShapeDtypeStruct((), jnp.float32),
   }
   inputs |= dict.fromkeys(needs, inputs['logits'])
-  known = (strength,)
+  known: tuple[float | Schedule, ...] = (strength,)
   if isinstance(strength, EpochSchedule):
-    known = (*strength.ends, *strength.values)
-    known = min(known), max(known)
+    values = (*strength.ends, *strength.values)
+    known = min(values), max(values)
 
   def trial(value, logits, labels, alpha, **inputs):
     alpha = alpha if callable(value) else value
@@ -524,7 +529,7 @@ def make_objective(
   common = ('class_weights', 'class_weights_mean')
   make, fields = _look_up(config, 'objective', 'name', OBJECTIVES, told, common)
   weights, mean = (fields.pop(name, None) for name in common)
-  strength = next(iter(_own_parameters(make, told)), None)
+  strength = next(iter(_own_parameters(make, told)), '')
   if _is_mapping(fields.get(strength)):
     what = f'objective.{strength}'
     schedule, own = _look_up(

@@ -141,6 +141,7 @@ def ols_update(
       f'{_checks.of_logits(rows.z)}'
     )
   # Masked classes are -inf here, and never on top.
+  assert target.ids is not None  # Distributions are refused before.
   counted_B = jnp.argmax(rows.logits, rows.axis) == target.ids
   counted_B &= ~jnp.isnan(target.known)
   # A single NaN would stay in the soft labels.

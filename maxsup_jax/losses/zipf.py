@@ -290,6 +290,7 @@ def _penalty(
   weights_BK = _weights(rows, scores, power, where)
   # The classes besides the label, as a mask; ranks need arrays of this size.
   classes_BK = jax.lax.broadcasted_iota(jnp.int32, rows.z.shape, rows.axis)
+  assert target.ids is not None  # Distributions are refused before.
   others_BK = classes_BK != rows.expand(target.ids)
   if rows.classes is not None:
     others_BK &= rows.classes

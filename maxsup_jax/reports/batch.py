@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from maxsup_jax import data
 from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.mixing import mix
 from maxsup_jax.training.run import Run
 
@@ -45,7 +46,7 @@ class Seen(NamedTuple):
 # ---- Reading -----------------------------------------------------------------
 
 
-def read(run: Run, *, split: str, step: int) -> Seen:
+def read(run: Run[Classification], *, split: str, step: int) -> Seen:
   """Reads the batch of a step, and does to it what the step does first.
 
   Args:
@@ -112,7 +113,9 @@ class Epochs(NamedTuple):
   indices: list[int]
 
 
-def read_epochs(run: Run, *, epochs: Sequence[int], count: int) -> Epochs:
+def read_epochs(
+  run: Run[Classification], *, epochs: Sequence[int], count: int
+) -> Epochs:
   """Reads the first examples of the first epoch as other epochs change them.
 
   Args:

@@ -33,7 +33,7 @@ EXTRA = ('gaussian_blur', 'saturate', 'spatter', 'speckle_noise')
 # What stands for the images without a corruption, with severity 0.
 CLEAN = 'clean'
 # Operations that only bring images to the size that a model sees.
-_SIZING = ('resize', 'resize_exact', 'center_crop')
+_SIZING = r'(resize|resize_exact|center_crop)\b'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +235,6 @@ def default_transform(
   if corrupted != seen or clean == corrupted:
     return None
   operations = [o.strip() for o in own.split('|')]
-  kept = [o for o in operations if re.match(r'\w*', o)[0] not in _SIZING]
+  kept = [o for o in operations if not re.match(_SIZING, o)]
   text = ' | '.join(kept)
   return None if text == own else text

@@ -162,8 +162,12 @@ def summarize(records: Sequence[Record]) -> Record:
     >>> [round(summary[name]['error'], 6) for name in ('mean', 'std')]
     [0.4, 0.282843]
   """
-  rows = {name: [] for name in dict.fromkeys(r['corruption'] for r in records)}
-  columns = {s: [] for s in sorted({r['severity'] for r in records})}
+  rows: dict[str, list[Record]] = {
+    name: [] for name in dict.fromkeys(r['corruption'] for r in records)
+  }
+  columns: dict[int, list[Record]] = {
+    s: [] for s in sorted({r['severity'] for r in records})
+  }
   for record in records:
     rows[record['corruption']].append(record)
     columns[record['severity']].append(record)

@@ -5,10 +5,11 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from maxsup_jax import data, files, tasks
@@ -213,7 +214,7 @@ def _checked_transform(
 
 def _batches(
   task: Classification, source: data.Source, transform: str | None
-) -> Iterator[data.Batch]:
+) -> data.BatchIterator:
   if transform is None:
     return task.eval_batches(source)
   dataset = task.config.dataset
@@ -320,7 +321,9 @@ def _evaluate(
     keep(files.jsonable(record))
 
 
-def _counted(batches, progress):
+def _counted(
+  batches: Iterable[dict[str, np.ndarray]], progress: tqdm
+) -> Iterator[dict[str, np.ndarray]]:
   for batch in batches:
     yield batch
     progress.update(int(batch['mask'].sum()))

@@ -178,7 +178,9 @@ def read_images(items: Sequence[str], task: Classification) -> Images:
     UsageError: one line, about the first item that cannot be read.
   """
   source = task.eval_source
-  pixels, titles, labels = [], [], []
+  pixels: list[np.ndarray] = []
+  titles: list[str] = []
+  labels: list[int | None] = []
   names = source.label_names
   for item in items:
     if is_index(item):
@@ -279,7 +281,7 @@ def column(
     result = gradcam.class_gradients(
       lambda delta: apply(variables, x, delta), classes
     )
-    parts = result.activations, result.gradients
+    parts = [result.activations, result.gradients]
     if result.activations.ndim == 3:
       parts = [gradcam.tokens_to_map(p, grid=network.map_size) for p in parts]
     maps = gradcam.upsample(gradcam.gradcam(*parts), pixels.shape[1:3])

@@ -195,8 +195,8 @@ def _known(value: float) -> float | None:
 
 def to_csv(study: Study) -> str:
   """A line for each objective, alpha, seed and recorded step."""
-  columns = ('value', 'error', 'nc1', 'nc2', 'nc3')
-  columns += ('weight_norm', 'feature_norm')
+  losses, metrics = ('value', 'error'), ('nc1', 'nc2', 'nc3')
+  columns = (*losses, *metrics, 'weight_norm', 'feature_norm')
   kept = unconstrained.log_spaced_steps(study.steps)
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')

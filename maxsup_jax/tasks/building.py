@@ -25,7 +25,7 @@ def build(
   training: bool = True,
   model: nn.Module | None = None,
   sources: tuple[data.Source, data.Source] | None = None,
-) -> Run:
+) -> Run[Classification]:
   """Builds a run, and refuses a configuration that cannot be trained.
 
   Args:

@@ -1,13 +1,12 @@
 """Image classification: what a step computes, and what an evaluation sums."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from maxsup_jax import data, losses, models
@@ -99,12 +98,13 @@ class Classification:
     """Classes with many, medium and few training examples, of a long tail."""
     if self.config.dataset.imbalance is None:
       return None
+    assert isinstance(self.train_source, data.LongTailedSource)
     return metrics.shot_groups(self.train_source.counts)
 
   def init_variables(self, key: jax.Array) -> dict[str, Any]:
     """Fresh parameters and statistics."""
     images = jnp.zeros((1, *self.image_shape), jnp.float32)
-    return self.model.init(key, images, train=False)
+    return dict(self.model.init(key, images, train=False))
 
   def initialized(self, state: TrainState) -> TrainState:
     """The state with the weights of `config.init_from`."""
@@ -133,7 +133,10 @@ class Classification:
       images: `[B, H, W, C]`, bytes as the pipeline gives them, or normalised
         floats.
     """
-    return self.model.apply(variables, self.normalize(images), train=False)
+    result: Any = self.model.apply(
+      variables, self.normalize(images), train=False
+    )
+    return result
 
   def train_loss(
     self,
@@ -221,7 +224,7 @@ class Classification:
       f'{report["ece"]:.2%}'
     )
 
-  def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+  def train_batches(self, start_step: int) -> data.BatchIterator:
     """This process's part of the batches from a step on."""
     return data.train_batches(
       self.train_source,
@@ -238,7 +241,7 @@ class Classification:
     split: str | data.Source | None = None,
     *,
     transform: data.ImageTransform | None = None,
-  ) -> Iterator[dict[str, np.ndarray]]:
+  ) -> data.BatchIterator:
     """This process's part of a split, in its order, padded and masked.
 
     Args:
@@ -246,10 +249,10 @@ class Classification:
         split of evaluation.
       transform: what is done to the images; by default `eval_transform`.
     """
-    source = self.eval_source if split is None else split
-    if isinstance(split, str):
-      trains = split == self.config.dataset.train_split
-      source = self.train_source if trains else self.eval_source
+    trains = split == self.config.dataset.train_split
+    source = self.train_source if trains else self.eval_source
+    if split is not None and not isinstance(split, str):
+      source = split
     # Every device gets the same number of examples, padding among them.
     share = -(-self.config.eval_batch_size // self.devices.count)
     return data.eval_batches(

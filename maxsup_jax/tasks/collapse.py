@@ -131,7 +131,8 @@ def measure(
   """
   head = devices.fetch(variables['params']['head'])
   D, K = head['kernel'].shape
-  total, pending = None, []
+  total: Any = None
+  pending: list[Any] = []
   both = devices.replicate((ClassMeans.init(K, D), CosineVariation.init(K, D)))
   for batch in devices.stream(batches()):
     sums, class_sums = passes.first(variables, batch)

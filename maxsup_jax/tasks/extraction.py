@@ -1,5 +1,6 @@
 """Logits and features of every example of a split, written into one .npz."""
 
+import dataclasses
 import os
 import re
 import sys
@@ -20,7 +21,8 @@ from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.provenance import provenance
 
 
-class Augmentations(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Augmentations:
   """What is written besides, for the mutual information of Müller et al.
 
   Attributes:
@@ -71,7 +73,7 @@ def outputs(
     float32 [b, K], `features` float32 [b, D] (the penultimate ones, which the
     head sees) and `labels` int32 [b].
   """
-  pending = deque()
+  pending: deque[Any] = deque()
 
   def collect():
     found = devices.gather(pending.popleft())
@@ -202,7 +204,7 @@ def _augmented(
       raise UsageError(f'pair: {source.name} has no example of class {k}')
   return data.AugmentedSource(
     source,
-    np.concatenate(found),
+    np.concatenate(found).tolist(),
     wanted.count,
     loaded.task.train_transform,
     seed=loaded.run.config.seed,

@@ -46,7 +46,8 @@ def parse_transforms(
       f'config.dataset.{with_it} standardises images and {without} does not, '
       "so training and evaluation would differ; add '| standardize' there"
     )
-  return tuple(transforms)
+  train, evaluation = transforms
+  return train, evaluation
 
 
 def open_split(

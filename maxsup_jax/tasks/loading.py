@@ -31,7 +31,7 @@ class LoadedRun:
     state: of the checkpoint, host arrays.
   """
 
-  run: Run
+  run: Run[Classification]
   workdir: Workdir
   step: int
   weights: str

@@ -330,7 +330,7 @@ def draw(key: jax.Array, shape: tuple[int, int], mixing: Mixing) -> Draws:
 
 def cut_box(
   kept: jax.Array, y: jax.Array, x: jax.Array, shape: tuple[int, int]
-) -> tuple[tuple[jax.Array, ...], jax.Array]:
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]:
   """The box that cutmix exchanges, and what it leaves.
 
   Args:

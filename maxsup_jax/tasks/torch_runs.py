@@ -60,15 +60,15 @@ def import_weights(
         'checkpoint'
       )
     raise UsageError(f'{directory.path} is there already; choose another{hint}')
-  config = resolve(config)
-  if config.init_from is not None:
+  given = resolve(config)
+  if given.init_from is not None:
     raise UsageError(
-      f'config.init_from is {config.init_from!r}; expected None: the weights '
+      f'config.init_from is {given.init_from!r}; expected None: the weights '
       'come from the file'
     )
-  config = resolve({**config.to_dict(), 'init_from': str(directory.path)})
+  resolved = resolve({**given.to_dict(), 'init_from': str(directory.path)})
   state_dict = torch_weights.read(file, key=key)
-  run = build(config, data_dir=data_dir, training=False)
+  run = build(resolved, data_dir=data_dir, training=False)
   order = None
   if class_order is not None:
     names = run.task.train_source.label_names
@@ -89,9 +89,9 @@ def import_weights(
     variables,
     run.optimizer,
     run.task.objective,
-    ema=config.ema_decay is not None,
+    ema=resolved.ema_decay is not None,
   )
-  origin = {
+  origin: dict[str, Any] = {
     'file': str(pathlib.Path(file).absolute()),
     'sha256': _sha256(file),
     'key': key,
@@ -103,16 +103,16 @@ def import_weights(
     },
     'resize_positions': resize_positions,
   }
-  with directory.opened(config):
+  with directory.opened(resolved):
     directory.record_start(0, run.devices.count, imported=origin)
     with Checkpoints(directory.checkpoints) as checkpoints:
       checkpoints.save(
         0, jax.device_get(state), {'train_examples': run.task.train_examples}
       )
-  dataset = config.dataset
+  dataset = resolved.dataset
   return (
     f'{directory.path}: the weights of {file} (SHA-256 '
-    f'{origin["sha256"][:12]}...) as step 0 of a {config.model.name}, for '
+    f'{origin["sha256"][:12]}...) as step 0 of a {resolved.model.name}, for '
     f'images normalised with mean {tuple(dataset.mean)} and standard deviation '
     f'{tuple(dataset.std)}'
   )

@@ -1,5 +1,6 @@
 """The weights of runs, and training that starts from them or from a file."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -176,7 +177,8 @@ def _from_file(
 
 def _replaced(state: TrainState, params: Any, stats: Any) -> TrainState:
   """The state with other weights, which the moving averages start from."""
-  return state.replace(
+  return dataclasses.replace(
+    state,
     params=params,
     batch_stats=stats,
     ema=None if state.ema is None else {'params': params, 'batch_stats': stats},

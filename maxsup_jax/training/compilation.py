@@ -84,12 +84,14 @@ class Compilations:
     jax.monitoring.unregister_event_listener(self._event)
     jax.monitoring.unregister_event_duration_listener(self._duration)
 
-  def _event(self, name: str, **_: Any) -> None:
-    self.read += name == '/jax/compilation_cache/cache_hits'
+  def _event(self, event: str, **kwargs: Any) -> None:
+    del kwargs
+    self.read += event == '/jax/compilation_cache/cache_hits'
 
-  def _duration(self, name: str, _seconds: float, **_: Any) -> None:
+  def _duration(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+    del duration_secs, kwargs
     # Also for a program that is read in the end.
-    self.requested += name == '/jax/core/compile/backend_compile_duration'
+    self.requested += event == '/jax/core/compile/backend_compile_duration'
 
 
 def _make(directory: pathlib.Path) -> None:

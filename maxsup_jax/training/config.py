@@ -121,7 +121,7 @@ def fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     >>> fields({'seed': 0, 'model': {'name': 'resnet8'}})
     {'seed': 0, 'model.name': 'resnet8'}
   """
-  flat = {}
+  flat: dict[str, Any] = {}
   for name, value in config.items():
     if isinstance(value, Mapping | ConfigDict):
       flat |= fields(value, f'{prefix}{name}.')

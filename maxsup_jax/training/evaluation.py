@@ -30,7 +30,8 @@ def evaluate(
   Returns:
     The sums over the split, float64; the task's `report` makes means of them.
   """
-  total, pending = None, []
+  total: Any = None
+  pending: list[Any] = []
   variables = state.variables(ema=ema)
   for batch in devices.stream(batches):
     pending.append(mapped_eval_step(state, variables, batch))

@@ -91,7 +91,8 @@ class _Loop:
 
   def __init__(self, run, workdir, checkpoints, stack):
     restored = checkpoints.restore_latest(jax.eval_shape(run.init_state))
-    state, extra = restored or (run.first_state(), {})
+    nothing: dict[str, Any] = {}
+    state, extra = restored or (run.first_state(), nothing)
     examples = run.task.train_examples
     if extra.get('train_examples', examples) != examples:
       raise UsageError(
@@ -106,7 +107,7 @@ class _Loop:
     # Splits with undefined measurements, once that has been said.
     self.undefined = set()
     # Sums of steps that the host has not seen, and the window of those it has.
-    self.pending = deque()
+    self.pending: deque[tuple[int, Any]] = deque()
     self.window = Window(extra.get('window'))
     self.clock = Clock(extra.get('seconds', 0.0))
     self.lap_step = self.step

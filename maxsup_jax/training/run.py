@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import optax
@@ -18,9 +18,11 @@ from maxsup_jax.training.schedules import learning_rate_schedule
 from maxsup_jax.training.state import TrainState, create_state
 from maxsup_jax.training.task import Task
 
+TaskT = TypeVar('TaskT', bound=Task)
+
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Generic[TaskT]):
   """What `make_run` gives. Nothing is compiled or written yet.
 
   Attributes:
@@ -39,7 +41,7 @@ class Run:
 
   config: ConfigDict
   devices: Devices
-  task: Task
+  task: TaskT
   optimizer: optax.GradientTransformation
   learning_rate: Callable
   steps_per_epoch: int
@@ -137,12 +139,12 @@ class Lengths:
 
 def make_run(
   config: ConfigDict,
-  task: Task,
+  task: TaskT,
   lengths: Lengths,
   devices: Devices,
   *,
   decay_mask: Any = None,
-) -> Run:
+) -> Run[TaskT]:
   """Adds to a task how it is optimised, and for how long.
 
   Args:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import Any
 
 
 class StopRequest:
@@ -32,7 +33,7 @@ class StopRequest:
     self.signal: signal.Signals | None = None
     self._signals = signals
     self._passes_on = passes_on
-    self._previous = {}
+    self._previous: dict[signal.Signals, Any] = {}
 
   def __enter__(self) -> 'StopRequest':
     if threading.current_thread() is threading.main_thread():

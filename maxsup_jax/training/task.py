@@ -48,44 +48,55 @@ class Task(Protocol):
 
   The step, the loop, checkpoints, resume and logs are written once, for all
   tasks, and see nothing but this.
-
-  Attributes:
-    name: the model, for people.
-    objective: what is minimised.
-    unit: what examples are called, in the plural, such as 'images'.
-    train_name: the training data, for messages.
-    train_examples: how many they are.
-    made_up: whether they are random, made up to try things out.
-    eval_split: the split that is evaluated during training.
-    measured_splits: the splits that `measurement` is for; `()` for none.
-    device_dependent: fields of the configuration that make the results depend
-      on the number of devices.
   """
 
-  name: str
-  objective: Objective
-  unit: str
-  train_name: str
-  train_examples: int
-  made_up: bool
-  eval_split: str
-  measured_splits: tuple[str, ...]
-  device_dependent: tuple[str, ...]
+  @property
+  def name(self) -> str:
+    """The model, for people."""
 
-  def init_variables(self, key: jax.Array) -> dict[str, Any]:
+  @property
+  def objective(self) -> Objective:
+    """What is minimised."""
+
+  @property
+  def unit(self) -> str:
+    """What examples are called, in the plural, such as 'images'."""
+
+  @property
+  def train_name(self) -> str:
+    """The training data, for messages."""
+
+  @property
+  def train_examples(self) -> int:
+    """How many they are."""
+
+  @property
+  def made_up(self) -> bool:
+    """Whether they are random, made up to try things out."""
+
+  @property
+  def eval_split(self) -> str:
+    """The split that is evaluated during training."""
+
+  @property
+  def measured_splits(self) -> tuple[str, ...]:
+    """The splits that `measurement` is for; `()` for none."""
+
+  @property
+  def device_dependent(self) -> tuple[str, ...]:
+    """Fields that make the results depend on the number of devices."""
+
+  def init_variables(self, key: jax.Array) -> Mapping[str, Any]:
     """Fresh variables: 'params' and, where there are any, 'batch_stats'."""
-    ...
 
   def initialized(self, state: TrainState) -> TrainState:
     """The state of step 0, from other weights if the run starts from some.
 
     With a state of shapes alone it only checks that they fit.
     """
-    ...
 
   def origin(self) -> dict[str, Any]:
     """Where the weights of the first state come from, for `run.json`."""
-    ...
 
   def train_loss(
     self,
@@ -109,7 +120,6 @@ class Task(Protocol):
       One value per example (or pixel, or token), 0 where masked; a boolean mask
       of the same shape, True for those that count in the mean; and the rest.
     """
-    ...
 
   def eval_sums(
     self,
@@ -120,28 +130,22 @@ class Task(Protocol):
     objective_state: Any,
   ) -> Sums:
     """Sums over the real examples of one device's part of a batch."""
-    ...
 
   def report(self, sums: Sums) -> dict[str, Any]:
     """The means of a split, from its sums as float64 on the host."""
-    ...
 
   def headline(self, report: Mapping[str, Any]) -> str:
     """The most important numbers of a report, for people."""
-    ...
 
   def train_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """This process's part of the batches from a step on."""
-    ...
 
   def eval_batches(
     self, split: str | None = None
   ) -> Iterator[dict[str, np.ndarray]]:
     """This process's part of a split, in its order, padded and masked."""
-    ...
 
   def measurement(
     self, devices: Devices
   ) -> Callable[[Mapping[str, Any], str], Measurement]:
     """Measures replicated variables on one of `measured_splits`."""
-    ...
