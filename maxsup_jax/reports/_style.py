@@ -5,6 +5,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -56,7 +57,7 @@ _SETTINGS = {
 @contextlib.contextmanager
 def style() -> Iterator[None]:
   """The settings of all figures; use it while drawing and while saving."""
-  with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+  with matplotlib.rc_context(cast(Any, _SETTINGS)), warnings.catch_warnings():
     # Letters that the font lacks become boxes; the page has them as text.
     warnings.filterwarnings('ignore', 'Glyph .* missing from font')
     yield

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -76,13 +77,13 @@ def read(run: Run[Classification], *, split: str, step: int) -> Seen:
       f'step is {step}; {run.task.eval_source.name} has only '
       f'{-(-count // size)} batches of {size}'
     )
-  inputs = run.task.normalize(batch['image'])
-  labels = batch['label']
+  inputs: Any = run.task.normalize(jnp.asarray(batch['image']))
+  labels: Any = batch['label']
   real = np.asarray(inputs)[batch['mask']].astype(np.float64)
   if split == 'train':
     inputs, labels = _mixed(run, inputs, labels, batch['mask'], step)
-  seen = {'inputs': inputs, 'labels': labels, **batch}
-  seen = {name: np.asarray(x)[batch['mask']] for name, x in seen.items()}
+  every = {'inputs': inputs, 'labels': labels, **batch}
+  seen = {name: np.asarray(x)[batch['mask']] for name, x in every.items()}
   inputs, labels = seen.pop('inputs'), seen.pop('labels')
   return Seen(seen, inputs, labels, real.mean((0, 1, 2)), real.std((0, 1, 2)))
 
@@ -139,7 +140,7 @@ def read_epochs(
       single.dataset.repeats = 1
   single = dataclasses.replace(run.task, config=single)
   indices = [int(i) for i in order(0)[:count]]
-  versions = [[] for _ in indices]
+  versions: list[list[np.ndarray]] = [[] for _ in indices]
   for epoch in epochs:
     position = np.argsort(order(epoch))
     for version, index in zip(versions, indices):

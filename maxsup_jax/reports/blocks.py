@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,9 @@ class Figure:
   caption: str
 
 
+Block = Text | Note | Table | Figure
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
   """A part of the report.
@@ -80,7 +83,7 @@ class Section:
 
   name: str
   title: str
-  blocks: Sequence[Text | Note | Table | Figure]
+  blocks: Sequence[Block]
   numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   curves: Mapping[str, Mapping[str, Sequence]] = dataclasses.field(
     default_factory=dict
@@ -107,7 +110,7 @@ def percent(value: float | None) -> str:
 
   With two decimals, or with so many that a small one keeps two digits.
   """
-  if undefined(value):
+  if value is None or undefined(value):
     return '—'
   if math.isinf(value):
     return str(value)
@@ -121,7 +124,7 @@ def percent(value: float | None) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
   """A number with so many significant digits; '—' where it is undefined."""
-  if undefined(value):
+  if value is None or undefined(value):
     return '—'
   if isinstance(value, numbers.Integral) or value == 0:
     return f'{int(value):,}'
@@ -138,12 +141,13 @@ def undefined(value: float | None) -> bool:
   return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def median_and_range(values: list[float], form) -> Cell:
+def median_and_range(
+  values: Sequence[float], form: Callable[[float], str]
+) -> Cell:
   """A cell with the median over splits and, below it, the range."""
-  values = np.asarray(values, np.float64)
   details = []
   if len(values) > 1:
-    details = [f'{form(float(values.min()))} to {form(float(values.max()))}']
+    details = [f'{form(float(min(values)))} to {form(float(max(values)))}']
   return Cell(form(float(np.median(values))), details)
 
 

@@ -160,7 +160,7 @@ def _error_table(errors, options: Options, data: str) -> Table:
 def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
   """Temperatures fitted on the held-out part, measured on the other one."""
   logits, labels = m.outputs.logits, m.outputs.labels
-  results = {'nll': [], 'ece': []}
+  results: dict[str, list[dict]] = {'nll': [], 'ece': []}
   for fit, rest in splits(len(labels), options):
     before = _of_part(m.examples, rest, options)
     for objective, records in results.items():
@@ -193,7 +193,7 @@ def _of_part(per: calibration.PerExample, part, options) -> dict[str, float]:
 
 
 def _temperature_table(scaled, options: Options, data: str, N: int) -> Table:
-  rows = []
+  rows: list[list[str | Cell]] = []
   for objective, title in (('nll', 'NLL'), ('ece', 'ECE')):
     rows.append(
       [

@@ -32,7 +32,8 @@ def read_all(
   if names and len(names) != len(paths):
     raise UsageError(f'{len(names)} names for {len(paths)} files')
   models = []
-  for path, name in zip(paths, names or [None] * len(paths)):
+  wanted: Sequence[str | None] = names or [None] * len(paths)
+  for path, name in zip(paths, wanted):
     models.append(read(path, name))
     done()
   taken = [m.name for m in models]

@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -52,7 +52,7 @@ def heat_maps(runs: Sequence[Mapping[str, Any]], caption: str) -> bytes:
     for run, own in records.items()
     for metric in METRICS
   }
-  with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+  with matplotlib.rc_context(cast(Any, _SETTINGS)), warnings.catch_warnings():
     # Letters that the font lacks become boxes.
     warnings.filterwarnings('ignore', 'Glyph .* missing from font')
     width, height = _CELL[0] * len(columns), _CELL[1] * len(rows)

@@ -38,7 +38,7 @@ class Directory:
     with files.one_line_errors(path):
       self._old = self._check(overwrite)
       self.path.mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryFile(dir=path):
+      with tempfile.TemporaryFile(dir=self.path):
         pass
 
   def write(

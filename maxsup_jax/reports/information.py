@@ -1,5 +1,7 @@
 """The section on how much of an example its logits remember."""
 
+from typing import Any
+
 import numpy as np
 
 from maxsup_jax.diagnostics import mutual_information
@@ -23,8 +25,9 @@ _TITLES = {
 
 def section(models: list[Measured], options: Options) -> Section:
   """Builds the section from the files that hold augmentations."""
-  numbers, columns = {}, {}
-  pairs = {}
+  numbers: dict[str, dict[str, Any]] = {}
+  columns: dict[str, dict[str, float]] = {}
+  pairs: dict[str, None] = {}
   for m in models:
     for part, outputs in (('train', m.train), ('test', m.outputs)):
       if outputs is None or outputs.augmented_logits is None:
@@ -62,6 +65,8 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def _measure(outputs: Outputs) -> tuple[dict[str, float], list[int]]:
+  assert outputs.augmented_labels is not None
+  assert outputs.augmented_logits is not None
   pair = np.unique(outputs.augmented_labels).tolist()
   differences = mutual_information.class_logit_difference(
     outputs.augmented_logits, *pair

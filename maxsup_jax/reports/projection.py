@@ -1,5 +1,7 @@
 """The section with pictures of the features of three classes."""
 
+from typing import Any
+
 import numpy as np
 
 from maxsup_jax.diagnostics import projection
@@ -7,6 +9,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style
 from maxsup_jax.reports.blocks import (
+  Block,
   Curves,
   Figure,
   Note,
@@ -25,7 +28,8 @@ def section(models: list[Measured], options: Options) -> Section:
   """Builds the section from the models that have features."""
   if models[0].outputs.num_classes < 3:
     return Section(NAME, TITLE, [Note('A plane needs three classes.')])
-  parts, csv, numbers = [], Curves(), {}
+  parts: list[Block] = []
+  csv, numbers = Curves(), dict[str, dict[str, Any]]()
   for kind, needs in (
     ('template_plane', ('features', 'weights')),
     ('mean_plane', ('features',)),
@@ -118,16 +122,19 @@ def _project(m: Measured, kind: str, options: Options) -> dict:
   # The basis is that of the training split, where there is one.
   outputs, _ = next(iter(panels.values()))
   if kind == 'template_plane':
+    assert m.outputs.weights is not None
     plane = projection.template_plane(
       m.outputs.weights, options.classes, bias=m.outputs.bias
     )
   else:
+    assert outputs.features is not None
     plane = projection.class_mean_plane(
       outputs.features, outputs.labels, options.classes
     ).upright()
   return {
     part: (plane.project(o.features[r]), o.labels[r])
     for part, (o, r) in panels.items()
+    if o.features is not None
   }
 
 
@@ -166,8 +173,10 @@ def _draw(drawn, names, options: Options):
         for c, color, marker, name in zip(
           options.classes, _CLASS_COLORS, 'o^s', names
         ):
+          x, y = xy[labels == c].T
           ax.scatter(
-            *xy[labels == c].T,
+            x,
+            y,
             s=9,
             color=color,
             marker=marker,

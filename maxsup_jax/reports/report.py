@@ -105,7 +105,8 @@ def write(
   Returns:
     The path of the page.
   """
-  figures, files = {}, {}
+  figures: dict[str, bytes] = {}
+  files: dict[str, str | bytes] = {}
   for s in sections:
     for block in s.blocks:
       if isinstance(block, blocks.Figure):

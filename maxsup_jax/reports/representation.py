@@ -13,6 +13,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks
 from maxsup_jax.reports.blocks import (
+  Block,
   Curves,
   Figure,
   Note,
@@ -57,7 +58,7 @@ _TRAJECTORIES = {
 def section(models: list[Measured], options: Options) -> Section:
   """Builds the section from the models that have features."""
   numbers: dict[str, Any] = {}
-  parts = []
+  parts: list[Block] = []
   for m in models:
     numbers[m.name] = {}
     for part, outputs in (('train', m.train), ('test', m.outputs)):
@@ -96,10 +97,11 @@ def section(models: list[Measured], options: Options) -> Section:
 
 def measure(outputs: Outputs) -> dict[str, float | None]:
   """The cosine variation and neural collapse of one split."""
+  assert outputs.features is not None
   variation = representation.cosine_variation(
     outputs.features, outputs.labels, num_classes=outputs.num_classes
   )
-  classifier = {
+  classifier: dict[str, Any] = {
     'weights': outputs.weights,
     'bias': outputs.bias,
     'logits': outputs.logits,
@@ -183,8 +185,8 @@ def _tables(measured, data: str) -> Iterator[Table]:
   )
 
 
-def _trajectories(models, csv: Curves) -> Iterator[Figure]:
-  runs = {}
+def _trajectories(models: list[Measured], csv: Curves) -> Iterator[Block]:
+  runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
   for m in models:
     records = [r for r in m.outputs.history if r.get('kind') == 'diagnostics']
     for record in records:
@@ -251,7 +253,7 @@ def _draw_trajectories(runs, splits, order):
     for name, by_split in runs.items():
       for split, style in zip(splits, _SPLIT_STYLES.values()):
         records = by_split.get(split, [])
-        look = {
+        look: dict[str, Any] = {
           'color': _style.color(order[name]),
           'linestyle': style,
           'marker': _style.marker(order[name]),

@@ -3,6 +3,7 @@
 import collections
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from maxsup_jax.diagnostics import selective
 from maxsup_jax.reports import _style, blocks
@@ -155,7 +156,9 @@ def _norms(models, fits):
   names = short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.9)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(
+      MaxNLocator('auto', steps=[1, 2, 2.5, 5, 10], integer=True)
+    )
     ax.axhline(0, color='#888888', linewidth=0.8)
     for i, m in enumerate(models):
       records = fits[m.name]['pnorm']
@@ -219,7 +222,7 @@ def _scores(m: Measured) -> dict[str, dict[str, float]]:
 
 
 def _score_table(scores, data: str) -> Table:
-  rows = []
+  rows: list[list[str | Cell]] = []
   best = {n: _best([r['aurc'] for r in s.values()]) for n, s in scores.items()}
   for key, score in selective.SCORES.items():
     rows.append(

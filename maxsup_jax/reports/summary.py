@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,8 @@ def section(models: list[Measured], options: Options) -> Section:
     for m in (models if options.resamples else ())
   ]
   comparable = paired([m.outputs for m in models])
-  rows, numbers = [], {m.name: {} for m in models}
+  rows: list[list[str | Cell]] = []
+  numbers: dict[str, dict[str, Any]] = {m.name: {} for m in models}
   for name, statistic in STATISTICS.items():
     row: list[str | Cell] = [statistic.title]
     for i, m in enumerate(models):
@@ -129,7 +131,7 @@ def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
     return calibration.calibration_error(curve)
 
   # One resample gives one curve, which all statistics of curves share.
-  latest = [None, None]
+  latest: list[Any] = [None, None]
 
   def curve_of(weights):
     if latest[0] is not weights:

@@ -353,11 +353,13 @@ def _nc2_at_nc1(paths):
   )
 
 
-def _by_problem(trajectories):
+def _by_problem(
+  trajectories: Sequence[unconstrained.Trajectory],
+) -> dict[tuple[str, float], list[unconstrained.Trajectory]]:
   """Trajectories by (objective, alpha), checked to be comparable."""
   if not trajectories:
     raise UsageError('no trajectories to draw')
-  groups = {}
+  groups: dict[tuple[str, float], list[unconstrained.Trajectory]] = {}
   first = trajectories[0]
   if first.problem.per_class == 1:
     raise UsageError('NC1 is 0 with one example a class: nothing to draw')
