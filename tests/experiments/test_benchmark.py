@@ -30,10 +30,7 @@ ROOT = Path(__file__).parents[2]
 TINY = {'image_size': 8, 'batch_size': 16, 'rounds': 2, 'steps_per_round': 1}
 
 # What the suite `step` must not need.
-ABSENT = (
-  *('tensorflow_datasets', 'grain', 'cv2', 'ml_collections', 'tqdm'),
-  *('matplotlib', 'sklearn', 'torch', 'maxsup_jax.training.loop'),
-)
+ABSENT = ('matplotlib', 'sklearn', 'torch', 'maxsup_jax.training.loop')
 
 
 def run(*arguments, program=('-m', 'experiments.benchmark'), **environment):
