@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.diagnostics import _blocks, checks
 from maxsup_jax.errors import UsageError
 
 # Three points whose distance from a line, or from each other, is smaller than
@@ -44,11 +44,8 @@ class Plane:
 
     Returns:
       Coordinates, float64 `[N, 2]`: right and up.
-
-    Raises:
-      UsageError: features that are not `[N, D]` or not finite.
     """
-    features = _checks.matrix(features, 'features')
+    features = checks.matrix(features, 'features')
     D = len(self.basis) - self.with_bias
     if features.shape[1] != D:
       raise UsageError(
@@ -121,13 +118,6 @@ def template_plane(
       projects in D dimensions.
     centered: put the origin at the mean of the three templates; else it is 0.
 
-  Returns:
-    The plane.
-
-  Raises:
-    UsageError: for wrong shapes, or three templates on a line, which span no
-      plane.
-
   Examples:
     >>> plane = template_plane(np.eye(3), (0, 1, 2))
     >>> plane.project(np.eye(3)).round(3) + 0.0
@@ -136,14 +126,13 @@ def template_plane(
            [ 0.707, -0.408]])
 
   References:
-    Müller et al., `When Does Label Smoothing Help?
-    <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019, Section 2, Figure 1.
+    Müller et al., 2019, Section 2, Figure 1.
   """
-  weights = _checks.matrix(weights, 'weights').astype(np.float64)
+  weights = checks.matrix(weights, 'weights').astype(np.float64)
   classes = _three(classes, len(weights))
   templates = weights[list(classes)]
   if bias is not None:
-    bias = _checks.finite(bias, 'bias').astype(np.float64)
+    bias = checks.finite(bias, 'bias').astype(np.float64)
     if bias.shape != (len(weights),):
       raise UsageError(
         f'bias has the shape {bias.shape}; expected [{len(weights)}], one '
@@ -192,16 +181,11 @@ def class_mean_plane(
   solution, and rounding chooses.
 
   Args:
-    features: floating point `[N, D]`.
     labels: class ids, integer `[N]`; examples of other classes are left out.
     classes: the ids of three different classes, each with an example.
 
   Returns:
     The plane; `templates_2d` holds the class means.
-
-  Raises:
-    UsageError: for wrong shapes, a class without an example, or three class
-      means on a line, which span no plane.
 
   Examples:
     >>> features = np.array([[4.0, 0, 0], [-2, 1, 0], [-2, -1, 0]])
@@ -212,15 +196,14 @@ def class_mean_plane(
            [-2., -1.]])
 
   References:
-    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
-    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, Figures 1, 3 and 4.
+    Zhou et al., 2025, Figures 1, 3 and 4.
   """
-  features = _checks.matrix(features, 'features')
+  features = checks.matrix(features, 'features')
   # Any other class may be among the labels, also one above these three.
-  labels = _checks.array(labels, 'labels')
+  labels = checks.array(labels, 'labels')
   highest = labels.max(initial=0) if labels.dtype.kind in 'iu' else 0
-  labels = _checks.class_ids(labels, int(highest) + 1)
-  _checks.same_length(features=features, labels=labels)
+  labels = checks.class_ids(labels, int(highest) + 1)
+  checks.same_length(features=features, labels=labels)
   classes = _three(classes)
   missing = [k for k in classes if k not in labels]
   if missing:
@@ -248,9 +231,9 @@ def _three(
   classes: Sequence[int], num_classes: int | None = None
 ) -> tuple[int, int, int]:
   """Checks three different class ids."""
-  ids = _checks.array(classes, 'classes')
+  ids = checks.array(classes, 'classes')
   upper = np.iinfo(np.int64).max if num_classes is None else num_classes
-  ids = _checks.class_ids(ids, upper, 'classes').tolist()
+  ids = checks.class_ids(ids, upper, 'classes').tolist()
   if len(ids) != 3 or len(set(ids)) != 3:
     raise UsageError(f'classes is {ids}; expected three different class ids')
   return tuple(ids)

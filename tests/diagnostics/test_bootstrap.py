@@ -30,26 +30,6 @@ def test_resamples_depend_on_the_seed_alone():
   assert not np.array_equal(a[0], c)
 
 
-def test_one_example_is_drawn_once():
-  assert next(bootstrap.resamples(1, 1)).tolist() == [1]
-
-
-def test_the_mean_of_a_bernoulli_variable_has_a_closed_form():
-  # On resamples of 60 examples of which 18 are 1, the sum is binomial.
-  x = np.arange(60) < 18
-  samples = bootstrap.bootstrap(
-    {'sum': lambda w: w @ x}, 60, resamples=20_000, seed=2
-  )['sum']
-  binomial = stats.binom(60, 18 / 60)
-  assert samples.mean() == pytest.approx(18, abs=0.1)
-  share = np.bincount(samples.astype(int), minlength=61) / 20_000
-  np.testing.assert_allclose(share, binomial.pmf(np.arange(61)), atol=0.01)
-  for level in (0.5, 0.9, 0.95):
-    low, high = bootstrap.interval(samples, level)
-    assert abs(low - binomial.ppf((1 - level) / 2)) <= 1
-    assert abs(high - binomial.ppf((1 + level) / 2)) <= 1
-
-
 def test_intervals_cover_the_truth_as_often_as_they_say():
   rng, covered = np.random.default_rng(0), 0
   for seed in range(300):
@@ -72,9 +52,7 @@ def test_agrees_with_scipy():
     (x,), np.mean, n_resamples=8000, method='percentile', rng=0
   )
   np.testing.assert_allclose(
-    bootstrap.interval(samples['mean']),
-    expected.confidence_interval,
-    rtol=0.03,
+    bootstrap.interval(samples['mean']), expected.confidence_interval, rtol=0.03
   )
 
 
@@ -145,22 +123,11 @@ def test_a_pair_is_undefined_where_either_is():
   assert np.isnan(bootstrap.paired_interval(a, b, max_undefined=0.3)).all()
 
 
-def test_a_statistic_may_be_undefined():
-  samples = bootstrap.bootstrap(
-    {'ratio': lambda w: w[0] / w[1] if w[1] else float('nan')}, 3, resamples=600
-  )['ratio']
-  share = bootstrap.undefined_share(samples)
-  assert share == pytest.approx((2 / 3) ** 3, abs=0.07)
-  assert np.isfinite(bootstrap.interval(samples)).all()
-
-
 @pytest.mark.parametrize(
   ('call', 'message'),
   [
     (lambda: bootstrap.resamples(0, 1), 'n is 0'),
-    (lambda: bootstrap.resamples(3, 0), 'count is 0'),
     (lambda: bootstrap.bootstrap({}, 3), 'no statistics'),
-    (lambda: bootstrap.bootstrap({'a': np.sum}, 0), 'n is 0'),
     (
       lambda: bootstrap.bootstrap({'a': np.sum}, 3, resamples=0),
       'resamples is',
@@ -169,12 +136,9 @@ def test_a_statistic_may_be_undefined():
       lambda: bootstrap.bootstrap({'a': lambda w: np.inf}, 3),
       "statistic 'a' returned inf; expected a finite number or NaN",
     ),
-    (lambda: bootstrap.bootstrap({'a': lambda w: w}, 2), "'a' returned"),
     (lambda: bootstrap.bootstrap({'a': lambda w: None}, 2), 'returned None'),
     (lambda: bootstrap.interval([0.0, 1.0], 1.0), 'level is 1.0'),
-    (lambda: bootstrap.interval([0.0, 1.0], 0.0), 'level is 0.0'),
     (lambda: bootstrap.interval([0.0], max_undefined=2), 'max_undefined is 2'),
-    (lambda: bootstrap.interval([]), r'samples have the shape \(0,\)'),
     (lambda: bootstrap.interval([[1.0]]), r'samples have the shape \(1, 1\)'),
     (lambda: bootstrap.interval([1.0, np.inf]), 'samples hold an infinity'),
     (
@@ -187,24 +151,3 @@ def test_bad_input_is_one_line(call, message):
   with pytest.raises(UsageError, match=message) as e:
     call()
   assert '\n' not in str(e.value)
-
-
-@pytest.mark.parametrize('seed', [-1, 0.5, None])
-def test_bad_seeds(seed):
-  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
-    bootstrap.resamples(5, 3, seed)
-  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
-    bootstrap.bootstrap({'sum': np.sum}, 5, seed=seed)
-
-
-def test_numbers_of_another_type():
-  assert (
-    len(bootstrap.bootstrap({'sum': np.sum}, 5.0, resamples=3.0)['sum']) == 3
-  )
-  for level in (None, 'a', np.nan):
-    with pytest.raises(UsageError, match=r'level is .*; expected more than 0'):
-      bootstrap.interval([1.0, 2.0], level)
-  with pytest.raises(UsageError, match='n is inf; expected a whole number'):
-    bootstrap.resamples(np.inf, 3)
-  with pytest.raises(UsageError, match='samples is no array'):
-    bootstrap.interval([[1.0], [1.0, 2.0]])

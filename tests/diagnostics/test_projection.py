@@ -1,4 +1,3 @@
-import ml_dtypes
 import numpy as np
 import pytest
 from scipy import linalg
@@ -66,8 +65,7 @@ def test_is_the_plane_through_the_three_templates(layer):
   for i, j in ((0, 1), (1, 2), (2, 0)):
     t = plane.templates_2d
     np.testing.assert_allclose(
-      np.linalg.norm(t[i] - t[j]),
-      np.linalg.norm(w[CLASSES[i]] - w[CLASSES[j]]),
+      np.linalg.norm(t[i] - t[j]), np.linalg.norm(w[CLASSES[i]] - w[CLASSES[j]])
     )
   assert plane.classes == CLASSES
   assert plane.with_bias == (bias is not None)
@@ -98,24 +96,6 @@ def test_a_simplex_is_a_regular_triangle_about_0(rng):
     np.testing.assert_allclose(plane.project(templates)[1], 0, atol=1e-12)
 
 
-def test_a_vector_common_to_all_templates_changes_nothing(rng):
-  weights, features = rng.normal(size=(9, 6)), rng.normal(size=(5, 6))
-  common = rng.normal(size=6)
-  before = template_plane(weights, CLASSES)
-  after = template_plane(weights + common, CLASSES)
-  np.testing.assert_allclose(before.basis, after.basis, atol=1e-13)
-  np.testing.assert_allclose(
-    before.project(features), after.project(features), atol=1e-13
-  )
-  # Centred, templates and features must move together.
-  before = template_plane(weights, CLASSES, centered=True)
-  after = template_plane(weights + common, CLASSES, centered=True)
-  np.testing.assert_allclose(
-    before.project(features), after.project(features + common), atol=1e-13
-  )
-  np.testing.assert_allclose(before.templates_2d.mean(0), 0, atol=1e-14)
-
-
 def test_the_bias_is_a_dimension_and_a_constant_offset(rng):
   weights, bias = rng.normal(size=(3, 4)), np.array([2.0, -1.0, 0.5])
   features = rng.normal(size=(7, 4))
@@ -131,25 +111,6 @@ def test_the_bias_is_a_dimension_and_a_constant_offset(rng):
   np.testing.assert_allclose(
     same.project(features), none.project(features), atol=1e-14
   )
-
-
-@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
-def test_half_precision_is_computed_in_double(rng, dtype):
-  weights = rng.normal(size=(9, 6)).astype(dtype)
-  features = rng.normal(size=(8, 6)).astype(dtype)
-  plane = template_plane(weights, CLASSES)
-  exact = template_plane(weights.astype(float), CLASSES)
-  np.testing.assert_array_equal(plane.basis, exact.basis)
-  xy = plane.project(features)
-  assert xy.dtype == np.float64
-  np.testing.assert_array_equal(xy, exact.project(features.astype(float)))
-
-
-def test_a_flat_triangle_keeps_an_orthonormal_basis(rng):
-  b, c, away = rng.normal(size=(3, 6))
-  weights = np.stack([0.3 * b + 0.7 * c + 1e-5 * away, b, c])
-  basis = template_plane(weights, (0, 1, 2)).basis
-  np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=2e-15)
 
 
 def test_means_that_are_equal_but_for_rounding_are_refused(rng):
@@ -206,20 +167,13 @@ def test_class_means_have_signs(rng):
 @pytest.mark.parametrize(
   ('weights', 'classes', 'bias', 'message'),
   [
-    (np.eye(3), (0, 1), None, 'three different'),
     (np.eye(3), (0, 1, 1), None, 'three different'),
     (np.eye(3), (0, 1, 3), None, r'classes\[2\] is 3'),
-    (np.eye(3), (0, 1, -1), None, r'classes\[2\] is -1'),
-    (np.eye(3), (0.0, 1.0, 2.0), None, 'dtype float64'),
-    (np.ones((3, 4)), (0, 1, 2), None, 'lie on a line'),
     (np.zeros((3, 4)), (0, 1, 2), None, 'lie on a line'),
     (np.outer([0.0, 1, 3], np.ones(5)) + 0.1, (0, 1, 2), None, 'on a line'),
     (np.array([[1.0], [2], [4]]), (0, 1, 2), None, 'lie on a line'),
-    (np.eye(3)[[0, 0, 1]], (0, 1, 2), None, 'lie on a line'),
     (np.eye(3), (0, 1, 2), np.zeros(2), r'bias has the shape \(2,\)'),
-    (np.eye(3), (0, 1, 2), np.zeros((3, 1)), r'bias has the shape \(3, 1\)'),
     (np.eye(3), (0, 1, 2), np.array([0, np.nan, 0]), r'bias\[1\] is nan'),
-    (np.array([[1, 2, np.inf]]), (0, 1, 2), None, r'weights\[0, 2\] is inf'),
   ],
 )
 def test_what_is_refused(weights, classes, bias, message):
@@ -228,22 +182,13 @@ def test_what_is_refused(weights, classes, bias, message):
   assert '\n' not in str(e.value)
 
 
-def test_collinear_weights_span_a_plane_with_a_bias():
-  weights = np.outer([0.0, 1, 3], np.ones(5))
-  assert template_plane(weights, (0, 1, 2), bias=np.array([0.0, 1, 0]))
-
-
 def test_class_means_are_refused(rng):
   features, labels = clusters(rng)
   for arguments, message in (
     ((features, labels, (4, 0, 3)), 'no example of the class 3'),
-    ((features, labels, (4, 0, 99)), 'no example of the class 99'),
     ((features, labels[1:], CLASSES), 'numbers of examples differ'),
-    ((features, labels.astype(float), CLASSES), 'dtype float64'),
     ((features, -labels, CLASSES), r'labels\[0\] is -4'),
-    ((features, labels, (0, 4)), 'three different'),
     ((np.ones_like(features), labels, CLASSES), 'means .* lie on a line'),
-    ((0.1 * features[:, :1], labels, CLASSES), 'means .* lie on a line'),
   ):
     with pytest.raises(UsageError, match=message):
       class_mean_plane(*arguments)
@@ -284,7 +229,7 @@ def test_upright_is_the_same_picture_turned(rng, kind):
   )
 
 
-@pytest.mark.parametrize('scale', [1e-200, 1e-160, 1e149])
+@pytest.mark.parametrize('scale', [1e-200, 1e149])
 def test_tiny_and_huge_planes_are_those_of_unit_size(rng, scale):
   weights = rng.normal(size=(9, 6))
   features, labels = clusters(rng)
@@ -298,14 +243,3 @@ def test_tiny_and_huge_planes_are_those_of_unit_size(rng, scale):
       np.testing.assert_allclose(
         a.templates_2d / scale, b.templates_2d, atol=1e-11
       )
-
-
-def test_numbers_beyond_the_limit_are_not_called_a_line():
-  with pytest.raises(UsageError, match=r'expected numbers from -1e\+150'):
-    template_plane(np.eye(3) * 1e200, (0, 1, 2))
-
-
-def test_planes_can_be_compared():
-  plane = template_plane(np.eye(3), (0, 1, 2))
-  assert plane == plane
-  assert plane != template_plane(np.eye(3), (0, 1, 2))

@@ -22,24 +22,17 @@ Where several metrics have the same name, each convention has a name here.
 changes the ranking.
 """
 
-from maxsup_jax.diagnostics.selective._areas import (
+from maxsup_jax.diagnostics.selective.curve import (
+  Ranking,
+  RiskCoverage,
   augrc,
   aurc,
   auroc,
   e_aurc,
   naurc,
-)
-from maxsup_jax.diagnostics.selective._curve import (
-  Ranking,
-  RiskCoverage,
   risk_coverage,
 )
-from maxsup_jax.diagnostics.selective._max_logit import (
-  MaxLogitProfile,
-  Windows,
-  max_logit_given_confidence,
-)
-from maxsup_jax.diagnostics.selective._operating_points import (
+from maxsup_jax.diagnostics.selective.operating_points import (
   Selection,
   Threshold,
   apply_threshold,
@@ -49,22 +42,23 @@ from maxsup_jax.diagnostics.selective._operating_points import (
   threshold_for_coverage,
   threshold_for_risk,
 )
-from maxsup_jax.diagnostics.selective._pixels import pool_pixels
-from maxsup_jax.diagnostics.selective._pnorm import (
+from maxsup_jax.diagnostics.selective.pnorm import (
   PNormFit,
   fit_pnorm,
   max_logit_pnorm,
-  pnorm_softmax,
 )
-from maxsup_jax.diagnostics.selective._scores import (
+from maxsup_jax.diagnostics.selective.scores import (
   SCORES,
   Score,
   errors,
+  pool_pixels,
   scores,
-  temperature_msp,
 )
-from maxsup_jax.diagnostics.selective._suppression import (
+from maxsup_jax.diagnostics.selective.top_logit import (
+  MaxLogitProfile,
+  Windows,
   expected_suppression,
+  max_logit_given_confidence,
   suppression,
 )
 
@@ -90,14 +84,12 @@ __all__ = [
   'max_logit_given_confidence',
   'max_logit_pnorm',
   'naurc',
-  'pnorm_softmax',
   'pool_pixels',
   'risk_at_coverage',
   'risk_coverage',
   'scores',
   'selective_accuracy_coverage',
   'suppression',
-  'temperature_msp',
   'threshold_for_coverage',
   'threshold_for_risk',
 ]

@@ -16,37 +16,28 @@ alone: cross-entropy, label smoothing or MaxSup.
 3.3949 0.9086
 """
 
-from maxsup_jax.diagnostics.unconstrained._closed_form import (
-  Minimizer,
-  minimizer,
-)
-from maxsup_jax.diagnostics.unconstrained._collapse import collapse
-from maxsup_jax.diagnostics.unconstrained._conditioning import (
-  ConditionNumbers,
-  condition_numbers,
-)
-from maxsup_jax.diagnostics.unconstrained._descent import (
+from maxsup_jax.diagnostics.unconstrained.descent import (
+  Gap,
+  Solution,
   Trajectory,
+  gap,
   gradient_descent,
   log_spaced_steps,
   metric_at_threshold,
+  solve,
   steps_to_threshold,
 )
-from maxsup_jax.diagnostics.unconstrained._hessian import (
+from maxsup_jax.diagnostics.unconstrained.theory import (
+  OBJECTIVES,
+  ConditionNumbers,
   Eigenvalue,
   HessianSpectrum,
-  hessian_spectrum,
-)
-from maxsup_jax.diagnostics.unconstrained._problem import (
-  OBJECTIVES,
+  Minimizer,
   Problem,
+  condition_numbers,
+  hessian_spectrum,
+  minimizer,
   objective_value,
-)
-from maxsup_jax.diagnostics.unconstrained._solve import (
-  Gap,
-  Solution,
-  gap,
-  solve,
 )
 
 __all__ = [
@@ -59,7 +50,6 @@ __all__ = [
   'Problem',
   'Solution',
   'Trajectory',
-  'collapse',
   'condition_numbers',
   'gap',
   'gradient_descent',

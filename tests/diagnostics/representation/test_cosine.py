@@ -40,7 +40,6 @@ def test_golden_values():
   assert result.within == pytest.approx(0.1, abs=1e-12)
   assert result.total == pytest.approx(0.55, abs=1e-12)
   assert result.r_squared == pytest.approx(0.8181818181818, abs=1e-12)
-  assert result.class_separation == result.r_squared
   assert result.counts.tolist() == [2, 2]
 
 
@@ -109,9 +108,9 @@ def test_padding_and_devices(data):
     )
     assert state.compute().within == pytest.approx(expected.within, abs=3e-7)
   sums = CosineVariation.batch_sums(h[3], y[3], real[3], K)
-  assert int(sums.count.sum()) == 7
+  assert int(sums[0].sum()) == 7
   added = CosineVariation.init(K, D).add(sums)
-  np.testing.assert_array_equal(added.count, sums.count)
+  np.testing.assert_array_equal(added.count, sums[0])
 
 
 def test_one_direction_has_no_separation():
@@ -127,11 +126,6 @@ def test_one_direction_has_no_separation():
     assert np.isnan(state.compute().r_squared)
 
 
-def test_separated_classes_have_r_squared_one():
-  result = cosine_variation(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0]))
-  assert result.r_squared == 1
-
-
 def test_bad_input_is_one_line(data):
   features, labels = data
   zero = features.copy()
@@ -140,45 +134,15 @@ def test_bad_input_is_one_line(data):
     cosine_variation(zero, labels)
   with pytest.raises(UsageError, match='features of 2 examples are all 0'):
     CosineVariation.init(K, D).update(zero, labels).compute()
-  with pytest.raises(UsageError, match='class 4 has no examples'):
+  with pytest.raises(UsageError, match='no mean, of the classes: 4'):
     cosine_variation(features, labels, num_classes=5)
   with pytest.raises(UsageError, match='there are no examples'):
     CosineVariation.init(K, D).compute()
   with pytest.raises(UsageError, match=r'labels\[\d+\] is 3; expected from'):
-    cosine_variation(features, labels, num_classes=3)
-  with pytest.raises(UsageError, match=r'labels\[\d+\] is 3; expected from'):
     CosineVariation.init(3, D).update(features, labels)
   with pytest.raises(UsageError, match='features 40, labels 39'):
     cosine_variation(features, labels[1:])
-  with pytest.raises(UsageError, match='labels has the dtype float64'):
-    cosine_variation(features, labels * 1.0)
   bad = features.copy()
   bad[labels == 1, 0] = np.nan
   with pytest.raises(UsageError, match='features of class 1 are not all fin'):
     CosineVariation.init(K, D).update(bad, labels).compute()
-
-
-@pytest.mark.parametrize(
-  ('labels', 'message'),
-  [
-    ([0, 10**11, 1], r'labels\[1\] is 100000000000; expected less'),
-    (np.array([0, 2**64 - 1, 1], np.uint64), r'labels\[1\] is 18446744073709'),
-    ([0.0, np.nan, 1.0], 'labels has the dtype float64'),
-    (['a', 'b', 'c'], 'labels has the dtype <U1'),
-    (None, r'labels has the shape \(\)'),
-    ([0, -1, 1], r'labels\[1\] is -1'),
-  ],
-)
-def test_labels_that_cannot_say_the_number_of_classes(labels, message):
-  with pytest.raises(UsageError, match=message):
-    cosine_variation(np.eye(3), labels)
-
-
-def test_accumulators_of_other_shapes_do_not_add_up():
-  a = CosineVariation.init(3, 8)
-  for b in (CosineVariation.init(3, 1), CosineVariation.init(4, 8)):
-    with pytest.raises(UsageError, match=r'features differ: \(3, 8\) and'):
-      a.merge(b)
-  sums = CosineVariation.batch_sums(np.eye(3), np.arange(3), None, 3)
-  with pytest.raises(UsageError, match=r'differ: \(3, 8\) and \(3, 3\)'):
-    a.add(sums)

@@ -66,26 +66,12 @@ def test_other_windows():
   np.testing.assert_allclose(profile.confidence, [0.25, 0.55])
 
 
-def test_the_order_of_the_examples_does_not_matter():
-  logits, labels = examples()
-  order = np.random.default_rng(1).permutation(len(labels))
-  a = selective.max_logit_given_confidence(logits, labels)
-  b = selective.max_logit_given_confidence(logits[order], labels[order])
-  np.testing.assert_allclose(a.correct.std, b.correct.std, rtol=1e-12)
-  np.testing.assert_array_equal(a.wrong.count, b.wrong.count)
-
-
 @pytest.mark.parametrize(
   ('width', 'step', 'message'),
   [
     (0, 0.1, 'width is 0'),
-    (1.5, 0.1, 'width is 1.5'),
     (math.nan, 0.1, 'width is nan'),
-    (0.1, 0, 'step is 0'),
-    (0.1, math.nan, 'step is nan'),
-    (0.1, math.inf, 'step is inf'),
     (0.1, 1e-300, 'step is 1e-300'),
-    (None, 0.1, 'width is None'),
   ],
 )
 def test_bad_windows(width, step, message):

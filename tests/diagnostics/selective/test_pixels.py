@@ -30,15 +30,6 @@ def test_ignored_pixels_may_hold_anything():
   assert np.isfinite(pixel_logits).all()
 
 
-def test_other_ignored_labels():
-  logits, labels = images()
-  labels = np.where(labels == 255, 0, labels.astype(int))
-  everything, _ = selective.pool_pixels(logits, labels, ignore_label=None)
-  assert len(everything) == 90
-  kept, kept_labels = selective.pool_pixels(logits, labels - 1, ignore_label=-1)
-  assert len(kept) == len(kept_labels) == (labels > 0).sum()
-
-
 def test_the_same_pixels_for_all_models():
   a, labels = images(0)
   b, _ = images(1)
@@ -59,13 +50,6 @@ def test_the_same_pixels_for_all_models():
   assert rows(other, pool_a) != chosen
 
 
-def test_a_limit_that_is_not_reached():
-  logits, labels = images()
-  n = int((labels != 255).sum())
-  for limit in (n, n + 1):
-    assert len(selective.pool_pixels(logits, labels, limit=limit)[1]) == n
-
-
 def test_bad_input():
   logits, labels = images()
   with pytest.raises(UsageError, match=r'the shapes of logits, \(3, 5, 6, 3\)'):
@@ -76,13 +60,6 @@ def test_bad_input():
     selective.pool_pixels(logits, labels, limit=0)
   with pytest.raises(UsageError, match='is 255; expected from 0 to 2'):
     selective.pool_pixels(logits, labels, ignore_label=None)
-
-
-@pytest.mark.parametrize('seed', [-1, 0.5, None])
-def test_bad_seeds(seed):
-  logits, labels = images()
-  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
-    selective.pool_pixels(logits, labels, limit=3, seed=seed)
 
 
 def test_a_single_logit_is_symmetric():

@@ -1,6 +1,5 @@
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,26 +63,6 @@ def test_distillation(logits, labels):
   )
 
 
-def test_in_double_precision(logits, labels):
-  with jax.enable_x64(True):
-    value = selective.suppression(LS, logits, labels)
-  correct = logits.argmax(1) == labels
-  np.testing.assert_allclose(value, ALPHA * (correct - 1 / K), atol=1e-14)
-
-
-def test_any_loss_that_jax_can_differentiate(labels, logits):
-  def loss(z, y):
-    target = jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1)[:, 0]
-    return 3 * jnp.max(z, 1) - target
-
-  close(selective.suppression(loss, logits, labels), 3)
-
-
-def test_a_single_logit():
-  # (0, z): suppression of the larger of the two, for the two losses.
-  close(selective.suppression(LS, [2.0, -2.0], [1, 1]), [0.1, -0.1])
-
-
 def averaged(loss, logits, p_labels):
   """The mean over all labels, each with its probability."""
   return sum(
@@ -120,22 +99,6 @@ def test_a_calibrated_teacher_does_not_suppress(logits):
   )
 
 
-def test_end_points_of_the_line():
-  P = [0, 1 - 1 / K, 1]
-  np.testing.assert_allclose(
-    selective.expected_suppression(P, K, ALPHA),
-    [ALPHA * (1 - 1 / K), 0, -ALPHA / K],
-    atol=1e-16,
-  )
-  # A uniform teacher is label smoothing.
-  np.testing.assert_allclose(
-    selective.expected_suppression(
-      P, K, ALPHA, target='soft', top_probability=1 / K
-    ),
-    selective.expected_suppression(P, K, ALPHA),
-  )
-
-
 def test_bad_input(logits, labels):
   with pytest.raises(UsageError, match=r'the loss has the shape \(\); expect'):
     selective.suppression(lambda z, y: LS(z, y).mean(), logits, labels)
@@ -146,23 +109,18 @@ def test_bad_input(logits, labels):
     expected(0.1, K, ALPHA, target='ce')
   with pytest.raises(UsageError, match='top_probability belongs to'):
     expected(0.1, K, ALPHA, target='soft')
-  with pytest.raises(UsageError, match='top_probability belongs to'):
-    expected(0.1, K, ALPHA, top_probability=0.5)
-  with pytest.raises(UsageError, match=r'error_probability is 1\.5'):
+  with pytest.raises(UsageError, match=r'error_probability\[1\] is 1\.5'):
     expected([0.1, 1.5], K, ALPHA)
   with pytest.raises(UsageError, match='top_probability is nan'):
     expected(0.1, K, ALPHA, target='soft', top_probability=np.nan)
   with pytest.raises(UsageError, match='num_classes is 1'):
     expected(0.1, 1, ALPHA)
-  for alpha in (np.nan, np.inf, None, 'a'):
-    with pytest.raises(UsageError, match=r'alpha is .*; expected a finite num'):
-      expected(0.1, K, alpha)
+  with pytest.raises(UsageError, match='alpha is nan; expected a finite num'):
+    expected(0.1, K, np.nan)
   with pytest.raises(
     UsageError, match=r'\(2,\), and top_probability, \(3,\), do'
   ):
     expected([0.1, 0.2], K, ALPHA, target='soft', top_probability=[0.1] * 3)
-  with pytest.raises(UsageError, match='error_probability has the dtype <U1'):
-    expected('a', K, ALPHA)
 
 
 def test_a_gradient_that_is_not_finite(logits, labels):

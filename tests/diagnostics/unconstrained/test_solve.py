@@ -18,8 +18,6 @@ def largest(gap):
   ('K', 'n', 'dim', 'alpha', 'lambda_w', 'lambda_h', 'lambda_b'),
   [
     (4, 3, 6, 0.1, 5e-3, 5e-3 / 3, 1e-3),
-    (5, 2, 7, 0.0, 4e-3, 1e-3, 1e-3),
-    (10, 4, 12, 0.2, 1e-3, 2e-4, 1e-3),
     (3, 1, 2, 0.4, 5e-3, 2e-3, 0.0),
     (4, 3, 3, 0.7, 1e-3, 2e-2, 1e-2),
   ],
@@ -70,28 +68,6 @@ def test_the_threshold_of_the_collapse(objective):
   assert np.abs(solution.weights).max() < 2e-3
 
 
-@pytest.mark.parametrize('alpha', [1.0, 3.0])
-def test_nothing_is_below_the_collapse_of_strong_maxsup(alpha):
-  problem = unconstrained.Problem(
-    4, 3, 6, objective='maxsup', alpha=alpha, lambda_w=9e-2, lambda_h=1e-2
-  )
-  solution = unconstrained.solve(problem)
-  assert -1e-14 < solution.value - np.log(4) < 1e-4
-
-
-def test_gradient_descent_finds_the_closed_form():
-  problem = unconstrained.Problem(
-    3, 2, 4, objective='ls', alpha=0.2, lambda_w=2e-2, lambda_h=1e-2
-  )
-  solution = unconstrained.solve(problem, 'gd', seed=1)
-  assert solution.converged
-  assert solution.gradient <= 1e-8
-  assert largest(unconstrained.gap(solution)) < 1e-5
-  short = unconstrained.solve(problem, 'gd', seed=1, max_steps=10)
-  assert (short.steps, short.converged) == (10, False)
-  assert short.value > solution.value
-
-
 def test_the_gap_sees_what_is_wrong():
   problem = unconstrained.Problem(3, 2, 4)
   solution = unconstrained.solve(problem)
@@ -113,7 +89,6 @@ def test_the_global_precision_stays():
   before = jax.config.jax_enable_x64
   problem = unconstrained.Problem(4, 3, 6, objective='ls')
   unconstrained.solve(problem, max_steps=2)
-  unconstrained.solve(problem, 'gd', max_steps=2)
   unconstrained.gradient_descent(problem, steps=2)
   assert jax.config.jax_enable_x64 == before
   assert jnp.ones(()).dtype == jnp.float32
@@ -122,16 +97,10 @@ def test_the_global_precision_stays():
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ({'method': 'adam'}, "method is 'adam'; expected one of lbfgs, gd"),
-    ({'tolerance': 0.0}, 'tolerance is 0.0; expected a finite'),
-    ({'learning_rate': -1.0}, 'learning_rate is -1.0'),
+    ({'tolerance': 0.0}, 'tolerance is 0.0'),
     ({'max_steps': 0}, 'max_steps is 0'),
     ({'scale': 0.0}, 'scale is 0.0'),
-    ({'method': 'gd', 'learning_rate': 1e6}, 'gd diverged; scale is'),
-    ({'scale': 1e200}, 'lbfgs diverged; scale is 1e.200'),
-    ({'learning_rate': 'a'}, "learning_rate is 'a'"),
-    ({'seed': 0.5}, 'seed is 0.5'),
-    ({'seed': None}, 'seed is None'),
+    ({'scale': 1e200}, 'diverged; scale is 1e.200'),
     ({'seed': -1}, 'seed is -1'),
   ],
 )

@@ -1,6 +1,5 @@
-"""Confidence scores of logits that need no fitting, in one pass over them."""
+"""Confidence scores of logits, in one pass over them."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -8,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics import checks
 from maxsup_jax.diagnostics._blocks import map_rows
+from maxsup_jax.errors import UsageError, integer, one_of
 
 
 class _Statistics(NamedTuple):
@@ -57,15 +57,6 @@ def _statistics(v: np.ndarray) -> _Statistics:
   )
 
 
-def _single_is_symmetric(logits: ArrayLike) -> np.ndarray:
-  return _checks.class_scores(logits, single='symmetric')
-
-
-def log_odds_of_rows(v: np.ndarray) -> np.ndarray:
-  """The log-odds of the MSP, of a block of rows; see `SCORES`."""
-  return _statistics(v).log_odds
-
-
 def _negative_entropy(s: _Statistics) -> np.ndarray:
   # log Z - sum_j pi_j (v_j - top): both terms are at least 0.
   odds = s.odds_against
@@ -93,63 +84,24 @@ def _margin_log_odds(s: _Statistics) -> np.ndarray:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """A confidence score: larger is surer.
+class Score(NamedTuple):
+  """A confidence score: its title for a legend, and how it is computed."""
 
-  Attributes:
-    name: its key in `SCORES`.
-    title: for a legend.
-    formula: what it computes, in the logits v and probabilities pi.
-  """
-
-  name: str
   title: str
-  formula: str
-  _of: Callable[[_Statistics], np.ndarray] = dataclasses.field(repr=False)
-
-  def function(self, logits: ArrayLike) -> np.ndarray:
-    """The confidences of logits `[N, K]`, float64 `[N]`; see `scores`."""
-    return scores(logits, (self.name,))[self.name]
+  of: Callable[[_Statistics], np.ndarray]
 
 
 SCORES: Mapping[str, Score] = MappingProxyType(
   {
-    score.name: score
-    for score in (
-      Score(
-        'msp',
-        'MSP',
-        'log(pi_max / (1 - pi_max)) = -logsumexp_{j != max}(v_j - v_max)',
-        lambda s: s.log_odds,
-      ),
-      Score(
-        'entropy',
-        'negative entropy',
-        'sum_k pi_k log pi_k',
-        _negative_entropy,
-      ),
-      Score('gini', 'Gini (DOCTOR)', 'sum_k pi_k^2 - 1', _negative_gini),
-      Score('max_logit', 'max logit', 'v_max', lambda s: s.top),
-      Score(
-        'energy',
-        'negative energy',
-        'logsumexp_k(v_k)',
-        lambda s: s.top + np.log1p(s.odds_against),
-      ),
-      Score(
-        'probability_margin',
-        'margin of probabilities',
-        'log((1 + m) / (1 - m)), m = pi_(1) - pi_(2)',
-        _margin_log_odds,
-      ),
-      Score(
-        'logit_margin',
-        'margin of logits',
-        'v_(1) - v_(2)',
-        lambda s: s.gap,
-      ),
-    )
+    'msp': Score('MSP', lambda s: s.log_odds),
+    'entropy': Score('negative entropy', _negative_entropy),
+    'gini': Score('Gini (DOCTOR)', _negative_gini),
+    'max_logit': Score('max logit', lambda s: s.top),
+    'energy': Score(
+      'negative energy', lambda s: s.top + np.log1p(s.odds_against)
+    ),
+    'probability_margin': Score('margin of probabilities', _margin_log_odds),
+    'logit_margin': Score('margin of logits', lambda s: s.gap),
   }
 )
 
@@ -182,17 +134,10 @@ def scores(
   `energy` rank alike.
 
   Args:
-    logits: floating point `[N, K]`, or `[N]` or `[N, 1]` for the single logit
-      z of a binary classifier, which stands for the two logits `(-z/2, z/2)`:
-      so `max_logit` and `energy`, too, are largest where z is far from 0.
     names: keys of `SCORES`, or one of them; None: all.
 
   Returns:
     For each name a confidence per example, float64 `[N]`.
-
-  Raises:
-    UsageError: for an unknown name, a wrong shape or dtype, no examples, NaN
-      or infinity, or a number in float64 beyond 1e150.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
@@ -208,72 +153,95 @@ def scores(
     logit_margin             2      40      50
 
   References:
-    MSP: Hendrycks and Gimpel, https://arxiv.org/abs/1610.02136; Gini: Granese
-    et al., DOCTOR, https://arxiv.org/abs/2106.02395; max logit: Hendrycks et
-    al., https://arxiv.org/abs/1911.11132; energy: Liu et al.,
-    https://arxiv.org/abs/2010.03759.
+    MSP: Hendrycks and Gimpel, https://arxiv.org/abs/1610.02136; Gini:
+    Granese et al., DOCTOR, https://arxiv.org/abs/2106.02395; max logit:
+    Hendrycks et al., https://arxiv.org/abs/1911.11132; energy: Liu et
+    al., https://arxiv.org/abs/2010.03759.
   """
   if isinstance(names, str):
     names = (names,)
   names = tuple(SCORES) if names is None else tuple(names)
   for name in names:
-    _checks.one_of(name, 'score', tuple(SCORES))
-  statistics = _Statistics(*map_rows(_statistics, _single_is_symmetric(logits)))
-  return {name: SCORES[name]._of(statistics) for name in names}
-
-
-def temperature_msp(logits: ArrayLike, temperature: float) -> np.ndarray:
-  r"""The maximum softmax probability of tempered logits, as its log-odds.
-
-  :math:`\max_k \mathrm{softmax}(v / T)_k`, as the log-odds of `scores`, which
-  rank alike. With more than two classes the temperature changes the ranking.
-
-  Args:
-    logits: floating point `[N, K]`; see `scores`.
-    temperature: T, greater than 0.
-
-  Returns:
-    A confidence per example, float64 `[N]`: larger is surer.
-
-  Raises:
-    UsageError: for a wrong temperature (from 1e-100 to 1e100), and as in
-      `scores`.
-
-  Examples:
-    The surer of the two depends on the temperature:
-
-    >>> from maxsup_jax.diagnostics import selective
-    >>> logits = [[2.0, 1.2, -9.0], [2.0, 1.0, 1.0]]
-    >>> print(selective.temperature_msp(logits, 1.0).round(4))
-    [0.8    0.3069]
-    >>> print(selective.temperature_msp(logits, 0.2).round(4))
-    [4.     4.3069]
-  """
-  temperature = _checks.between(temperature, 'temperature', 1e-100, 1e100)
-  return map_rows(
-    lambda block: _statistics(block / temperature).log_odds,
-    _single_is_symmetric(logits),
-  )
+    one_of('score', name, tuple(SCORES))
+  logits_NK = checks.class_scores(logits, single='symmetric')
+  statistics = _Statistics(*map_rows(_statistics, logits_NK))
+  return {name: SCORES[name].of(statistics) for name in names}
 
 
 def errors(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
   """Where the largest logit is not the label's.
 
-  Args:
-    logits: floating point `[N, K]`; see `scores`.
-    labels: class ids, integer `[N]`.
-
   Returns:
     bool `[N]`. Among equal logits the first is the prediction, as in `argmax`.
-
-  Raises:
-    UsageError: for a wrong shape or dtype, no examples, NaN or infinity, or a
-      label outside `[0, K)`.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
     >>> print(selective.errors([[2.0, 1.0], [0.0, 3.0]], [0, 0]))
     [False  True]
   """
-  logits, labels = _checks.logits_and_labels(logits, labels)
+  logits, labels = checks.logits_and_labels(logits, labels)
   return logits.argmax(1) != labels
+
+
+def pool_pixels(
+  logits: ArrayLike,
+  labels: ArrayLike,
+  *,
+  ignore_label: int | None = 255,
+  limit: int | None = None,
+  seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Makes one example of every labelled pixel, of all images together.
+
+  Neighbouring pixels are not independent: a bootstrap over pixels is too
+  narrow.
+
+  Args:
+    logits: floating point `[..., K]`, for example `[B, H, W, K]`, at the
+      resolution of the labels. A single logit z, `[..., 1]`, stands for
+      `(-z/2, z/2)`.
+    labels: class ids, integer `[...]`.
+    ignore_label: the label of pixels that do not count; their logits may be
+      anything, also NaN. None: all count.
+    limit: how many pixels to keep at most, drawn without replacement. They
+      depend on the labels and the seed only, so that all models are measured on
+      the same pixels.
+
+  Returns:
+    Logits `[M, K]` and int64 labels `[M]`, in the order of the input.
+
+  Examples:
+    >>> from maxsup_jax.diagnostics import selective
+    >>> logits = np.zeros((2, 2, 2, 3), np.float32)
+    >>> labels = np.array([[[0, 1], [255, 2]], [[2, 255], [255, 0]]])
+    >>> pixel_logits, pixel_labels = selective.pool_pixels(logits, labels)
+    >>> print(pixel_logits.shape, pixel_labels)
+    (5, 3) [0 1 2 2 0]
+
+  References:
+    Xia et al., 2025, and its code, which keeps 5,000 random pixels of
+    every 12 images.
+  """
+  logits = checks.array(logits, 'logits')
+  labels = checks.array(labels, 'labels')
+  if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
+    raise UsageError(
+      f'the shapes of logits, {logits.shape}, and labels, {labels.shape}, do '
+      'not fit; expected [..., classes] and [...]'
+    )
+  labels = labels.reshape(-1)
+  if ignore_label is None:
+    kept = np.arange(labels.size)
+  else:
+    kept = np.flatnonzero(labels != ignore_label)
+  if not kept.size:
+    raise UsageError('no pixel is labelled')
+  if limit is not None:
+    seed = integer('seed', seed, low=0)
+    limit = integer('limit', limit, low=1)
+    if limit < kept.size:
+      rng = np.random.default_rng(seed)
+      kept = np.sort(rng.choice(kept, limit, replace=False))
+  return checks.logits_and_labels(
+    logits.reshape(-1, logits.shape[-1])[kept], labels[kept], 'symmetric'
+  )
