@@ -52,10 +52,6 @@ def resamples(n: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
   Returns:
     An iterator over int64 arrays `[n]`, each of which sums to n: multinomial
     with equal probabilities.
-
-  Examples:
-    >>> [int(w.sum()) for w in resamples(5, 3)]
-    [5, 5, 5]
   """
   n = integer('n', n, low=1)
   count = integer('count', count, low=1)
@@ -94,8 +90,7 @@ def bootstrap(
     >>> samples['mean'].shape, round(float(samples['mean'].mean()), 1)
     ((1000,), 4.5)
 
-  References:
-    Efron, 1979.
+  References: Efron, 1979.
   """
   if not statistics:
     raise UsageError('there are no statistics to resample')
@@ -115,9 +110,7 @@ def bootstrap(
   return values
 
 
-def interval(
-  samples: ArrayLike, level: float = 0.95, *, max_undefined: float = 0.5
-) -> Interval:
+def interval(samples: ArrayLike, level: float = 0.95) -> Interval:
   """The percentile interval of a statistic's values on resamples.
 
   Values that are NaN, because the statistic is undefined for their resample,
@@ -127,11 +120,9 @@ def interval(
   Args:
     samples: of `bootstrap`, `[resamples]`.
     level: the share of the values inside, between 0 and 1.
-    max_undefined: the largest share of NaN at which there is an interval.
 
   Returns:
-    The pair (low, high); NaN twice if a larger share of the samples is NaN,
-    or all of them are.
+    The pair (low, high); NaN twice if more than half of the samples are NaN.
 
   Examples:
     >>> interval(np.arange(101.0), level=0.5)
@@ -139,26 +130,20 @@ def interval(
     >>> interval(np.array([1.0, np.nan, np.nan]))
     Interval(low=nan, high=nan)
 
-  References:
-    Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993,
+  References: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993,
     chapter 13.
   """
   samples = _samples(samples)
   level = number('level', level, above=0, below=1)
-  max_undefined = number('max_undefined', max_undefined, 0, 1)
   defined = samples[~np.isnan(samples)]
-  if not defined.size or undefined_share(samples) > max_undefined:
+  if undefined_share(samples) > 0.5:
     return Interval(float('nan'), float('nan'))
   low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
   return Interval(float(low), float(high))
 
 
 def paired_interval(
-  samples_a: ArrayLike,
-  samples_b: ArrayLike,
-  level: float = 0.95,
-  *,
-  max_undefined: float = 0.5,
+  samples_a: ArrayLike, samples_b: ArrayLike, level: float = 0.95
 ) -> Interval:
   """The percentile interval of the difference a - b on the same resamples.
 
@@ -166,32 +151,14 @@ def paired_interval(
     samples_a: of `bootstrap`, `[resamples]`.
     samples_b: of the same call as `samples_a`, or one with the same n, seed
       and number of resamples. A resample counts as undefined where either is.
-
-  Returns:
-    The pair (low, high), as `interval`.
-
-  Examples:
-    A constant difference has no spread, whatever that of the two has:
-
-    >>> a = np.random.default_rng(0).integers(0, 9, 1000)
-    >>> paired_interval(a + 2.0, a)
-    Interval(low=2.0, high=2.0)
   """
   samples_a, samples_b = _samples(samples_a), _samples(samples_b)
   checks.same_length(samples_a=samples_a, samples_b=samples_b)
-  return interval(samples_a - samples_b, level, max_undefined=max_undefined)
+  return interval(samples_a - samples_b, level)
 
 
 def undefined_share(samples: ArrayLike) -> float:
-  """The share of resamples for which a statistic is undefined, that is NaN.
-
-  Args:
-    samples: of `bootstrap`, `[resamples]`.
-
-  Examples:
-    >>> undefined_share(np.array([0.5, np.nan]))
-    0.5
-  """
+  """The share of resamples for which a statistic is undefined, that is NaN."""
   return float(np.isnan(_samples(samples)).mean())
 
 

@@ -34,6 +34,8 @@ TEMPERATURES = (1e-100, 1e100)
 BINNINGS = ('equal_width', 'equal_mass')
 CONVENTIONS = ('right', 'left', 'torchmetrics')
 OBJECTIVES = ('nll', 'ece')
+# Of the temperature.
+_BOUNDS = (0.01, 100.0)
 # Two parts of a number from 0 to 1, each an integer below or equal to 2**26.
 _PART = float(1 << 26)
 # Classes whose logits are copied together into columns of their own.
@@ -186,8 +188,7 @@ def reliability_curve(
     >>> round(calibration_error(curve), 4)
     0.2667
 
-  References:
-    Guo et al., 2017, section 2.
+  References: Guo et al., 2017, section 2.
   """
   confidence_N, correct_N = (
     checks.shares(checks.vector(values, name), name)
@@ -243,8 +244,7 @@ def calibration_error(curve: ReliabilityCurve, norm: str = 'l1') -> float:
     curve: of `reliability_curve`.
     norm: `'l1'`, `'l2'` or `'max'`.
 
-  References:
-    Guo et al., 2017, section 2.
+  References: Guo et al., 2017, section 2.
   """
   one_of('norm', norm, ('l1', 'l2', 'max'))
   used = curve.count > 0
@@ -367,14 +367,7 @@ def expected_calibration_error(
     **binning: `bins`, `binning`, `convention` and `weights` of
       `reliability_curve`; `binning='equal_mass'` makes it the adaptive ECE.
 
-  Examples:
-    >>> logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
-    >>> labels = np.array([0, 1, 1])
-    >>> round(expected_calibration_error(logits, labels), 4)
-    0.4
-
-  References:
-    Naeini et al., 2015; Guo et al., 2017, section 2.
+  References: Naeini et al., 2015; Guo et al., 2017, section 2.
   """
   top = per_example(logits, labels)
   curve = reliability_curve(top.confidence, top.correct, **binning)
@@ -398,8 +391,7 @@ def classwise_calibration_error(
   Args:
     **binning: as in `expected_calibration_error`.
 
-  References:
-    Kull et al., 2019; Nixon et al., 2019, who call it SCE.
+  References: Kull et al., 2019; Nixon et al., 2019, who call it SCE.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
   K = logits_NK.shape[1]
@@ -446,7 +438,6 @@ def fit_temperature(
   *,
   objective: str = 'nll',
   bins: int = 15,
-  bounds: tuple[float, float] = (0.01, 100.0),
 ) -> TemperatureFit:
   r"""Finds the temperature that fits logits to labels.
 
@@ -454,9 +445,9 @@ def fit_temperature(
 
   `'nll'` minimises the negative log-likelihood, as Guo et al. The NLL is
   convex in :math:`1/T`, and a bracketed Newton search in :math:`\log T` finds
-  its only minimum. The temperature is a bound, and `bound` says which, where
-  the NLL has no minimum within the bounds: the lower one if every label has
-  the largest logit (any sharper softmax is better), the upper one if the
+  its only minimum. The temperature is a bound, 0.01 or 100, and `bound` says
+  which, where the NLL has no minimum between them: the lower one if every label
+  has the largest logit (any sharper softmax is better), the upper one if the
   logits say less than nothing. It is 1 where all logits of each example are
   equal, as then the NLL does not depend on it.
 
@@ -475,8 +466,6 @@ def fit_temperature(
   Args:
     objective: `'nll'` or `'ece'`.
     bins: for `'ece'`, the number of bins.
-    bounds: for `'nll'`, the lowest and the highest temperature; 1 must be
-      between them. `'ece'` does not use them: its grid is as above.
 
   Returns:
     A `TemperatureFit`, never worse than T = 1 on these data.
@@ -493,34 +482,17 @@ def fit_temperature(
     >>> fit.bound is None
     True
 
-  References:
-    Guo et al., 2017, section 4.2; Guo et al., 2025, and its code.
+  References: Guo et al., 2017, section 4.2; Guo et al., 2025, and its code.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
   one_of('objective', objective, OBJECTIVES)
   integer('bins', bins, low=1)
-  low, high = _bounds(bounds)
   if objective == 'ece':
     return _fit_ece(logits_NK, labels_N, bins)
-  return _fit_nll(logits_NK, labels_N, low, high)
+  return _fit_nll(logits_NK, labels_N)
 
 
-def _bounds(bounds: tuple[float, float]) -> tuple[float, float]:
-  least, most = TEMPERATURES
-  expected = f'{least:g} <= lowest < 1 < highest <= {most:g}'
-  try:
-    low, high = bounds
-  except (TypeError, ValueError):
-    raise UsageError(f'bounds must be two numbers, {expected}') from None
-  low, high = (number('a bound', x, expected=expected) for x in (low, high))
-  if not least <= low < 1 < high <= most:
-    raise UsageError(f'bounds are {low} and {high}; expected {expected}')
-  return float(low), float(high)
-
-
-def _fit_nll(
-  logits_NK: np.ndarray, labels_N: np.ndarray, low: float, high: float
-) -> TemperatureFit:
+def _fit_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> TemperatureFit:
 
   def nll(T: float) -> float:
     examples = per_example(logits_NK, labels_N, temperature=T)
@@ -532,7 +504,7 @@ def _fit_nll(
   if (logits_NK == logits_NK[:, :1]).all():
     T, bound = 1.0, None  # the loss does not depend on T
   else:
-    T, bound = _minimum(derivatives, low, high)
+    T, bound = _minimum(derivatives, *_BOUNDS)
   at_one = nll(1.0)
   value = at_one if T == 1 else nll(T)
   if value > at_one:  # by rounding alone
@@ -652,7 +624,6 @@ def temperature_scaling(
   seed: int = 0,
   objective: str = 'nll',
   bins: int = 15,
-  bounds: tuple[float, float] = (0.01, 100.0),
 ) -> TemperatureScaling:
   """Fits a temperature on some examples and measures it on the others.
 
@@ -664,22 +635,7 @@ def temperature_scaling(
       one example is fitted, and at least one is left.
     bins: for the calibration error, also where that is the objective.
 
-  Examples:
-    Logits that were made three times too large:
-
-    >>> rng = np.random.default_rng(0)
-    >>> logits = rng.normal(size=(4000, 3))
-    >>> labels = (logits + rng.gumbel(size=(4000, 3))).argmax(1)
-    >>> result = temperature_scaling(3 * logits, labels)
-    >>> round(result.temperature, 1)
-    2.9
-    >>> for at in (result.before, result.after):
-    ...   print(f'{at.expected_calibration_error:.2f} {at.accuracy:.2f}')
-    0.24 0.58
-    0.04 0.58
-
-  References:
-    Guo et al., 2017, section 4.2.
+  References: Guo et al., 2017, section 4.2.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
   N = len(labels_N)
@@ -693,11 +649,7 @@ def temperature_scaling(
   order = rng.permutation(N)
   fitted, reported = np.sort(order[:count]), np.sort(order[count:])
   fit = fit_temperature(
-    logits_NK[fitted],
-    labels_N[fitted],
-    objective=objective,
-    bins=bins,
-    bounds=bounds,
+    logits_NK[fitted], labels_N[fitted], objective=objective, bins=bins
   )
   before, after = (
     summary(

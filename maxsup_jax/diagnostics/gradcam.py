@@ -94,9 +94,7 @@ def class_gradients(
   return Gradients(logits, ids, activations, gradients)
 
 
-def gradcam(
-  activations: ArrayLike, gradients: ArrayLike, *, normalize: bool = False
-) -> jax.Array:
+def gradcam(activations: ArrayLike, gradients: ArrayLike) -> jax.Array:
   r"""Class activation maps, weighted by gradients.
 
   .. math::
@@ -107,17 +105,14 @@ def gradcam(
   weights w this is CAM: :math:`\mathrm{ReLU}(\sum_c w_{yc} A_{ijc}) / (h w)`.
 
   The maps have the scale of the logits, so those of two networks can be
-  compared in shape only, or after normalising. `normalize` divides by the
-  largest value and keeps 0 at 0, no evidence for the class; other tools
-  subtract the smallest value first. A map without any positive value, as where
-  the gradients vanish, is all 0.
+  compared in shape only. Where there is no evidence for the class, as where the
+  gradients vanish, a map is 0.
 
   What is not finite is refused, or NaN under `jit`, where no value is known.
 
   Args:
     activations: A, floating point, `[B, h, w, C]`.
     gradients: of the score of a class with respect to them, `[B, h, w, C]`.
-    normalize: divide each map by its largest value.
 
   Returns:
     The maps, float32 (float64 for float64 activations), `[B, h, w]`, at least
@@ -129,11 +124,8 @@ def gradcam(
     >>> gradcam(activations, gradients)
     Array([[[0. , 0.5],
             [1.5, 2.5]]], dtype=float32)
-    >>> gradcam(activations, 0 * gradients, normalize=True).max().item()
-    0.0
 
-  References:
-    Selvaraju et al., 2017, eq. 1 and 2.
+  References: Selvaraju et al., 2017, eq. 1 and 2.
   """
   activations, gradients = jnp.asarray(activations), jnp.asarray(gradients)
   if activations.ndim != 4 or activations.shape != gradients.shape:
@@ -153,31 +145,7 @@ def gradcam(
   )
   _check_finite('the products of activations and gradients', maps)
   # Minus infinity is not "no evidence".
-  maps = jnp.where(jnp.isfinite(maps), jax.nn.relu(maps), jnp.nan)
-  return normalized(maps) if normalize else maps
-
-
-def normalized(maps: ArrayLike) -> jax.Array:
-  """Divides each map by its largest value; a map of zeros stays as it is.
-
-  Args:
-    maps: floating point `[B, h, w]`, at least 0.
-
-  Returns:
-    `[B, h, w]`, with the largest value 1, or 0. Under `jit` a map with a NaN
-    stays NaN.
-
-  Examples:
-    >>> normalized(jnp.array([[[1.0, 4.0]], [[0.0, 0.0]]]))
-    Array([[[0.25, 1.  ]],
-           [[0.  , 0.  ]]], dtype=float32)
-  """
-  maps = _maps(maps)
-  _check_finite('maps', maps)
-  top_B11 = maps.max((1, 2), keepdims=True)
-  # NaN is not "no evidence": it is neither above 0 nor below.
-  none_B11 = top_B11 <= 0
-  return jnp.where(none_B11, 0, maps / jnp.where(none_B11, 1, top_B11))
+  return jnp.where(jnp.isfinite(maps), jax.nn.relu(maps), jnp.nan)
 
 
 def tokens_to_map(
@@ -229,7 +197,9 @@ def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
     >>> upsample(jnp.array([[[0.0, 1.0]]]), (1, 4))
     Array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
   """
-  maps = _maps(maps)
+  maps = jnp.asarray(maps)
+  if maps.ndim != 3 or 0 in maps.shape:
+    raise UsageError(f'maps has the shape {maps.shape}; expected [B, h, w]')
   h, w = _pair(size, 'size')
   if h < maps.shape[1] or w < maps.shape[2]:
     raise UsageError(
@@ -237,14 +207,6 @@ def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
       f'{maps.shape[1]}x{maps.shape[2]}'
     )
   return jax.image.resize(maps, (len(maps), h, w), 'bilinear', antialias=False)
-
-
-def _maps(maps: ArrayLike) -> jax.Array:
-  """Checks `[B, h, w]`."""
-  maps = jnp.asarray(maps)
-  if maps.ndim != 3 or 0 in maps.shape:
-    raise UsageError(f'maps has the shape {maps.shape}; expected [B, h, w]')
-  return maps
 
 
 def _pair(sizes: Sequence[int], name: str) -> tuple[int, int]:

@@ -42,10 +42,6 @@ def class_logit_difference(logits: ArrayLike, a: int, b: int) -> np.ndarray:
   Args:
     logits: floating point `[N, L, K]`: N examples, each under L random
       augmentations.
-
-  Examples:
-    >>> class_logit_difference(np.array([[[1.0, 4.0, 0.0]]]), 0, 1)
-    array([[-3.]])
   """
   logits = checks.array(logits, 'logits')
   if logits.ndim != 3:
@@ -108,9 +104,8 @@ def mutual_information(
     >>> round(information.in_sample, 2), round(information.cross_fitted, 2)
     (0.8, 0.62)
 
-  References:
-    Müller et al., version 3, Section 4, Figure 6 (the formula of
-    earlier versions is a different one).
+  References: Müller et al., 2019, version 3, Section 4, Figure 6 (earlier
+    versions have another formula).
   """
   y_NL = checks.matrix(differences, 'differences', 'samples')
   N, L = y_NL.shape

@@ -82,11 +82,7 @@ class Plane:
 
 
 def template_plane(
-  weights: ArrayLike,
-  classes: Sequence[int],
-  *,
-  bias: ArrayLike | None = None,
-  centered: bool = False,
+  weights: ArrayLike, classes: Sequence[int], *, bias: ArrayLike | None = None
 ) -> Plane:
   r"""The plane through the templates of three classes.
 
@@ -107,8 +103,7 @@ def template_plane(
   :math:`B = (e_1, e_2)`.
 
   The paper says in words that an orthonormal basis of the plane through the
-  three templates is found, and no more. Centring is not mentioned;
-  for templates that form a regular simplex both choices give the same picture.
+  three templates is found, and no more.
 
   Args:
     weights: floating point `[K, D]`, a row for each class (the transpose of
@@ -116,7 +111,6 @@ def template_plane(
     classes: the ids of the classes `a`, `b` and `c`, all different.
     bias: floating point `[K]`, as in the paper; None leaves it out, and
       projects in D dimensions.
-    centered: put the origin at the mean of the three templates; else it is 0.
 
   Examples:
     >>> plane = template_plane(np.eye(3), (0, 1, 2))
@@ -125,8 +119,7 @@ def template_plane(
            [-0.707, -0.408],
            [ 0.707, -0.408]])
 
-  References:
-    Müller et al., 2019, Section 2, Figure 1.
+  References: Müller et al., 2019, Section 2, Figure 1.
   """
   weights = checks.matrix(weights, 'weights').astype(np.float64)
   classes = _three(classes, len(weights))
@@ -147,12 +140,12 @@ def template_plane(
   for _ in range(2):
     e2 = _unit(e2 - (e2 @ e1) * e1)
   basis = np.column_stack([e1, e2])
-  origin = templates.mean(0) if centered else np.zeros(len(basis))
+  origin = np.zeros(len(basis))
   return Plane(
     basis=basis,
     origin=origin,
     classes=classes,
-    templates_2d=(templates - origin) @ basis,
+    templates_2d=templates @ basis,
     with_bias=bias is not None,
   )
 
@@ -187,16 +180,7 @@ def class_mean_plane(
   Returns:
     The plane; `templates_2d` holds the class means.
 
-  Examples:
-    >>> features = np.array([[4.0, 0, 0], [-2, 1, 0], [-2, -1, 0]])
-    >>> plane = class_mean_plane(features, np.array([0, 1, 2]), (0, 1, 2))
-    >>> plane.templates_2d.round(3) + 0.0
-    array([[ 4.,  0.],
-           [-2.,  1.],
-           [-2., -1.]])
-
-  References:
-    Zhou et al., 2025, Figures 1, 3 and 4.
+  References: Zhou et al., 2025, Figures 1, 3 and 4.
   """
   features = checks.matrix(features, 'features')
   # Any other class may be among the labels, also one above these three.

@@ -101,15 +101,11 @@ def test_undefined_samples():
   assert bootstrap.undefined_share(samples) == 5 / 16
   # Left out, not sorted to the end.
   assert bootstrap.interval(samples, 0.8) == pytest.approx((1, 9))
-  assert bootstrap.interval(samples, 0.8, max_undefined=5 / 16).low == (
-    pytest.approx(1)
-  )
-  assert np.isnan(bootstrap.interval(samples, max_undefined=0.3)).all()
   half = np.array([1.0, np.nan])
   assert bootstrap.interval(half) == (1, 1)
   assert np.isnan(bootstrap.interval(np.append(half, np.nan))).all()
   nothing = np.full(3, np.nan)
-  assert np.isnan(bootstrap.interval(nothing, max_undefined=1)).all()
+  assert np.isnan(bootstrap.interval(nothing)).all()
 
 
 def test_a_pair_is_undefined_where_either_is():
@@ -120,7 +116,6 @@ def test_a_pair_is_undefined_where_either_is():
   np.testing.assert_allclose(
     (low, high), np.quantile([1, 3, 4, 5], (0.25, 0.75))
   )
-  assert np.isnan(bootstrap.paired_interval(a, b, max_undefined=0.3)).all()
 
 
 @pytest.mark.parametrize(
@@ -129,16 +124,11 @@ def test_a_pair_is_undefined_where_either_is():
     (lambda: bootstrap.resamples(0, 1), 'n is 0'),
     (lambda: bootstrap.bootstrap({}, 3), 'no statistics'),
     (
-      lambda: bootstrap.bootstrap({'a': np.sum}, 3, resamples=0),
-      'resamples is',
-    ),
-    (
       lambda: bootstrap.bootstrap({'a': lambda w: np.inf}, 3),
       "statistic 'a' returned inf; expected a finite number or NaN",
     ),
     (lambda: bootstrap.bootstrap({'a': lambda w: None}, 2), 'returned None'),
     (lambda: bootstrap.interval([0.0, 1.0], 1.0), 'level is 1.0'),
-    (lambda: bootstrap.interval([0.0], max_undefined=2), 'max_undefined is 2'),
     (lambda: bootstrap.interval([[1.0]]), r'samples have the shape \(1, 1\)'),
     (lambda: bootstrap.interval([1.0, np.inf]), 'samples hold an infinity'),
     (

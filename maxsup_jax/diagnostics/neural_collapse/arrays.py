@@ -62,25 +62,8 @@ def neural_collapse(
   Returns:
     The measures; None for those that need an array that was not given.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import neural_collapse as nc
-    >>> features = np.array([[3., 0, 1, 0], [2, 1, 0, 0], [0, 3, 0, 1],
-    ...   [1, 2, 1, 0], [0, 0, 3, 2], [0, 1, 2, 1]])
-    >>> labels = np.array([0, 0, 1, 1, 2, 2])
-    >>> weights = np.array([[1, 0, -.5, 0], [-.5, 1, 0, .25], [0, -.5, 1, .5]])
-    >>> result = nc.neural_collapse(features, labels, weights)
-    >>> for name in ('nc1', 'nc2', 'nc3', 'ncc_accuracy', 'residual'):
-    ...   value = getattr(result, name)
-    ...   print(name, value if value is None else round(value, 6))
-    nc1 0.163591
-    nc2 0.41546
-    nc3 0.535959
-    ncc_accuracy 1.0
-    residual None
-
-  References:
-    Guo et al., 2025, eqs. 4 to 6. Papyan, Han and Donoho, 2020. Zhu et
-    al., 2021. Zhou et al., 2022.
+  References: Guo et al., 2025, eqs. 4 to 6. Papyan, Han and Donoho, 2020. Zhu
+    et al., 2021. Zhou et al., 2022.
   """
   features = checks.matrix(features, 'features')
   check_size(features, 'features')

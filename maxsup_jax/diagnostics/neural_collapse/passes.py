@@ -102,25 +102,16 @@ class ClassMeans(NamedTuple):
     total: sums of their features, a pair of float32 `[K, D]`.
 
   Examples:
-    >>> from maxsup_jax.diagnostics import neural_collapse as nc
+    In a step that is mapped over devices, every device adds the sums of all:
+
+    >>> def step(means, h, y):
+    ...   return means.add(
+    ...     jax.lax.psum(ClassMeans.batch_sums(h, y, None, 2), 'devices'))
+    >>> step = jax.vmap(step, (None, 0, 0), axis_name='devices')
     >>> features = np.array([[3, 0], [1, 0], [0, 2], [9, 9]], np.float32)
-    >>> means = nc.ClassMeans.init(num_classes=2, num_features=2)
-    >>> means = means.update(features[:2], np.array([0, 0]))
-    >>> real = np.array([True, False])  # the last row is padding
-    >>> means = means.update(features[2:], np.array([1, 0]), real)
-    >>> print(means.compute().means.round(4).tolist())
-    [[2.0, 0.0], [0.0, 2.0]]
-
-    In an evaluation step that is mapped over devices, every device adds the
-    sums of all:
-
-    >>> step = jax.vmap(
-    ...   lambda state, h, y: state.update(h, y, axis_name='devices'),
-    ...   axis_name='devices', in_axes=(None, 0, 0))
-    >>> state = step(nc.ClassMeans.init(2, 2), features[:, None],
-    ...   np.array([0, 0, 1, 1])[:, None])
-    >>> state.count.tolist()
-    [[2, 2], [2, 2], [2, 2], [2, 2]]
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> step(ClassMeans.init(2, 2), features[:, None], labels[:, None]).count[0]
+    Array([2, 2], dtype=int32)
   """
 
   count: jax.Array  # type: ignore[assignment]  # not the method of tuple
@@ -134,6 +125,7 @@ class ClassMeans(NamedTuple):
     return cls(jnp.zeros(K, jnp.int32), Pair.zeros((K, D)))
 
   @staticmethod
+  @functools.partial(jax.jit, static_argnames='num_classes')
   def batch_sums(
     features: ArrayLike,
     labels: ArrayLike,
@@ -164,12 +156,7 @@ class ClassMeans(NamedTuple):
     return added(self, sums)
 
   def update(
-    self,
-    features: ArrayLike,
-    labels: ArrayLike,
-    where: ArrayLike | None = None,
-    *,
-    axis_name: str | None = None,
+    self, features: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
   ) -> 'ClassMeans':
     """Adds a batch.
 
@@ -179,11 +166,10 @@ class ClassMeans(NamedTuple):
         pass the predictions. Under `jit` a label outside `[0, K)` counts as
         masked; else it is refused.
       where: bool `[B]`, False for padding, or None.
-      axis_name: the mapped axis over whose devices the batch is spread.
     """
     K, D = self.total.total.shape
     features, labels, where = check_batch(features, labels, where, K, D)
-    return _update_means(self, features, labels, where, axis_name)
+    return self.add(self.batch_sums(features, labels, where, K))
 
   def merge(self, other: 'ClassMeans') -> 'ClassMeans':
     """The state after the batches of both."""
@@ -240,12 +226,11 @@ class WithinClass(NamedTuple):
       bool `[2]`.
 
   Examples:
-    >>> from maxsup_jax.diagnostics import neural_collapse as nc
     >>> features = np.array([[3, 0], [1, 0], [0, 2], [0, 2]], np.float32)
     >>> labels = np.array([0, 0, 1, 1])
-    >>> means = nc.ClassMeans.init(num_classes=2, num_features=2)
+    >>> means = ClassMeans.init(num_classes=2, num_features=2)
     >>> between = means.update(features, labels).compute()
-    >>> within = nc.WithinClass.init(num_classes=2)
+    >>> within = WithinClass.init(num_classes=2)
     >>> for rows in (slice(0, 2), slice(2, 4)):
     ...   within = within.update(between, features[rows], labels[rows])
     >>> result = within.compute(between)
@@ -272,6 +257,7 @@ class WithinClass(NamedTuple):
     )
 
   @staticmethod
+  @functools.partial(jax.jit, static_argnames='group_by')
   def batch_sums(
     between: BetweenClass,
     features: ArrayLike,
@@ -348,7 +334,6 @@ class WithinClass(NamedTuple):
     *,
     predictions: ArrayLike | None = None,
     group_by: str = 'labels',
-    axis_name: str | None = None,
   ) -> 'WithinClass':
     """Adds a batch.
 
@@ -365,7 +350,6 @@ class WithinClass(NamedTuple):
         wrong predictions; the same choice for all batches. Then `between` must
         be of the predicted classes too, `ClassMeans.update(features,
         predictions)`: it does not know, and this is not checked.
-      axis_name: the mapped axis over whose devices the batch is spread.
     """
     K, D = between.means.shape
     _check_groups(group_by, predictions)
@@ -378,9 +362,16 @@ class WithinClass(NamedTuple):
       _, predictions, _ = check_batch(
         features, predictions, where, K, D, 'predictions'
       )
-    return _update_within(
-      self, between, features, labels, where, predictions, group_by, axis_name
+    sums = self.batch_sums(
+      between,
+      features,
+      labels,
+      where,
+      predictions=predictions,
+      group_by=group_by,
     )
+    predicted = predictions is not None
+    return self.add(sums, predicted=predicted, group_by=group_by)
 
   def merge(self, other: 'WithinClass') -> 'WithinClass':
     """The state after the batches of both."""
@@ -437,36 +428,3 @@ def _single(array: jax.Array) -> jax.Array:
   if jnp.issubdtype(array.dtype, jnp.floating):
     return array.astype(jnp.float32)
   return array
-
-
-@functools.partial(jax.jit, static_argnames='axis_name')
-def _update_means(
-  state: ClassMeans,
-  features: jax.Array,
-  labels: jax.Array,
-  where: jax.Array | None,
-  axis_name: str | None,
-) -> ClassMeans:
-  sums = ClassMeans.batch_sums(features, labels, where, len(state.count))
-  if axis_name is not None:
-    sums = jax.lax.psum(sums, axis_name)
-  return state.add(sums)
-
-
-@functools.partial(jax.jit, static_argnames=('group_by', 'axis_name'))
-def _update_within(
-  state: WithinClass,
-  between: BetweenClass,
-  features: jax.Array,
-  labels: jax.Array,
-  where: jax.Array | None,
-  predictions: jax.Array | None,
-  group_by: str,
-  axis_name: str | None,
-) -> WithinClass:
-  sums = WithinClass.batch_sums(
-    between, features, labels, where, predictions=predictions, group_by=group_by
-  )
-  if axis_name is not None:
-    sums = jax.lax.psum(sums, axis_name)
-  return state.add(sums, predicted=predictions is not None, group_by=group_by)

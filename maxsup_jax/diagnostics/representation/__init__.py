@@ -10,12 +10,9 @@
 
 from maxsup_jax.diagnostics.representation.cosine import (
   CosineVariation,
-  Variation,
   cosine_variation,
 )
 from maxsup_jax.diagnostics.representation.logits import (
-  Density,
-  Stability,
   logit_density,
   near_zero_share,
   stability,
@@ -23,9 +20,6 @@ from maxsup_jax.diagnostics.representation.logits import (
 
 __all__ = [
   'CosineVariation',
-  'Density',
-  'Stability',
-  'Variation',
   'cosine_variation',
   'logit_density',
   'near_zero_share',

@@ -58,16 +58,6 @@ class CosineVariation(NamedTuple):
     count: examples of every class, int32 `[K]`.
     total: sums of their features of norm 1, a pair of float32 `[K, D]`.
     zeros: examples whose features are all 0, int32.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import representation
-    >>> features = np.array([[1, 0], [.8, .6], [0, 1], [-.6, .8]], np.float32)
-    >>> labels = np.array([0, 0, 1, 1])
-    >>> variation = representation.CosineVariation.init(2, 2)
-    >>> for rows in (slice(0, 3), slice(3, 4)):
-    ...   variation = variation.update(features[rows], labels[rows])
-    >>> print(round(variation.compute().r_squared, 6))
-    0.818182
   """
 
   count: jax.Array  # type: ignore[assignment]  # not the method of tuple
@@ -84,6 +74,7 @@ class CosineVariation(NamedTuple):
     )
 
   @staticmethod
+  @functools.partial(jax.jit, static_argnames='num_classes')
   def batch_sums(
     features: ArrayLike,
     labels: ArrayLike,
@@ -111,17 +102,12 @@ class CosineVariation(NamedTuple):
     return added(self, sums)
 
   def update(
-    self,
-    features: ArrayLike,
-    labels: ArrayLike,
-    where: ArrayLike | None = None,
-    *,
-    axis_name: str | None = None,
+    self, features: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
   ) -> 'CosineVariation':
     """Adds a batch; see `ClassMeans.update`."""
     K, D = self.total.total.shape
     features, labels, where = check_batch(features, labels, where, K, D)
-    return _update(self, features, labels, where, axis_name)
+    return self.add(self.batch_sums(features, labels, where, K))
 
   def merge(self, other: 'CosineVariation') -> 'CosineVariation':
     """The state after the batches of both."""
@@ -160,8 +146,7 @@ def cosine_variation(
   Args:
     num_classes: K; by default one more than the largest label.
 
-  References:
-    Kornblith et al., 2021, eq. 11. Zhou et al., 2025, table 2.
+  References: Kornblith et al., 2021, eq. 11. Zhou et al., 2025, table 2.
   """
   features = checks.matrix(features, 'features')
   if num_classes is None:
@@ -206,17 +191,3 @@ def _variation(
     within_per_class=within_K,
     counts=count_K,
   )
-
-
-@functools.partial(jax.jit, static_argnames='axis_name')
-def _update(
-  state: CosineVariation,
-  features: ArrayLike,
-  labels: ArrayLike,
-  where: ArrayLike | None,
-  axis_name: str | None,
-) -> CosineVariation:
-  sums = CosineVariation.batch_sums(features, labels, where, len(state.count))
-  if axis_name is not None:
-    sums = jax.lax.psum(sums, axis_name)
-  return state.add(sums)

@@ -33,7 +33,6 @@ from maxsup_jax.diagnostics.selective.curve import (
   risk_coverage,
 )
 from maxsup_jax.diagnostics.selective.operating_points import (
-  Selection,
   Threshold,
   apply_threshold,
   coverage_at_risk,
@@ -42,21 +41,14 @@ from maxsup_jax.diagnostics.selective.operating_points import (
   threshold_for_coverage,
   threshold_for_risk,
 )
-from maxsup_jax.diagnostics.selective.pnorm import (
-  PNormFit,
-  fit_pnorm,
-  max_logit_pnorm,
-)
+from maxsup_jax.diagnostics.selective.pnorm import fit_pnorm, max_logit_pnorm
 from maxsup_jax.diagnostics.selective.scores import (
   SCORES,
-  Score,
   errors,
   pool_pixels,
   scores,
 )
 from maxsup_jax.diagnostics.selective.top_logit import (
-  MaxLogitProfile,
-  Windows,
   expected_suppression,
   max_logit_given_confidence,
   suppression,
@@ -64,14 +56,9 @@ from maxsup_jax.diagnostics.selective.top_logit import (
 
 __all__ = [
   'SCORES',
-  'MaxLogitProfile',
-  'PNormFit',
   'Ranking',
   'RiskCoverage',
-  'Score',
-  'Selection',
   'Threshold',
-  'Windows',
   'apply_threshold',
   'augrc',
   'aurc',

@@ -152,20 +152,7 @@ def risk_coverage(
   It has no point at coverage 0, where the risk is not defined. `Ranking`
   explains the arguments.
 
-  Examples:
-    The two examples of confidence 0.8 tie, and one of them is wrong:
-
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
-    >>> print(curve.coverage)
-    [0.25 0.5  0.75 1.  ]
-    >>> print(curve.risk.round(4))
-    [0.     0.25   0.3333 0.5   ]
-    >>> print(curve.ends)
-    [1 3 4]
-
-  References:
-    Geifman and El-Yaniv, 2017; the generalised risk: Traub et al.,
+  References: Geifman and El-Yaniv, 2017; the generalised risk: Traub et al.,
     2024.
   """
   return Ranking(confidence, errors, ties=ties).curve()
@@ -203,8 +190,7 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
     fd_shifts 0.145833
     mean 0.208333
 
-  References:
-    Xia et al., 2025; Geifman et al., 2019.
+  References: Xia et al., 2025; Geifman et al., 2019.
   """
   one_of('convention', convention, AURC_CONVENTIONS)
   risk, n = curve.risk, len(curve)
@@ -243,14 +229,7 @@ def augrc(curve: RiskCoverage, convention: str = 'fd_shifts') -> float:
     `'torch_uncertainty'` it may be more if there are few examples: 0.625 if
     four wrong ones tie.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 0, 1, 1])
-    >>> selective.augrc(curve)
-    0.125
-
-  References:
-    Traub et al., 2024.
+  References: Traub et al., 2024.
   """
   one_of('convention', convention, AUGRC_CONVENTIONS)
   risk, n = curve.generalized_risk, len(curve)
@@ -282,8 +261,7 @@ def e_aurc(curve: RiskCoverage, reference: str = 'finite') -> float:
     >>> round(selective.e_aurc(curve, 'closed_form'), 6)
     0.117407
 
-  References:
-    Geifman et al., 2019; the finite reference: Cattelan and Silva,
+  References: Geifman et al., 2019; the finite reference: Cattelan and Silva,
     2024.
   """
   one_of('reference', reference, REFERENCES)
@@ -306,14 +284,7 @@ def naurc(curve: RiskCoverage) -> float:
     The number; NaN if all errors are equal (as when no example is wrong, or
     all are), where every ranking is perfect and random at once.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> round(selective.naurc(curve), 6)
-    0.352941
-
-  References:
-    Cattelan and Silva, 2024.
+  References: Cattelan and Silva, 2024.
   """
   if (curve.errors == curve.errors[0]).all():
     return math.nan
@@ -335,14 +306,7 @@ def auroc(curve: RiskCoverage) -> float:
     From 0 to 1; 0.5 if all examples tie; NaN if no example is wrong or none is
     correct, where there is no such pair.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
-    >>> selective.auroc(curve)
-    0.875
-
-  References:
-    Hendrycks and Gimpel, 2017.
+  References: Hendrycks and Gimpel, 2017.
   """
   # The sums of the errors themselves: exact where errors are 0 or 1.
   wrong = np.diff(np.cumsum(curve.errors)[curve.ends - 1], prepend=0.0)

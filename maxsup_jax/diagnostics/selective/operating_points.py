@@ -39,9 +39,8 @@ def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
     >>> selective.coverage_at_risk(curve, 0.4)
     0.75
 
-  References:
-    Geifman and El-Yaniv, 2017. torch-uncertainty's Cov@5Risk is the one
-    at 0.05, as computed from its release 0.13 on.
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Cov@5Risk is the
+    one at 0.05, as computed from its release 0.13 on.
   """
   risk = number('risk', risk, 0, 1)
   within = np.flatnonzero(curve.risk <= risk + _TOLERANCE)
@@ -56,14 +55,7 @@ def risk_at_coverage(curve: RiskCoverage, coverage: float) -> float:
   Args:
     coverage: c, from 0 to 1.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> selective.risk_at_coverage(curve, 0.5)
-    0.5
-
-  References:
-    Geifman and El-Yaniv, 2017. torch-uncertainty's Risk@80Cov is the
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Risk@80Cov is the
     one at 0.8.
   """
   return float(curve.risk[_accepted(curve, coverage) - 1])
@@ -78,14 +70,7 @@ def selective_accuracy_coverage(curve: RiskCoverage, accuracy: float) -> float:
   Args:
     accuracy: from 0 to 1.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> selective.selective_accuracy_coverage(curve, 0.95)
-    0.25
-
-  References:
-    Galil et al., 2023.
+  References: Galil et al., 2023.
   """
   accuracy = number('accuracy', accuracy, 0, 1)
   coverage = coverage_at_risk(curve, 1 - accuracy)
@@ -136,12 +121,6 @@ def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
   Returns:
     The threshold. If no threshold keeps the limit, it is infinite and accepts
     nothing.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
-    >>> selective.threshold_for_risk(curve, 0.3)
-    Threshold(value=0.9, coverage=0.25, risk=0.0)
   """
   risk = number('risk', risk, 0, 1)
   points = curve.ends - 1
@@ -156,13 +135,6 @@ def threshold_for_coverage(curve: RiskCoverage, coverage: float) -> Threshold:
 
   Args:
     coverage: from 0 to 1. At least one example is accepted.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 0])
-    >>> threshold = selective.threshold_for_coverage(curve, 0.5)
-    >>> print(threshold.value, threshold.coverage, round(threshold.risk, 4))
-    0.8 0.75 0.3333
   """
   enough = np.searchsorted(curve.ends, _accepted(curve, coverage))
   return _at(curve, curve.ends[enough] - 1)
@@ -183,14 +155,6 @@ def apply_threshold(
 
   Returns:
     Which examples are accepted, and their coverage and risk.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> selection = selective.apply_threshold(0.8, [0.7, 0.8, 0.9], [1, 1, 0])
-    >>> print(selection.accepted)
-    [False  True  True]
-    >>> print(round(selection.coverage, 4), selection.risk)
-    0.6667 0.5
   """
   value = threshold.value if isinstance(threshold, Threshold) else threshold
   if value != math.inf:

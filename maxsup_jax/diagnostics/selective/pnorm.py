@@ -58,8 +58,7 @@ def max_logit_pnorm(
     >>> print(selective.max_logit_pnorm(logits, 2, centered=False).round(4))
     [0.9701 0.9701 0.5774]
 
-  References:
-    Cattelan and Silva, 2024.
+  References: Cattelan and Silva, 2024.
   """
   logits = _normalizable(logits)
   if centered and logits.shape[1] == 2:
@@ -102,9 +101,11 @@ def fit_pnorm(
   *,
   grid: Iterable[float] = range(1, 11),
   centered: bool = True,
-  fallback: bool = True,
 ) -> PNormFit:
   """Chooses the norm of MaxLogit-pNorm with the least AURC.
+
+  Or the MSP, unless a norm is better; for two classes, where the centred score
+  is constant, the MSP is all there is.
 
   Use examples that are held out from training, and not evaluated on afterwards.
 
@@ -113,11 +114,6 @@ def fit_pnorm(
       ones is taken. The default is that of Xia et al.; Cattelan and Silva try 0
       to 9.
     centered: whether to subtract the mean over the classes.
-    fallback: whether to take the MSP unless a norm is better. For two classes,
-      where the centred score is constant, the MSP is all there is.
-
-  Returns:
-    The fit; its method `score` applies it.
 
   Examples:
     The third example is wrong, and its logits are large:
@@ -130,8 +126,7 @@ def fit_pnorm(
     >>> print(fit.score(logits).round(4))
     [0.8157 0.8157 0.5398 0.815 ]
 
-  References:
-    Cattelan and Silva, 2024; Xia et al., 2025, section 5.
+  References: Cattelan and Silva, 2024; Xia et al., 2025, section 5.
   """
   wrong = errors(logits, labels)
   grid = tuple(grid)
@@ -139,18 +134,12 @@ def fit_pnorm(
     raise UsageError('grid is empty; expected norms to try')
   exponents = tuple(_exponent(p) for p in grid)
   msp_aurc = _aurc(scores(logits, ('msp',))['msp'], wrong)
-  constant = centered and checks.class_scores(logits).shape[1] == 2
-  if constant:
-    if not fallback:
-      raise UsageError(
-        'the centred score of two classes is constant: there is no norm to '
-        'choose; use centered=False, or fallback=True for the MSP'
-      )
+  if centered and checks.class_scores(logits).shape[1] == 2:
     aurcs = np.full(len(grid), np.nan)
   else:
     confidence = _pnorm_scores(_normalizable(logits), exponents, centered)
     aurcs = np.array([_aurc(c, wrong) for c in confidence.T])
-  best, best_aurc = None, msp_aurc if fallback else math.inf
+  best, best_aurc = None, msp_aurc
   for p, value in zip(grid, aurcs):
     if value < best_aurc:
       best, best_aurc = p, value

@@ -55,8 +55,7 @@ def suppression(
     [ 0.15 -0.05]
     [0.15 0.15]
 
-  References:
-    Xia et al., 2025, section 4.
+  References: Xia et al., 2025, section 4.
   """
   logits, labels = checks.logits_and_labels(logits, labels)
   # In JAX's precision, so that the largest is the one that JAX sees.
@@ -110,11 +109,11 @@ def expected_suppression(
   Args:
     error_probability: P, from 0 to 1, of any shape.
     alpha: the strength.
-    top_probability: :math:`q_{\max}`, from 0 to 1, for `'soft'` only; its shape
-      broadcasts with that of P.
+    top_probability: :math:`q_{\max}`, from 0 to 1, for `'soft'` only; as many
+      as P, or one.
 
   Returns:
-    float64, of the shape of P, broadcast with that of `top_probability`.
+    float64, of the shape of P.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
@@ -124,9 +123,8 @@ def expected_suppression(
     >>> print(selective.expected_suppression(P, 4, 0.2, target='maxsup'))
     [0.15 0.15 0.15]
 
-  References:
-    Xia et al., 2025, section 4, for label smoothing; the others follow
-    in the same way.
+  References: Xia et al., 2025, section 4, for label smoothing; the others
+    follow in the same way.
   """
   one_of('target', target, TARGETS)
   K = integer('num_classes', num_classes, low=2)
@@ -139,13 +137,10 @@ def expected_suppression(
   if top_probability is None:
     return alpha * (1 - P - 1 / K)
   q = checks.shares(top_probability, 'top_probability')
-  try:
-    np.broadcast_shapes(P.shape, q.shape)
-  except ValueError:
+  if q.ndim and q.shape != P.shape:
     raise UsageError(
-      f'the shapes of error_probability, {P.shape}, and top_probability, '
-      f'{q.shape}, do not fit'
-    ) from None
+      f'top_probability has the shape {q.shape}; expected {P.shape}'
+    )
   return alpha * (1 - P - q)
 
 
@@ -201,19 +196,8 @@ def max_logit_given_confidence(
   Returns:
     The profile, with NaN where a window has too few examples.
 
-  Examples:
-    Two predictions of equal confidence, of which the wrong one has the larger
-    logits:
-
-    >>> from maxsup_jax.diagnostics import selective
-    >>> logits = np.array([[2.0, 1.0, 0.0], [7.0, 6.0, 5.0]])
-    >>> profile = selective.max_logit_given_confidence(logits, [0, 1])
-    >>> i = int(abs(profile.confidence - 0.665).argmin())
-    >>> print(profile.correct.mean[i], profile.wrong.mean[i])
-    2.0 7.0
-
-  References:
-    Xia et al., 2025, section 4, and its code, which has these defaults.
+  References: Xia et al., 2025, section 4, and its code, which has these
+    defaults.
   """
   width = number('width', width, above=0, high=1)
   step = number('step', step, 1e-6, 1)

@@ -17,7 +17,6 @@ alone: cross-entropy, label smoothing or MaxSup.
 """
 
 from maxsup_jax.diagnostics.unconstrained.descent import (
-  Gap,
   Solution,
   Trajectory,
   gap,
@@ -29,24 +28,14 @@ from maxsup_jax.diagnostics.unconstrained.descent import (
 )
 from maxsup_jax.diagnostics.unconstrained.theory import (
   OBJECTIVES,
-  ConditionNumbers,
-  Eigenvalue,
-  HessianSpectrum,
-  Minimizer,
   Problem,
   condition_numbers,
   hessian_spectrum,
   minimizer,
-  objective_value,
 )
 
 __all__ = [
   'OBJECTIVES',
-  'ConditionNumbers',
-  'Eigenvalue',
-  'Gap',
-  'HessianSpectrum',
-  'Minimizer',
   'Problem',
   'Solution',
   'Trajectory',
@@ -57,7 +46,6 @@ __all__ = [
   'log_spaced_steps',
   'metric_at_threshold',
   'minimizer',
-  'objective_value',
   'solve',
   'steps_to_threshold',
 ]

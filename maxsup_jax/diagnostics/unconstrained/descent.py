@@ -92,11 +92,6 @@ def log_spaced_steps(steps: int, count: int = 200) -> np.ndarray:
   Args:
     steps: the last of them, at least 1.
     count: about how many; fewer where they would be equal.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> print(unconstrained.log_spaced_steps(1000, 8))
-    [   0    1    3   10   32  100  316 1000]
   """
   steps = integer('steps', steps, low=1)
   count = integer('count', count, low=2)
@@ -131,18 +126,6 @@ def gradient_descent(
 
   Returns:
     What happened at the recorded steps.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> for objective, alpha in (('ce', 0.0), ('ls', 0.2), ('maxsup', 0.2)):
-    ...   problem = unconstrained.Problem(
-    ...     num_classes=4, per_class=5, dim=8, objective=objective, alpha=alpha)
-    ...   path = unconstrained.gradient_descent(problem, steps=400)
-    ...   step = unconstrained.steps_to_threshold(path, 'nc1', 1e-2)
-    ...   print(objective, round(step, -1))
-    ce 170.0
-    ls 90.0
-    maxsup 90.0
   """
   steps = integer('steps', steps, low=1)
   scale = _default_scale(problem) if scale is None else scale
@@ -187,13 +170,6 @@ def steps_to_threshold(
 
   Returns:
     The step, as a float; NaN if the metric never gets there.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> problem = unconstrained.Problem(num_classes=4, per_class=5, dim=8)
-    >>> path = unconstrained.gradient_descent(problem, steps=20)
-    >>> unconstrained.steps_to_threshold(path, 'nc1', 1e-9)
-    nan
   """
   i = _first_below(trajectory, metric, threshold)
   return math.nan if i is None else float(trajectory.steps[i])
@@ -393,16 +369,6 @@ def solve(
   Returns:
     Where it ended. At W = H = 0 MaxSup has a kink, and next to it a gradient
     that is not small: a solution there has seldom `converged` in this sense.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> problem = unconstrained.Problem(
-    ...   num_classes=4, per_class=3, dim=6, objective='maxsup', alpha=0.1,
-    ...   lambda_w=5e-3, lambda_h=2e-3)
-    >>> solution = unconstrained.solve(problem)
-    >>> best = unconstrained.minimizer(problem)
-    >>> print(round(solution.value, 6), round(best.value, 6))
-    0.406286 0.406286
   """
   tolerance = number('tolerance', tolerance, above=0)
   max_steps = integer('max_steps', max_steps, low=1)
@@ -446,13 +412,6 @@ def gap(solution: Solution, best: Minimizer | None = None) -> Gap:
 
   Returns:
     Value, logits, inner products and bias, compared.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> problem = unconstrained.Problem(num_classes=3, per_class=2, dim=2)
-    >>> found = unconstrained.gap(unconstrained.solve(problem))
-    >>> print(abs(found.value) < 1e-12, found.logits < 1e-5)
-    True True
   """
   best = best or minimizer(solution.problem)
   found = (solution.weights, solution.features, solution.bias)

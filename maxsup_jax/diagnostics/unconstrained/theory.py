@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from scipy import linalg
 
 from maxsup_jax.errors import UsageError, integer, number, one_of
@@ -52,16 +51,7 @@ class Problem:
     lambda_h: of the features, from 1e-100 to 1e100.
     lambda_b: of the bias, from 0 to 1e100.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> problem = unconstrained.Problem(
-    ...   num_classes=10, per_class=5000, dim=512, objective='ls', alpha=0.1,
-    ...   lambda_w=1e-3, lambda_h=1e-6, lambda_b=1e-2)
-    >>> print(problem.num_examples, round(problem.epsilon, 4))
-    50000 0.0224
-
-  References:
-    Guo et al., 2025: the model with CE and LS.
+  References: Guo et al., 2025: the model with CE and LS.
   """
 
   num_classes: int
@@ -121,45 +111,6 @@ class Problem:
     return self.epsilon + self.alpha >= 1
 
 
-def objective_value(
-  problem: Problem, weights: ArrayLike, features: ArrayLike, bias: ArrayLike
-) -> jax.Array:
-  """The regularised objective of a `Problem`, as a function to differentiate.
-
-  Args:
-    weights: W, a row per class, floating point `[K, D]`.
-    features: H, a row per example, floating point `[N, D]`: the n examples of
-      the first class, then those of the second, and so on.
-    bias: b, floating point `[K]`.
-
-  Returns:
-    A scalar, in the dtype in which JAX computes: float64 needs
-    `jax.enable_x64`. Where several logits of an example are the largest, the
-    gradient of MaxSup is split evenly among them.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> problem = unconstrained.Problem(num_classes=4, per_class=3, dim=6)
-    >>> weights, features = np.zeros((4, 6)), np.zeros((12, 6))
-    >>> value = unconstrained.objective_value(
-    ...   problem, weights, features, np.zeros(4))
-    >>> print(round(float(value), 4))  # log(4)
-    1.3863
-  """
-  K, D, N = problem.num_classes, problem.dim, problem.num_examples
-  for name, value, shape in (
-    ('weights', weights, (K, D)),
-    ('features', features, (N, D)),
-    ('bias', bias, (K,)),
-  ):
-    if jnp.shape(value) != shape:
-      raise UsageError(
-        f'{name} has the shape {jnp.shape(value)}; expected {shape}'
-      )
-  W, H, b = map(jnp.asarray, (weights, features, bias))
-  return regularized(problem.objective, strengths(problem), (W, H, b))
-
-
 def strengths(problem: Problem) -> tuple[float, float, float, float]:
   """The numbers of a problem, which may be traced: it compiles once."""
   return problem.alpha, problem.lambda_w, problem.lambda_h, problem.lambda_b
@@ -171,7 +122,9 @@ def regularized(
   parameters: Parameters,
   temperature: float | None = None,
 ) -> jax.Array:
-  """`objective_value` for traced strengths and checked parameters.
+  """The objective of a `Problem`, of its `strengths` and of W, H and b.
+
+  H has a row per example: the n of the first class, then those of the second.
 
   With a temperature MaxSup has a smooth maximum of the logits: log-sum-exp.
   """
@@ -240,7 +193,7 @@ class Minimizer:
     return np.repeat(self.class_features, self.problem.per_class, axis=0)
 
 
-def minimizer(problem: Problem, *, seed: int | None = None) -> Minimizer:
+def minimizer(problem: Problem) -> Minimizer:
   r"""A global minimiser of a `Problem`, in closed form.
 
   With :math:`\epsilon = K \sqrt{n \lambda_W \lambda_H}` it is 0 if
@@ -260,28 +213,9 @@ def minimizer(problem: Problem, *, seed: int | None = None) -> Minimizer:
   largest logit is that of the class, as it is at the minimisers of LS. They are
   0 for every `alpha` from :math:`1 - \epsilon` on.
 
-  Args:
-    seed: of the random rotation in the feature space; None for the first K - 1
-      axes.
-
-  Examples:
-    The norms that the authors' code compares trained networks with:
-
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> for alpha in (0.0, 0.05, 0.1):
-    ...   problem = unconstrained.Problem(
-    ...     num_classes=10, per_class=5000, dim=512, objective='ls',
-    ...     alpha=alpha, lambda_w=1e-3, lambda_h=1e-6, lambda_b=1e-2)
-    ...   best = unconstrained.minimizer(problem)
-    ...   print(round(best.weight_norm, 4), round(best.feature_norm, 4))
-    3.4987 1.5647
-    3.1278 1.3988
-    2.9371 1.3135
-
-  References:
-    Guo et al., 2025: the minimisers for CE and LS. The formulas here
-    were derived anew and agree with the constants in the code published
-    with the paper.
+  References: Guo et al., 2025: the minimisers for CE and LS. The formulas here
+    were derived anew and agree with the constants in the code published with
+    the paper.
   """
   K, D = problem.num_classes, problem.dim
   beta, p, q, value = 0.0, 1 / K, 1 / K, math.log(K)
@@ -293,7 +227,8 @@ def minimizer(problem: Problem, *, seed: int | None = None) -> Minimizer:
     p = 1 - (K - 1) * q
     value = math.log1p((K - 1) * math.exp(-beta)) + total * beta * (K - 1) / K
   ratio = math.sqrt(problem.per_class * problem.lambda_h / problem.lambda_w)
-  simplex = simplex_basis(K) @ _basis(K - 1, D, seed)
+  # In the first K - 1 axes: orthonormal columns whose sums are 0.
+  simplex = linalg.helmert(K).T @ np.eye(K - 1, D)
   norm = math.sqrt((K - 1) / K * beta)
   return Minimizer(
     problem=problem,
@@ -308,20 +243,6 @@ def minimizer(problem: Problem, *, seed: int | None = None) -> Minimizer:
     class_features=math.sqrt(beta / ratio) * simplex,
     bias=np.zeros(K),
   )
-
-
-def simplex_basis(num_classes: int) -> np.ndarray:
-  """Orthonormal columns `[K, K - 1]` whose sums are 0."""
-  return linalg.helmert(num_classes).T
-
-
-def _basis(count: int, dim: int, seed: int | None) -> np.ndarray:
-  """Orthonormal rows `[count, dim]`."""
-  if seed is None:
-    return np.eye(count, dim)
-  random = np.random.default_rng(integer('seed', seed, low=0))
-  normal = random.standard_normal((dim, count))
-  return np.linalg.qr(normal).Q.T
 
 
 class Eigenvalue(NamedTuple):
@@ -380,20 +301,7 @@ def hessian_spectrum(problem: Problem) -> HessianSpectrum:
   Returns:
     The eigenvalues, those of equal description together.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> problem = unconstrained.Problem(
-    ...   num_classes=4, per_class=3, dim=6, lambda_w=5e-3, lambda_h=2e-3)
-    >>> for e in unconstrained.hessian_spectrum(problem).weights:
-    ...   print(f'{e.value:.6f} {e.multiplicity:2} {e.description}')
-    0.030526  1 all classes apart
-    0.024180  3 one class against the others
-    0.011488  5 within the simplex, the rest
-    0.005000  3 the same for all classes
-    0.005000 12 outside the simplex
-
-  References:
-    Derived for this package; the paper's theorem may be stated
+  References: Derived for this package; the paper's theorem may be stated
     differently.
   """
   if problem.trivial:
@@ -562,19 +470,7 @@ def condition_numbers(problem: Problem) -> ConditionNumbers:
   Args:
     problem: a problem whose minimiser is not 0.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import unconstrained
-    >>> for objective, alpha in (('ce', 0.0), ('ls', 0.05), ('ls', 0.1)):
-    ...   kappa = unconstrained.condition_numbers(unconstrained.Problem(
-    ...     num_classes=10, per_class=5000, dim=512, objective=objective,
-    ...     alpha=alpha, lambda_w=1e-5, lambda_h=1e-5, lambda_b=1e-5))
-    ...   print(f'{kappa.data:.2f} {kappa.block:.1f} {kappa.curved:.1f}')
-    9.94 8.2 4.8
-    9.49 40.2 7.8
-    9.04 61.7 8.0
-
-  References:
-    Guo et al., 2025, claims that LS has the lower one. The formulas
+  References: Guo et al., 2025, claims that LS has the lower one. The formulas
     were derived for this package; the paper's theorem may be stated
     differently.
   """

@@ -54,18 +54,6 @@ def test_the_edges_belong_to_the_windows():
   assert np.isnan(profile.wrong.mean).all()
 
 
-def test_other_windows():
-  logits, labels = examples()
-  profile = selective.max_logit_given_confidence(logits, labels, 0.2, 0.1)
-  np.testing.assert_allclose(profile.confidence, np.arange(0.1, 0.95, 0.1))
-  profile = selective.max_logit_given_confidence(logits, labels, 1, 1)
-  np.testing.assert_array_equal(profile.confidence, [0.5])
-  assert profile.correct.count[0] + profile.wrong.count[0] == len(labels)
-  # Centres that do not reach the other end.
-  profile = selective.max_logit_given_confidence(logits, labels, 0.5, 0.3)
-  np.testing.assert_allclose(profile.confidence, [0.25, 0.55])
-
-
 @pytest.mark.parametrize(
   ('width', 'step', 'message'),
   [
@@ -77,12 +65,3 @@ def test_other_windows():
 def test_bad_windows(width, step, message):
   with pytest.raises(UsageError, match=message):
     selective.max_logit_given_confidence([[0.0, 1.0]], [0], width, step)
-
-
-def test_a_single_logit():
-  z = np.array([-3.0, 3.0, 3.0])
-  profile = selective.max_logit_given_confidence(z, [0, 1, 0])
-  i = int(abs(profile.confidence - 1 / (1 + np.exp(-3))).argmin())
-  # Of (0, z) the largest logits of the correct ones would be 0 and 3.
-  assert profile.correct.mean[i] == profile.wrong.mean[i] == 1.5
-  assert profile.correct.std[i] == 0

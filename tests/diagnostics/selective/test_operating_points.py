@@ -7,23 +7,9 @@ from maxsup_jax.diagnostics import selective
 from maxsup_jax.errors import UsageError
 
 
-@pytest.fixture
-def golden_curve(golden):
-  return selective.risk_coverage(golden.confidence, golden.errors)
-
-
 def ranked(errors):
   """A curve of examples given from the surest on."""
   return selective.risk_coverage(-np.arange(len(errors)), errors)
-
-
-def test_golden(golden_curve):
-  assert math.isnan(selective.coverage_at_risk(golden_curve, 0.05))
-  assert math.isnan(selective.coverage_at_risk(golden_curve, 0.1))
-  assert selective.coverage_at_risk(golden_curve, 0.2) == 11 / 12
-  assert selective.risk_at_coverage(golden_curve, 0.8) == 0.2
-  assert selective.risk_at_coverage(golden_curve, 0.5) == 1 / 6
-  assert selective.selective_accuracy_coverage(golden_curve, 0.9) == 0
 
 
 @pytest.mark.parametrize('seed', range(3))

@@ -60,11 +60,3 @@ def test_bad_input():
     selective.pool_pixels(logits, labels, limit=0)
   with pytest.raises(UsageError, match='is 255; expected from 0 to 2'):
     selective.pool_pixels(logits, labels, ignore_label=None)
-
-
-def test_a_single_logit_is_symmetric():
-  logits, labels = images()
-  z = logits[..., :1]
-  pooled, _ = selective.pool_pixels(z, labels * 0)
-  np.testing.assert_array_equal(pooled[:, 1], z.reshape(-1) / 2)
-  np.testing.assert_array_equal(pooled[:, 0], -z.reshape(-1) / 2)

@@ -58,16 +58,6 @@ def test_golden(golden):
   assert fit.p == 1
 
 
-@pytest.mark.parametrize('p', [0.5, 1, 2, 5, 33, math.inf])
-def test_invariance_of_the_centred_score(p):
-  logits = random_logits(1)
-  before = selective.max_logit_pnorm(logits, p)
-  for after in (logits + 7, 13 * logits, 1e-30 * logits, 1e30 * logits):
-    np.testing.assert_allclose(
-      selective.max_logit_pnorm(after, p), before, rtol=1e-10
-    )
-
-
 def test_p_1_ties_are_exact():
   rng = np.random.default_rng(4)
   logits = rng.random((500, 7))
@@ -120,8 +110,6 @@ def test_two_classes():
   np.testing.assert_array_equal(
     fit.score(logits), selective.scores(logits)['msp']
   )
-  with pytest.raises(UsageError, match='there is no norm to choose'):
-    selective.fit_pnorm(logits, labels, fallback=False)
   assert selective.fit_pnorm(logits[:, 1] - logits[:, 0], labels).p is None
 
 
@@ -145,8 +133,8 @@ def noisy(seed, n=400, K=5):
   return logits, labels
 
 
-@pytest.mark.parametrize('centered', [True, False])
-def test_fit_takes_the_first_of_the_best(centered):
+def test_fit_takes_the_first_of_the_best():
+  centered = False
   logits, labels = noisy(0)
   grid = (7, 3, 0, 2.5, 1, 3, 2, 40)
   fit = selective.fit_pnorm(logits, labels, grid=grid, centered=centered)
@@ -162,16 +150,11 @@ def test_fit_takes_the_first_of_the_best(centered):
   np.testing.assert_array_equal(fit.aurc, aurcs)
   assert fit.grid == grid
   best = int(np.argmin(aurcs))
-  if not centered:
-    assert aurcs[best] < fit.msp_aurc
-    assert fit.p == grid[best]
-  unconditional = selective.fit_pnorm(
-    logits, labels, grid=grid, centered=centered, fallback=False
-  )
-  assert unconditional.p == grid[best]
+  assert aurcs[best] < fit.msp_aurc
+  assert fit.p == grid[best]
   held_out, _ = noisy(1)
   np.testing.assert_array_equal(
-    unconditional.score(held_out),
+    fit.score(held_out),
     selective.max_logit_pnorm(held_out, grid[best], centered=centered),
   )
 
@@ -181,4 +164,3 @@ def test_equally_good_norms_and_the_fallback_are_strict():
   logits = random_logits(9)
   labels = logits.argmax(1)
   assert selective.fit_pnorm(logits, labels).p is None
-  assert selective.fit_pnorm(logits, labels, grid=(4, 2), fallback=False).p == 4

@@ -37,10 +37,6 @@ def close(a, b):
   np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-def test_cross_entropy_adds_nothing(logits, labels):
-  close(selective.suppression(losses.cross_entropy, logits, labels), 0)
-
-
 def test_label_smoothing(logits, labels):
   correct = logits.argmax(1) == labels
   assert 0 < correct.sum() < N
@@ -85,20 +81,6 @@ def test_expected_suppression(logits, target):
   close(averaged(loss, logits, p_labels), expected)
 
 
-def test_a_calibrated_teacher_does_not_suppress(logits):
-  p_labels = np.random.default_rng(5).dirichlet(np.ones(K), size=N)
-  teacher = np.log(p_labels)
-  close(averaged(distilled(teacher), logits, p_labels), 0)
-  P = np.linspace(0, 1, 5)
-  np.testing.assert_allclose(
-    selective.expected_suppression(
-      P, K, ALPHA, target='soft', top_probability=1 - P
-    ),
-    0,
-    atol=1e-16,
-  )
-
-
 def test_bad_input(logits, labels):
   with pytest.raises(UsageError, match=r'the loss has the shape \(\); expect'):
     selective.suppression(lambda z, y: LS(z, y).mean(), logits, labels)
@@ -117,9 +99,7 @@ def test_bad_input(logits, labels):
     expected(0.1, 1, ALPHA)
   with pytest.raises(UsageError, match='alpha is nan; expected a finite num'):
     expected(0.1, K, np.nan)
-  with pytest.raises(
-    UsageError, match=r'\(2,\), and top_probability, \(3,\), do'
-  ):
+  with pytest.raises(UsageError, match=r'top_probability has the shape \(3,'):
     expected([0.1, 0.2], K, ALPHA, target='soft', top_probability=[0.1] * 3)
 
 
