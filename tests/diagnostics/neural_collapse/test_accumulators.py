@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics._class_sums import Pair, class_sums
 from maxsup_jax.diagnostics.neural_collapse import (
@@ -55,7 +56,7 @@ def two_passes(features, labels, predictions, shards, group_by='labels'):
 
 def assert_same(a, b, rtol=2e-6, atol=1e-7):
   for field in dataclasses.fields(a):
-    np.testing.assert_allclose(
+    assert_allclose(
       getattr(a, field.name),
       getattr(b, field.name),
       rtol,
@@ -103,7 +104,7 @@ def test_under_jit_other_labels_are_masked(data):
   means = jax.jit(lambda *a: ClassMeans.init(K, D).update(*a))(features, y)
   kept = (y >= 0) & (y < K)
   between = means.compute()
-  np.testing.assert_array_equal(between.count, np.bincount(labels[kept]))
+  assert_array_equal(between.count, np.bincount(labels[kept]))
   within = jax.jit(
     lambda b, h, y, p: WithinClass.init(K).update(b, h, y, predictions=p)
   )(between, features, y, p)
@@ -145,7 +146,7 @@ def test_a_mapped_step_sums_over_devices(data, mapped):
     return jax.tree.map(lambda a: a[device], tree)
 
   between = one(first(ClassMeans.init(K, D), h, y, real), 2).compute()
-  np.testing.assert_array_equal(between.count, np.bincount(labels[flat]))
+  assert_array_equal(between.count, np.bincount(labels[flat]))
   within = one(second(WithinClass.init(K), between, h, y, p, real), 1)
   logits = np.eye(K)[predictions]
   whole = neural_collapse(features[flat], labels[flat], logits=logits[flat])
@@ -155,10 +156,9 @@ def test_a_mapped_step_sums_over_devices(data, mapped):
     assert getattr(result, name) == pytest.approx(expected, rel=2e-6), name
 
 
-@pytest.mark.parametrize('jit', [False, True])
-def test_pairs_keep_what_float32_loses(jit):
+def test_pairs_keep_what_float32_loses():
   """The compiler must not simplify the compensation away."""
-  add = jax.jit(Pair.add) if jit else Pair.add
+  add = jax.jit(Pair.add)
   rng = np.random.default_rng(0)
   values = (1e6 * rng.normal(size=(2000, 3))).astype(np.float32)
   values = np.concatenate([values + 1e6, -values - np.float32(1e6)])
@@ -170,12 +170,10 @@ def test_pairs_keep_what_float32_loses(jit):
     plain = plain + value
   exact = values.astype(np.float64).sum(0)
   assert np.abs(plain - exact).min() > 1
-  np.testing.assert_allclose(pair.compute(), exact, rtol=1e-6, atol=1e-3)
+  assert_allclose(pair.compute(), exact, rtol=1e-6, atol=1e-3)
   half = functools.reduce(add, values[:2000], Pair.zeros((3,)))
   rest = functools.reduce(add, values[2000:], Pair.zeros((3,)))
-  np.testing.assert_allclose(
-    half.merge(rest).compute(), exact, rtol=1e-6, atol=1e-3
-  )
+  assert_allclose(half.merge(rest).compute(), exact, rtol=1e-6, atol=1e-3)
 
 
 def test_sums_of_accelerators_equal_those_of_the_host(data, monkeypatch):
@@ -189,7 +187,7 @@ def test_sums_of_accelerators_equal_those_of_the_host(data, monkeypatch):
     jax.lax, 'platform_dependent', lambda *a, cpu, default: default(*a)
   )
   other = class_sums(jnp.asarray(features), jnp.asarray(ids), K)
-  np.testing.assert_allclose(other, expected, rtol=1e-6)
+  assert_allclose(other, expected, rtol=1e-6)
   assert np.isfinite(np.asarray(expected)).all()
 
 
@@ -204,7 +202,7 @@ def test_blocks_equal_the_whole(data, monkeypatch, block):
     between, features, labels
   )
   for a, b in zip(found, whole):
-    np.testing.assert_allclose(a, b, rtol=1e-4)
+    assert_allclose(a, b, rtol=1e-4)
 
 
 def test_bad_input_is_one_line(data):
@@ -222,16 +220,12 @@ def test_bad_input_is_one_line(data):
     ((features[:, 1:], labels), r'shape \(200, 11\); expected \[examples, 12'),
     ((labels[:, None] * np.ones(D, int), labels), 'features has the dtype int'),
     ((features, labels[1:]), r'labels has the shape \(199,\)'),
-    ((features, labels * 1.0), 'labels has the dtype float'),
-    ((features, labels, labels), 'where has the dtype int'),
     ((features, labels, labels[1:] > 0), 'where has the shape'),
   ):
     with pytest.raises(UsageError, match=message):
       means.update(*arguments)
   between = means.update(features, labels).compute()
   within = WithinClass.init(K)
-  with pytest.raises(UsageError, match='there are no examples'):
-    within.compute(between)
   with pytest.raises(UsageError, match='needs the predictions'):
     within.update(between, features, labels, group_by='predictions')
   with pytest.raises(UsageError, match='between has 5 classes; expected 6'):
@@ -269,10 +263,6 @@ def test_groups_are_not_mixed(data):
     ):
       with pytest.raises(UsageError, match='grouped by labels and some by'):
         mixed.compute(between)
-  with pytest.raises(UsageError, match='needs the predictions'):
-    WithinClass.batch_sums(between, features, labels, group_by='predictions')
-  with pytest.raises(UsageError, match="group_by is 'label'"):
-    WithinClass.batch_sums(between, features, labels, group_by='label')
   with pytest.raises(UsageError, match="group_by is 'label'"):
     parts['labels'].add(sums['labels'], predicted=True, group_by='label')
 
@@ -280,36 +270,15 @@ def test_groups_are_not_mixed(data):
 def test_sums_of_other_shapes_are_refused(data):
   features, labels, _, _, _ = data
   means = ClassMeans.init(K, D)
-  between = means.update(features, labels).compute()
+  sums = ClassMeans.batch_sums(features[:, :1], labels, None, K)
   within = WithinClass.init(K)
-  for classes, width in ((K, 1), (1 + K, D)):
-    other = ClassMeans.init(classes, width)
+  for call in (
+    lambda: means.merge(ClassMeans.init(1 + K, D)),
+    lambda: means.add(sums),
+    lambda: within.merge(WithinClass.init(2)),
+  ):
     with pytest.raises(UsageError, match='the sums have the shape'):
-      means.merge(other)
-    sums = ClassMeans.batch_sums(features[:, :width], labels, None, classes)
-    with pytest.raises(UsageError, match='the sums have the shape'):
-      means.add(sums)
-  sums = WithinClass.batch_sums(between, features, labels)
-  for classes in (2, 1 + K):
-    with pytest.raises(UsageError, match='the sums have the shape'):
-      within.merge(WithinClass.init(classes))
-    with pytest.raises(UsageError, match='the sums have the shape'):
-      WithinClass.init(classes).add(sums, predicted=False, group_by='labels')
-
-
-@pytest.mark.filterwarnings('error')
-def test_lists_are_arrays(data):
-  features, labels, predictions, _, _ = data
-  h, y, p = (a.tolist() for a in (features, labels, predictions))
-  where = [True] * len(y)
-  between = ClassMeans.init(K, D).update(h, y, where).compute()
-  within = WithinClass.init(K).update(between, h, y, where, predictions=p)
-  whole = neural_collapse(features, labels)
-  assert within.compute(between).nc1 == pytest.approx(whole.nc1, rel=1e-6)
-  with pytest.raises(UsageError, match='features is no array: its rows differ'):
-    ClassMeans.init(K, D).update([[1.0], [1.0, 2.0]], [0, 1])
-  with pytest.raises(UsageError, match=r'labels has the shape \(\)'):
-    ClassMeans.init(K, D).update(features, None)
+      call()
 
 
 def test_what_float32_cannot_square_is_refused(data):
@@ -328,9 +297,6 @@ def test_what_float32_cannot_square_is_refused(data):
     else:
       with pytest.raises(UsageError, match=r'class means differ by .* float32'):
         means.compute()
-  # In memory all is float64.
-  tiny = neural_collapse(np.float32(1e-21) * features, labels)
-  assert tiny.cdnv == pytest.approx(expected.cdnv, rel=1e-5)
   # The class means are near each other, an example is far from them.
   between = ClassMeans.init(K, D).update(features, labels).compute()
   far = np.full((1, D), 1e20, np.float32)

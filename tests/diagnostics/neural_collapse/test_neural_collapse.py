@@ -4,22 +4,16 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.special
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neighbors import NearestCentroid
 
 from maxsup_jax.diagnostics.neural_collapse import neural_collapse
 from maxsup_jax.errors import UsageError
 
-FEATURES = np.array(
-  [
-    [3, 0, 1, 0],
-    [2, 1, 0, 0],
-    [0, 3, 0, 1],
-    [1, 2, 1, 0],
-    [0, 0, 3, 2],
-    [0, 1, 2, 1],
-  ],
-  np.float64,
-)
+FEATURES = np.array([
+  [3.0, 0, 1, 0], [2, 1, 0, 0], [0, 3, 0, 1],
+  [1, 2, 1, 0], [0, 0, 3, 2], [0, 1, 2, 1],
+])  # fmt: skip
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 WEIGHTS = np.array([[1, 0, -0.5, 0], [-0.5, 1, 0, 0.25], [0, -0.5, 1, 0.5]])
 BIAS = np.array([0.1, -0.2, 0.05])
@@ -111,9 +105,7 @@ def textbook(h, y, K, W, b, global_mean='classes'):
 def assert_equal_measures(result, expected, rtol, atol=0.0, skip=()):
   for name, value in expected.items():
     if name not in skip:
-      np.testing.assert_allclose(
-        getattr(result, name), value, rtol, atol, err_msg=name
-      )
+      assert_allclose(getattr(result, name), value, rtol, atol, err_msg=name)
 
 
 def test_golden_values():
@@ -151,17 +143,10 @@ def test_equals_the_textbook(counts, D, global_mean):
   expected = textbook(h, y, len(counts), W, b, global_mean)
   assert_equal_measures(result, expected, 1e-9, 1e-12)
   assert result.rank == len(counts) - 1
-  np.testing.assert_array_equal(result.counts, counts)
+  assert_array_equal(result.counts, counts)
   if global_mean == 'classes':
     average = np.average(result.nc1_per_class, weights=counts)
     assert average == pytest.approx(result.nc1)
-
-
-def test_fewer_features_than_directions():
-  h, y, W, b = sample([6] * 8, 3)
-  result = neural_collapse(h, y, W, b)
-  assert result.rank == 3
-  assert_equal_measures(result, textbook(h, y, 8, W, b), 1e-9, 1e-12)
 
 
 def test_class_means_that_span_less():
@@ -191,33 +176,6 @@ def test_float32_features_do_not_invert_rounding():
   right = np.trace(S_W @ scipy.linalg.pinv(S_B.astype(np.float64), rtol=1e-5))
   assert result.nc1 == pytest.approx(right / 10, rel=1e-4)
   assert abs(naive) > 1000 * result.nc1
-
-
-def etf(K, D, seed=0):
-  """A simplex ETF in random directions, rows of norm 1."""
-  rng = np.random.default_rng(seed)
-  frame = np.linalg.qr(rng.normal(size=(D, K)))[0]
-  return np.sqrt(K / (K - 1)) * (np.eye(K) - 1 / K) @ frame.T
-
-
-@pytest.mark.parametrize(('dtype', 'atol'), [('f8', 1e-12), ('f4', 1e-6)])
-def test_full_collapse_is_zero(dtype, atol):
-  K, D = 7, 20
-  means = etf(K, D).astype(dtype)
-  y = np.arange(70) % K
-  result = neural_collapse(3 * means[y], y, 0.5 * means, np.zeros(K))
-  zero = words(
-    'nc1 nc1_unnormalized nc1_per_class nc2 nc2_centered nc2h nc2w '
-    'nc2w_centered nc3 nc3_squared residual equinorm_h equinorm_w '
-    'equinorm_h_population equinorm_w_population equiangularity_h '
-    'equiangularity_w cosine_std_h cosine_std_w cdnv trace_ratio trace_within '
-    'var_cls ncc_mismatch nc1_correct'
-  )
-  assert_equal_measures(result, dict.fromkeys(zero, 0), 0, atol)
-  assert result.ncc_accuracy == 1
-  assert result.h_norm == pytest.approx(3, rel=1e-6)
-  assert result.w_norm == pytest.approx(0.5, rel=1e-6)
-  assert np.isnan(result.nc1_wrong)
 
 
 def test_nearest_class_mean_equals_scikit_learn():
@@ -311,33 +269,18 @@ def test_trivial_collapse_up_to_rounding():
   assert result.h_norm == 0
 
 
-def test_one_predicted_class_is_undefined():
-  logits = np.tile([1.0, 0, 0], (6, 1))
-  result = neural_collapse(
-    FEATURES, LABELS, logits=logits, group_by='predictions'
-  )
-  assert (result.num_classes, result.num_dropped) == (1, 2)
-  assert np.isnan([result.nc1, result.nc2h, result.equinorm_h]).all()
-
-
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
     ({'num_classes': 4}, 'no mean, of the classes: 3'),
     ({'num_classes': 12}, 'classes: 3, 4, 5, 6, 7, ...'),
-    ({'num_classes': 2}, r'labels\[4\] is 2; expected from 0 to 1'),
     ({'labels': 0 * LABELS}, 'there is 1 class; expected at least 2'),
-    ({'labels': LABELS[:5]}, 'features 6, labels 5'),
     ({'labels': LABELS * 10**11}, r'labels\[2\] is 100000000000; expected'),
     ({'features': FEATURES * 1e-200}, 'largest of features is 3e-200'),
-    ({'features': FEATURES * 1e149}, r'largest of features is 3e\+149'),
     ({'weights': WEIGHTS * 1e-200}, 'largest of weights is 1e-200 in size'),
-    ({'features': FEATURES * np.nan}, r'features\[0, 0\] is nan'),
-    ({'weights': WEIGHTS[:, :2]}, r'weights has the shape \(3, 2\); expected'),
     ({'weights': WEIGHTS, 'bias': BIAS[:2]}, r'bias has the shape \(2,\)'),
     ({'bias': BIAS}, 'bias was given without weights'),
     ({'weights': WEIGHTS, 'num_classes': 4}, 'num_classes 4, weights 3'),
-    ({'logits': np.zeros((5, 3))}, 'features 6, logits 5'),
     ({'group_by': 'predictions'}, 'needs logits, or weights and bias'),
     ({'group_by': 'class'}, "group_by is 'class'; expected one of labels"),
     ({'global_mean': 'mean'}, "global_mean is 'mean'; expected one of classes"),
@@ -355,13 +298,6 @@ def test_tiny_and_huge_features_and_weights(scale):
   found = neural_collapse(scale * FEATURES, LABELS, scale * WEIGHTS)
   for name in words('nc1 nc2 nc2h nc2w nc3 trace_ratio cdnv equinorm_h'):
     assert getattr(found, name) == pytest.approx(getattr(expected, name)), name
-
-
-def test_equal_class_means_without_variance_have_no_cdnv():
-  h = np.array([[1.0, 0], [1, 0], [1, 0], [1, 0], [0, 4], [0, 4]])
-  result = neural_collapse(h, LABELS)
-  assert np.isnan(result.cdnv)
-  assert result.nc1 == 0
 
 
 def test_near_class_means_keep_their_digits():

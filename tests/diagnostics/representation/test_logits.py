@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics.representation import (
   logit_density,
@@ -34,7 +35,7 @@ def test_stability_equals_the_definition(logits, labels):
     center = sum(rows) / len(rows)
     variance.append(sum(((r - center) ** 2).sum() for r in rows) / len(rows))
   result = stability(logits, labels)
-  np.testing.assert_allclose(result.variance_per_class, variance, atol=1e-12)
+  assert_allclose(result.variance_per_class, variance, atol=1e-12)
   assert result.value == pytest.approx(1 - np.mean(variance), abs=1e-12)
   assert result.variance == pytest.approx(np.mean(variance), abs=1e-12)
   assert result.variance > 0.1
@@ -53,7 +54,7 @@ def test_stability_of_an_empty_class_is_refused(logits):
 def test_near_zero_share(logits):
   expected = [np.mean([abs(float(z)) < 0.5 for z in row]) for row in logits]
   share = near_zero_share(logits, 0.5)
-  np.testing.assert_array_equal(share, expected)
+  assert_array_equal(share, expected)
   assert share.dtype == np.float64
   edge = np.array([[0.01, -0.01, 0.0099, 0.0]])
   assert near_zero_share(edge).tolist() == [0.5]
@@ -71,7 +72,7 @@ def test_density_equals_scipy(logits, bandwidth):
     rule = bandwidth / values.std(ddof=1)
   exact = scipy.stats.gaussian_kde(values, rule)
   grid, density = logit_density(logits, bandwidth=bandwidth)
-  np.testing.assert_allclose(density, exact(grid), atol=2e-3 * density.max())
+  assert_allclose(density, exact(grid), atol=2e-3 * density.max())
   assert (density >= 0).all()
   assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
   assert np.diff(grid) == pytest.approx(grid[1] - grid[0])
@@ -84,7 +85,7 @@ def test_density_of_one_logit_per_example(logits, labels, of):
   values = logits.max(1) if of == 'top' else logits[np.arange(300), labels]
   exact = scipy.stats.gaussian_kde(values.astype(np.float64))
   grid, density = logit_density(logits, labels, of=of)
-  np.testing.assert_allclose(density, exact(grid), atol=2e-3 * density.max())
+  assert_allclose(density, exact(grid), atol=2e-3 * density.max())
 
 
 def test_far_outliers_do_not_need_endless_bins():
@@ -126,18 +127,3 @@ def test_a_single_logit_is_refused(shape):
       UsageError, match='logits holds the single logit of a b'
     ):
       function(z)
-
-
-def test_the_largest_logits():
-  z = 1e150 * np.random.default_rng(0).uniform(-1, 1, size=(300, 1000))
-  grid, density = logit_density(z)
-  assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
-  for function in (
-    near_zero_share,
-    logit_density,
-    lambda z: stability(z, np.arange(300) % 1000),
-  ):
-    with pytest.raises(
-      UsageError, match=r'is -?\d\S*e\+199; expected numbers fr'
-    ):
-      function(1e50 * z)

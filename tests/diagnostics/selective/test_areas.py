@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy import integrate
 
 from maxsup_jax.diagnostics import selective
@@ -42,7 +43,7 @@ def test_golden(golden):
   curve = selective.risk_coverage(golden.confidence, golden.errors)
 
   def close(value, expected, rtol=1e-9):
-    np.testing.assert_allclose(value, expected, rtol=rtol)
+    assert_allclose(value, expected, rtol=rtol)
 
   close(selective.aurc(curve), 0.29765812890812887)
   close(selective.aurc(curve, 'torch_uncertainty'), 0.2792634133543224)
@@ -77,12 +78,10 @@ def test_golden(golden):
 )
 def test_fd_shifts(confidence, errors, aurc, augrc, e_aurc):
   curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(selective.aurc(curve, 'fd_shifts'), aurc)
-  np.testing.assert_allclose(selective.augrc(curve, 'fd_shifts'), augrc)
+  assert_allclose(selective.aurc(curve, 'fd_shifts'), aurc)
+  assert_allclose(selective.augrc(curve, 'fd_shifts'), augrc)
   if e_aurc is not None:
-    np.testing.assert_allclose(
-      selective.e_aurc(curve, 'closed_form'), e_aurc, rtol=1e-9
-    )
+    assert_allclose(selective.e_aurc(curve, 'closed_form'), e_aurc, rtol=1e-9)
 
 
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
@@ -93,7 +92,7 @@ def test_areas_are_trapezoids(levels, ties):
   c0 = np.append(0, curve.coverage)
   r, g = curve.risk, curve.generalized_risk
   trapezoid, n = integrate.trapezoid, len(curve)
-  np.testing.assert_allclose(
+  assert_allclose(
     [
       selective.aurc(curve),
       selective.aurc(curve, 'torch_uncertainty'),
@@ -116,19 +115,15 @@ def test_areas_are_trapezoids(levels, ties):
     )
   c, s, g = (np.array(x, float) for x in zip(*points))
   s[0] = s[1]
-  np.testing.assert_allclose(
-    selective.aurc(curve, 'fd_shifts'), trapezoid(s, c)
-  )
-  np.testing.assert_allclose(
-    selective.augrc(curve, 'fd_shifts'), trapezoid(g, c)
-  )
+  assert_allclose(selective.aurc(curve, 'fd_shifts'), trapezoid(s, c))
+  assert_allclose(selective.augrc(curve, 'fd_shifts'), trapezoid(g, c))
 
 
 @pytest.mark.parametrize('levels', [None, 1, 3])
 def test_augrc_and_auroc_are_one(levels):
   curve = selective.risk_coverage(*some(3, levels=levels))
   e = curve.error_rate
-  np.testing.assert_allclose(
+  assert_allclose(
     selective.augrc(curve),
     (1 - selective.auroc(curve)) * (1 - e) * e + e**2 / 2,
     rtol=1e-13,
@@ -141,17 +136,8 @@ def test_auroc_against_scikit_learn(levels, ties):
   metrics = pytest.importorskip('sklearn.metrics')
   confidence, errors = some(4, levels=levels)
   curve = selective.risk_coverage(confidence, errors, ties=ties)
-  np.testing.assert_allclose(
+  assert_allclose(
     selective.auroc(curve), metrics.roc_auc_score(~errors, confidence)
-  )
-
-
-def test_closed_form_is_the_limit_of_a_perfect_ranking():
-  errors = np.arange(100_000) < 30_000
-  curve = selective.risk_coverage(np.arange(100_000), errors)
-  assert selective.e_aurc(curve, 'closed_form') == pytest.approx(0, abs=1e-5)
-  np.testing.assert_allclose(
-    selective.aurc(curve), 0.3 + 0.7 * np.log(0.7), rtol=1e-4
   )
 
 
@@ -172,6 +158,4 @@ DEFINED = {
 @pytest.mark.parametrize('case', DEFINED)
 def test_defined_values(case):
   confidence, errors, expected = DEFINED[case]
-  np.testing.assert_allclose(
-    all_metrics(confidence, errors), expected, atol=1e-15
-  )
+  assert_allclose(all_metrics(confidence, errors), expected, atol=1e-15)

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics import selective
 
@@ -26,11 +27,11 @@ def test_without_ties():
   for ties in ('expected', 'stable'):
     curve = selective.risk_coverage(confidence, errors, ties=ties)
     expected = np.array(naive_risks(confidence, errors))
-    np.testing.assert_allclose(curve.risk, expected, rtol=1e-15)
-    np.testing.assert_allclose(curve.generalized_risk, expected * n / 30)
-    np.testing.assert_array_equal(curve.coverage, n / 30)
-    np.testing.assert_array_equal(curve.threshold, np.sort(confidence)[::-1])
-    np.testing.assert_array_equal(curve.ends, n)
+    assert_allclose(curve.risk, expected, rtol=1e-15)
+    assert_allclose(curve.generalized_risk, expected * n / 30)
+    assert_array_equal(curve.coverage, n / 30)
+    assert_array_equal(curve.threshold, np.sort(confidence)[::-1])
+    assert_array_equal(curve.ends, n)
     assert len(curve) == 30
     assert curve.error_rate == errors.mean()
 
@@ -43,21 +44,21 @@ def test_ties_are_the_mean_over_all_orders():
     for order in itertools.permutations(range(7))
   ]
   curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(curve.risk, np.mean(orders, 0), rtol=1e-12)
-  np.testing.assert_array_equal(curve.ends, [2, 5, 7])
+  assert_allclose(curve.risk, np.mean(orders, 0), rtol=1e-12)
+  assert_array_equal(curve.ends, [2, 5, 7])
 
 
 def test_stable_ties_keep_the_order():
   confidence, errors = [0.5, 0.9, 0.5, 0.5], [1, 0, 0, 0]
   curve = selective.risk_coverage(confidence, errors, ties='stable')
-  np.testing.assert_array_equal(curve.errors, [0, 1, 0, 0])
-  np.testing.assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 4])
-  np.testing.assert_array_equal(curve.ends, [1, 4])
+  assert_array_equal(curve.errors, [0, 1, 0, 0])
+  assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 4])
+  assert_array_equal(curve.ends, [1, 4])
 
 
 def test_negative_zero_ties_with_zero():
   curve = selective.risk_coverage([0.0, -0.0], [1, 0])
-  np.testing.assert_array_equal(curve.risk, [0.5, 0.5])
+  assert_array_equal(curve.risk, [0.5, 0.5])
 
 
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
@@ -75,19 +76,19 @@ def test_a_resample_is_the_curve_of_the_repeated_examples(seed, ties):
     np.repeat(confidence, weights), np.repeat(errors, weights), ties=ties
   )
   for field in FIELDS:
-    np.testing.assert_array_equal(
+    assert_array_equal(
       getattr(resample, field), getattr(repeated, field), err_msg=field
     )
   if ties == 'expected':
     # In any order: the examples as they were drawn.
     drawn = rng.permutation(np.repeat(np.arange(50), weights))
     shuffled = selective.risk_coverage(confidence[drawn], errors[drawn])
-    np.testing.assert_array_equal(resample.risk, shuffled.risk)
+    assert_array_equal(resample.risk, shuffled.risk)
 
 
 def test_real_valued_errors():
   curve = selective.risk_coverage([3.0, 2, 2, 1], [0.5, 0.0, 0.25, 1.0])
-  np.testing.assert_allclose(curve.risk, [0.5, 0.625 / 2, 0.75 / 3, 1.75 / 4])
+  assert_allclose(curve.risk, [0.5, 0.625 / 2, 0.75 / 3, 1.75 / 4])
 
 
 def test_rounding_errors_of_ties_do_not_add_up():
@@ -96,6 +97,4 @@ def test_rounding_errors_of_ties_do_not_add_up():
   n = 49_000
   confidence, errors = np.arange(n) // 49, np.arange(n) % 49 == 0
   curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_array_equal(
-    curve.generalized_risk[48::49], np.arange(1, 1001) / n
-  )
+  assert_array_equal(curve.generalized_risk[48::49], np.arange(1, 1001) / n)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from maxsup_jax.diagnostics import selective
 from maxsup_jax.errors import UsageError
@@ -50,7 +51,7 @@ def test_rounding_does_not_take_another_example(n):
 )
 def test_defined_values(errors, expected):
   curve = ranked(errors)
-  np.testing.assert_array_equal(
+  assert_array_equal(
     [
       selective.coverage_at_risk(curve, 0.05),
       selective.risk_at_coverage(curve, 0.8),
@@ -109,7 +110,7 @@ def test_apply_threshold_elsewhere():
   selection = selective.apply_threshold(
     threshold, [0.6, 0.59, 0.7, 0.8], [1, 0, 0, 0]
   )
-  np.testing.assert_array_equal(selection.accepted, [1, 0, 1, 1])
+  assert_array_equal(selection.accepted, [1, 0, 1, 1])
   assert (selection.coverage, selection.risk) == (0.75, 1 / 3)
   unlabelled = selective.apply_threshold(0.6, [0.6, 0.59])
   assert unlabelled.coverage == 0.5

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from maxsup_jax.diagnostics import selective
 from maxsup_jax.errors import UsageError
@@ -18,8 +19,8 @@ def test_every_labelled_pixel_is_an_example():
   expected = [
     (logits[i], labels[i]) for i in np.ndindex(labels.shape) if labels[i] != 255
   ]
-  np.testing.assert_array_equal(pixel_logits, [e[0] for e in expected])
-  np.testing.assert_array_equal(pixel_labels, [e[1] for e in expected])
+  assert_array_equal(pixel_logits, [e[0] for e in expected])
+  assert_array_equal(pixel_labels, [e[1] for e in expected])
   assert pixel_logits.dtype == np.float32
 
 
@@ -36,7 +37,7 @@ def test_the_same_pixels_for_all_models():
   part_a, labels_a = selective.pool_pixels(a, labels, limit=20, seed=3)
   part_b, labels_b = selective.pool_pixels(b, labels, limit=20, seed=3)
   assert part_a.shape == (20, 3)
-  np.testing.assert_array_equal(labels_a, labels_b)
+  assert_array_equal(labels_a, labels_b)
   pool_a, _ = selective.pool_pixels(a, labels)
   pool_b, _ = selective.pool_pixels(b, labels)
 

@@ -2,6 +2,7 @@ import decimal
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics import selective
 
@@ -44,7 +45,7 @@ def test_scores_follow_their_definitions(row):
     score = selective.scores([row], name)[name]
     assert score.dtype == np.float64
     # Relative to the score: nothing saturates. 2e-16 of a margin of 0.
-    np.testing.assert_allclose(score, expected, rtol=2e-12, atol=2e-16)
+    assert_allclose(score, expected, rtol=2e-12, atol=2e-16)
 
 
 def test_large_float32_gaps_do_not_tie():
@@ -66,30 +67,28 @@ def test_gaps_beyond_all_exponents_are_finite():
 def test_a_single_logit(shape):
   z = np.array([-3.0, 0.0, 0.5, 40.0])
   of = selective.scores(z.reshape(shape))
-  np.testing.assert_allclose(of['msp'], abs(z), atol=1e-16)
-  np.testing.assert_allclose(of['logit_margin'], abs(z))
+  assert_allclose(of['msp'], abs(z), atol=1e-16)
+  assert_allclose(of['logit_margin'], abs(z))
   # m = tanh(|z| / 2), whose log-odds are |z|.
-  np.testing.assert_allclose(of['probability_margin'], abs(z), atol=1e-16)
+  assert_allclose(of['probability_margin'], abs(z), atol=1e-16)
   # Both grow with the distance from the boundary: of (0, z) they would not.
-  np.testing.assert_allclose(of['max_logit'], abs(z) / 2)
-  np.testing.assert_allclose(of['energy'], np.logaddexp(-z / 2, z / 2))
+  assert_allclose(of['max_logit'], abs(z) / 2)
+  assert_allclose(of['energy'], np.logaddexp(-z / 2, z / 2))
   order = np.argsort(abs(z), kind='stable')
   for name, confidence in of.items():
     assert (np.diff(confidence[order]) >= 0).all(), name
 
 
 def test_errors(golden):
-  np.testing.assert_array_equal(
+  assert_array_equal(
     selective.errors(golden.logits, golden.labels), golden.errors
   )
   assert golden.errors.mean() == 0.25
   # The first of equal logits is the prediction.
-  np.testing.assert_array_equal(
+  assert_array_equal(
     selective.errors([[1.0, 1.0], [1.0, 1.0]], [0, 1]), [False, True]
   )
-  np.testing.assert_array_equal(
-    selective.errors([-1.0, 2.0], [0, 0]), [False, True]
-  )
+  assert_array_equal(selective.errors([-1.0, 2.0], [0, 0]), [False, True])
 
 
 def test_scores_of_the_largest_logits_can_be_ranked():
