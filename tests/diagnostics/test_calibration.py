@@ -93,12 +93,6 @@ def test_a_single_logit_stands_for_two():
   assert_allclose(a.brier, 2 * (sigmoid - labels) ** 2, rtol=1e-12)
 
 
-def test_ties_of_logits_go_to_the_first_class():
-  logits = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
-  got = calibration.per_example(logits, np.array([0, 1]))
-  assert got.correct.tolist() == [True, False]
-
-
 def test_values_of_torchmetrics_and_netcal():
   # torchmetrics 1.9.0: _ce_compute(confidence, correct, linspace(0, 1, 5),
   # norm) of functional.classification.calibration_error, all in float64;
@@ -282,18 +276,6 @@ def test_bad_input_is_one_line(arguments, message):
   with pytest.raises(UsageError, match=message) as e:
     calibration.reliability_curve(**arguments)
   assert '\n' not in str(e.value)
-
-
-def test_bad_logits_are_one_line():
-  with pytest.raises(UsageError, match=r'logits\[0, 1\] is nan'):
-    calibration.expected_calibration_error([[0.0, np.nan]], [0])
-  with pytest.raises(
-    UsageError, match='temperature is 0; expected from 1e-100'
-  ):
-    calibration.per_example([[0.0, 1.0]], [0], temperature=0)
-  curve = calibration.reliability_curve([0.5], [1])
-  with pytest.raises(UsageError, match="norm is 'l3'"):
-    calibration.calibration_error(curve, 'l3')
 
 
 def test_the_largest_logits():

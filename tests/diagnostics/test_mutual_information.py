@@ -87,13 +87,6 @@ def test_equals_the_formula_with_loops():
   assert result.maximum == math.log(23)
 
 
-def test_the_sign_carries_a_bit():
-  samples, _ = simulate('two points', 0)
-  signed = mutual_information(samples).in_sample
-  unsigned = mutual_information(np.abs(samples)).in_sample
-  assert signed - unsigned == pytest.approx(math.log(2), abs=0.02)
-
-
 @pytest.mark.parametrize(
   ('values', 'expected'),
   [

@@ -63,21 +63,6 @@ def test_a_simplex_is_a_regular_triangle_about_0(rng):
   assert_allclose(plane.project(templates)[1], 0, atol=1e-12)
 
 
-def test_the_bias_is_a_dimension_and_a_constant_offset(rng):
-  weights, bias = rng.normal(size=(3, 4)), np.array([2.0, -1.0, 0.5])
-  features = rng.normal(size=(7, 4))
-  plane = template_plane(weights, (0, 1, 2), bias=bias)
-  assert plane.basis.shape == (5, 2)
-  assert plane.origin.shape == (5,)
-  ones = np.column_stack([features, np.ones(7)])
-  assert_allclose(plane.project(features), ones @ plane.basis)
-  # A bias that all classes share is orthogonal to the plane.
-  same = template_plane(weights, (0, 1, 2), bias=np.full(3, 5.0))
-  none = template_plane(weights, (0, 1, 2))
-  assert_allclose(same.basis[:4], none.basis, atol=1e-15)
-  assert_allclose(same.project(features), none.project(features), atol=1e-14)
-
-
 def test_means_that_are_equal_but_for_rounding_are_refused(rng):
   labels = np.repeat([0, 1, 2], [3, 7, 10])
   features = np.tile(rng.normal(size=6), (20, 1))

@@ -65,18 +65,6 @@ def test_agrees_with_scipy(scale, dtype):
   assert fit.objective == 'nll'
 
 
-def test_agrees_with_sklearn():
-  # Private there; the public CalibratedClassifierCV(method='temperature')
-  # needs a fitted classifier and cross-validation around it.
-  sklearn_calibration = pytest.importorskip('sklearn.calibration')
-  if not hasattr(sklearn_calibration, '_TemperatureScaling'):
-    pytest.skip('no temperature scaling in this scikit-learn')
-  logits, labels = make()
-  beta = sklearn_calibration._TemperatureScaling().fit(logits, labels).beta_
-  fit = calibration.fit_temperature(logits, labels)
-  assert 1 / fit.temperature == pytest.approx(beta, rel=1e-5)
-
-
 def test_closed_form():
   # Right in 3 of 4 cases by a margin of 5: sigmoid(5 / T) = 3/4.
   logits = np.tile([5.0, 0.0], (4, 1))

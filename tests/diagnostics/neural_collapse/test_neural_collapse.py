@@ -216,19 +216,6 @@ def test_correct_and_wrong_predictions():
   assert result.ncc_mismatch == pytest.approx(np.mean(nearest != p))
 
 
-def test_dropped_classes_drop_their_weights():
-  h, y, W, b = sample([30, 20, 25], 7)
-  W4 = np.insert(W, 1, 9.0, 0)
-  b4 = np.insert(b, 1, -1e9)
-  y4 = np.array([0, 2, 3])[y]
-  result = neural_collapse(h, y4, W4, b4, group_by='predictions')
-  p = (h @ W.T + b).argmax(1)
-  three = textbook(h, p, 3, W, b)
-  skip = ('ncc_accuracy',)
-  assert_equal_measures(result, three, 1e-9, 1e-12, skip)
-  assert result.num_dropped == 1
-
-
 def test_what_was_not_given_is_none():
   without = neural_collapse(FEATURES, LABELS)
   assert {k for k, v in vars(without).items() if v is None} == {

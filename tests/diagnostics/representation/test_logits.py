@@ -41,9 +41,6 @@ def test_stability_equals_the_definition(logits, labels):
   assert result.variance > 0.1
   assert result.variance_per_class[1] == 0
   assert result.counts.tolist() == [90, 1, 9, 50, 60, 60, 30]
-  order = np.random.default_rng(1).permutation(300)
-  other = stability(logits[order] + 5, labels[order])
-  assert other.value == pytest.approx(result.value, abs=1e-6)
 
 
 def test_stability_of_an_empty_class_is_refused(logits):
@@ -113,17 +110,7 @@ def test_bad_input_is_one_line(logits, labels):
   assert grid[density.argmax()] == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize('shape', [(-1,), (-1, 1)])
-def test_a_single_logit_is_refused(shape):
-  z = np.random.default_rng(0).normal(size=50).reshape(shape)
-  labels = np.arange(50) % 2
-  for function in (
-    near_zero_share,
-    logit_density,
-    lambda z: logit_density(z, of='top'),
-    lambda z: logit_density(z, labels, of='true'),
-  ):
-    with pytest.raises(
-      UsageError, match='logits holds the single logit of a b'
-    ):
-      function(z)
+def test_a_single_logit_is_refused():
+  for function in (near_zero_share, logit_density):
+    with pytest.raises(UsageError, match='holds the single logit of a binary'):
+      function(np.array([0.1, 0.2]))

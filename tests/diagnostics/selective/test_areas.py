@@ -5,27 +5,17 @@ from scipy import integrate
 
 from maxsup_jax.diagnostics import selective
 
-METRICS = {
-  **{
-    f'aurc {c}': lambda curve, c=c: selective.aurc(curve, c)
-    for c in ('paper', 'torch_uncertainty', 'fd_shifts', 'mean')
-  },
-  **{
-    f'augrc {c}': lambda curve, c=c: selective.augrc(curve, c)
-    for c in ('fd_shifts', 'torch_uncertainty')
-  },
-  **{
-    f'e_aurc {r}': lambda curve, r=r: selective.e_aurc(curve, r)
-    for r in ('finite', 'closed_form')
-  },
-  'naurc': selective.naurc,
-  'auroc': selective.auroc,
-}
-
 
 def all_metrics(confidence, errors):
   curve = selective.risk_coverage(confidence, errors)
-  return np.array([metric(curve) for metric in METRICS.values()])
+  conventions = ('paper', 'torch_uncertainty', 'fd_shifts', 'mean')
+  return [
+    *(selective.aurc(curve, c) for c in conventions),
+    *(selective.augrc(curve, c) for c in ('fd_shifts', 'torch_uncertainty')),
+    *(selective.e_aurc(curve, r) for r in ('finite', 'closed_form')),
+    selective.naurc(curve),
+    selective.auroc(curve),
+  ]
 
 
 def some(seed, n=60, levels=None):

@@ -45,11 +45,7 @@ def test_by_the_definition(offset):
 
 @pytest.mark.parametrize(
   ('width', 'step', 'message'),
-  [
-    (0, 0.1, 'width is 0'),
-    (math.nan, 0.1, 'width is nan'),
-    (0.1, 1e-300, 'step is 1e-300'),
-  ],
+  [(0, 0.1, 'width is 0'), (0.1, 1e-300, 'step is 1e-300')],
 )
 def test_bad_windows(width, step, message):
   with pytest.raises(UsageError, match=message):

@@ -46,22 +46,6 @@ def test_rounding_does_not_take_another_example(n):
 
 
 @pytest.mark.parametrize(
-  ('errors', 'expected'),
-  [([0, 0], (1, 0, 1)), ([1, 1], (math.nan, 1, 0)), ([0], (1, 0, 1))],
-)
-def test_defined_values(errors, expected):
-  curve = ranked(errors)
-  assert_array_equal(
-    [
-      selective.coverage_at_risk(curve, 0.05),
-      selective.risk_at_coverage(curve, 0.8),
-      selective.selective_accuracy_coverage(curve, 0.95),
-    ],
-    expected,
-  )
-
-
-@pytest.mark.parametrize(
   ('function', 'name'),
   [
     (selective.coverage_at_risk, 'risk'),
