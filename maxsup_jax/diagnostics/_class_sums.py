@@ -177,7 +177,8 @@ def check_means(
   empty = np.flatnonzero(~present_K)
   if len(empty) and not allow_empty:
     some = ', '.join(map(str, empty[:5])) + ', ...' * (len(empty) > 5)
-    raise UsageError(f'no examples, so no mean, of the classes: {some}')
+    which = f'class {some} has' if len(empty) == 1 else f'classes {some} have'
+    raise UsageError(f'{which} no examples, so no mean')
   bad_K = present_K & ~np.isfinite(means_KD).all(1)
   if bad_K.any():
     raise UsageError(

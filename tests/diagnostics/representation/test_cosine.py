@@ -98,7 +98,7 @@ def test_bad_input_is_one_line(data):
     cosine_variation(zero, labels)
   with pytest.raises(UsageError, match='features of 2 examples are all 0'):
     CosineVariation.init(K, D).update(zero, labels).compute()
-  with pytest.raises(UsageError, match='no mean, of the classes: 4'):
+  with pytest.raises(UsageError, match='class 4 has no examples'):
     cosine_variation(features, labels, num_classes=5)
   with pytest.raises(UsageError, match='there are no examples'):
     CosineVariation.init(K, D).compute()

@@ -84,6 +84,7 @@ def test_collapse_at_a_step_is_that_of_the_measures(x64):
 
 
 def test_thresholds():
+  assert_array_equal(ufm.log_spaced_steps(1000, 5), [0, 1, 10, 100, 1000])
   path = ufm.gradient_descent(SMALL, steps=3)
   path = dataclasses.replace(
     path,
