@@ -34,7 +34,7 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike
 
 from maxsup_jax import files
-from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics import checks
 from maxsup_jax.errors import UsageError
 
 _KNOWN = (
@@ -171,21 +171,21 @@ def _checked(
   path: Path, name: str | None, arrays: dict[str, np.ndarray]
 ) -> Outputs:
   # One logit z stands for the two logits -z/2 and z/2; so does its layer.
-  logits, labels = _checks.logits_and_labels(
+  logits, labels = checks.logits_and_labels(
     arrays['logits'], arrays['labels'], single='symmetric'
   )
   K = logits.shape[1]
   features = weights = bias = None
   if 'features' in arrays:
-    features = _checks.matrix(arrays['features'], 'features')
-    _checks.same_length(logits=logits, features=features)
+    features = checks.matrix(arrays['features'], 'features')
+    checks.same_length(logits=logits, features=features)
   single = np.ndim(arrays['logits']) == 1 or arrays['logits'].shape[1] == 1
   for key in ('weights', 'bias'):
     if single and key in arrays and len(np.atleast_1d(arrays[key])) == 1:
       row = np.atleast_1d(arrays[key])
       arrays[key] = np.concatenate([-row / 2, row / 2])
   if 'weights' in arrays:
-    weights = _checks.matrix(arrays['weights'], 'weights')
+    weights = checks.matrix(arrays['weights'], 'weights')
     if len(weights) != K or (
       features is not None and weights.shape[1] != features.shape[1]
     ):
@@ -195,7 +195,7 @@ def _checked(
         f'{D}, a row for each class'
       )
   if 'bias' in arrays:
-    bias = _checks.finite(arrays['bias'], 'bias')
+    bias = checks.finite(arrays['bias'], 'bias')
     if bias.shape != (K,):
       raise UsageError(f'bias has the shape {bias.shape}; expected ({K},)')
   augmented_logits, augmented_labels = _augmented(arrays, K)
@@ -235,14 +235,14 @@ def _augmented(arrays: dict[str, np.ndarray], K: int):
     return None, None
   if len(there) == 1:
     raise UsageError(f'{" and ".join(names)} belong together')
-  logits = _checks.finite(arrays['augmented_logits'], 'augmented_logits')
+  logits = checks.finite(arrays['augmented_logits'], 'augmented_logits')
   if logits.ndim != 3 or logits.shape[1] < 2 or logits.shape[2] != K:
     raise UsageError(
       f'augmented_logits has the shape {logits.shape}; expected [examples, '
       f'augmentations, {K}], at least 2 augmentations'
     )
-  labels = _checks.class_ids(arrays['augmented_labels'], K, 'augmented_labels')
-  _checks.same_length(augmented_logits=logits, augmented_labels=labels)
+  labels = checks.class_ids(arrays['augmented_labels'], K, 'augmented_labels')
+  checks.same_length(augmented_logits=logits, augmented_labels=labels)
   if len(np.unique(labels)) != 2:
     raise UsageError(
       f'augmented_labels has {len(np.unique(labels))} classes; expected 2'

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ import numpy as np
 _BLOCK_SIZE = 1 << 16
 
 
-def map_rows(function: Callable, *arrays: np.ndarray):
+def map_rows(function: Callable, *arrays: np.ndarray) -> Any:
   """Applies a function of rows to blocks of rows, and joins what it returns.
 
   The result of a row must not depend on the other rows of its block. So the
@@ -28,24 +29,25 @@ def map_rows(function: Callable, *arrays: np.ndarray):
   N, K = arrays[0].shape
   rows = max(1, _BLOCK_SIZE // K)
 
-  def block(start):
+  def block(start: int) -> Any:
     parts = [a[start : start + rows] for a in arrays]
     return function(
       *[p.astype(np.float64) if p.dtype.kind == 'f' else p for p in parts]
     )
 
   # NumPy releases the interpreter's lock within its loops.
-  blocks = list(_pool().map(block, range(0, N, rows)))
+  blocks = list(pool().map(block, range(0, N, rows)))
   if isinstance(blocks[0], tuple):
     return tuple(np.concatenate(parts) for parts in zip(*blocks))
   return np.concatenate(blocks)
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
+def pool() -> ThreadPoolExecutor:
+  """A thread for every core, for what NumPy computes without the lock."""
   return ThreadPoolExecutor(os.cpu_count())
 
 
 # Threads do not survive a fork: a child that used the pool would wait for ever.
 if hasattr(os, 'register_at_fork'):
-  os.register_at_fork(after_in_child=_pool.cache_clear)
+  os.register_at_fork(after_in_child=pool.cache_clear)

@@ -1,13 +1,14 @@
 """Sums over the examples of every class, over any number of batches."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics import checks
 from maxsup_jax.errors import UsageError
 
 
@@ -57,10 +58,10 @@ def class_sums(values_BD: jax.Array, ids_B: jax.Array, K: int) -> jax.Array:
   """
   values_BD = values_BD.astype(jnp.float32)
 
-  def scatter(values_BD, ids_B):
+  def scatter(values_BD: jax.Array, ids_B: jax.Array) -> jax.Array:
     return jax.ops.segment_sum(values_BD, ids_B, K)
 
-  def matmul(values_BD, ids_B):
+  def matmul(values_BD: jax.Array, ids_B: jax.Array) -> jax.Array:
     # A scatter-add is slow on a TPU, and sums in another order on every run on
     # a GPU. A padding row may hold NaN, and 0 * NaN is NaN.
     member_KB = jnp.arange(K)[:, None] == ids_B
@@ -76,62 +77,64 @@ def class_sums(values_BD: jax.Array, ids_B: jax.Array, K: int) -> jax.Array:
   )
 
 
-def known_ids(
-  labels_B: jax.Array, where_B: jax.Array | None, K: int
-) -> jax.Array:
+def known_ids(labels: ArrayLike, where: ArrayLike | None, K: int) -> jax.Array:
   """Class ids, with K for what is masked or names no class."""
+  labels_B = jnp.asarray(labels)
   known_B = (labels_B >= 0) & (labels_B < K)
-  if where_B is not None:
-    known_B &= where_B
+  if where is not None:
+    known_B &= jnp.asarray(where)
   return jnp.where(known_B, labels_B, K).astype(jnp.int32)
 
 
-def as_array(values: ArrayLike | None, name: str):
-  """Makes an array of lists; NumPy's, JAX's and traced ones stay."""
-  return values if hasattr(values, 'shape') else _checks.array(values, name)
+State = TypeVar('State', bound=tuple)
 
 
-def check_shapes(name: str, found: tuple, expected: tuple) -> None:
-  """Checks that sums are of the same classes and features.
+def added(state: State, sums: Sequence) -> State:
+  """Adds field by field the sums of a batch, or another state, to a state.
 
-  Args:
-    name: what to call what was found.
-    found: arrays or pairs.
-    expected: what they are to be added to.
+  A `Pair` takes a float32 array or another pair; booleans are joined by "or".
 
   Raises:
-    UsageError: one line.
+    UsageError: for sums of other classes or features.
   """
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
-    if jnp.shape(a) != jnp.shape(b):
+  for mine, other in zip(state, sums):
+    # Both numbers of a pair have one shape.
+    shape, expected = (jax.tree.leaves(x)[0].shape for x in (other, mine))
+    if shape != expected:
       raise UsageError(
-        f'{name} has the shape {jnp.shape(a)}; expected {jnp.shape(b)}, that '
-        'of what it is added to'
+        f'the sums have the shape {shape}; expected {expected}, that of what '
+        'they are added to'
       )
+  return _added(state, tuple(sums))
+
+
+@jax.jit
+def _added(state: State, sums: tuple) -> State:
+  def add(mine: Any, other: Any) -> Any:
+    if isinstance(mine, Pair):
+      return mine.merge(other) if isinstance(other, Pair) else mine.add(other)
+    return mine | other if mine.dtype == bool else mine + other
+
+  return type(state)(*map(add, state, sums))
 
 
 def check_batch(
-  features: ArrayLike,
-  labels: ArrayLike,
-  where: ArrayLike | None,
+  features: Any,
+  labels: Any,
+  where: Any,
   num_classes: int,
   num_features: int,
   name: str = 'labels',
-) -> None:
+) -> tuple[Any, Any, Any]:
   """Checks the shapes and dtypes of a batch, and labels whose value is known.
 
-  Args:
-    features: expected to be floating point, `[B, D]`.
-    labels: expected to be integers, `[B]`, and from 0 to K - 1 where they take
-      part. Under `jit` their values cannot be checked.
-    where: bool `[B]` or None.
-    num_classes: K.
-    num_features: D.
-    name: what to call the labels.
-
-  Raises:
-    UsageError: one line.
+  Features are floating point `[B, D]`, labels and `where` `[B]`. Under `jit`
+  the values of labels cannot be checked. Lists become arrays.
   """
+  features, labels, where = (
+    a if a is None or hasattr(a, 'shape') else checks.array(a, n)
+    for a, n in ((features, 'features'), (labels, name), (where, 'where'))
+  )
   shape, dtype = jnp.shape(features), jnp.result_type(features)
   if len(shape) != 2 or shape[1] != num_features:
     raise UsageError(
@@ -153,18 +156,11 @@ def check_batch(
       raise UsageError(
         f'{what} has the dtype {jnp.result_type(array)}; expected {expected}'
       )
-  if isinstance(labels, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
-    return
-  labels = np.asarray(labels)
-  bad = (labels < 0) | (labels >= num_classes)
-  if where is not None:
-    bad &= np.asarray(where)
-  if bad.any():
-    i = int(bad.argmax())
-    raise UsageError(
-      f'{name}[{i}] is {labels[i]}; expected from 0 to {num_classes - 1}, as '
-      f'there are {num_classes} classes'
-    )
+  traced = any(isinstance(a, jax.core.Tracer) for a in (labels, where))
+  if shape[0] and not traced:
+    known = None if where is None else np.asarray(where)
+    checks.class_ids(np.asarray(labels), num_classes, name, known)
+  return features, labels, where
 
 
 def check_means(
@@ -179,14 +175,10 @@ def check_means(
   if not present_K.any():
     raise UsageError('there are no examples')
   empty = np.flatnonzero(~present_K)
-  if len(empty) == 1 and not allow_empty:
-    raise UsageError(f'class {empty[0]} has no examples: it has no mean')
   if len(empty) and not allow_empty:
-    some = ', '.join(str(k) for k in empty[:5])
-    more = f' and {len(empty) - 5} more' if len(empty) > 5 else ''
-    raise UsageError(
-      f'classes {some}{more} have no examples: they have no mean'
-    )
+    some = ', '.join(map(str, empty[:5])) + ', ...' * (len(empty) > 5)
+    which = f'class {some} has' if len(empty) == 1 else f'classes {some} have'
+    raise UsageError(f'{which} no examples, so no mean')
   bad_K = present_K & ~np.isfinite(means_KD).all(1)
   if bad_K.any():
     raise UsageError(

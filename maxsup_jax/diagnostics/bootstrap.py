@@ -29,8 +29,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _checks
-from maxsup_jax.errors import UsageError
+from maxsup_jax.diagnostics import checks
+from maxsup_jax.errors import UsageError, integer, number
 
 
 class Interval(NamedTuple):
@@ -52,21 +52,12 @@ def resamples(n: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
   Returns:
     An iterator over int64 arrays `[n]`, each of which sums to n: multinomial
     with equal probabilities.
-
-  Raises:
-    UsageError: if n or count is not positive, or the seed no whole number
-      from 0 on.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import bootstrap
-    >>> [int(w.sum()) for w in bootstrap.resamples(5, 3)]
-    [5, 5, 5]
   """
-  n = _checks.at_least(n, 'n', 1)
-  count = _checks.at_least(count, 'count', 1)
+  n = integer('n', n, low=1)
+  count = integer('count', count, low=1)
   # Counting n draws is the multinomial distribution, and faster than NumPy's,
   # which draws a binomial for each example.
-  rng = np.random.default_rng(_checks.seed(seed))
+  rng = np.random.default_rng(integer('seed', seed, low=0))
   return (
     np.bincount(rng.integers(0, n, n), minlength=n).astype(np.int64)
     for _ in range(count)
@@ -93,26 +84,17 @@ def bootstrap(
   Returns:
     Float64 `[resamples]` for each name.
 
-  Raises:
-    UsageError: if n or resamples is not positive, the seed no whole number
-      from 0 on, there are no statistics, or one returns an infinity or
-      something other than a number.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax.diagnostics import bootstrap
     >>> x = np.arange(10.0)
-    >>> samples = bootstrap.bootstrap({'mean': lambda w: w @ x / w.sum()}, n=10)
+    >>> samples = bootstrap({'mean': lambda w: w @ x / w.sum()}, n=10)
     >>> samples['mean'].shape, round(float(samples['mean'].mean()), 1)
     ((1000,), 4.5)
 
-  References:
-    Efron, `Bootstrap Methods: Another Look at the Jackknife
-    <https://doi.org/10.1214/aos/1176344552>`_, 1979.
+  References: Efron, 1979.
   """
   if not statistics:
     raise UsageError('there are no statistics to resample')
-  resamples = _checks.at_least(resamples, 'resamples', 1)
+  resamples = integer('resamples', resamples, low=1)
   values = {name: np.empty(resamples) for name in statistics}
   for i, weights in enumerate(_resamples(n, resamples, seed)):
     # One statistic must not change what the next one sees.
@@ -128,9 +110,7 @@ def bootstrap(
   return values
 
 
-def interval(
-  samples: ArrayLike, level: float = 0.95, *, max_undefined: float = 0.5
-) -> Interval:
+def interval(samples: ArrayLike, level: float = 0.95) -> Interval:
   """The percentile interval of a statistic's values on resamples.
 
   Values that are NaN, because the statistic is undefined for their resample,
@@ -140,46 +120,30 @@ def interval(
   Args:
     samples: of `bootstrap`, `[resamples]`.
     level: the share of the values inside, between 0 and 1.
-    max_undefined: the largest share of NaN at which there is an interval.
 
   Returns:
-    The pair (low, high); NaN twice if a larger share of the samples is NaN,
-    or all of them are.
-
-  Raises:
-    UsageError: if the samples are not numbers `[resamples]`, one is infinite,
-      or the level is not between 0 and 1.
+    The pair (low, high); NaN twice if more than half of the samples are NaN.
 
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax.diagnostics import bootstrap
-    >>> bootstrap.interval(np.arange(101.0), level=0.5)
+    >>> interval(np.arange(101.0), level=0.5)
     Interval(low=25.0, high=75.0)
-    >>> bootstrap.interval(np.array([1.0, np.nan, np.nan]))
+    >>> interval(np.array([1.0, np.nan, np.nan]))
     Interval(low=nan, high=nan)
 
-  References:
-    Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 13.
+  References: Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993,
+    chapter 13.
   """
   samples = _samples(samples)
-  expected = 'more than 0, less than 1'
-  level = _checks.number(level, 'level', expected)
-  if not 0 < level < 1:
-    raise UsageError(f'level is {level}; expected {expected}')
-  max_undefined = _checks.between(max_undefined, 'max_undefined', 0, 1)
+  level = number('level', level, above=0, below=1)
   defined = samples[~np.isnan(samples)]
-  if not defined.size or undefined_share(samples) > max_undefined:
+  if undefined_share(samples) > 0.5:
     return Interval(float('nan'), float('nan'))
   low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
   return Interval(float(low), float(high))
 
 
 def paired_interval(
-  samples_a: ArrayLike,
-  samples_b: ArrayLike,
-  level: float = 0.95,
-  *,
-  max_undefined: float = 0.5,
+  samples_a: ArrayLike, samples_b: ArrayLike, level: float = 0.95
 ) -> Interval:
   """The percentile interval of the difference a - b on the same resamples.
 
@@ -187,47 +151,14 @@ def paired_interval(
     samples_a: of `bootstrap`, `[resamples]`.
     samples_b: of the same call as `samples_a`, or one with the same n, seed
       and number of resamples. A resample counts as undefined where either is.
-    level: as in `interval`.
-    max_undefined: as in `interval`.
-
-  Returns:
-    The pair (low, high), as `interval`.
-
-  Raises:
-    UsageError: as `interval`, and if the lengths differ.
-
-  Examples:
-    A constant difference has no spread, whatever that of the two has:
-
-    >>> import numpy as np
-    >>> from maxsup_jax.diagnostics import bootstrap
-    >>> a = np.random.default_rng(0).integers(0, 9, 1000)
-    >>> bootstrap.paired_interval(a + 2.0, a)
-    Interval(low=2.0, high=2.0)
   """
   samples_a, samples_b = _samples(samples_a), _samples(samples_b)
-  _checks.same_length(samples_a=samples_a, samples_b=samples_b)
-  return interval(samples_a - samples_b, level, max_undefined=max_undefined)
+  checks.same_length(samples_a=samples_a, samples_b=samples_b)
+  return interval(samples_a - samples_b, level)
 
 
 def undefined_share(samples: ArrayLike) -> float:
-  """The share of resamples for which a statistic is undefined, that is NaN.
-
-  Args:
-    samples: of `bootstrap`, `[resamples]`.
-
-  Returns:
-    A number from 0 to 1.
-
-  Raises:
-    UsageError: as `interval`.
-
-  Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax.diagnostics import bootstrap
-    >>> bootstrap.undefined_share(np.array([0.5, np.nan]))
-    0.5
-  """
+  """The share of resamples for which a statistic is undefined, that is NaN."""
   return float(np.isnan(_samples(samples)).mean())
 
 
@@ -236,7 +167,7 @@ _resamples = resamples
 
 
 def _samples(samples: ArrayLike) -> np.ndarray:
-  samples = _checks.array(samples, 'samples')
+  samples = checks.array(samples, 'samples')
   if samples.ndim != 1 or not samples.size or samples.dtype.kind not in 'biuf':
     raise UsageError(
       f'samples have the shape {samples.shape} and dtype {samples.dtype}; '

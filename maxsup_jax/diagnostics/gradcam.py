@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _checks
-from maxsup_jax.errors import UsageError
+from maxsup_jax.diagnostics import checks
+from maxsup_jax.errors import UsageError, integer
 
 
 @jax.tree_util.register_dataclass
@@ -51,13 +51,6 @@ def class_gradients(
       also called with the number 0.
     classes: int `[B]`, or one for all examples; None for those predicted.
 
-  Returns:
-    Logits, activations and gradients.
-
-  Raises:
-    UsageError: classes of a wrong shape or dtype, or out of range, or logits
-      that are not `[B, K]`.
-
   Examples:
     >>> activations = jnp.ones((1, 2, 2, 3))
     >>> head = lambda a: a.mean((1, 2)) @ jnp.array([[1.0, 2], [3, 4], [5, 6]])
@@ -86,10 +79,10 @@ def class_gradients(
       )
     # Under jit they have no value yet; one out of range then gives NaN.
     if not isinstance(classes, jax.core.Tracer):
-      _checks.class_ids(classes.ravel(), K, 'classes')
+      checks.class_ids(classes.ravel(), K, 'classes')
     classes = jnp.broadcast_to(classes, (B,))
 
-  def score(delta):
+  def score(delta: jax.Array) -> tuple[jax.Array, tuple]:
     logits, activations = forward(delta)
     ids = logits.argmax(-1) if classes is None else classes
     # Of each example its own logit: a sum keeps their gradients apart.
@@ -101,9 +94,7 @@ def class_gradients(
   return Gradients(logits, ids, activations, gradients)
 
 
-def gradcam(
-  activations: ArrayLike, gradients: ArrayLike, *, normalize: bool = False
-) -> jax.Array:
+def gradcam(activations: ArrayLike, gradients: ArrayLike) -> jax.Array:
   r"""Class activation maps, weighted by gradients.
 
   .. math::
@@ -114,25 +105,18 @@ def gradcam(
   weights w this is CAM: :math:`\mathrm{ReLU}(\sum_c w_{yc} A_{ijc}) / (h w)`.
 
   The maps have the scale of the logits, so those of two networks can be
-  compared in shape only, or after normalising. `normalize` divides by the
-  largest value and keeps 0 at 0, no evidence for the class; other tools
-  subtract the smallest value first. A map without any positive value, as where
-  the gradients vanish, is all 0.
+  compared in shape only. Where there is no evidence for the class, as where the
+  gradients vanish, a map is 0.
 
   What is not finite is refused, or NaN under `jit`, where no value is known.
 
   Args:
     activations: A, floating point, `[B, h, w, C]`.
     gradients: of the score of a class with respect to them, `[B, h, w, C]`.
-    normalize: divide each map by its largest value.
 
   Returns:
     The maps, float32 (float64 for float64 activations), `[B, h, w]`, at least
     0.
-
-  Raises:
-    UsageError: if the shapes are not `[B, h, w, C]` or differ, or for numbers
-      that are not finite, or whose products are not.
 
   Examples:
     >>> activations = jnp.arange(8.0).reshape(1, 2, 2, 2)
@@ -140,13 +124,8 @@ def gradcam(
     >>> gradcam(activations, gradients)
     Array([[[0. , 0.5],
             [1.5, 2.5]]], dtype=float32)
-    >>> gradcam(activations, 0 * gradients, normalize=True).max().item()
-    0.0
 
-  References:
-    Selvaraju et al., `Grad-CAM: Visual Explanations from Deep Networks via
-    Gradient-based Localization <https://arxiv.org/abs/1610.02391>`_, ICCV 2017,
-    eq. 1 and 2.
+  References: Selvaraju et al., 2017, eq. 1 and 2.
   """
   activations, gradients = jnp.asarray(activations), jnp.asarray(gradients)
   if activations.ndim != 4 or activations.shape != gradients.shape:
@@ -162,41 +141,11 @@ def gradcam(
   weights_BC = gradients.mean((1, 2))
   # The default precision would round the factors on TPUs and GPUs.
   maps = jnp.einsum(
-    'bhwc,bc->bhw',
-    activations,
-    weights_BC,
-    precision=jax.lax.Precision.HIGHEST,
+    'bhwc,bc->bhw', activations, weights_BC, precision=jax.lax.Precision.HIGHEST
   )
   _check_finite('the products of activations and gradients', maps)
   # Minus infinity is not "no evidence".
-  maps = jnp.where(jnp.isfinite(maps), jax.nn.relu(maps), jnp.nan)
-  return normalized(maps) if normalize else maps
-
-
-def normalized(maps: ArrayLike) -> jax.Array:
-  """Divides each map by its largest value; a map of zeros stays as it is.
-
-  Args:
-    maps: floating point `[B, h, w]`, at least 0.
-
-  Returns:
-    `[B, h, w]`, with the largest value 1, or 0. Under `jit` a map with a NaN
-    stays NaN.
-
-  Raises:
-    UsageError: if the maps are not `[B, h, w]` or not finite.
-
-  Examples:
-    >>> normalized(jnp.array([[[1.0, 4.0]], [[0.0, 0.0]]]))
-    Array([[[0.25, 1.  ]],
-           [[0.  , 0.  ]]], dtype=float32)
-  """
-  maps = _maps(maps)
-  _check_finite('maps', maps)
-  top_B11 = maps.max((1, 2), keepdims=True)
-  # NaN is not "no evidence": it is neither above 0 nor below.
-  none_B11 = top_B11 <= 0
-  return jnp.where(none_B11, 0, maps / jnp.where(none_B11, 1, top_B11))
+  return jnp.where(jnp.isfinite(maps), jax.nn.relu(maps), jnp.nan)
 
 
 def tokens_to_map(
@@ -211,12 +160,6 @@ def tokens_to_map(
     tokens: `[B, T, C]`, the patches row by row, after the class token.
     drop_cls: leave out the first token, the class token.
     grid: rows and columns of patches; None for a square.
-
-  Returns:
-    `[B, h, w, C]`.
-
-  Raises:
-    UsageError: if the tokens do not fill the grid.
 
   Examples:
     >>> tokens_to_map(jnp.ones((2, 1 + 9, 4))).shape
@@ -250,17 +193,13 @@ def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
     maps: floating point `[B, h, w]`.
     size: height and width wanted, not below those of the maps.
 
-  Returns:
-    `[B, *size]`.
-
-  Raises:
-    UsageError: if the maps are not `[B, h, w]`, or larger than the size.
-
   Examples:
     >>> upsample(jnp.array([[[0.0, 1.0]]]), (1, 4))
     Array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
   """
-  maps = _maps(maps)
+  maps = jnp.asarray(maps)
+  if maps.ndim != 3 or 0 in maps.shape:
+    raise UsageError(f'maps has the shape {maps.shape}; expected [B, h, w]')
   h, w = _pair(size, 'size')
   if h < maps.shape[1] or w < maps.shape[2]:
     raise UsageError(
@@ -270,19 +209,11 @@ def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
   return jax.image.resize(maps, (len(maps), h, w), 'bilinear', antialias=False)
 
 
-def _maps(maps: ArrayLike) -> jax.Array:
-  """Checks `[B, h, w]`."""
-  maps = jnp.asarray(maps)
-  if maps.ndim != 3 or 0 in maps.shape:
-    raise UsageError(f'maps has the shape {maps.shape}; expected [B, h, w]')
-  return maps
-
-
 def _pair(sizes: Sequence[int], name: str) -> tuple[int, int]:
   """Checks two whole numbers from 1 on."""
   if np.ndim(sizes) != 1 or len(sizes) != 2:
     raise UsageError(f'{name} is {sizes!r}; expected rows and columns')
-  return tuple(_checks.at_least(n, name, 1) for n in sizes)
+  return integer(name, sizes[0], low=1), integer(name, sizes[1], low=1)
 
 
 def _check_finite(name: str, values: jax.Array) -> None:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.diagnostics import _blocks, checks
 from maxsup_jax.errors import UsageError
 
 
@@ -42,28 +42,15 @@ def class_logit_difference(logits: ArrayLike, a: int, b: int) -> np.ndarray:
   Args:
     logits: floating point `[N, L, K]`: N examples, each under L random
       augmentations.
-    a: class id.
-    b: class id.
-
-  Returns:
-    float64 `[N, L]`.
-
-  Raises:
-    UsageError: for a wrong shape, logits that are not finite, or a class id
-      out of range.
-
-  Examples:
-    >>> class_logit_difference(np.array([[[1.0, 4.0, 0.0]]]), 0, 1)
-    array([[-3.]])
   """
-  logits = _checks.array(logits, 'logits')
+  logits = checks.array(logits, 'logits')
   if logits.ndim != 3:
     raise UsageError(
       f'logits has the shape {logits.shape}; expected [examples, samples, '
       'classes]'
     )
-  a, b = _checks.class_ids(np.array([a, b]), logits.shape[2], 'classes')
-  pair = _checks.finite(logits[..., [a, b]], 'logits').astype(np.float64)
+  a, b = checks.class_ids(np.array([a, b]), logits.shape[2], 'classes')
+  pair = checks.finite(logits[..., [a, b]], 'logits').astype(np.float64)
   return pair[..., 0] - pair[..., 1]
 
 
@@ -108,12 +95,6 @@ def mutual_information(
     fresh: floating point `[N, M]`: further samples of the same examples, for
       `cross_fitted`; None to leave out one of the L at a time.
 
-  Returns:
-    Both estimates, in nats.
-
-  Raises:
-    UsageError: for a wrong shape, or numbers that are not finite.
-
   Examples:
     Two classes of 300 examples, each collapsed to one point:
 
@@ -123,12 +104,10 @@ def mutual_information(
     >>> round(information.in_sample, 2), round(information.cross_fitted, 2)
     (0.8, 0.62)
 
-  References:
-    Müller et al., `When Does Label Smoothing Help?
-    <https://arxiv.org/abs/1906.02629>`_, version 3, Section 4, Figure 6 (the
-    formula of earlier versions is a different one).
+  References: Müller et al., 2019, version 3, Section 4, Figure 6 (earlier
+    versions have another formula).
   """
-  y_NL = _checks.matrix(differences, 'differences', 'samples')
+  y_NL = checks.matrix(differences, 'differences', 'samples')
   N, L = y_NL.shape
   if L < 2:
     raise UsageError(
@@ -144,8 +123,8 @@ def mutual_information(
   if fresh is None:
     new_NM, mean_NM = y_NL, (y_NL.sum(1, keepdims=True) - y_NL) / (L - 1)
   else:
-    fresh = _checks.matrix(fresh, 'fresh', 'samples').astype(np.float64)
-    _checks.same_length(differences=y_NL, fresh=fresh)
+    fresh = checks.matrix(fresh, 'fresh', 'samples').astype(np.float64)
+    checks.same_length(differences=y_NL, fresh=fresh)
     new_NM = fresh - offset
     mean_NM = np.repeat(mean_N1, new_NM.shape[1], 1)
   cross_fitted, cross_fitted_sigma = _estimate(new_NM, mean_NM)
@@ -183,7 +162,7 @@ def _column(y_N: np.ndarray, mean_N: np.ndarray, sigma: float) -> float:
     _, index, count = np.unique(y_N, return_inverse=True, return_counts=True)
     return float(math.log(N) - np.log(count[index]).mean())
 
-  def rows(y_BN, own_mean_B):
+  def rows(y_BN: np.ndarray, own_mean_B: np.ndarray) -> np.ndarray:
     # Means far from a sample may overflow to -inf, whose exponential is 0.
     with np.errstate(over='ignore', under='ignore'):
       q_BN = -0.5 * np.square((y_BN - mean_N) / sigma)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.diagnostics import _blocks, checks
 from maxsup_jax.errors import UsageError
 
 # Three points whose distance from a line, or from each other, is smaller than
@@ -44,11 +44,8 @@ class Plane:
 
     Returns:
       Coordinates, float64 `[N, 2]`: right and up.
-
-    Raises:
-      UsageError: features that are not `[N, D]` or not finite.
     """
-    features = _checks.matrix(features, 'features')
+    features = checks.matrix(features, 'features')
     D = len(self.basis) - self.with_bias
     if features.shape[1] != D:
       raise UsageError(
@@ -85,11 +82,7 @@ class Plane:
 
 
 def template_plane(
-  weights: ArrayLike,
-  classes: Sequence[int],
-  *,
-  bias: ArrayLike | None = None,
-  centered: bool = False,
+  weights: ArrayLike, classes: Sequence[int], *, bias: ArrayLike | None = None
 ) -> Plane:
   r"""The plane through the templates of three classes.
 
@@ -110,8 +103,7 @@ def template_plane(
   :math:`B = (e_1, e_2)`.
 
   The paper says in words that an orthonormal basis of the plane through the
-  three templates is found, and no more. Centring is not mentioned;
-  for templates that form a regular simplex both choices give the same picture.
+  three templates is found, and no more.
 
   Args:
     weights: floating point `[K, D]`, a row for each class (the transpose of
@@ -119,14 +111,6 @@ def template_plane(
     classes: the ids of the classes `a`, `b` and `c`, all different.
     bias: floating point `[K]`, as in the paper; None leaves it out, and
       projects in D dimensions.
-    centered: put the origin at the mean of the three templates; else it is 0.
-
-  Returns:
-    The plane.
-
-  Raises:
-    UsageError: for wrong shapes, or three templates on a line, which span no
-      plane.
 
   Examples:
     >>> plane = template_plane(np.eye(3), (0, 1, 2))
@@ -135,15 +119,13 @@ def template_plane(
            [-0.707, -0.408],
            [ 0.707, -0.408]])
 
-  References:
-    Müller et al., `When Does Label Smoothing Help?
-    <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019, Section 2, Figure 1.
+  References: Müller et al., 2019, Section 2, Figure 1.
   """
-  weights = _checks.matrix(weights, 'weights').astype(np.float64)
+  weights = checks.matrix(weights, 'weights').astype(np.float64)
   classes = _three(classes, len(weights))
   templates = weights[list(classes)]
   if bias is not None:
-    bias = _checks.finite(bias, 'bias').astype(np.float64)
+    bias = checks.finite(bias, 'bias').astype(np.float64)
     if bias.shape != (len(weights),):
       raise UsageError(
         f'bias has the shape {bias.shape}; expected [{len(weights)}], one '
@@ -158,12 +140,12 @@ def template_plane(
   for _ in range(2):
     e2 = _unit(e2 - (e2 @ e1) * e1)
   basis = np.column_stack([e1, e2])
-  origin = templates.mean(0) if centered else np.zeros(len(basis))
+  origin = np.zeros(len(basis))
   return Plane(
     basis=basis,
     origin=origin,
     classes=classes,
-    templates_2d=(templates - origin) @ basis,
+    templates_2d=templates @ basis,
     with_bias=bias is not None,
   )
 
@@ -192,35 +174,20 @@ def class_mean_plane(
   solution, and rounding chooses.
 
   Args:
-    features: floating point `[N, D]`.
     labels: class ids, integer `[N]`; examples of other classes are left out.
     classes: the ids of three different classes, each with an example.
 
   Returns:
     The plane; `templates_2d` holds the class means.
 
-  Raises:
-    UsageError: for wrong shapes, a class without an example, or three class
-      means on a line, which span no plane.
-
-  Examples:
-    >>> features = np.array([[4.0, 0, 0], [-2, 1, 0], [-2, -1, 0]])
-    >>> plane = class_mean_plane(features, np.array([0, 1, 2]), (0, 1, 2))
-    >>> plane.templates_2d.round(3) + 0.0
-    array([[ 4.,  0.],
-           [-2.,  1.],
-           [-2., -1.]])
-
-  References:
-    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
-    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, Figures 1, 3 and 4.
+  References: Zhou et al., 2025, Figures 1, 3 and 4.
   """
-  features = _checks.matrix(features, 'features')
+  features = checks.matrix(features, 'features')
   # Any other class may be among the labels, also one above these three.
-  labels = _checks.array(labels, 'labels')
+  labels = checks.array(labels, 'labels')
   highest = labels.max(initial=0) if labels.dtype.kind in 'iu' else 0
-  labels = _checks.class_ids(labels, int(highest) + 1)
-  _checks.same_length(features=features, labels=labels)
+  labels = checks.class_ids(labels, int(highest) + 1)
+  checks.same_length(features=features, labels=labels)
   classes = _three(classes)
   missing = [k for k in classes if k not in labels]
   if missing:
@@ -248,9 +215,9 @@ def _three(
   classes: Sequence[int], num_classes: int | None = None
 ) -> tuple[int, int, int]:
   """Checks three different class ids."""
-  ids = _checks.array(classes, 'classes')
+  ids = checks.array(classes, 'classes')
   upper = np.iinfo(np.int64).max if num_classes is None else num_classes
-  ids = _checks.class_ids(ids, upper, 'classes').tolist()
+  ids = checks.class_ids(ids, upper, 'classes').tolist()
   if len(ids) != 3 or len(set(ids)) != 3:
     raise UsageError(f'classes is {ids}; expected three different class ids')
   return tuple(ids)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from maxsup_jax.diagnostics import bootstrap
@@ -12,42 +13,22 @@ def test_resamples_count_draws():
   assert weights.dtype == np.int64
   assert (weights.sum(1) == 20).all()
   # Moments of the multinomial distribution: 1, 1 - 1/n and -1/n.
-  np.testing.assert_allclose(weights.mean(0), 1, atol=0.07)
+  assert_allclose(weights.mean(0), 1, atol=0.07)
   covariance = np.cov(weights.T)
-  np.testing.assert_allclose(np.diag(covariance), 1 - 1 / 20, atol=0.12)
+  assert_allclose(np.diag(covariance), 1 - 1 / 20, atol=0.12)
   off_diagonal = covariance[~np.eye(20, dtype=bool)]
   assert off_diagonal.mean() == pytest.approx(-1 / 20, abs=0.005)
   share = np.bincount(weights.ravel(), minlength=4)[:4] / weights.size
   expected = stats.binom.pmf(np.arange(4), 20, 1 / 20)
-  np.testing.assert_allclose(share, expected, atol=0.01)
+  assert_allclose(share, expected, atol=0.01)
 
 
 def test_resamples_depend_on_the_seed_alone():
   a, b = (list(bootstrap.resamples(30, count, seed=4)) for count in (5, 3))
-  np.testing.assert_array_equal(a[:3], b)
+  assert_array_equal(a[:3], b)
   assert not np.array_equal(a[0], a[1])
   c = next(bootstrap.resamples(30, 1, seed=5))
   assert not np.array_equal(a[0], c)
-
-
-def test_one_example_is_drawn_once():
-  assert next(bootstrap.resamples(1, 1)).tolist() == [1]
-
-
-def test_the_mean_of_a_bernoulli_variable_has_a_closed_form():
-  # On resamples of 60 examples of which 18 are 1, the sum is binomial.
-  x = np.arange(60) < 18
-  samples = bootstrap.bootstrap(
-    {'sum': lambda w: w @ x}, 60, resamples=20_000, seed=2
-  )['sum']
-  binomial = stats.binom(60, 18 / 60)
-  assert samples.mean() == pytest.approx(18, abs=0.1)
-  share = np.bincount(samples.astype(int), minlength=61) / 20_000
-  np.testing.assert_allclose(share, binomial.pmf(np.arange(61)), atol=0.01)
-  for level in (0.5, 0.9, 0.95):
-    low, high = bootstrap.interval(samples, level)
-    assert abs(low - binomial.ppf((1 - level) / 2)) <= 1
-    assert abs(high - binomial.ppf((1 + level) / 2)) <= 1
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
@@ -71,10 +52,8 @@ def test_agrees_with_scipy():
   expected = stats.bootstrap(
     (x,), np.mean, n_resamples=8000, method='percentile', rng=0
   )
-  np.testing.assert_allclose(
-    bootstrap.interval(samples['mean']),
-    expected.confidence_interval,
-    rtol=0.03,
+  assert_allclose(
+    bootstrap.interval(samples['mean']), expected.confidence_interval, rtol=0.03
   )
 
 
@@ -87,13 +66,11 @@ def test_statistics_share_their_resamples():
   samples = bootstrap.bootstrap(
     {name: statistic(name) for name in seen}, 10, resamples=50, seed=3
   )
-  np.testing.assert_array_equal(seen['a'], seen['b'])
-  np.testing.assert_array_equal(
-    seen['a'], list(bootstrap.resamples(10, 50, seed=3))
-  )
-  np.testing.assert_array_equal(samples['a'], [w[0] for w in seen['a']])
+  assert_array_equal(seen['a'], seen['b'])
+  assert_array_equal(seen['a'], list(bootstrap.resamples(10, 50, seed=3)))
+  assert_array_equal(samples['a'], [w[0] for w in seen['a']])
   alone = bootstrap.bootstrap({'c': lambda w: w[0]}, 10, resamples=50, seed=3)
-  np.testing.assert_array_equal(alone['c'], samples['a'])
+  assert_array_equal(alone['c'], samples['a'])
   assert samples['a'].dtype == np.float64
 
 
@@ -110,28 +87,16 @@ def test_pairing_narrows_the_interval_of_a_difference():
   assert low < 0 < 0.2 < high
 
 
-def test_a_statistic_cannot_change_the_weights():
-  def spoil(weights):
-    weights[:] = 0
-
-  with pytest.raises(ValueError, match='read-only'):
-    bootstrap.bootstrap({'spoil': spoil}, 5)
-
-
 def test_undefined_samples():
   samples = np.append(np.arange(11.0), np.full(5, np.nan))
   assert bootstrap.undefined_share(samples) == 5 / 16
   # Left out, not sorted to the end.
   assert bootstrap.interval(samples, 0.8) == pytest.approx((1, 9))
-  assert bootstrap.interval(samples, 0.8, max_undefined=5 / 16).low == (
-    pytest.approx(1)
-  )
-  assert np.isnan(bootstrap.interval(samples, max_undefined=0.3)).all()
   half = np.array([1.0, np.nan])
   assert bootstrap.interval(half) == (1, 1)
   assert np.isnan(bootstrap.interval(np.append(half, np.nan))).all()
   nothing = np.full(3, np.nan)
-  assert np.isnan(bootstrap.interval(nothing, max_undefined=1)).all()
+  assert np.isnan(bootstrap.interval(nothing)).all()
 
 
 def test_a_pair_is_undefined_where_either_is():
@@ -139,42 +104,20 @@ def test_a_pair_is_undefined_where_either_is():
   b = np.array([0.0, 0.0, np.nan, 1.0, 1.0, 1.0])
   assert bootstrap.undefined_share(a - b) == 1 / 3
   low, high = bootstrap.paired_interval(a, b, 0.5)
-  np.testing.assert_allclose(
-    (low, high), np.quantile([1, 3, 4, 5], (0.25, 0.75))
-  )
-  assert np.isnan(bootstrap.paired_interval(a, b, max_undefined=0.3)).all()
-
-
-def test_a_statistic_may_be_undefined():
-  samples = bootstrap.bootstrap(
-    {'ratio': lambda w: w[0] / w[1] if w[1] else float('nan')}, 3, resamples=600
-  )['ratio']
-  share = bootstrap.undefined_share(samples)
-  assert share == pytest.approx((2 / 3) ** 3, abs=0.07)
-  assert np.isfinite(bootstrap.interval(samples)).all()
+  assert_allclose((low, high), np.quantile([1, 3, 4, 5], (0.25, 0.75)))
 
 
 @pytest.mark.parametrize(
   ('call', 'message'),
   [
     (lambda: bootstrap.resamples(0, 1), 'n is 0'),
-    (lambda: bootstrap.resamples(3, 0), 'count is 0'),
     (lambda: bootstrap.bootstrap({}, 3), 'no statistics'),
-    (lambda: bootstrap.bootstrap({'a': np.sum}, 0), 'n is 0'),
-    (
-      lambda: bootstrap.bootstrap({'a': np.sum}, 3, resamples=0),
-      'resamples is',
-    ),
     (
       lambda: bootstrap.bootstrap({'a': lambda w: np.inf}, 3),
       "statistic 'a' returned inf; expected a finite number or NaN",
     ),
-    (lambda: bootstrap.bootstrap({'a': lambda w: w}, 2), "'a' returned"),
     (lambda: bootstrap.bootstrap({'a': lambda w: None}, 2), 'returned None'),
     (lambda: bootstrap.interval([0.0, 1.0], 1.0), 'level is 1.0'),
-    (lambda: bootstrap.interval([0.0, 1.0], 0.0), 'level is 0.0'),
-    (lambda: bootstrap.interval([0.0], max_undefined=2), 'max_undefined is 2'),
-    (lambda: bootstrap.interval([]), r'samples have the shape \(0,\)'),
     (lambda: bootstrap.interval([[1.0]]), r'samples have the shape \(1, 1\)'),
     (lambda: bootstrap.interval([1.0, np.inf]), 'samples hold an infinity'),
     (
@@ -187,24 +130,3 @@ def test_bad_input_is_one_line(call, message):
   with pytest.raises(UsageError, match=message) as e:
     call()
   assert '\n' not in str(e.value)
-
-
-@pytest.mark.parametrize('seed', [-1, 0.5, None])
-def test_bad_seeds(seed):
-  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
-    bootstrap.resamples(5, 3, seed)
-  with pytest.raises(UsageError, match=r'seed is .*; expected a whole number'):
-    bootstrap.bootstrap({'sum': np.sum}, 5, seed=seed)
-
-
-def test_numbers_of_another_type():
-  assert (
-    len(bootstrap.bootstrap({'sum': np.sum}, 5.0, resamples=3.0)['sum']) == 3
-  )
-  for level in (None, 'a', np.nan):
-    with pytest.raises(UsageError, match=r'level is .*; expected more than 0'):
-      bootstrap.interval([1.0, 2.0], level)
-  with pytest.raises(UsageError, match='n is inf; expected a whole number'):
-    bootstrap.resamples(np.inf, 3)
-  with pytest.raises(UsageError, match='samples is no array'):
-    bootstrap.interval([[1.0], [1.0, 2.0]])

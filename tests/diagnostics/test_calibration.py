@@ -1,15 +1,10 @@
-import itertools
-
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
-from maxsup_jax.diagnostics import _blocks, bootstrap, calibration
+from maxsup_jax.diagnostics import bootstrap, calibration
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import metrics
-
-# Values exactly on edges, the ends of the range, and ties.
-CONFIDENCE = np.array([0, 0.2, 0.2, 0.4, 0.5, 0.6, 0.75, 0.8, 1, 1, 0.95, 1e-9])
-CORRECT = np.array([0, 1, 0, 0, 1, 1, 0, 1, 1, 0, 1, 1], bool)
 
 
 def make(n=500, K=7, seed=0, scale=3.0, dtype=np.float64):
@@ -24,52 +19,13 @@ def naive_softmax(z):
   return e / e.sum()
 
 
-def top(logits):
-  return calibration.softmax(logits).max(1)
-
-
-def naive_curve(confidence, correct, bins, convention):
-  """One example and one bin at a time, from the definition."""
-  edges = np.linspace(0, 1, bins + 1)
-  members = [[] for _ in range(bins + (convention == 'torchmetrics'))]
-  for c, r in zip(confidence, correct):
-    if convention == 'right':
-      inside = [lo < c <= hi for lo, hi in itertools.pairwise(edges)]
-      inside[0] |= c == 0
-    else:
-      inside = [lo <= c < hi for lo, hi in itertools.pairwise(edges)]
-      if convention == 'torchmetrics':
-        inside.append(c == 1)
-      else:
-        inside[-1] |= c == 1
-    assert sum(inside) == 1
-    members[inside.index(True)].append((c, float(r)))
-  return members
-
-
-def naive_error(members, norm='l1'):
-  n = sum(map(len, members))
-  gaps, shares = [], []
-  for member in members:
-    if member:
-      confidence, correct = np.mean(member, 0)
-      gaps.append(abs(confidence - correct))
-      shares.append(len(member) / n)
-  gaps, shares = np.array(gaps), np.array(shares)
-  return {
-    'l1': (shares * gaps).sum(),
-    'l2': np.sqrt((shares * gaps**2).sum()),
-    'max': gaps.max(),
-  }[norm]
-
-
-def fields(curve):
-  return [curve.edges, curve.count, curve.accuracy, curve.confidence]
+def summary(logits, labels):
+  return calibration.summary(calibration.per_example(logits, labels))
 
 
 def assert_same_bits(a, b):
-  for x, y in zip(fields(a), fields(b)):
-    np.testing.assert_array_equal(x, y)
+  for x, y in zip(vars(a).values(), vars(b).values()):
+    assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
@@ -78,46 +34,34 @@ def test_one_pass_agrees_with_the_definitions(dtype):
   p_NK = np.array([naive_softmax(z) for z in logits])
   onehot_NK = np.eye(7)[labels]
   got = calibration.per_example(logits, labels)
-  np.testing.assert_allclose(calibration.softmax(logits), p_NK, rtol=1e-13)
-  np.testing.assert_allclose(got.confidence, p_NK.max(1), rtol=1e-13)
-  np.testing.assert_array_equal(got.correct, p_NK.argmax(1) == labels)
+  assert_allclose(got.confidence, p_NK.max(1), rtol=1e-13)
+  assert_array_equal(got.correct, p_NK.argmax(1) == labels)
   nll_N = -np.log(p_NK[np.arange(60), labels])
-  np.testing.assert_allclose(got.nll, nll_N, rtol=1e-12)
+  assert_allclose(got.nll, nll_N, rtol=1e-12)
   brier_N = ((p_NK - onehot_NK) ** 2).sum(1)
-  np.testing.assert_allclose(got.brier, brier_N, rtol=1e-12)
-  nll = calibration.negative_log_likelihood(logits, labels)
-  assert nll == pytest.approx(nll_N.mean(), rel=1e-12)
-  brier = calibration.brier_score(logits, labels)
-  assert brier == pytest.approx(brier_N.mean(), rel=1e-12)
-  confidence, correct = calibration.top_confidence(logits, labels)
-  np.testing.assert_array_equal(confidence, got.confidence)
-  np.testing.assert_array_equal(correct, got.correct)
-  assert confidence.dtype == np.float64
-  assert correct.dtype == bool
+  assert_allclose(got.brier, brier_N, rtol=1e-12)
+  assert got.confidence.dtype == np.float64
+  assert got.correct.dtype == bool
+  means = summary(logits, labels)
+  assert means.negative_log_likelihood == pytest.approx(nll_N.mean(), rel=1e-12)
+  assert means.brier_score == pytest.approx(brier_N.mean(), rel=1e-12)
 
 
 def test_probabilities_agree_with_sklearn():
   sklearn_metrics = pytest.importorskip('sklearn.metrics')
   logits, labels = make(300)
-  p_NK, classes = calibration.softmax(logits), np.arange(7)
-  assert calibration.negative_log_likelihood(logits, labels) == pytest.approx(
+  p_NK = np.array([naive_softmax(z) for z in logits])
+  got, classes = summary(logits, labels), np.arange(7)
+  assert got.negative_log_likelihood == pytest.approx(
     sklearn_metrics.log_loss(labels, p_NK, labels=classes), rel=1e-12
   )
-  assert calibration.brier_score(logits, labels) == pytest.approx(
-    sklearn_metrics.brier_score_loss(
-      labels, p_NK, labels=classes, scale_by_half=False
-    ),
-    rel=1e-12,
+  expected = sklearn_metrics.brier_score_loss(
+    labels, p_NK, labels=classes, scale_by_half=False
   )
+  assert got.brier_score == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_temperature_divides_the_logits_and_keeps_the_prediction():
-  logits, labels = make(200)
-  at = calibration.per_example(logits, labels, temperature=2.5)
-  divided = calibration.per_example(logits / 2.5, labels)
-  np.testing.assert_allclose(at.confidence, divided.confidence, rtol=1e-12)
-  np.testing.assert_allclose(at.nll, divided.nll, rtol=1e-12)
-  np.testing.assert_allclose(at.brier, divided.brier, rtol=1e-12)
+def test_the_temperature_keeps_the_prediction():
   # Dividing would make these two equal, and the first class the prediction.
   close = np.array([[1.0, np.nextafter(1.0, 2)]])
   got = calibration.per_example(close, np.array([1]), temperature=3.0)
@@ -143,79 +87,10 @@ def test_a_single_logit_stands_for_two():
   pair = np.stack([np.zeros(3, np.float32), z], 1)
   for single in (z, z[:, None]):
     a, b = (calibration.per_example(x, labels) for x in (single, pair))
-    np.testing.assert_array_equal(a.nll, b.nll)
-    np.testing.assert_array_equal(a.correct, [True, False, True])
+    assert_array_equal(a.nll, b.nll)
+    assert_array_equal(a.correct, [True, False, True])
   sigmoid = 1 / (1 + np.exp(-z.astype(np.float64)))
-  np.testing.assert_allclose(calibration.softmax(z)[:, 1], sigmoid, rtol=1e-13)
-  np.testing.assert_allclose(a.brier, 2 * (sigmoid - labels) ** 2, rtol=1e-12)
-
-
-def test_ties_of_logits_go_to_the_first_class():
-  logits = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
-  _, correct = calibration.top_confidence(logits, np.array([0, 1]))
-  assert correct.tolist() == [True, False]
-
-
-def test_rows_do_not_depend_on_their_block(monkeypatch):
-  logits, labels = make(50)
-  whole = calibration.per_example(logits, labels)
-  monkeypatch.setattr(_blocks, '_BLOCK_SIZE', 1)
-  blocks = calibration.per_example(logits, labels)
-  np.testing.assert_allclose(blocks.nll, whole.nll, rtol=1e-14)
-  np.testing.assert_array_equal(blocks.correct, whole.correct)
-
-
-def test_the_input_is_not_changed():
-  logits, labels = make(20)
-  before = logits.copy()
-  calibration.per_example(logits, labels, temperature=2.0)
-  calibration.fit_temperature(logits, labels)
-  calibration.classwise_calibration_error(logits, labels)
-  np.testing.assert_array_equal(logits, before)
-
-
-@pytest.mark.parametrize('convention', ['right', 'left', 'torchmetrics'])
-@pytest.mark.parametrize('bins', [1, 5, 15])
-def test_curve_agrees_with_the_definition(convention, bins):
-  curve = calibration.reliability_curve(
-    CONFIDENCE, CORRECT, bins=bins, convention=convention
-  )
-  members = naive_curve(CONFIDENCE, CORRECT, bins, convention)
-  assert curve.count.tolist() == [len(m) for m in members]
-  assert len(curve.edges) == len(members) + 1
-  for b, member in enumerate(members):
-    means = np.mean(member, 0) if member else [np.nan, np.nan]
-    np.testing.assert_allclose(
-      [curve.confidence[b], curve.accuracy[b]], means, rtol=1e-13, atol=1e-15
-    )
-  for norm in ('l1', 'l2', 'max'):
-    assert calibration.calibration_error(curve, norm) == pytest.approx(
-      naive_error(members, norm), rel=1e-13
-    )
-
-
-def test_left_is_the_histogram_of_numpy():
-  confidence = np.append(np.linspace(0, 1, 101), np.linspace(0, 1, 16))
-  curve = calibration.reliability_curve(
-    confidence, np.ones(117), convention='left'
-  )
-  np.testing.assert_array_equal(
-    curve.count, np.histogram(confidence, np.linspace(0, 1, 16))[0]
-  )
-
-
-def test_the_bin_that_torchmetrics_adds():
-  def error(convention):
-    curve = calibration.reliability_curve(
-      np.array([0.95, 1.0]), np.array([True, False]), convention=convention
-    )
-    return calibration.calibration_error(curve)
-
-  # torchmetrics.functional.classification.binary_calibration_error with l1
-  # gives .525 for the third.
-  assert error('right') == pytest.approx(0.475)
-  assert error('left') == pytest.approx(0.475)
-  assert error('torchmetrics') == pytest.approx(0.525)
+  assert_allclose(a.brier, 2 * (sigmoid - labels) ** 2, rtol=1e-12)
 
 
 def test_values_of_torchmetrics_and_netcal():
@@ -230,7 +105,7 @@ def test_values_of_torchmetrics_and_netcal():
   )
   got = [calibration.calibration_error(curve, n) for n in ('l1', 'l2', 'max')]
   expected = [0.0784375, 0.10445396616553983, 0.1954022988505747]
-  np.testing.assert_allclose(got, expected, rtol=1e-12)
+  assert_allclose(got, expected, rtol=1e-12)
   left = calibration.reliability_curve(
     confidence, correct, bins=4, convention='left'
   )
@@ -273,27 +148,17 @@ def test_equal_mass_without_ties_splits_the_sorted_examples():
     confidence, correct, bins=12, binning='equal_mass'
   )
   parts = np.array_split(np.argsort(confidence), 12)
-  np.testing.assert_array_equal(curve.count, 5)
-  np.testing.assert_allclose(
+  assert_array_equal(curve.count, 5)
+  assert_allclose(
     curve.confidence, [confidence[p].mean() for p in parts], rtol=1e-13
   )
-  np.testing.assert_allclose(
+  assert_allclose(
     curve.accuracy, [correct[p].mean() for p in parts], rtol=1e-13
   )
-  np.testing.assert_array_equal(
+  assert_array_equal(
     curve.edges[1:-1], [confidence[p].max() for p in parts[:-1]]
   )
   assert (curve.edges[0], curve.edges[-1]) == (0, 1)
-
-
-@pytest.mark.parametrize('n', [1, 7, 16, 100])
-def test_equal_mass_counts_differ_by_one_at_most(n):
-  confidence = np.random.default_rng(n).permutation(np.linspace(0.1, 1, n))
-  curve = calibration.reliability_curve(
-    confidence, np.zeros(n), bins=15, binning='equal_mass'
-  )
-  assert curve.count.sum() == n
-  assert np.ptp(curve.count) <= 1
 
 
 def test_equal_mass_keeps_ties_together():
@@ -303,7 +168,7 @@ def test_equal_mass_keeps_ties_together():
     confidence, np.arange(10) % 2, bins=3, binning='equal_mass'
   )
   assert curve.count.tolist() == [3, 1, 6]
-  np.testing.assert_allclose(curve.confidence, [0.2, 0.4, 1.0], rtol=1e-13)
+  assert_allclose(curve.confidence, [0.2, 0.4, 1.0], rtol=1e-13)
   alone = calibration.reliability_curve(
     np.full(4, 0.7), np.ones(4), bins=3, binning='equal_mass'
   )
@@ -316,8 +181,7 @@ def test_equal_mass_keeps_ties_together():
   'options',
   [
     {},
-    {'convention': 'left', 'bins': 10},
-    {'convention': 'torchmetrics'},
+    {'convention': 'torchmetrics', 'bins': 10},
     {'binning': 'equal_mass', 'bins': 9},
   ],
 )
@@ -329,10 +193,6 @@ def test_errors_of_logits_are_those_of_their_curves(options):
   )
   ece = calibration.expected_calibration_error(logits, labels, **options)
   assert ece == pytest.approx(calibration.calibration_error(curve), rel=1e-12)
-  mce = calibration.maximum_calibration_error(logits, labels, **options)
-  assert mce == pytest.approx(
-    calibration.calibration_error(curve, 'max'), rel=1e-12
-  )
   classwise = [
     calibration.calibration_error(
       calibration.reliability_curve(p_NK[:, k], labels == k, **options)
@@ -343,70 +203,36 @@ def test_errors_of_logits_are_those_of_their_curves(options):
   assert got == pytest.approx(np.mean(classwise), rel=1e-12)
 
 
-def test_classwise_error_from_its_definition():
-  logits, labels = make(80, K=20)  # more classes than are copied together
-  labels %= 17  # some classes have no example
-  p_NK = np.array([naive_softmax(z) for z in logits])
-  expected = np.mean(
-    [
-      naive_error(naive_curve(p_NK[:, k], labels == k, 15, 'right'))
-      for k in range(20)
-    ]
-  )
-  got = calibration.classwise_calibration_error(logits, labels)
-  assert got == pytest.approx(expected, rel=1e-12)
-
-
 def test_weights_of_logits_are_copies():
   logits, labels = make(100)
   weights = next(bootstrap.resamples(100, 1, seed=5))
   copies = np.repeat(np.arange(100), weights)
-  for function in (
-    calibration.expected_calibration_error,
-    calibration.maximum_calibration_error,
-    calibration.classwise_calibration_error,
-    calibration.brier_score,
-    calibration.negative_log_likelihood,
-  ):
-    weighted = function(logits, labels, weights=weights)
-    assert weighted == pytest.approx(
-      function(logits[copies], labels[copies]), rel=1e-12
-    )
-    assert weighted != pytest.approx(function(logits, labels), rel=1e-6)
 
+  def values(logits, labels, weights=None):
+    examples = calibration.per_example(logits, labels)
+    options = {'bins': 9, 'binning': 'equal_mass', 'weights': weights}
+    means = calibration.summary(examples, **options)
+    ece = calibration.expected_calibration_error(logits, labels, **options)
+    assert means.expected_calibration_error == ece
+    classwise = calibration.classwise_calibration_error
+    return [*vars(means).values(), classwise(logits, labels, **options)]
 
-def test_the_summary_joins_the_others():
-  logits, labels = make()
-  weights = next(bootstrap.resamples(500, 1))
-  got = calibration.summary(
-    calibration.per_example(logits, labels),
-    bins=9,
-    binning='equal_mass',
-    weights=weights,
-  )
-  options = {'bins': 9, 'binning': 'equal_mass', 'weights': weights}
-  assert got.expected_calibration_error == (
-    calibration.expected_calibration_error(logits, labels, **options)
-  )
-  assert got.brier_score == calibration.brier_score(
-    logits, labels, weights=weights
-  )
-  assert got.negative_log_likelihood == calibration.negative_log_likelihood(
-    logits, labels, weights=weights
-  )
-  right = logits.argmax(1) == labels
-  assert got.accuracy == pytest.approx(np.average(right, weights=weights))
+  weighted = values(logits, labels, weights)
+  expected = values(logits[copies], labels[copies])
+  assert_allclose(weighted, expected, rtol=1e-12)
+  assert np.abs(np.subtract(weighted, values(logits, labels))).min() > 1e-6
 
 
 def test_training_reports_the_same_calibration_error():
   logits, labels = make(2000, K=10, dtype=np.float32)
   sums = metrics.calibration_sums(logits, labels, np.ones(2000, bool))
+  got = calibration.per_example(logits, labels)
   curve = calibration.reliability_curve(
-    *calibration.top_confidence(logits, labels), bins=metrics.ECE_BINS
+    got.confidence, got.correct, bins=metrics.ECE_BINS
   )
-  np.testing.assert_array_equal(sums['count'], curve.count)
+  assert_array_equal(sums['count'], curve.count)
   used = curve.count > 0
-  np.testing.assert_allclose(
+  assert_allclose(
     np.asarray(sums['correct'])[used],
     (curve.accuracy * curve.count)[used],
     rtol=1e-12,
@@ -423,103 +249,11 @@ def test_a_confidence_on_an_edge_falls_where_training_puts_it():
   logits, labels = np.zeros((3, 2), np.float32), np.array([0, 0, 1])
   for bins in (2, 4):
     sums = metrics.calibration_sums(logits, labels, np.ones(3, bool), bins)
+    got = calibration.per_example(logits, labels)
     curve = calibration.reliability_curve(
-      *calibration.top_confidence(logits, labels), bins=bins
+      got.confidence, got.correct, bins=bins
     )
-    np.testing.assert_array_equal(sums['count'], curve.count)
-
-
-@pytest.mark.parametrize(
-  ('draw', 'floor'),
-  [
-    (lambda rng: rng.uniform(size=10_000), 0.0122),
-    (lambda rng: top(4 * rng.normal(size=(10_000, 10))), 0.0103),
-  ],
-)
-def test_the_noise_floor(draw, floor):
-  # Correct with the probability that the confidence says. The mean distance
-  # of a normal variable from its mean is sqrt(2 / pi) standard deviations.
-  rng = np.random.default_rng(0)
-  confidence = draw(rng)
-  curves = [
-    calibration.reliability_curve(
-      confidence, rng.uniform(size=10_000) < confidence
-    )
-    for _ in range(100)
-  ]
-  error = np.mean([calibration.calibration_error(c) for c in curves])
-  variance = confidence * (1 - confidence)
-  bin_N = np.ceil(15 * confidence)
-  expected = sum(
-    np.sqrt(2 / np.pi * variance[bin_N == b].sum()) for b in range(1, 16)
-  )
-  assert expected / 10_000 == pytest.approx(floor, abs=0.0002)
-  assert error == pytest.approx(floor, abs=0.0008)
-
-
-@pytest.mark.parametrize('right', [True, False])
-def test_all_right_and_all_wrong(right):
-  logits, labels = make(50)
-  labels = logits.argmax(1) if right else logits.argmin(1)
-  confidence, correct = calibration.top_confidence(logits, labels)
-  assert (correct == right).all()
-  # All gaps have the same sign, so the bins do not matter.
-  ece = calibration.expected_calibration_error(logits, labels)
-  assert ece == pytest.approx(abs(right - confidence.mean()), rel=1e-12)
-
-
-def test_one_example():
-  logits, labels = np.array([[2.0, 0.0]]), np.array([1])
-  p = calibration.softmax(logits)[0, 0]
-  for binning in ('equal_width', 'equal_mass'):
-    for error in (
-      calibration.expected_calibration_error,
-      calibration.maximum_calibration_error,
-      calibration.classwise_calibration_error,
-    ):
-      assert error(logits, labels, binning=binning) == pytest.approx(p)
-
-
-@pytest.mark.parametrize('convention', ['right', 'left', 'torchmetrics'])
-def test_shards_change_no_bit(convention):
-  rng = np.random.default_rng(2)
-  confidence = np.append(rng.uniform(size=500), CONFIDENCE)
-  correct = np.append(rng.uniform(size=500) < 0.5, CORRECT)
-  order = rng.permutation(512)
-  whole = calibration.reliability_curve(
-    confidence, correct, bins=10, convention=convention
-  )
-  empty = calibration.ReliabilityAccumulator(10, convention)
-  shards = [
-    empty.update(confidence[part], correct[part])
-    for part in np.split(order, [3, 100, 400])
-  ]
-  merged = empty
-  for shard in shards:
-    merged = shard.merge(merged)
-  assert_same_bits(merged.compute(), whole)
-  updated = empty
-  for part in np.array_split(np.arange(512), 9):
-    updated = updated.update(confidence[part], correct[part])
-  assert_same_bits(updated.compute(), whole)
-  assert empty.sums is None  # nothing was changed in place
-
-
-def test_an_empty_accumulator_has_no_error():
-  curve = calibration.ReliabilityAccumulator(4).compute()
-  assert curve.count.tolist() == [0, 0, 0, 0]
-  assert np.isnan(curve.accuracy).all()
-  assert np.isnan(calibration.calibration_error(curve))
-
-
-def test_accumulators_with_other_bins_do_not_merge():
-  a = calibration.ReliabilityAccumulator(4)
-  for b in (
-    calibration.ReliabilityAccumulator(5),
-    calibration.ReliabilityAccumulator(4, 'left'),
-  ):
-    with pytest.raises(UsageError, match='cannot be merged'):
-      a.merge(b)
+    assert_array_equal(sums['count'], curve.count)
 
 
 @pytest.mark.parametrize(
@@ -528,22 +262,13 @@ def test_accumulators_with_other_bins_do_not_merge():
     ({'confidence': [0.5, 1.1]}, r'confidence\[1\] is 1.1; expected from 0'),
     ({'confidence': [0.5, np.nan]}, r'confidence\[1\] is nan'),
     ({'confidence': [[0.5, 0.5]]}, 'confidence has the shape'),
-    ({'correct': [0, 2]}, r'correct\[1\] is 2.0'),
     ({'correct': [1]}, 'differ: confidence 2, correct 1'),
     ({'bins': 0}, 'bins is 0'),
     ({'binning': 'mass'}, "binning is 'mass'; expected one of equal_width"),
     ({'convention': 'up'}, "convention is 'up'; expected one of right"),
     ({'binning': 'equal_mass', 'convention': 'left'}, 'know only the default'),
-    ({'weights': [1.0, 2.0]}, 'weights has the dtype float64'),
-    ({'weights': [1]}, r'weights has the shape \(1,\); expected'),
-    ({'weights': [-1, 2]}, r'weights\[0\] is -1; expected at least 0'),
     ({'weights': [0, 0]}, 'weights are all 0: no example is left'),
-    ({'weights': [2**62, 2**62]}, r'weights add up to 2\*\*31 or more'),
-    ({'bins': 2.5}, 'bins is 2.5; expected a whole number >= 1'),
-    ({'bins': np.nan}, 'bins is nan; expected a whole number >= 1'),
-    ({'bins': None}, 'bins is None; expected a whole number >= 1'),
-    ({'bins': 'a'}, "bins is 'a'; expected a whole number >= 1"),
-    ({'confidence': [[0.5], [0.6, 0.7]]}, 'confidence is no array'),
+    ({'bins': 2.5}, 'bins is 2.5; expected an integer, at least 1'),
   ],
 )
 def test_bad_input_is_one_line(arguments, message):
@@ -553,60 +278,9 @@ def test_bad_input_is_one_line(arguments, message):
   assert '\n' not in str(e.value)
 
 
-def test_bad_logits_are_one_line():
-  with pytest.raises(UsageError, match=r'logits\[0, 1\] is nan'):
-    calibration.expected_calibration_error([[0.0, np.nan]], [0])
-  with pytest.raises(
-    UsageError, match='temperature is 0; expected from 1e-100'
-  ):
-    calibration.per_example([[0.0, 1.0]], [0], temperature=0)
-  curve = calibration.reliability_curve(CONFIDENCE, CORRECT)
-  with pytest.raises(UsageError, match="norm is 'l3'"):
-    calibration.calibration_error(curve, 'l3')
-
-
-def test_bins_may_be_a_float():
-  curve = calibration.reliability_curve(CONFIDENCE, CORRECT, bins=15.0)
-  assert len(curve.count) == 15
-  accumulator = calibration.ReliabilityAccumulator(15.0)
-  accumulator = accumulator.update(CONFIDENCE, CORRECT)
-  np.testing.assert_array_equal(accumulator.compute().count, curve.count)
-
-
-def test_weights_may_be_bool():
-  chosen = np.arange(len(CONFIDENCE)) % 2 == 0
-  a = calibration.reliability_curve(CONFIDENCE, CORRECT, weights=chosen)
-  b = calibration.reliability_curve(
-    np.asarray(CONFIDENCE)[chosen], np.asarray(CORRECT)[chosen]
-  )
-  np.testing.assert_array_equal(a.count, b.count)
-  np.testing.assert_array_equal(a.confidence, b.confidence)
-
-
-@pytest.mark.parametrize(
-  'make',
-  [
-    lambda: calibration.reliability_curve(CONFIDENCE, CORRECT),
-    lambda: calibration.per_example(np.eye(3), np.arange(3)),
-    lambda: calibration.ReliabilityAccumulator().update(CONFIDENCE, CORRECT),
-  ],
-)
-def test_results_can_be_compared(make):
-  a, b = make(), make()
-  assert a == a
-  assert a != b
-
-
 def test_the_largest_logits():
   logits = np.array([[1e150, -1e150], [-1e150, 1e150]])
-  np.testing.assert_array_equal(calibration.softmax(logits), np.eye(2))
   examples = calibration.per_example(logits, [0, 0], temperature=1e-100)
-  np.testing.assert_allclose(examples.nll, [0, 2e250])
-  for function in (
-    calibration.softmax,
-    lambda x: calibration.per_example(x, [0, 0]),
-  ):
-    with pytest.raises(
-      UsageError, match=r'logits\[0, 0\] is 1.*e\+200; expected'
-    ):
-      function(1e50 * logits)
+  assert_allclose(examples.nll, [0, 2e250])
+  with pytest.raises(UsageError, match=r'logits.0, 0. is 1.*e.200; expected'):
+    calibration.per_example(1e50 * logits, [0, 0])

@@ -2,37 +2,31 @@ import os
 import subprocess
 import sys
 
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
-from maxsup_jax.diagnostics import _blocks, _checks
+from maxsup_jax.diagnostics import _blocks, checks
 from maxsup_jax.errors import UsageError
 
 
 def test_a_single_logit_stands_for_two():
-  logits, labels = _checks.logits_and_labels(
+  logits, labels = checks.logits_and_labels(
     np.array([1.5, -2.0], np.float32), np.array([1, 0], np.uint8)
   )
-  np.testing.assert_array_equal(logits, [[0, 1.5], [0, -2]])
+  assert_array_equal(logits, [[0, 1.5], [0, -2]])
   assert logits.dtype == np.float32
   assert labels.dtype == np.int64
 
 
 def test_a_single_logit_may_be_symmetric_or_refused():
   z = np.array([[1.5], [-2.0]], np.float32)
-  logits = _checks.class_scores(z, single='symmetric')
-  np.testing.assert_array_equal(logits, [[-0.75, 0.75], [1, -1]])
+  logits = checks.class_scores(z, single='symmetric')
+  assert_array_equal(logits, [[-0.75, 0.75], [1, -1]])
   assert logits.dtype == np.float32
   for single in (z, z[:, 0]):
     with pytest.raises(UsageError, match='logits holds the single logit of a'):
-      _checks.logits_and_labels(single, [0, 1], 'refused')
-
-
-def test_half_precision_becomes_single():
-  values = _checks.finite(np.ones((2, 3), ml_dtypes.bfloat16), 'logits')
-  assert values.dtype == np.float32
+      checks.logits_and_labels(single, [0, 1], 'refused')
 
 
 def test_the_largest_numbers_are_taken():
@@ -40,7 +34,7 @@ def test_the_largest_numbers_are_taken():
     np.full((4, 2), 1e150),
     np.full((4, 2), -np.finfo(np.float32).max, np.float32),
   ):
-    assert _checks.finite(values, 'logits') is values
+    assert checks.finite(values, 'logits') is values
 
 
 @pytest.mark.parametrize(
@@ -50,9 +44,7 @@ def test_the_largest_numbers_are_taken():
       [0.0, -1.1e150],
       r'x\[1\] is -1.1e\+150; expected numbers from -1e\+150 to',
     ),
-    ([0.0, 1e200], r'x\[1\] is 1e\+200; expected numbers from -1e\+150 to 1e'),
     (np.float64(1e200), r'x is 1e\+200; expected numbers'),
-    (np.float32([1, -np.inf]), r'x\[1\] is -inf; expected finite numbers'),
     ([1e200, np.nan], r'x\[0\] is 1e\+200'),
     ([[0.0], [0.0, 1.0]], r'x is no array: its rows differ in length'),
     (['a'], r'x has the dtype <U1; expected floating point'),
@@ -60,51 +52,11 @@ def test_the_largest_numbers_are_taken():
 )
 def test_numbers_that_cannot_be_measured(values, message):
   with pytest.raises(UsageError, match=message):
-    _checks.finite(values, 'x')
-
-
-@pytest.mark.parametrize(
-  'value', [3, 3.0, np.int8(3), np.array(3), jnp.int32(3)]
-)
-def test_whole_numbers_become_ints(value):
-  assert type(_checks.at_least(value, 'n', 3)) is int
-  assert type(_checks.between(value, 'n', 3, 3)) is float
-  assert type(_checks.positive(value, 'n')) is float
-
-
-@pytest.mark.parametrize(
-  'value',
-  [None, 'a', np.nan, np.inf, -np.inf, True, [1], np.ones(3), 1j, -1],
-)
-@pytest.mark.parametrize(
-  'check',
-  [
-    lambda x: _checks.at_least(x, 'value', 0),
-    lambda x: _checks.between(x, 'value', 0, 1),
-    lambda x: _checks.positive(x, 'value'),
-  ],
-)
-def test_what_is_no_such_number_is_one_line(value, check):
-  with pytest.raises(UsageError, match=r'^value is .*; expected') as e:
-    check(value)
-  assert '\n' not in str(e.value)
-
-
-@pytest.mark.parametrize(
-  'value', [None, -1, 0.5, 'a', np.random.default_rng(0)]
-)
-def test_bad_seeds(value):
-  with pytest.raises(UsageError, match=r'^seed is .*; expected a whole number'):
-    _checks.seed(value)
-
-
-def test_names_are_strings():
-  with pytest.raises(UsageError, match=r'^of is \[1\]; expected one of a, b'):
-    _checks.one_of([1], 'of', ('a', 'b'))
+    checks.finite(values, 'x')
 
 
 def test_labels_alone():
-  labels = _checks.labels_alone(np.array([2, 0, 1], np.uint64))
+  labels = checks.labels_alone(np.array([2, 0, 1], np.uint64))
   assert labels.dtype == np.int64
   assert labels.tolist() == [2, 0, 1]
 
@@ -119,16 +71,11 @@ def test_labels_alone():
     ),
     ([0, -1], r'labels\[1\] is -1; expected class ids from 0 on'),
     ([0.0, np.nan], r'labels has the dtype float64'),
-    (None, r'labels has the shape \(\)'),
-    (['a', 'b'], r'labels has the dtype <U1'),
-    ([[0, 1]], r'labels has the shape \(1, 2\)'),
-    ([], r'labels has the dtype float64'),
-    (np.zeros(0, int), r'labels is empty'),
   ],
 )
 def test_labels_that_cannot_say_the_number_of_classes(labels, message):
   with pytest.raises(UsageError, match=message):
-    _checks.labels_alone(labels)
+    checks.labels_alone(labels)
 
 
 @pytest.mark.parametrize(
@@ -143,16 +90,15 @@ def test_labels_that_cannot_say_the_number_of_classes(labels, message):
     ([0, 0, 0], 'weights are all 0: no example is left'),
     ([2**62] * 3, r'weights add up to 2\*\*31 or more; expected less'),
     (np.array([2**64 - 1, 1, 0], np.uint64), 'weights add up to'),
-    ([1, [2], 3], 'weights is no array'),
   ],
 )
 def test_bad_multiplicities(weights, message):
   with pytest.raises(UsageError, match=message):
-    _checks.multiplicities(weights, 3)
+    checks.multiplicities(weights, 3)
 
 
 def test_multiplicities_may_be_bool():
-  weights = _checks.multiplicities([True, False, True], 3)
+  weights = checks.multiplicities([True, False, True], 3)
   assert weights.dtype == np.int64
   assert weights.tolist() == [1, 0, 1]
 
@@ -162,13 +108,8 @@ def test_multiplicities_may_be_bool():
   [
     (np.zeros((2, 2, 2)), [0, 1], r'logits has the shape \(2, 2, 2\)'),
     (np.zeros((0, 3)), [], r'logits is empty'),
-    (np.zeros((2, 0)), [0, 1], r'logits has the shape \(2, 0\)'),
-    (np.zeros((2, 3), int), [0, 1], r'logits has the dtype int64'),
     ([[0.0, np.nan], [0.0, 0.0]], [0, 1], r'logits\[0, 1\] is nan'),
-    ([[0.0, 1.0], [-np.inf, 0.0]], [0, 1], r'logits\[1, 0\] is -inf'),
-    ([[np.inf, 1.0], [-np.inf, 0.0]], [0, 1], r'logits\[0, 0\] is inf'),
     (np.zeros((2, 3)), [0, 3], r'labels\[1\] is 3; expected from 0 to 2'),
-    (np.zeros((2, 3)), [-1, 2], r'labels\[0\] is -1'),
     (np.zeros((2, 3)), [0.0, 1.0], r'labels has the dtype float64'),
     (np.zeros((2, 3)), [[0, 1]], r'labels has the shape \(1, 2\)'),
     (np.zeros((2, 3)), [0], r'differ: logits 2, labels 1'),
@@ -176,22 +117,8 @@ def test_multiplicities_may_be_bool():
 )
 def test_bad_input_is_one_line(logits, labels, message):
   with pytest.raises(UsageError, match=message) as e:
-    _checks.logits_and_labels(np.asarray(logits), np.asarray(labels))
+    checks.logits_and_labels(np.asarray(logits), np.asarray(labels))
   assert '\n' not in str(e.value)
-
-
-@pytest.mark.parametrize(
-  ('confidence', 'errors', 'message'),
-  [
-    ([0.1, np.nan], [0, 1], r'confidence\[1\] is nan'),
-    ([0.1, 0.2], [0, 2], r'errors\[1\] is 2.0; expected from 0 to 1'),
-    ([0.1, 0.2], [True], r'differ: confidence 2, errors 1'),
-    ([[0.1]], [0], r'confidence has the shape'),
-  ],
-)
-def test_bad_scores_are_one_line(confidence, errors, message):
-  with pytest.raises(UsageError, match=message):
-    _checks.scores_and_errors(np.asarray(confidence), np.asarray(errors))
 
 
 @pytest.mark.parametrize('block', [1, 7, 10_000])
@@ -203,8 +130,8 @@ def test_blocks_do_not_matter(monkeypatch, block):
     lambda v, i: (v.sum(1), i + v.argmax(1)), values, ids
   )
   assert total.dtype == np.float64
-  np.testing.assert_array_equal(total, values.astype(np.float64).sum(1))
-  np.testing.assert_array_equal(shifted, ids + values.argmax(1))
+  assert_array_equal(total, values.astype(np.float64).sum(1))
+  assert_array_equal(shifted, ids + values.argmax(1))
 
 
 _FORK = """

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics.mutual_information import (
   class_logit_difference,
@@ -59,18 +60,10 @@ def test_simulated_truths(kind, in_sample, cross_fitted):
     six = np.concatenate([samples, fresh[:, :1]], axis=1)
     left_out = mutual_information(six).cross_fitted
     rows.append((result.in_sample, result.cross_fitted, left_out))
-  np.testing.assert_allclose(
+  assert_allclose(
     np.mean(rows, axis=0), [in_sample, cross_fitted, cross_fitted], atol=0.03
   )
   assert np.std(rows, axis=0).max() < 0.05
-
-
-def test_both_errors_vanish_as_samples_are_added():
-  truth = {'two points': math.log(2), 'identical': 0.0}
-  for kind, value in truth.items():
-    result = mutual_information(simulate(kind, 0, L=200)[0])
-    assert result.in_sample == pytest.approx(value, abs=0.01)
-    assert result.cross_fitted == pytest.approx(value, abs=0.01)
 
 
 def test_equals_the_formula_with_loops():
@@ -92,56 +85,6 @@ def test_equals_the_formula_with_loops():
   )
   assert mutual_information(y, fresh=fresh).in_sample == result.in_sample
   assert result.maximum == math.log(23)
-
-
-def test_the_literal_formula_is_a_constant():
-  # What the printed formula says: each example's own y and mean, twice.
-  for kind in ('identical', 'two clusters, 5'):
-    samples, _ = simulate(kind, 0)
-    y, mean = samples[:, 0], samples.mean(1)
-    q = -((y - mean) ** 2) / (2 * ((y - mean) ** 2).mean())
-    literal = (q - math.log(np.exp(q).mean())).mean()
-    assert literal == pytest.approx(-0.5 + 0.5 * math.log(2), abs=0.03)
-    assert abs(mutual_information(samples).in_sample - literal) > 0.2
-
-
-@pytest.mark.parametrize('seed', range(5))
-def test_never_more_than_log_n(seed):
-  rng = np.random.default_rng(seed)
-  scale = 10.0 ** rng.uniform(-3, 6)
-  y = scale * rng.normal(size=(37, 1)) + rng.normal(size=(37, 3))
-  result = mutual_information(y)
-  assert result.in_sample <= math.log(37) + 1e-12
-  assert result.cross_fitted <= math.log(37) + 1e-12
-
-
-@pytest.mark.parametrize('scale', [-1.0, 1e-6, 1e6])
-@pytest.mark.parametrize('shift', [0.0, 1e4])
-def test_shift_and_scale_do_not_matter(shift, scale):
-  samples, fresh = simulate('two clusters, 5', 0, N=60)
-  before = mutual_information(samples, fresh=fresh)
-  after = mutual_information(
-    (samples + shift) * scale, fresh=(fresh + shift) * scale
-  )
-  assert after.in_sample == pytest.approx(before.in_sample, abs=1e-8)
-  assert after.cross_fitted == pytest.approx(before.cross_fitted, abs=1e-8)
-  assert after.sigma == pytest.approx(abs(scale) * before.sigma, rel=1e-8)
-
-
-def test_the_order_of_examples_and_samples_does_not_matter():
-  samples, _ = simulate('two clusters, 1', 0, N=60)
-  rng = np.random.default_rng(0)
-  shuffled = mutual_information(samples[rng.permutation(60)][:, ::-1])
-  before = mutual_information(samples)
-  assert shuffled.in_sample == pytest.approx(before.in_sample, abs=1e-12)
-  assert shuffled.cross_fitted == pytest.approx(before.cross_fitted, abs=1e-12)
-
-
-def test_the_sign_carries_a_bit():
-  samples, _ = simulate('two points', 0)
-  signed = mutual_information(samples).in_sample
-  unsigned = mutual_information(np.abs(samples)).in_sample
-  assert signed - unsigned == pytest.approx(math.log(2), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -168,34 +111,21 @@ def test_without_noise_it_is_the_entropy_of_the_values(values, expected):
   assert exact.in_sample == pytest.approx(1.5 * math.log(2))
 
 
-def test_blocks_do_not_matter(monkeypatch):
-  from maxsup_jax.diagnostics import _blocks
-
-  samples, _ = simulate('two clusters, 5', 0, N=60)
-  whole = mutual_information(samples)
-  monkeypatch.setattr(_blocks, '_BLOCK_SIZE', 130)  # two rows of 60
-  assert mutual_information(samples) == whole
-
-
 def test_class_logit_difference_has_a_sign():
   logits = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
   difference = class_logit_difference(logits, 1, 3)
   assert difference.dtype == np.float64
-  np.testing.assert_array_equal(
+  assert_array_equal(
     difference,
     logits[..., 1].astype(np.float64) - logits[..., 3].astype(np.float64),
   )
-  np.testing.assert_array_equal(
-    class_logit_difference(logits, 3, 1), -difference
-  )
+  assert_array_equal(class_logit_difference(logits, 3, 1), -difference)
 
 
 @pytest.mark.parametrize(
   ('call', 'message'),
   [
-    (lambda: mutual_information(np.ones(5)), r'shape \(5,\)'),
     (lambda: mutual_information(np.ones((5, 1))), 'at least 2 samples'),
-    (lambda: mutual_information(np.ones((5, 2), int)), 'dtype int64'),
     (lambda: mutual_information([[0.0, np.nan]]), r'\[0, 1\] is nan'),
     (
       lambda: mutual_information(np.ones((5, 2)), fresh=np.ones((4, 2))),
@@ -203,31 +133,9 @@ def test_class_logit_difference_has_a_sign():
     ),
     (lambda: class_logit_difference(np.ones((5, 2)), 0, 1), r'\(5, 2\)'),
     (lambda: class_logit_difference(np.ones((5, 2, 3)), 0, 3), 'is 3'),
-    (
-      lambda: class_logit_difference(np.full((1, 1, 2), np.inf), 0, 1),
-      r'logits\[0, 0, 0\] is inf',
-    ),
   ],
 )
 def test_what_is_refused(call, message):
   with pytest.raises(UsageError, match=message) as e:
     call()
   assert '\n' not in str(e.value)
-
-
-@pytest.mark.parametrize('scale', [2.0**-700, 2.0**480])
-@pytest.mark.parametrize('fresh', [False, True])
-def test_tiny_and_huge_differences(scale, fresh):
-  rng = np.random.default_rng(0)
-  y = rng.normal(size=(20, 1)) + 0.3 * rng.normal(size=(20, 4))
-  new = y[:, ::-1] + 0.1
-  expected = mutual_information(y, fresh=new if fresh else None)
-  found = mutual_information(scale * y, fresh=scale * new if fresh else None)
-  assert found.in_sample == pytest.approx(expected.in_sample, rel=1e-12)
-  assert found.cross_fitted == pytest.approx(expected.cross_fitted, rel=1e-12)
-  assert found.sigma / scale == pytest.approx(expected.sigma, rel=1e-12)
-
-
-def test_differences_beyond_the_limit_are_refused():
-  with pytest.raises(UsageError, match='expected numbers from -1e'):
-    mutual_information(1e200 * np.eye(3))

@@ -1,6 +1,6 @@
-import ml_dtypes
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy import linalg
 from scipy.spatial import distance
 
@@ -34,122 +34,33 @@ def clusters(rng, n=40):
   return means[labels] + rng.normal(size=(len(labels), 6)), labels
 
 
-@pytest.mark.parametrize('center', [False, True])
-def test_keeps_the_differences_of_the_logits(rng, layer, center):
+def test_keeps_the_differences_of_the_logits(rng, layer):
   weights, bias = layer
   features = rng.normal(size=(50, 6))
-  plane = template_plane(weights, CLASSES, bias=bias, centered=center)
-  np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(2), atol=1e-14)
+  plane = template_plane(weights, CLASSES, bias=bias)
+  assert_allclose(plane.basis.T @ plane.basis, np.eye(2), atol=1e-14)
   logits = features @ weights.T + (0 if bias is None else bias)
   logits = logits[:, CLASSES]
   w = np.column_stack([weights] if bias is None else [weights, bias])
   w_2d = w[list(CLASSES)] @ plane.basis
-  # Undoing the centring gives x B, as the identity has it.
-  xy = plane.project(features) + plane.origin @ plane.basis
+  xy = plane.project(features)
   for i in range(3):
     for j in range(3):
-      np.testing.assert_allclose(
+      assert_allclose(
         xy @ (w_2d[i] - w_2d[j]), logits[:, i] - logits[:, j], atol=1e-12
       )
-
-
-def test_is_the_plane_through_the_three_templates(layer):
-  weights, bias = layer
-  plane = template_plane(weights, CLASSES, bias=bias)
-  w = np.column_stack([weights] if bias is None else [weights, bias])
-  a, b, c = w[list(CLASSES)]
-  span = linalg.orth(np.column_stack([a - c, b - c]))
-  np.testing.assert_allclose(
-    plane.basis @ plane.basis.T, span @ span.T, atol=1e-13
-  )
-  # Distances of the templates are those of the space.
-  for i, j in ((0, 1), (1, 2), (2, 0)):
-    t = plane.templates_2d
-    np.testing.assert_allclose(
-      np.linalg.norm(t[i] - t[j]),
-      np.linalg.norm(w[CLASSES[i]] - w[CLASSES[j]]),
-    )
-  assert plane.classes == CLASSES
-  assert plane.with_bias == (bias is not None)
-
-
-def test_orientation(rng):
-  for _ in range(20):
-    weights = rng.normal(size=(3, 5))
-    for order in ((0, 1, 2), (2, 0, 1), (1, 0, 2)):
-      (_, a), (b_x, b_y), (c_x, c_y) = template_plane(
-        weights, order
-      ).templates_2d
-      assert a > b_y
-      assert b_x < c_x
-      np.testing.assert_allclose(b_y, c_y, atol=1e-13)
 
 
 def test_a_simplex_is_a_regular_triangle_about_0(rng):
   templates = simplex(10, 32, rng)
   expected = np.array([[0, 2], [-np.sqrt(3), -1], [np.sqrt(3), -1]])
-  for center in (False, True):
-    plane = template_plane(templates, CLASSES, centered=center)
-    xy = plane.project(0.3 * templates[list(CLASSES)])
-    heights = xy[:, 1]
-    np.testing.assert_allclose(heights / heights[0], [1, -0.5, -0.5])
-    np.testing.assert_allclose(xy, expected * heights[0] / 2, atol=1e-12)
-    # All other classes are as far from one of the three as from another.
-    np.testing.assert_allclose(plane.project(templates)[1], 0, atol=1e-12)
-
-
-def test_a_vector_common_to_all_templates_changes_nothing(rng):
-  weights, features = rng.normal(size=(9, 6)), rng.normal(size=(5, 6))
-  common = rng.normal(size=6)
-  before = template_plane(weights, CLASSES)
-  after = template_plane(weights + common, CLASSES)
-  np.testing.assert_allclose(before.basis, after.basis, atol=1e-13)
-  np.testing.assert_allclose(
-    before.project(features), after.project(features), atol=1e-13
-  )
-  # Centred, templates and features must move together.
-  before = template_plane(weights, CLASSES, centered=True)
-  after = template_plane(weights + common, CLASSES, centered=True)
-  np.testing.assert_allclose(
-    before.project(features), after.project(features + common), atol=1e-13
-  )
-  np.testing.assert_allclose(before.templates_2d.mean(0), 0, atol=1e-14)
-
-
-def test_the_bias_is_a_dimension_and_a_constant_offset(rng):
-  weights, bias = rng.normal(size=(3, 4)), np.array([2.0, -1.0, 0.5])
-  features = rng.normal(size=(7, 4))
-  plane = template_plane(weights, (0, 1, 2), bias=bias)
-  assert plane.basis.shape == (5, 2)
-  assert plane.origin.shape == (5,)
-  ones = np.column_stack([features, np.ones(7)])
-  np.testing.assert_allclose(plane.project(features), ones @ plane.basis)
-  # A bias that all classes share is orthogonal to the plane.
-  same = template_plane(weights, (0, 1, 2), bias=np.full(3, 5.0))
-  none = template_plane(weights, (0, 1, 2))
-  np.testing.assert_allclose(same.basis[:4], none.basis, atol=1e-15)
-  np.testing.assert_allclose(
-    same.project(features), none.project(features), atol=1e-14
-  )
-
-
-@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
-def test_half_precision_is_computed_in_double(rng, dtype):
-  weights = rng.normal(size=(9, 6)).astype(dtype)
-  features = rng.normal(size=(8, 6)).astype(dtype)
-  plane = template_plane(weights, CLASSES)
-  exact = template_plane(weights.astype(float), CLASSES)
-  np.testing.assert_array_equal(plane.basis, exact.basis)
-  xy = plane.project(features)
-  assert xy.dtype == np.float64
-  np.testing.assert_array_equal(xy, exact.project(features.astype(float)))
-
-
-def test_a_flat_triangle_keeps_an_orthonormal_basis(rng):
-  b, c, away = rng.normal(size=(3, 6))
-  weights = np.stack([0.3 * b + 0.7 * c + 1e-5 * away, b, c])
-  basis = template_plane(weights, (0, 1, 2)).basis
-  np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=2e-15)
+  plane = template_plane(templates, CLASSES)
+  xy = plane.project(0.3 * templates[list(CLASSES)])
+  heights = xy[:, 1]
+  assert_allclose(heights / heights[0], [1, -0.5, -0.5])
+  assert_allclose(xy, expected * heights[0] / 2, atol=1e-12)
+  # All other classes are as far from one of the three as from another.
+  assert_allclose(plane.project(templates)[1], 0, atol=1e-12)
 
 
 def test_means_that_are_equal_but_for_rounding_are_refused(rng):
@@ -164,23 +75,23 @@ def test_means_that_are_equal_but_for_rounding_are_refused(rng):
 def test_class_means_by_the_definition(rng):
   features, labels = clusters(rng)
   plane = class_mean_plane(features, labels, CLASSES)
-  np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(2), atol=1e-14)
+  assert_allclose(plane.basis.T @ plane.basis, np.eye(2), atol=1e-14)
   means = np.stack([features[labels == k].mean(0) for k in CLASSES])
   # The principal axes of the three means: eigenvectors of their scatter.
   scatter = np.cov(means.T)
   values, vectors = np.linalg.eigh(scatter)
   for axis, vector in enumerate(vectors.T[np.argsort(-values)][:2]):
-    np.testing.assert_allclose(abs(vector @ plane.basis[:, axis]), 1)
+    assert_allclose(abs(vector @ plane.basis[:, axis]), 1)
   kept = np.isin(labels, CLASSES)
   xy = plane.project(features[kept])
-  np.testing.assert_allclose(xy.mean(0), 0, atol=1e-13)
+  assert_allclose(xy.mean(0), 0, atol=1e-13)
   for i, k in enumerate(CLASSES):
-    np.testing.assert_allclose(
+    assert_allclose(
       xy[labels[kept] == k].mean(0), plane.templates_2d[i], atol=1e-12
     )
   assert not plane.with_bias
   # The plane contains the means: no distance between them is lost.
-  np.testing.assert_allclose(
+  assert_allclose(
     np.linalg.norm(np.diff(plane.templates_2d, axis=0), axis=1),
     np.linalg.norm(np.diff(means, axis=0), axis=1),
   )
@@ -193,33 +104,24 @@ def test_class_means_have_signs(rng):
   assert (plane.templates_2d[0] > middle).all()
   order = rng.permutation(len(labels))
   shuffled = class_mean_plane(features[order], labels[order], CLASSES)
-  np.testing.assert_allclose(shuffled.basis, plane.basis, atol=1e-13)
+  assert_allclose(shuffled.basis, plane.basis, atol=1e-13)
   # Where the first class lies on an axis, the second one decides.
   means = np.array([[4.0, 0, 0], [-2, -1, 0], [-2, 1, 0]])
   for swap in (means, means[:, [0, 2, 1]]):
     plane = class_mean_plane(swap, np.arange(3), (0, 1, 2))
-    np.testing.assert_allclose(
-      plane.templates_2d, [[4, 0], [-2, 1], [-2, -1]], atol=1e-15
-    )
+    assert_allclose(plane.templates_2d, [[4, 0], [-2, 1], [-2, -1]], atol=1e-15)
 
 
 @pytest.mark.parametrize(
   ('weights', 'classes', 'bias', 'message'),
   [
-    (np.eye(3), (0, 1), None, 'three different'),
     (np.eye(3), (0, 1, 1), None, 'three different'),
     (np.eye(3), (0, 1, 3), None, r'classes\[2\] is 3'),
-    (np.eye(3), (0, 1, -1), None, r'classes\[2\] is -1'),
-    (np.eye(3), (0.0, 1.0, 2.0), None, 'dtype float64'),
-    (np.ones((3, 4)), (0, 1, 2), None, 'lie on a line'),
     (np.zeros((3, 4)), (0, 1, 2), None, 'lie on a line'),
     (np.outer([0.0, 1, 3], np.ones(5)) + 0.1, (0, 1, 2), None, 'on a line'),
     (np.array([[1.0], [2], [4]]), (0, 1, 2), None, 'lie on a line'),
-    (np.eye(3)[[0, 0, 1]], (0, 1, 2), None, 'lie on a line'),
     (np.eye(3), (0, 1, 2), np.zeros(2), r'bias has the shape \(2,\)'),
-    (np.eye(3), (0, 1, 2), np.zeros((3, 1)), r'bias has the shape \(3, 1\)'),
     (np.eye(3), (0, 1, 2), np.array([0, np.nan, 0]), r'bias\[1\] is nan'),
-    (np.array([[1, 2, np.inf]]), (0, 1, 2), None, r'weights\[0, 2\] is inf'),
   ],
 )
 def test_what_is_refused(weights, classes, bias, message):
@@ -228,35 +130,22 @@ def test_what_is_refused(weights, classes, bias, message):
   assert '\n' not in str(e.value)
 
 
-def test_collinear_weights_span_a_plane_with_a_bias():
-  weights = np.outer([0.0, 1, 3], np.ones(5))
-  assert template_plane(weights, (0, 1, 2), bias=np.array([0.0, 1, 0]))
-
-
 def test_class_means_are_refused(rng):
   features, labels = clusters(rng)
   for arguments, message in (
     ((features, labels, (4, 0, 3)), 'no example of the class 3'),
-    ((features, labels, (4, 0, 99)), 'no example of the class 99'),
     ((features, labels[1:], CLASSES), 'numbers of examples differ'),
-    ((features, labels.astype(float), CLASSES), 'dtype float64'),
     ((features, -labels, CLASSES), r'labels\[0\] is -4'),
-    ((features, labels, (0, 4)), 'three different'),
     ((np.ones_like(features), labels, CLASSES), 'means .* lie on a line'),
-    ((0.1 * features[:, :1], labels, CLASSES), 'means .* lie on a line'),
   ):
     with pytest.raises(UsageError, match=message):
       class_mean_plane(*arguments)
 
 
 def test_features_of_another_width_are_refused(rng):
-  weights = rng.normal(size=(3, 4))
-  for plane in (
-    template_plane(weights, (0, 1, 2)),
-    template_plane(weights, (0, 1, 2), bias=np.ones(3)),
-  ):
-    with pytest.raises(UsageError, match=r'expected \[examples, 4\]'):
-      plane.project(np.ones((2, 5)))
+  plane = template_plane(rng.normal(size=(3, 4)), (0, 1, 2), bias=np.ones(3))
+  with pytest.raises(UsageError, match=r'expected \[examples, 4\]'):
+    plane.project(np.ones((2, 5)))
 
 
 @pytest.mark.parametrize('kind', ['templates', 'means'])
@@ -268,9 +157,7 @@ def test_upright_is_the_same_picture_turned(rng, kind):
     plane = class_mean_plane(features, labels, CLASSES)
   turned = plane.upright()
   before, after = plane.project(features), turned.project(features)
-  np.testing.assert_allclose(
-    distance.pdist(before), distance.pdist(after), rtol=1e-9
-  )
+  assert_allclose(distance.pdist(before), distance.pdist(after), rtol=1e-9)
   a, b, c = turned.templates_2d
   middle = (b + c) / 2
   assert a[0] == pytest.approx(middle[0])
@@ -278,13 +165,11 @@ def test_upright_is_the_same_picture_turned(rng, kind):
   assert b[0] < c[0]
   if kind == 'means':
     of_class = [after[labels == k].mean(0) for k in CLASSES]
-    np.testing.assert_allclose(of_class, turned.templates_2d, atol=1e-12)
-  np.testing.assert_allclose(
-    turned.basis.T @ turned.basis, np.eye(2), atol=1e-12
-  )
+    assert_allclose(of_class, turned.templates_2d, atol=1e-12)
+  assert_allclose(turned.basis.T @ turned.basis, np.eye(2), atol=1e-12)
 
 
-@pytest.mark.parametrize('scale', [1e-200, 1e-160, 1e149])
+@pytest.mark.parametrize('scale', [1e-200, 1e149])
 def test_tiny_and_huge_planes_are_those_of_unit_size(rng, scale):
   weights = rng.normal(size=(9, 6))
   features, labels = clusters(rng)
@@ -294,18 +179,5 @@ def test_tiny_and_huge_planes_are_those_of_unit_size(rng, scale):
   ):
     plane, expected = make(scale), make(1.0)
     for a, b in ((plane, expected), (plane.upright(), expected.upright())):
-      np.testing.assert_allclose(a.basis, b.basis, atol=1e-11)
-      np.testing.assert_allclose(
-        a.templates_2d / scale, b.templates_2d, atol=1e-11
-      )
-
-
-def test_numbers_beyond_the_limit_are_not_called_a_line():
-  with pytest.raises(UsageError, match=r'expected numbers from -1e\+150'):
-    template_plane(np.eye(3) * 1e200, (0, 1, 2))
-
-
-def test_planes_can_be_compared():
-  plane = template_plane(np.eye(3), (0, 1, 2))
-  assert plane == plane
-  assert plane != template_plane(np.eye(3), (0, 1, 2))
+      assert_allclose(a.basis, b.basis, atol=1e-11)
+      assert_allclose(a.templates_2d / scale, b.templates_2d, atol=1e-11)

@@ -49,7 +49,8 @@ def test_temperatures(two_models):
     T = calibration.fit_temperature(logits[fit], labels[fit]).temperature
     record = numbers['temperature_scaling']['nll'][i]
     assert record['temperature'] == T
-    after = calibration.negative_log_likelihood(logits[rest] / T, labels[rest])
+    examples = calibration.per_example(logits[rest] / T, labels[rest])
+    after = examples.nll.mean()
     assert record['after']['nll'] == pytest.approx(after)
 
 

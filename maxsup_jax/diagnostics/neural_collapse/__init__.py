@@ -13,24 +13,20 @@ has the measures under the names of all papers.
 0.0625 0.0625 None
 """
 
-from maxsup_jax.diagnostics.neural_collapse._between_class import BetweenClass
-from maxsup_jax.diagnostics.neural_collapse._class_means import (
-  ClassMeans,
-  ClassSums,
+from maxsup_jax.diagnostics.neural_collapse.arrays import neural_collapse
+from maxsup_jax.diagnostics.neural_collapse.measures import (
+  BetweenClass,
+  NeuralCollapse,
 )
-from maxsup_jax.diagnostics.neural_collapse._collapse import neural_collapse
-from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
-from maxsup_jax.diagnostics.neural_collapse._within_class import (
+from maxsup_jax.diagnostics.neural_collapse.passes import (
+  ClassMeans,
   WithinClass,
-  WithinSums,
 )
 
 __all__ = [
   'BetweenClass',
   'ClassMeans',
-  'ClassSums',
   'NeuralCollapse',
   'WithinClass',
-  'WithinSums',
   'neural_collapse',
 ]

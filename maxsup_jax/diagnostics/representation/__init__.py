@@ -8,30 +8,18 @@
 0.1 0.8182
 """
 
-from maxsup_jax.diagnostics.representation._cosine import (
-  CosineSums,
+from maxsup_jax.diagnostics.representation.cosine import (
   CosineVariation,
-  Variation,
   cosine_variation,
 )
-from maxsup_jax.diagnostics.representation._density import (
-  Density,
-  LogitHistogram,
+from maxsup_jax.diagnostics.representation.logits import (
   logit_density,
-)
-from maxsup_jax.diagnostics.representation._near_zero import near_zero_share
-from maxsup_jax.diagnostics.representation._stability import (
-  Stability,
+  near_zero_share,
   stability,
 )
 
 __all__ = [
-  'CosineSums',
   'CosineVariation',
-  'Density',
-  'LogitHistogram',
-  'Stability',
-  'Variation',
   'cosine_variation',
   'logit_density',
   'near_zero_share',

@@ -22,25 +22,17 @@ Where several metrics have the same name, each convention has a name here.
 changes the ranking.
 """
 
-from maxsup_jax.diagnostics.selective._areas import (
+from maxsup_jax.diagnostics.selective.curve import (
+  Ranking,
+  RiskCoverage,
   augrc,
   aurc,
   auroc,
   e_aurc,
   naurc,
-)
-from maxsup_jax.diagnostics.selective._curve import (
-  Ranking,
-  RiskCoverage,
   risk_coverage,
 )
-from maxsup_jax.diagnostics.selective._max_logit import (
-  MaxLogitProfile,
-  Windows,
-  max_logit_given_confidence,
-)
-from maxsup_jax.diagnostics.selective._operating_points import (
-  Selection,
+from maxsup_jax.diagnostics.selective.operating_points import (
   Threshold,
   apply_threshold,
   coverage_at_risk,
@@ -49,35 +41,24 @@ from maxsup_jax.diagnostics.selective._operating_points import (
   threshold_for_coverage,
   threshold_for_risk,
 )
-from maxsup_jax.diagnostics.selective._pixels import pool_pixels
-from maxsup_jax.diagnostics.selective._pnorm import (
-  PNormFit,
-  fit_pnorm,
-  max_logit_pnorm,
-  pnorm_softmax,
-)
-from maxsup_jax.diagnostics.selective._scores import (
+from maxsup_jax.diagnostics.selective.pnorm import fit_pnorm, max_logit_pnorm
+from maxsup_jax.diagnostics.selective.scores import (
   SCORES,
-  Score,
   errors,
+  pool_pixels,
   scores,
-  temperature_msp,
 )
-from maxsup_jax.diagnostics.selective._suppression import (
+from maxsup_jax.diagnostics.selective.top_logit import (
   expected_suppression,
+  max_logit_given_confidence,
   suppression,
 )
 
 __all__ = [
   'SCORES',
-  'MaxLogitProfile',
-  'PNormFit',
   'Ranking',
   'RiskCoverage',
-  'Score',
-  'Selection',
   'Threshold',
-  'Windows',
   'apply_threshold',
   'augrc',
   'aurc',
@@ -90,14 +71,12 @@ __all__ = [
   'max_logit_given_confidence',
   'max_logit_pnorm',
   'naurc',
-  'pnorm_softmax',
   'pool_pixels',
   'risk_at_coverage',
   'risk_coverage',
   'scores',
   'selective_accuracy_coverage',
   'suppression',
-  'temperature_msp',
   'threshold_for_coverage',
   'threshold_for_risk',
 ]

@@ -16,50 +16,29 @@ alone: cross-entropy, label smoothing or MaxSup.
 3.3949 0.9086
 """
 
-from maxsup_jax.diagnostics.unconstrained._closed_form import (
-  Minimizer,
-  minimizer,
-)
-from maxsup_jax.diagnostics.unconstrained._collapse import collapse
-from maxsup_jax.diagnostics.unconstrained._conditioning import (
-  ConditionNumbers,
-  condition_numbers,
-)
-from maxsup_jax.diagnostics.unconstrained._descent import (
+from maxsup_jax.diagnostics.unconstrained.descent import (
+  Solution,
   Trajectory,
+  gap,
   gradient_descent,
   log_spaced_steps,
   metric_at_threshold,
+  solve,
   steps_to_threshold,
 )
-from maxsup_jax.diagnostics.unconstrained._hessian import (
-  Eigenvalue,
-  HessianSpectrum,
-  hessian_spectrum,
-)
-from maxsup_jax.diagnostics.unconstrained._problem import (
+from maxsup_jax.diagnostics.unconstrained.theory import (
   OBJECTIVES,
   Problem,
-  objective_value,
-)
-from maxsup_jax.diagnostics.unconstrained._solve import (
-  Gap,
-  Solution,
-  gap,
-  solve,
+  condition_numbers,
+  hessian_spectrum,
+  minimizer,
 )
 
 __all__ = [
   'OBJECTIVES',
-  'ConditionNumbers',
-  'Eigenvalue',
-  'Gap',
-  'HessianSpectrum',
-  'Minimizer',
   'Problem',
   'Solution',
   'Trajectory',
-  'collapse',
   'condition_numbers',
   'gap',
   'gradient_descent',
@@ -67,7 +46,6 @@ __all__ = [
   'log_spaced_steps',
   'metric_at_threshold',
   'minimizer',
-  'objective_value',
   'solve',
   'steps_to_threshold',
 ]

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics.representation import (
-  LogitHistogram,
   logit_density,
   near_zero_share,
   stability,
@@ -35,41 +35,27 @@ def test_stability_equals_the_definition(logits, labels):
     center = sum(rows) / len(rows)
     variance.append(sum(((r - center) ** 2).sum() for r in rows) / len(rows))
   result = stability(logits, labels)
-  np.testing.assert_allclose(result.variance_per_class, variance, atol=1e-12)
+  assert_allclose(result.variance_per_class, variance, atol=1e-12)
   assert result.value == pytest.approx(1 - np.mean(variance), abs=1e-12)
   assert result.variance == pytest.approx(np.mean(variance), abs=1e-12)
   assert result.variance > 0.1
   assert result.variance_per_class[1] == 0
   assert result.counts.tolist() == [90, 1, 9, 50, 60, 60, 30]
-  order = np.random.default_rng(1).permutation(300)
-  other = stability(logits[order] + 5, labels[order])
-  assert other.value == pytest.approx(result.value, abs=1e-6)
-
-
-def test_stability_of_equal_predictions_is_one():
-  labels = np.arange(6) % 3
-  assert stability(np.eye(3)[labels], labels).value == 1
-  assert stability(np.array([0.5, 0.5]), np.array([0, 1])).value == 1
-
-
-def test_stability_of_the_worst_predictions():
-  logits = 1000.0 * np.eye(2)[[0, 1, 0, 1]]
-  assert stability(logits, np.array([0, 0, 1, 1])).value == pytest.approx(0.5)
 
 
 def test_stability_of_an_empty_class_is_refused(logits):
-  with pytest.raises(UsageError, match='classes 2, 3, 4, 5, 6 have no exam'):
+  with pytest.raises(UsageError, match='classes 2, 3, 4, 5, 6 have no'):
     stability(logits, np.arange(300) % 2)
 
 
 def test_near_zero_share(logits):
   expected = [np.mean([abs(float(z)) < 0.5 for z in row]) for row in logits]
   share = near_zero_share(logits, 0.5)
-  np.testing.assert_array_equal(share, expected)
+  assert_array_equal(share, expected)
   assert share.dtype == np.float64
   edge = np.array([[0.01, -0.01, 0.0099, 0.0]])
   assert near_zero_share(edge).tolist() == [0.5]
-  with pytest.raises(UsageError, match=r'threshold is 0; expected more than 0'):
+  with pytest.raises(UsageError, match=r'threshold is 0; expected above 0'):
     near_zero_share(logits, 0)
   with pytest.raises(UsageError, match=r'logits\[0, 0\] is nan'):
     near_zero_share(logits * np.nan)
@@ -83,7 +69,7 @@ def test_density_equals_scipy(logits, bandwidth):
     rule = bandwidth / values.std(ddof=1)
   exact = scipy.stats.gaussian_kde(values, rule)
   grid, density = logit_density(logits, bandwidth=bandwidth)
-  np.testing.assert_allclose(density, exact(grid), atol=2e-3 * density.max())
+  assert_allclose(density, exact(grid), atol=2e-3 * density.max())
   assert (density >= 0).all()
   assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
   assert np.diff(grid) == pytest.approx(grid[1] - grid[0])
@@ -91,59 +77,12 @@ def test_density_equals_scipy(logits, bandwidth):
   assert mean == pytest.approx(values.mean(), abs=0.02 * exact.factor)
 
 
-@pytest.mark.parametrize('rule', ['scott', 'silverman'])
-def test_bandwidth_equals_scipy(rule):
-  values = np.random.default_rng(0).normal(size=9)
-  exact = scipy.stats.gaussian_kde(values, rule)
-  histogram = LogitHistogram().update(values)
-  assert histogram.bandwidth(rule) == pytest.approx(
-    np.sqrt(exact.covariance[0, 0]), rel=1e-12
-  )
-
-
 @pytest.mark.parametrize('of', ['top', 'true'])
 def test_density_of_one_logit_per_example(logits, labels, of):
   values = logits.max(1) if of == 'top' else logits[np.arange(300), labels]
   exact = scipy.stats.gaussian_kde(values.astype(np.float64))
   grid, density = logit_density(logits, labels, of=of)
-  np.testing.assert_allclose(density, exact(grid), atol=2e-3 * density.max())
-
-
-def test_bins_are_exact():
-  rng = np.random.default_rng(0)
-  values = rng.normal(size=1000).astype(np.float32)
-  values[:40] = np.arange(-20, 20) / 16
-  histogram = LogitHistogram(width=1 / 16).update(values)
-  expected = {}
-  for value in values.tolist():
-    index = int(np.floor(value * 16))
-    expected[index] = expected.get(index, 0) + 1
-  found = dict(enumerate(histogram.counts.tolist(), histogram.start))
-  assert {i: n for i, n in found.items() if n} == expected
-
-
-def test_shards_and_merges_equal_the_whole(logits, monkeypatch):
-  whole = LogitHistogram().update(logits)
-  shards = [LogitHistogram().update(z) for z in np.array_split(logits, 7)]
-  forward = backward = one_by_one = LogitHistogram()
-  for shard in shards:
-    forward = forward.merge(shard)
-    backward = shard.merge(backward)
-  for z in np.array_split(logits[::-1], 3):
-    one_by_one = one_by_one.update(z)
-  from maxsup_jax.diagnostics.representation import _density
-
-  monkeypatch.setattr(_density, '_CHUNK', 100)
-  chunked = LogitHistogram().update(logits)
-  for other in (forward, backward, one_by_one, chunked):
-    assert (other.start, other.size) == (whole.start, whole.size)
-    np.testing.assert_array_equal(other.counts, whole.counts)
-    assert other.mean == pytest.approx(whole.mean, rel=1e-12)
-    assert other.squares == pytest.approx(whole.squares, rel=1e-12)
-  assert whole.mean == pytest.approx(logits.astype(np.float64).mean())
-  assert whole.squares / whole.size == pytest.approx(
-    logits.astype(np.float64).var()
-  )
+  assert_allclose(density, exact(grid), atol=2e-3 * density.max())
 
 
 def test_far_outliers_do_not_need_endless_bins():
@@ -151,8 +90,9 @@ def test_far_outliers_do_not_need_endless_bins():
   values[0, 0] = 1e5
   grid, density = logit_density(values, bandwidth=0.3)
   assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
-  with pytest.raises(UsageError, match='need more than 4194304 bins'):
-    LogitHistogram().update(values)
+  values[0, 0] = 1e17
+  with pytest.raises(UsageError, match='expected at least two bins of'):
+    logit_density(values, bandwidth=0.3)
 
 
 def test_bad_input_is_one_line(logits, labels):
@@ -160,66 +100,17 @@ def test_bad_input_is_one_line(logits, labels):
     ({'of': 'any'}, "of is 'any'; expected one of all, top, true"),
     ({'of': 'true'}, "of='true' needs labels"),
     ({'bandwidth': 'best'}, "bandwidth is 'best'; expected one of scott"),
-    ({'bandwidth': 0}, 'bandwidth is 0; expected at least two bins'),
-    ({'bandwidth': np.inf}, 'bandwidth is inf; expected at least two bins'),
+    ({'bandwidth': 0}, 'bandwidth is 0; expected above 0'),
     ({'logits': logits * np.nan}, r'logits\[0, 0\] is nan'),
     ({'logits': np.ones((4, 3))}, 'the logits are all equal: give'),
   ):
     with pytest.raises(UsageError, match=message):
       logit_density(**{'logits': logits} | arguments)
-  with pytest.raises(UsageError, match=r'width is 0.1; expected a power of'):
-    LogitHistogram(0.1)
-  with pytest.raises(UsageError, match=r'widths differ: 0.5 and 0.25'):
-    LogitHistogram(0.5).merge(LogitHistogram(0.25))
-  with pytest.raises(UsageError, match='there are no logits'):
-    LogitHistogram().compute()
-  with pytest.raises(UsageError, match='at least two bins of 1'):
-    LogitHistogram(1.0).update(logits).compute()
   grid, density = logit_density(np.ones((4, 3)), bandwidth=0.1)
   assert grid[density.argmax()] == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize('shape', [(-1,), (-1, 1)])
-def test_a_single_logit_is_refused(shape):
-  z = np.random.default_rng(0).normal(size=50).reshape(shape)
-  labels = np.arange(50) % 2
-  for function in (
-    near_zero_share,
-    logit_density,
-    lambda z: logit_density(z, of='top'),
-    lambda z: logit_density(z, labels, of='true'),
-  ):
-    with pytest.raises(
-      UsageError, match='logits holds the single logit of a b'
-    ):
-      function(z)
-
-
-def test_the_largest_logits():
-  z = 1e150 * np.random.default_rng(0).uniform(-1, 1, size=(300, 1000))
-  grid, density = logit_density(z)
-  assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
-  for function in (
-    near_zero_share,
-    logit_density,
-    lambda z: stability(z, np.arange(300) % 1000),
-  ):
-    with pytest.raises(
-      UsageError, match=r'is -?\d\S*e\+199; expected numbers fr'
-    ):
-      function(1e50 * z)
-
-
-def test_numbers_of_another_type(logits):
-  for threshold in (None, 'a', np.nan):
-    with pytest.raises(
-      UsageError, match=r'threshold is .*; expected more than 0'
-    ):
-      near_zero_share(logits, threshold)
-  for width in (None, 'a', np.nan):
-    with pytest.raises(
-      UsageError, match=r'width is .*; expected a power of two'
-    ):
-      LogitHistogram(width)
-  with pytest.raises(UsageError, match='bandwidth is None; expected a number'):
-    logit_density(logits, bandwidth=None)
+def test_a_single_logit_is_refused():
+  for function in (near_zero_share, logit_density):
+    with pytest.raises(UsageError, match='holds the single logit of a binary'):
+      function(np.array([0.1, 0.2]))

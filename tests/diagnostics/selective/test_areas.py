@@ -1,33 +1,21 @@
-import itertools
-
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy import integrate
 
 from maxsup_jax.diagnostics import selective
-from maxsup_jax.errors import UsageError
-
-METRICS = {
-  **{
-    f'aurc {c}': lambda curve, c=c: selective.aurc(curve, c)
-    for c in ('paper', 'torch_uncertainty', 'fd_shifts', 'mean')
-  },
-  **{
-    f'augrc {c}': lambda curve, c=c: selective.augrc(curve, c)
-    for c in ('fd_shifts', 'torch_uncertainty')
-  },
-  **{
-    f'e_aurc {r}': lambda curve, r=r: selective.e_aurc(curve, r)
-    for r in ('finite', 'closed_form')
-  },
-  'naurc': selective.naurc,
-  'auroc': selective.auroc,
-}
 
 
 def all_metrics(confidence, errors):
   curve = selective.risk_coverage(confidence, errors)
-  return np.array([metric(curve) for metric in METRICS.values()])
+  conventions = ('paper', 'torch_uncertainty', 'fd_shifts', 'mean')
+  return [
+    *(selective.aurc(curve, c) for c in conventions),
+    *(selective.augrc(curve, c) for c in ('fd_shifts', 'torch_uncertainty')),
+    *(selective.e_aurc(curve, r) for r in ('finite', 'closed_form')),
+    selective.naurc(curve),
+    selective.auroc(curve),
+  ]
 
 
 def some(seed, n=60, levels=None):
@@ -45,7 +33,7 @@ def test_golden(golden):
   curve = selective.risk_coverage(golden.confidence, golden.errors)
 
   def close(value, expected, rtol=1e-9):
-    np.testing.assert_allclose(value, expected, rtol=rtol)
+    assert_allclose(value, expected, rtol=rtol)
 
   close(selective.aurc(curve), 0.29765812890812887)
   close(selective.aurc(curve, 'torch_uncertainty'), 0.2792634133543224)
@@ -62,31 +50,9 @@ def test_golden(golden):
   close(selective.e_aurc(curve), 0.29765812890812887 - reference)
   close(selective.auroc(curve), 0.5555555556)
   # The ranking by the log-odds is the same.
-  msp = selective.SCORES['msp'].function(golden.logits)
+  msp = selective.scores(golden.logits)['msp']
   assert selective.aurc(selective.risk_coverage(msp, golden.errors)) == (
     selective.aurc(curve)
-  )
-
-
-# torch_uncertainty 0.13.0, AURC and AUGRC (float32), of
-#   rng = np.random.default_rng(7); l = rng.normal(size=(300, 6)) * 2
-#   y = np.where(rng.random(300) < .5, l.argmax(1), rng.integers(0, 6, 300))
-def test_torch_uncertainty():
-  rng = np.random.default_rng(7)
-  logits = rng.normal(size=(300, 6)) * 2
-  labels = np.where(
-    rng.random(300) < 0.5, logits.argmax(1), rng.integers(0, 6, 300)
-  )
-  curve = selective.risk_coverage(
-    selective.SCORES['msp'].function(logits), selective.errors(logits, labels)
-  )
-  np.testing.assert_allclose(
-    [
-      selective.aurc(curve, 'torch_uncertainty'),
-      selective.augrc(curve, 'torch_uncertainty'),
-    ],
-    [0.4610214259856042, 0.23572463737996316],
-    rtol=1e-6,
   )
 
 
@@ -102,12 +68,10 @@ def test_torch_uncertainty():
 )
 def test_fd_shifts(confidence, errors, aurc, augrc, e_aurc):
   curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(selective.aurc(curve, 'fd_shifts'), aurc)
-  np.testing.assert_allclose(selective.augrc(curve, 'fd_shifts'), augrc)
+  assert_allclose(selective.aurc(curve, 'fd_shifts'), aurc)
+  assert_allclose(selective.augrc(curve, 'fd_shifts'), augrc)
   if e_aurc is not None:
-    np.testing.assert_allclose(
-      selective.e_aurc(curve, 'closed_form'), e_aurc, rtol=1e-9
-    )
+    assert_allclose(selective.e_aurc(curve, 'closed_form'), e_aurc, rtol=1e-9)
 
 
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
@@ -118,7 +82,7 @@ def test_areas_are_trapezoids(levels, ties):
   c0 = np.append(0, curve.coverage)
   r, g = curve.risk, curve.generalized_risk
   trapezoid, n = integrate.trapezoid, len(curve)
-  np.testing.assert_allclose(
+  assert_allclose(
     [
       selective.aurc(curve),
       selective.aurc(curve, 'torch_uncertainty'),
@@ -141,56 +105,15 @@ def test_areas_are_trapezoids(levels, ties):
     )
   c, s, g = (np.array(x, float) for x in zip(*points))
   s[0] = s[1]
-  np.testing.assert_allclose(
-    selective.aurc(curve, 'fd_shifts'), trapezoid(s, c)
-  )
-  np.testing.assert_allclose(
-    selective.augrc(curve, 'fd_shifts'), trapezoid(g, c)
-  )
-
-
-def test_conversions_without_ties():
-  curve = selective.risk_coverage(*some(2))
-  n, r = len(curve), curve.risk
-  paper = selective.aurc(curve)
-  np.testing.assert_allclose(
-    [
-      selective.aurc(curve, c)
-      for c in ('torch_uncertainty', 'fd_shifts', 'mean')
-    ],
-    [
-      (n * paper - r[0] / 2) / (n - 1),
-      paper + r[0] / (2 * n),
-      paper + r[-1] / (2 * n),
-    ],
-  )
-
-
-@pytest.mark.parametrize('convention', ['paper', 'torch_uncertainty', 'mean'])
-def test_ties_are_the_mean_over_all_orders(convention):
-  confidence = np.array([0.5, 0.9, 0.5, 0.1, 0.5, 0.9, 0.1])
-  errors = np.array([1, 0, 0, 1, 1, 1, 0])
-  stable = [
-    selective.aurc(
-      selective.risk_coverage(
-        confidence[list(order)], errors[list(order)], ties='stable'
-      ),
-      convention,
-    )
-    for order in itertools.permutations(range(7))
-  ]
-  assert np.ptp(stable) > 0.1
-  curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(
-    selective.aurc(curve, convention), np.mean(stable), rtol=1e-12
-  )
+  assert_allclose(selective.aurc(curve, 'fd_shifts'), trapezoid(s, c))
+  assert_allclose(selective.augrc(curve, 'fd_shifts'), trapezoid(g, c))
 
 
 @pytest.mark.parametrize('levels', [None, 1, 3])
 def test_augrc_and_auroc_are_one(levels):
   curve = selective.risk_coverage(*some(3, levels=levels))
   e = curve.error_rate
-  np.testing.assert_allclose(
+  assert_allclose(
     selective.augrc(curve),
     (1 - selective.auroc(curve)) * (1 - e) * e + e**2 / 2,
     rtol=1e-13,
@@ -203,93 +126,9 @@ def test_auroc_against_scikit_learn(levels, ties):
   metrics = pytest.importorskip('sklearn.metrics')
   confidence, errors = some(4, levels=levels)
   curve = selective.risk_coverage(confidence, errors, ties=ties)
-  np.testing.assert_allclose(
+  assert_allclose(
     selective.auroc(curve), metrics.roc_auc_score(~errors, confidence)
   )
-
-
-def test_auroc_of_real_valued_errors():
-  # 0.25 of an error is one wrong example in four.
-  confidence = np.array([3.0, 2, 2, 1])
-  errors = np.array([0.25, 0.0, 1.0, 0.75])
-  repeated = selective.risk_coverage(
-    np.repeat(confidence, 4), [0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 1]
-  )
-  curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(
-    selective.auroc(curve), selective.auroc(repeated), rtol=1e-14
-  )
-
-
-def test_a_perfect_ranking():
-  _, errors = some(5)
-  curve = selective.risk_coverage(-errors.astype(float), errors)
-  n, wrong = len(errors), errors.sum()
-  risks = np.maximum(np.arange(1, n + 1) - (n - wrong), 0) / np.arange(1, n + 1)
-  reference = (risks.sum() - risks[-1] / 2) / n
-  np.testing.assert_allclose(selective.aurc(curve), reference)
-  assert selective.e_aurc(curve) == pytest.approx(0, abs=1e-15)
-  assert selective.naurc(curve) == pytest.approx(0, abs=1e-14)
-  assert selective.auroc(curve) == 1
-  np.testing.assert_allclose(
-    selective.augrc(curve), errors.mean() ** 2 / 2, rtol=1e-13
-  )
-  # Any other ranking of the same examples has the same reference.
-  confidence, _ = some(5)
-  other = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(
-    selective.e_aurc(other), selective.aurc(other) - reference
-  )
-
-
-def test_closed_form_is_the_limit_of_a_perfect_ranking():
-  errors = np.arange(100_000) < 30_000
-  curve = selective.risk_coverage(np.arange(100_000), errors)
-  assert selective.e_aurc(curve, 'closed_form') == pytest.approx(0, abs=1e-5)
-  np.testing.assert_allclose(
-    selective.aurc(curve), 0.3 + 0.7 * np.log(0.7), rtol=1e-4
-  )
-
-
-def test_the_reference_of_real_valued_errors_is_their_best_order():
-  confidence, errors = [4.0, 3, 2, 1], [0.5, 0.0, 1.0, 0.25]
-  best = min(
-    selective.aurc(selective.risk_coverage(order, errors))
-    for order in itertools.permutations(confidence)
-  )
-  curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(
-    selective.e_aurc(curve), selective.aurc(curve) - best
-  )
-
-
-@pytest.mark.parametrize('levels', [None, 2])
-def test_invariance(levels):
-  confidence, errors = some(6, levels=levels)
-  before = all_metrics(confidence, errors)
-  assert np.isfinite(before).all()
-  order = np.random.default_rng(0).permutation(len(errors))
-  for after in (
-    all_metrics(confidence[order], errors[order]),
-    all_metrics(np.exp(confidence), errors),
-    all_metrics(5 * confidence - 3, errors),
-    all_metrics(confidence**3, errors),
-  ):
-    np.testing.assert_allclose(after, before, rtol=1e-12, atol=1e-15)
-
-
-def test_a_constant_score_has_the_error_rate():
-  errors = np.arange(12) < 3
-  curve = selective.risk_coverage(np.ones(12), errors)
-  e = 0.25
-  for convention in ('torch_uncertainty', 'fd_shifts', 'mean'):
-    np.testing.assert_allclose(selective.aurc(curve, convention), e)
-  np.testing.assert_allclose(selective.aurc(curve), e - e / 24)
-  np.testing.assert_allclose(selective.augrc(curve), e / 2)
-  np.testing.assert_allclose(
-    selective.augrc(curve, 'torch_uncertainty'), (12 * e / 2 - e / 24) / 11
-  )
-  assert selective.auroc(curve) == 0.5
 
 
 NAN = np.nan
@@ -309,24 +148,4 @@ DEFINED = {
 @pytest.mark.parametrize('case', DEFINED)
 def test_defined_values(case):
   confidence, errors, expected = DEFINED[case]
-  np.testing.assert_allclose(
-    all_metrics(confidence, errors), expected, atol=1e-15
-  )
-
-
-def test_unknown_conventions():
-  curve = selective.risk_coverage([1.0], [0])
-  with pytest.raises(
-    UsageError, match="convention is 'tu'; expected one of pa"
-  ):
-    selective.aurc(curve, 'tu')
-  with pytest.raises(UsageError, match="convention is 'paper'; expected one o"):
-    selective.augrc(curve, 'paper')
-  with pytest.raises(UsageError, match="reference is 'x'; expected one of fin"):
-    selective.e_aurc(curve, 'x')
-
-
-def test_augrc_of_few_examples_may_exceed_a_half():
-  curve = selective.risk_coverage([1.0] * 4, [1] * 4)
-  assert selective.augrc(curve) == 0.5
-  assert selective.augrc(curve, 'torch_uncertainty') == 0.625
+  assert_allclose(all_metrics(confidence, errors), expected, atol=1e-15)

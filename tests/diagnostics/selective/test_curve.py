@@ -2,18 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics import selective
-from maxsup_jax.errors import UsageError
 
-FIELDS = (
-  'coverage',
-  'risk',
-  'generalized_risk',
-  'threshold',
-  'errors',
-  'ends',
-)
+FIELDS = ('coverage', 'risk', 'generalized_risk', 'threshold', 'errors', 'ends')
 
 
 def naive_risks(confidence, errors):
@@ -34,11 +27,11 @@ def test_without_ties():
   for ties in ('expected', 'stable'):
     curve = selective.risk_coverage(confidence, errors, ties=ties)
     expected = np.array(naive_risks(confidence, errors))
-    np.testing.assert_allclose(curve.risk, expected, rtol=1e-15)
-    np.testing.assert_allclose(curve.generalized_risk, expected * n / 30)
-    np.testing.assert_array_equal(curve.coverage, n / 30)
-    np.testing.assert_array_equal(curve.threshold, np.sort(confidence)[::-1])
-    np.testing.assert_array_equal(curve.ends, n)
+    assert_allclose(curve.risk, expected, rtol=1e-15)
+    assert_allclose(curve.generalized_risk, expected * n / 30)
+    assert_array_equal(curve.coverage, n / 30)
+    assert_array_equal(curve.threshold, np.sort(confidence)[::-1])
+    assert_array_equal(curve.ends, n)
     assert len(curve) == 30
     assert curve.error_rate == errors.mean()
 
@@ -51,32 +44,21 @@ def test_ties_are_the_mean_over_all_orders():
     for order in itertools.permutations(range(7))
   ]
   curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_allclose(curve.risk, np.mean(orders, 0), rtol=1e-12)
-  np.testing.assert_array_equal(curve.ends, [2, 5, 7])
+  assert_allclose(curve.risk, np.mean(orders, 0), rtol=1e-12)
+  assert_array_equal(curve.ends, [2, 5, 7])
 
 
 def test_stable_ties_keep_the_order():
   confidence, errors = [0.5, 0.9, 0.5, 0.5], [1, 0, 0, 0]
   curve = selective.risk_coverage(confidence, errors, ties='stable')
-  np.testing.assert_array_equal(curve.errors, [0, 1, 0, 0])
-  np.testing.assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 4])
-  np.testing.assert_array_equal(curve.ends, [1, 4])
+  assert_array_equal(curve.errors, [0, 1, 0, 0])
+  assert_allclose(curve.risk, [0, 1 / 2, 1 / 3, 1 / 4])
+  assert_array_equal(curve.ends, [1, 4])
 
 
 def test_negative_zero_ties_with_zero():
   curve = selective.risk_coverage([0.0, -0.0], [1, 0])
-  np.testing.assert_array_equal(curve.risk, [0.5, 0.5])
-
-
-@pytest.mark.parametrize('seed', range(5))
-def test_the_order_of_the_examples_does_not_matter(seed):
-  rng = np.random.default_rng(seed)
-  confidence, errors = with_ties(rng, 40)
-  order = rng.permutation(40)
-  a = selective.risk_coverage(confidence, errors)
-  b = selective.risk_coverage(confidence[order], errors[order])
-  for field in ('coverage', 'risk', 'generalized_risk', 'threshold', 'ends'):
-    np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+  assert_array_equal(curve.risk, [0.5, 0.5])
 
 
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
@@ -94,30 +76,19 @@ def test_a_resample_is_the_curve_of_the_repeated_examples(seed, ties):
     np.repeat(confidence, weights), np.repeat(errors, weights), ties=ties
   )
   for field in FIELDS:
-    np.testing.assert_array_equal(
+    assert_array_equal(
       getattr(resample, field), getattr(repeated, field), err_msg=field
     )
   if ties == 'expected':
     # In any order: the examples as they were drawn.
     drawn = rng.permutation(np.repeat(np.arange(50), weights))
     shuffled = selective.risk_coverage(confidence[drawn], errors[drawn])
-    np.testing.assert_array_equal(resample.risk, shuffled.risk)
-
-
-def test_other_sizes_of_a_resample():
-  ranking = selective.Ranking([0.2, 0.7, 0.7], [1, 1, 0])
-  curve = ranking.curve([0, 3, 1])
-  np.testing.assert_allclose(curve.risk, [0.75] * 4)
-  np.testing.assert_array_equal(curve.ends, [4])
-  curve = ranking.curve(np.array([1, 0, 0], np.uint8))
-  np.testing.assert_array_equal(curve.threshold, [0.2])
-  everything = ranking.curve(np.ones(3, int))
-  np.testing.assert_array_equal(everything.risk, ranking.curve().risk)
+    assert_array_equal(resample.risk, shuffled.risk)
 
 
 def test_real_valued_errors():
   curve = selective.risk_coverage([3.0, 2, 2, 1], [0.5, 0.0, 0.25, 1.0])
-  np.testing.assert_allclose(curve.risk, [0.5, 0.625 / 2, 0.75 / 3, 1.75 / 4])
+  assert_allclose(curve.risk, [0.5, 0.625 / 2, 0.75 / 3, 1.75 / 4])
 
 
 def test_rounding_errors_of_ties_do_not_add_up():
@@ -126,51 +97,4 @@ def test_rounding_errors_of_ties_do_not_add_up():
   n = 49_000
   confidence, errors = np.arange(n) // 49, np.arange(n) % 49 == 0
   curve = selective.risk_coverage(confidence, errors)
-  np.testing.assert_array_equal(
-    curve.generalized_risk[48::49], np.arange(1, 1001) / n
-  )
-
-
-@pytest.mark.parametrize(
-  ('confidence', 'errors', 'message'),
-  [
-    ([0.1, np.nan], [0, 1], r'confidence\[1\] is nan'),
-    ([0.1, np.inf], [0, 1], r'confidence\[1\] is inf'),
-    ([0.1, 0.2], [0, 2], r'errors\[1\] is 2.0; expected from 0 to 1'),
-    ([0.1, 0.2], [0], 'the numbers of examples differ'),
-    ([], [], 'confidence is empty'),
-    ([[0.1]], [0], r'confidence has the shape \(1, 1\)'),
-  ],
-)
-def test_bad_input(confidence, errors, message):
-  with pytest.raises(UsageError, match=message):
-    selective.risk_coverage(confidence, errors)
-
-
-def test_unknown_ties():
-  with pytest.raises(UsageError, match="ties is 'random'; expected one of exp"):
-    selective.risk_coverage([0.1], [0], ties='random')
-
-
-@pytest.mark.parametrize(
-  ('weights', 'message'),
-  [
-    ([1, 1], r'weights has the shape \(2,\); expected \(3,\)'),
-    ([1.0, 1.0, 1.0], 'weights has the dtype float64; expected integers'),
-    ([1, -1, 1], r'weights\[1\] is -1; expected at least 0'),
-    ([0, 0, 0], 'weights are all 0'),
-  ],
-)
-def test_bad_weights(weights, message):
-  ranking = selective.Ranking([0.1, 0.2, 0.3], [0, 1, 0])
-  with pytest.raises(UsageError, match=message):
-    ranking.curve(weights)
-
-
-def test_weights_may_be_bool_but_not_huge():
-  ranking = selective.Ranking([0.9, 0.8, 0.5], [0, 1, 1])
-  np.testing.assert_array_equal(
-    ranking.curve([True, False, True]).risk, [0, 0.5]
-  )
-  with pytest.raises(UsageError, match=r'weights add up to 2\*\*31 or more'):
-    ranking.curve([2**62] * 3)
+  assert_array_equal(curve.generalized_risk[48::49], np.arange(1, 1001) / n)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import special
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics import selective
 from maxsup_jax.errors import UsageError
@@ -25,7 +25,7 @@ def random_logits(seed=0, n=50, K=6):
 def test_by_the_definition(p, centered):
   logits = random_logits()
   # At these sizes NumPy's own norm does not overflow up to p = 200.
-  np.testing.assert_allclose(
+  assert_allclose(
     selective.max_logit_pnorm(logits, p, centered=centered),
     naive(logits, p, centered),
     rtol=1e-12,
@@ -41,54 +41,20 @@ def test_golden(golden):
     (5, True, 0.9748536864, 0.5443876001),
     (2, False, 0.9701425001, 0.7301527432),
   ):
-    np.testing.assert_allclose(
-      score(p, centered)[[0, 11]], [first, last], rtol=1e-9
-    )
+    assert_allclose(score(p, centered)[[0, 11]], [first, last], rtol=1e-9)
   for p, centered, aurc in (
     *((p, True, 0.1327801828) for p in range(2, 11)),
     (1, False, 0.1503727754),
     *((p, False, 0.1700487013) for p in range(2, 11)),
   ):
     curve = selective.risk_coverage(score(p, centered), golden.errors)
-    np.testing.assert_allclose(selective.aurc(curve), aurc, rtol=1e-9)
+    assert_allclose(selective.aurc(curve), aurc, rtol=1e-9)
   fit = selective.fit_pnorm(golden.logits, golden.labels)
   assert fit.p == 2
-  np.testing.assert_allclose(fit.aurc[1:], 0.1327801828, rtol=1e-9)
-  np.testing.assert_allclose(fit.msp_aurc, 0.29765812890812887)
+  assert_allclose(fit.aurc[1:], 0.1327801828, rtol=1e-9)
+  assert_allclose(fit.msp_aurc, 0.29765812890812887)
   fit = selective.fit_pnorm(golden.logits, golden.labels, centered=False)
   assert fit.p == 1
-
-
-@pytest.mark.parametrize('p', [0.5, 1, 2, 5, 33, math.inf])
-def test_invariance_of_the_centred_score(p):
-  logits = random_logits(1)
-  before = selective.max_logit_pnorm(logits, p)
-  for after in (logits + 7, 13 * logits, 1e-30 * logits, 1e30 * logits):
-    np.testing.assert_allclose(
-      selective.max_logit_pnorm(after, p), before, rtol=1e-10
-    )
-
-
-@pytest.mark.parametrize('p', [1, 2, 5, 9])
-def test_ratio_form(p):
-  logits = np.abs(random_logits(2)) + 0.1
-  top = logits.max(1, keepdims=True)
-  d = top - logits
-  np.testing.assert_allclose(
-    selective.max_logit_pnorm(logits, p, centered=False),
-    (np.abs(1 - d / top) ** p).sum(1) ** (-1 / p),
-  )
-
-
-@pytest.mark.parametrize('p', [1, 2, 3, 10])
-def test_bound(p):
-  K = 6
-  bound = (K - 1) / ((K - 1) ** p + K - 1) ** (1 / p)
-  logits = np.concatenate([random_logits(3, K=K), [[4.0, 1, 1, 1, 1, 1]]])
-  score = selective.max_logit_pnorm(logits, p)
-  np.testing.assert_allclose(score[-1], bound)
-  assert (score <= bound + 1e-15).all()
-  assert (score > 0).all()
 
 
 def test_p_1_ties_are_exact():
@@ -96,58 +62,26 @@ def test_p_1_ties_are_exact():
   logits = rng.random((500, 7))
   logits[:, 2] += 7
   score = selective.max_logit_pnorm(logits, 1)
-  np.testing.assert_array_equal(score, 0.5)
-
-
-def test_p_0_ranks_as_the_centred_maximum():
-  logits = random_logits(5)
-  centred = logits.max(1) - logits.mean(1)
-  np.testing.assert_allclose(selective.max_logit_pnorm(logits, 0), centred / 6)
+  assert_array_equal(score, 0.5)
 
 
 @pytest.mark.parametrize('p', GRID)
 def test_equal_logits(p):
   # The mean of seven times 0.1 is not 0.1 in floating point.
   rows = np.array([[0.1] * 7, [0.0] * 7, [-3.3] * 7, [1e30] * 7])
-  np.testing.assert_array_equal(selective.max_logit_pnorm(rows, p), 0)
-  np.testing.assert_array_equal(
-    selective.max_logit_pnorm(rows.astype(np.float32), p), 0
-  )
+  assert_array_equal(selective.max_logit_pnorm(rows, p), 0)
+  assert_array_equal(selective.max_logit_pnorm(rows.astype(np.float32), p), 0)
   uncentred = selective.max_logit_pnorm(rows, p, centered=False)
   assert uncentred[1] == 0
   if p:
-    np.testing.assert_allclose(
-      uncentred[[0, 2]], [7 ** (-1 / p), -(7 ** (-1 / p))]
-    )
+    assert_allclose(uncentred[[0, 2]], [7 ** (-1 / p), -(7 ** (-1 / p))])
 
 
 def test_large_logits_do_not_overflow():
   logits = np.array([[3e38, 1e38, -3e38], [3, 1, -3]], np.float32)
   for p in (1, 2, 10, 100):
     score = selective.max_logit_pnorm(logits, p)
-    np.testing.assert_allclose(score[0], score[1], rtol=1e-6)
-    score = selective.pnorm_softmax(logits, p)
-    np.testing.assert_allclose(score[0], score[1], rtol=1e-6)
-
-
-@pytest.mark.parametrize('p', [0, 1, 2, 3.5, 8, math.inf])
-@pytest.mark.parametrize('temperature', [0.1, 1.0])
-def test_pnorm_softmax(p, temperature):
-  logits = random_logits(6)
-  norm = 6 if p == 0 else np.linalg.norm(logits, p, axis=1, keepdims=True)
-  pi = special.softmax(logits / (temperature * norm), 1).max(1)
-  score = selective.pnorm_softmax(logits, p, temperature)
-  np.testing.assert_allclose(special.expit(score), pi, rtol=1e-12)
-  zero = selective.pnorm_softmax(np.zeros((1, 4)), p, temperature)
-  np.testing.assert_allclose(zero, -np.log(3))
-
-
-def test_input_is_not_changed():
-  logits = random_logits(7)
-  before = logits.copy()
-  selective.max_logit_pnorm(logits, 3)
-  selective.pnorm_softmax(logits, 3)
-  np.testing.assert_array_equal(logits, before)
+    assert_allclose(score[0], score[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize('p', [-1, 0.05, math.nan])
@@ -168,11 +102,7 @@ def test_two_classes():
   fit = selective.fit_pnorm(logits, labels, grid=(1, 2))
   assert fit.p is None
   assert np.isnan(fit.aurc).all()
-  np.testing.assert_array_equal(
-    fit.score(logits), selective.SCORES['msp'].function(logits)
-  )
-  with pytest.raises(UsageError, match='there is no norm to choose'):
-    selective.fit_pnorm(logits, labels, fallback=False)
+  assert_array_equal(fit.score(logits), selective.scores(logits)['msp'])
   assert selective.fit_pnorm(logits[:, 1] - logits[:, 0], labels).p is None
 
 
@@ -181,8 +111,6 @@ def test_a_single_logit():
   for centered in (True, False):
     with pytest.raises(UsageError, match='the single logit of a binary'):
       selective.max_logit_pnorm(z, 2, centered=centered)
-  with pytest.raises(UsageError, match='the single logit of a binary'):
-    selective.pnorm_softmax(z[:, 0], 2)
   with pytest.raises(UsageError, match='the single logit of a binary'):
     selective.fit_pnorm(z, [0, 1], centered=False)
 
@@ -198,8 +126,8 @@ def noisy(seed, n=400, K=5):
   return logits, labels
 
 
-@pytest.mark.parametrize('centered', [True, False])
-def test_fit_takes_the_first_of_the_best(centered):
+def test_fit_takes_the_first_of_the_best():
+  centered = False
   logits, labels = noisy(0)
   grid = (7, 3, 0, 2.5, 1, 3, 2, 40)
   fit = selective.fit_pnorm(logits, labels, grid=grid, centered=centered)
@@ -212,31 +140,13 @@ def test_fit_takes_the_first_of_the_best(centered):
     )
     for p in grid
   ]
-  np.testing.assert_array_equal(fit.aurc, aurcs)
+  assert_array_equal(fit.aurc, aurcs)
   assert fit.grid == grid
   best = int(np.argmin(aurcs))
-  if not centered:
-    assert aurcs[best] < fit.msp_aurc
-    assert fit.p == grid[best]
-  unconditional = selective.fit_pnorm(
-    logits, labels, grid=grid, centered=centered, fallback=False
-  )
-  assert unconditional.p == grid[best]
+  assert aurcs[best] < fit.msp_aurc
+  assert fit.p == grid[best]
   held_out, _ = noisy(1)
-  np.testing.assert_array_equal(
-    unconditional.score(held_out),
+  assert_array_equal(
+    fit.score(held_out),
     selective.max_logit_pnorm(held_out, grid[best], centered=centered),
   )
-
-
-def test_equally_good_norms_and_the_fallback_are_strict():
-  # Nothing is wrong: all rankings are perfect.
-  logits = random_logits(9)
-  labels = logits.argmax(1)
-  assert selective.fit_pnorm(logits, labels).p is None
-  assert selective.fit_pnorm(logits, labels, grid=(4, 2), fallback=False).p == 4
-
-
-def test_an_empty_grid():
-  with pytest.raises(UsageError, match='grid is empty'):
-    selective.fit_pnorm([[1.0, 2.0, 3.0]], [0], grid=())

@@ -1,12 +1,10 @@
 import decimal
 
-import ml_dtypes
 import numpy as np
 import pytest
-from scipy import special, stats
+from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics import selective
-from maxsup_jax.errors import UsageError
 
 
 def exact(row):
@@ -42,37 +40,12 @@ ROWS = [
 
 
 @pytest.mark.parametrize('row', ROWS, ids=str)
-@pytest.mark.parametrize('name', selective.SCORES)
-def test_scores_follow_their_definitions(name, row):
-  score = selective.SCORES[name].function([row])
-  assert score.dtype == np.float64
-  # Relative to the score: nothing saturates. 2e-16 of a margin of 0.
-  np.testing.assert_allclose(score, [exact(row)[name]], rtol=2e-12, atol=2e-16)
-
-
-def test_small_scores_keep_their_digits():
-  row = [600.0, -20.0, -20.0, -30.0]
-  of = selective.scores([row])
-  assert of['entropy'][0] < 0
-  for name in ('entropy', 'gini'):
-    np.testing.assert_allclose(of[name][0], exact(row)[name], rtol=1e-12)
-
-
-def test_random_rows_against_scipy():
-  rng = np.random.default_rng(0)
-  logits = rng.normal(size=(200, 7)) * 4
-  of = selective.scores(logits)
-  pi = special.softmax(logits, 1)
-  ordered, v = np.sort(pi, 1), np.sort(logits, 1)
-  np.testing.assert_allclose(of['msp'], special.logit(pi.max(1)), rtol=1e-9)
-  np.testing.assert_allclose(of['entropy'], -stats.entropy(pi, axis=1))
-  np.testing.assert_allclose(of['gini'], (pi**2).sum(1) - 1)
-  np.testing.assert_array_equal(of['max_logit'], logits.max(1))
-  np.testing.assert_allclose(of['energy'], special.logsumexp(logits, 1))
-  np.testing.assert_allclose(
-    np.tanh(of['probability_margin'] / 2), ordered[:, -1] - ordered[:, -2]
-  )
-  np.testing.assert_allclose(of['logit_margin'], v[:, -1] - v[:, -2])
+def test_scores_follow_their_definitions(row):
+  for name, expected in exact(row).items():
+    score = selective.scores([row], name)[name]
+    assert score.dtype == np.float64
+    # Relative to the score: nothing saturates. 2e-16 of a margin of 0.
+    assert_allclose(score, expected, rtol=2e-12, atol=2e-16)
 
 
 def test_large_float32_gaps_do_not_tie():
@@ -90,134 +63,35 @@ def test_gaps_beyond_all_exponents_are_finite():
     assert confidence[0] > confidence[1], name
 
 
-def test_every_score_is_a_confidence():
-  # From sure to unsure, with the sum of the logits kept.
-  logits = np.array([[6.0, 0, 0], [4, 1, 1], [3, 2, 1], [2, 2, 2]])
-  for name, confidence in selective.scores(logits).items():
-    assert (np.diff(confidence) < 0).all(), name
-
-
 @pytest.mark.parametrize('shape', [(-1,), (-1, 1)])
 def test_a_single_logit(shape):
   z = np.array([-3.0, 0.0, 0.5, 40.0])
   of = selective.scores(z.reshape(shape))
-  np.testing.assert_allclose(of['msp'], abs(z), atol=1e-16)
-  np.testing.assert_allclose(of['logit_margin'], abs(z))
+  assert_allclose(of['msp'], abs(z), atol=1e-16)
+  assert_allclose(of['logit_margin'], abs(z))
   # m = tanh(|z| / 2), whose log-odds are |z|.
-  np.testing.assert_allclose(of['probability_margin'], abs(z), atol=1e-16)
+  assert_allclose(of['probability_margin'], abs(z), atol=1e-16)
   # Both grow with the distance from the boundary: of (0, z) they would not.
-  np.testing.assert_allclose(of['max_logit'], abs(z) / 2)
-  np.testing.assert_allclose(of['energy'], np.logaddexp(-z / 2, z / 2))
-  order = np.argsort(abs(z), kind='stable')
-  for name, confidence in of.items():
-    assert (np.diff(confidence[order]) >= 0).all(), name
-
-
-def test_one_name():
-  logits = [[2.0, 1.0], [0.0, 3.0]]
-  of = selective.scores(logits, 'msp')
-  assert list(of) == ['msp']
-  np.testing.assert_array_equal(of['msp'], selective.scores(logits)['msp'])
-  with pytest.raises(UsageError, match="score is 'm'; expected one of msp"):
-    selective.scores(logits, 'm')
-
-
-def test_ragged_lists():
-  for function in (
-    selective.scores,
-    lambda x: selective.errors(x, [0, 1]),
-    lambda x: selective.fit_pnorm(x, [0, 1]),
-    lambda x: selective.max_logit_pnorm(x, 2),
-    lambda x: selective.pool_pixels(x, [0, 1]),
-  ):
-    with pytest.raises(UsageError, match='logits is no array: its rows differ'):
-      function([[1.0, 2.0, 3.0], [1.0]])
-
-
-def test_invariance_to_shifts():
-  rng = np.random.default_rng(1)
-  logits = rng.normal(size=(50, 5))
-  before, after = selective.scores(logits), selective.scores(logits + 3)
-  for name, confidence in before.items():
-    shift = 3 if name in ('max_logit', 'energy') else 0
-    np.testing.assert_allclose(
-      after[name], confidence + shift, rtol=1e-9, err_msg=name
-    )
-
-
-def test_only_the_named_scores():
-  logits = [[1.0, 2.0]]
-  assert list(selective.scores(logits, ['energy', 'msp'])) == ['energy', 'msp']
-  with pytest.raises(UsageError, match="score is 'mps'; expected one of msp"):
-    selective.scores(logits, ['mps'])
-
-
-def test_names_titles_and_formulas():
-  for name, score in selective.SCORES.items():
-    assert score.name == name
-    assert score.title
-    assert score.formula
-
-
-def test_input_is_not_changed_and_blocks_do_not_matter():
-  rng = np.random.default_rng(2)
-  # More than one block of 2**16 numbers.
-  logits = rng.normal(size=(9000, 10))
-  before = logits.copy()
-  of = selective.scores(logits)
-  np.testing.assert_array_equal(logits, before)
-  part = selective.scores(logits[6000:7000])
-  for name in of:
-    np.testing.assert_array_equal(of[name][6000:7000], part[name])
-
-
-def test_half_precision():
-  logits = np.array([[1.5, 0.25, -2], [3, 1, 0]], ml_dtypes.bfloat16)
-  for name, confidence in selective.scores(logits).items():
-    np.testing.assert_array_equal(
-      confidence, selective.SCORES[name].function(logits.astype(np.float64))
-    )
-
-
-def test_temperature_msp():
-  rng = np.random.default_rng(3)
-  logits = rng.normal(size=(40, 5))
-  for T in (0.3, 1.0, 7.0):
-    pi = special.softmax(logits / T, 1).max(1)
-    np.testing.assert_allclose(
-      special.expit(selective.temperature_msp(logits, T)), pi
-    )
-  for T in (0.0, -1.0, np.nan, np.inf):
-    with pytest.raises(UsageError, match='temperature is'):
-      selective.temperature_msp(logits, T)
-
-
-def test_numbers_that_could_overflow_are_refused():
-  with pytest.raises(UsageError, match=r'logits\[0, 1\] is -1e\+200'):
-    selective.scores([[1.0, -1e200]])
+  assert_allclose(of['max_logit'], abs(z) / 2)
+  assert_allclose(of['energy'], np.logaddexp(-z / 2, z / 2))
 
 
 def test_errors(golden):
-  np.testing.assert_array_equal(
+  assert_array_equal(
     selective.errors(golden.logits, golden.labels), golden.errors
   )
   assert golden.errors.mean() == 0.25
   # The first of equal logits is the prediction.
-  np.testing.assert_array_equal(
+  assert_array_equal(
     selective.errors([[1.0, 1.0], [1.0, 1.0]], [0, 1]), [False, True]
   )
-  np.testing.assert_array_equal(
-    selective.errors([-1.0, 2.0], [0, 0]), [False, True]
-  )
+  assert_array_equal(selective.errors([-1.0, 2.0], [0, 0]), [False, True])
 
 
 def test_scores_of_the_largest_logits_can_be_ranked():
   rng = np.random.default_rng(0)
   logits, labels = rng.uniform(-1e150, 1e150, (50, 4)), rng.integers(0, 4, 50)
   wrong = selective.errors(logits, labels)
-  for confidence in (
-    *selective.scores(logits).values(),
-    selective.temperature_msp(logits, 1e-100),
-  ):
+  for confidence in selective.scores(logits).values():
     assert 0 <= selective.aurc(selective.risk_coverage(confidence, wrong)) <= 1
   assert selective.fit_pnorm(logits, labels).msp_aurc > 0

@@ -1,9 +1,9 @@
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy import special
 
 from maxsup_jax import losses
@@ -35,11 +35,7 @@ def distilled(teacher_logits):
 
 
 def close(a, b):
-  np.testing.assert_allclose(a, b, atol=2e-6)
-
-
-def test_cross_entropy_adds_nothing(logits, labels):
-  close(selective.suppression(losses.cross_entropy, logits, labels), 0)
+  assert_allclose(a, b, atol=2e-6)
 
 
 def test_label_smoothing(logits, labels):
@@ -52,36 +48,6 @@ def test_label_smoothing(logits, labels):
 
 def test_maxsup(logits, labels):
   close(selective.suppression(MAXSUP, logits, labels), ALPHA * (1 - 1 / K))
-
-
-def test_distillation(logits, labels):
-  teacher = np.random.default_rng(2).normal(size=(N, K))
-  q = special.softmax(teacher, 1)[np.arange(N), logits.argmax(1)]
-  correct = logits.argmax(1) == labels
-  close(
-    selective.suppression(distilled(teacher), logits, labels),
-    ALPHA * (correct - q),
-  )
-
-
-def test_in_double_precision(logits, labels):
-  with jax.enable_x64(True):
-    value = selective.suppression(LS, logits, labels)
-  correct = logits.argmax(1) == labels
-  np.testing.assert_allclose(value, ALPHA * (correct - 1 / K), atol=1e-14)
-
-
-def test_any_loss_that_jax_can_differentiate(labels, logits):
-  def loss(z, y):
-    target = jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1)[:, 0]
-    return 3 * jnp.max(z, 1) - target
-
-  close(selective.suppression(loss, logits, labels), 3)
-
-
-def test_a_single_logit():
-  # (0, z): suppression of the larger of the two, for the two losses.
-  close(selective.suppression(LS, [2.0, -2.0], [1, 1]), [0.1, -0.1])
 
 
 def averaged(loss, logits, p_labels):
@@ -106,36 +72,6 @@ def test_expected_suppression(logits, target):
   close(averaged(loss, logits, p_labels), expected)
 
 
-def test_a_calibrated_teacher_does_not_suppress(logits):
-  p_labels = np.random.default_rng(5).dirichlet(np.ones(K), size=N)
-  teacher = np.log(p_labels)
-  close(averaged(distilled(teacher), logits, p_labels), 0)
-  P = np.linspace(0, 1, 5)
-  np.testing.assert_allclose(
-    selective.expected_suppression(
-      P, K, ALPHA, target='soft', top_probability=1 - P
-    ),
-    0,
-    atol=1e-16,
-  )
-
-
-def test_end_points_of_the_line():
-  P = [0, 1 - 1 / K, 1]
-  np.testing.assert_allclose(
-    selective.expected_suppression(P, K, ALPHA),
-    [ALPHA * (1 - 1 / K), 0, -ALPHA / K],
-    atol=1e-16,
-  )
-  # A uniform teacher is label smoothing.
-  np.testing.assert_allclose(
-    selective.expected_suppression(
-      P, K, ALPHA, target='soft', top_probability=1 / K
-    ),
-    selective.expected_suppression(P, K, ALPHA),
-  )
-
-
 def test_bad_input(logits, labels):
   with pytest.raises(UsageError, match=r'the loss has the shape \(\); expect'):
     selective.suppression(lambda z, y: LS(z, y).mean(), logits, labels)
@@ -146,23 +82,12 @@ def test_bad_input(logits, labels):
     expected(0.1, K, ALPHA, target='ce')
   with pytest.raises(UsageError, match='top_probability belongs to'):
     expected(0.1, K, ALPHA, target='soft')
-  with pytest.raises(UsageError, match='top_probability belongs to'):
-    expected(0.1, K, ALPHA, top_probability=0.5)
-  with pytest.raises(UsageError, match=r'error_probability is 1\.5'):
+  with pytest.raises(UsageError, match=r'error_probability\[1\] is 1\.5'):
     expected([0.1, 1.5], K, ALPHA)
-  with pytest.raises(UsageError, match='top_probability is nan'):
-    expected(0.1, K, ALPHA, target='soft', top_probability=np.nan)
-  with pytest.raises(UsageError, match='num_classes is 1'):
-    expected(0.1, 1, ALPHA)
-  for alpha in (np.nan, np.inf, None, 'a'):
-    with pytest.raises(UsageError, match=r'alpha is .*; expected a finite num'):
-      expected(0.1, K, alpha)
-  with pytest.raises(
-    UsageError, match=r'\(2,\), and top_probability, \(3,\), do'
-  ):
+  with pytest.raises(UsageError, match='alpha is nan; expected a finite num'):
+    expected(0.1, K, np.nan)
+  with pytest.raises(UsageError, match=r'top_probability has the shape \(3,'):
     expected([0.1, 0.2], K, ALPHA, target='soft', top_probability=[0.1] * 3)
-  with pytest.raises(UsageError, match='error_probability has the dtype <U1'):
-    expected('a', K, ALPHA)
 
 
 def test_a_gradient_that_is_not_finite(logits, labels):

@@ -7,16 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics import checks
 from maxsup_jax.diagnostics._blocks import map_rows
-from maxsup_jax.diagnostics.selective._areas import aurc
-from maxsup_jax.diagnostics.selective._curve import Ranking
-from maxsup_jax.diagnostics.selective._scores import (
-  errors,
-  log_odds_of_rows,
-  scores,
-)
-from maxsup_jax.errors import UsageError
+from maxsup_jax.diagnostics.selective.curve import Ranking, aurc
+from maxsup_jax.diagnostics.selective.scores import errors, scores
+from maxsup_jax.errors import UsageError, number
 
 # Below it (1 / p)-th powers of sums over classes could overflow.
 _SMALLEST_P = 0.1
@@ -55,10 +50,6 @@ def max_logit_pnorm(
     A confidence per example, float64 `[N]`: larger is surer. It is 0 where the
     norm is: for equal logits if centred, for logits that are 0 if not.
 
-  Raises:
-    UsageError: for a wrong p, fewer classes than explained above, a wrong
-      shape or dtype, no examples, NaN or infinity.
-
   Examples:
     >>> from maxsup_jax.diagnostics import selective
     >>> logits = [[4.0, 0.0, -1.0], [40.0, 0.0, -10.0], [1.0, 1.0, 1.0]]
@@ -67,9 +58,7 @@ def max_logit_pnorm(
     >>> print(selective.max_logit_pnorm(logits, 2, centered=False).round(4))
     [0.9701 0.9701 0.5774]
 
-  References:
-    Cattelan and Silva, `How to Fix a Broken Confidence Estimator
-    <https://arxiv.org/abs/2305.15508>`_, 2024.
+  References: Cattelan and Silva, 2024.
   """
   logits = _normalizable(logits)
   if centered and logits.shape[1] == 2:
@@ -78,54 +67,6 @@ def max_logit_pnorm(
       'centered=False'
     )
   return _pnorm_scores(logits, (_exponent(p),), centered)[:, 0]
-
-
-def pnorm_softmax(
-  logits: ArrayLike, p: float, temperature: float = 1.0
-) -> np.ndarray:
-  r"""The maximum softmax probability of normalised logits (p-NormSoftmax).
-
-  .. math:: \max_k \mathrm{softmax}\left( \frac{v}{T \|v\|_p} \right)_k
-
-  as the log-odds of `scores`, which rank alike.
-
-  Args:
-    logits: floating point `[N, K]`, of more than a single logit.
-    p: 0, or from 0.1 to infinity; 0 counts the classes: the norm is K.
-    temperature: T, greater than 0.
-
-  Returns:
-    A confidence per example, float64 `[N]`: larger is surer. Where all logits
-    are 0 they stay 0.
-
-  Raises:
-    UsageError: for a wrong p or temperature (from 1e-100 to 1e100), a single
-      logit, a wrong shape or dtype, no examples, NaN or infinity.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> logits = [[4.0, 0.0, -1.0], [40.0, 0.0, -10.0], [0.0, 0.0, 0.0]]
-    >>> print(selective.pnorm_softmax(logits, 2, temperature=0.5).round(4))
-    [ 1.4605  1.4605 -0.6931]
-
-  References:
-    Cattelan and Silva, `Improving Selective Classification Performance of Deep
-    Neural Networks through Post-Hoc Logit Normalization and Temperature
-    Scaling <https://arxiv.org/abs/2305.15508v1>`_, 2023.
-  """
-  temperature = _checks.between(temperature, 'temperature', 1e-100, 1e100)
-  p = _exponent(p)
-
-  def block(v):
-    scale = _scaled(v, centered=False)
-    norm = _norms(v, (p,), False)[:, 0]
-    if not p:
-      # The norm is K and not in proportion to the logits.
-      norm = norm / np.where(scale > 0, scale, 1)
-    v /= temperature * norm[:, None]
-    return log_odds_of_rows(v)
-
-  return map_rows(block, _normalizable(logits))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,15 +89,7 @@ class PNormFit:
   msp_aurc: float
 
   def score(self, logits: ArrayLike) -> np.ndarray:
-    """The confidence of other examples, by the norm that was chosen.
-
-    Args:
-      logits: floating point `[N, K]` of the same classifier.
-
-    Returns:
-      `max_logit_pnorm`, or the log-odds of the MSP if `p` is None; float64
-      `[N]`.
-    """
+    """The confidence of other examples: `max_logit_pnorm`, or the MSP."""
     if self.p is None:
       return scores(logits, ('msp',))['msp']
     return max_logit_pnorm(logits, self.p, centered=self.centered)
@@ -168,34 +101,23 @@ def fit_pnorm(
   *,
   grid: Iterable[float] = range(1, 11),
   centered: bool = True,
-  fallback: bool = True,
 ) -> PNormFit:
   """Chooses the norm of MaxLogit-pNorm with the least AURC.
 
-  Use examples that are not evaluated on afterwards.
+  Or the MSP, unless a norm is better; for two classes, where the centred score
+  is constant, the MSP is all there is.
+
+  Use examples that are held out from training, and not evaluated on afterwards.
 
   Args:
-    logits: floating point `[N, K]`, held out from training and from testing.
-    labels: class ids, integer `[N]`.
     grid: the norms to try, as in `max_logit_pnorm`. The first of equally good
       ones is taken. The default is that of Xia et al.; Cattelan and Silva try 0
       to 9.
     centered: whether to subtract the mean over the classes.
-    fallback: whether to take the MSP unless a norm is better. For two classes,
-      where the centred score is constant, the MSP is all there is.
-
-  Returns:
-    The fit; its method `score` applies it.
-
-  Raises:
-    UsageError: for an empty grid or a wrong p in it, two classes if centred
-      and without fallback, a single logit if not centred, a wrong shape or
-      dtype, no examples, NaN or infinity, or a label outside `[0, K)`.
 
   Examples:
     The third example is wrong, and its logits are large:
 
-    >>> import numpy as np
     >>> from maxsup_jax.diagnostics import selective
     >>> logits = np.array([[2, 0, 0.1], [0, 0.1, 2], [9, 6.5, -3], [0, 3, 0.2]])
     >>> fit = selective.fit_pnorm(logits, [0, 2, 1, 1], grid=(2, 3))
@@ -204,31 +126,20 @@ def fit_pnorm(
     >>> print(fit.score(logits).round(4))
     [0.8157 0.8157 0.5398 0.815 ]
 
-  References:
-    Cattelan and Silva, `How to Fix a Broken Confidence Estimator
-    <https://arxiv.org/abs/2305.15508>`_, 2024; Xia et al., `Towards
-    Understanding Why Label Smoothing Degrades Selective Classification and How
-    to Fix It <https://arxiv.org/abs/2403.14715>`_, 2025, section 5.
+  References: Cattelan and Silva, 2024; Xia et al., 2025, section 5.
   """
-  logits = _checks.array(logits, 'logits')
   wrong = errors(logits, labels)
   grid = tuple(grid)
   if not grid:
     raise UsageError('grid is empty; expected norms to try')
   exponents = tuple(_exponent(p) for p in grid)
   msp_aurc = _aurc(scores(logits, ('msp',))['msp'], wrong)
-  constant = centered and _checks.class_scores(logits).shape[1] == 2
-  if constant:
-    if not fallback:
-      raise UsageError(
-        'the centred score of two classes is constant: there is no norm to '
-        'choose; use centered=False, or fallback=True for the MSP'
-      )
+  if centered and checks.class_scores(logits).shape[1] == 2:
     aurcs = np.full(len(grid), np.nan)
   else:
     confidence = _pnorm_scores(_normalizable(logits), exponents, centered)
     aurcs = np.array([_aurc(c, wrong) for c in confidence.T])
-  best, best_aurc = None, msp_aurc if fallback else math.inf
+  best, best_aurc = None, msp_aurc
   for p, value in zip(grid, aurcs):
     if value < best_aurc:
       best, best_aurc = p, value
@@ -241,20 +152,19 @@ def _aurc(confidence: np.ndarray, wrong: np.ndarray) -> float:
 
 def _exponent(p: float) -> float:
   expected = f'0, or from {_SMALLEST_P} to infinity'
-  p = _checks.number(p, 'p', expected)
-  if not (p == 0 or p >= _SMALLEST_P):
-    raise UsageError(f'p is {p}; expected {expected}')
-  return float(p)
+  if not isinstance(p, bool) and p in (0, math.inf):
+    return float(p)
+  return float(number('p', p, _SMALLEST_P, expected=expected))
 
 
 def _normalizable(logits: ArrayLike) -> np.ndarray:
-  logits = _checks.array(logits, 'logits')
+  logits = checks.array(logits, 'logits')
   if logits.ndim == 1 or logits.shape[1:] == (1,):
     raise UsageError(
       'the single logit of a binary classifier cannot be normalised: its sign '
       'is all that would be left; use the MSP'
     )
-  return _checks.class_scores(logits)
+  return checks.class_scores(logits)
 
 
 def _pnorm_scores(
@@ -262,7 +172,7 @@ def _pnorm_scores(
 ) -> np.ndarray:
   """MaxLogit-pNorm for several norms in one pass: `[N, len(exponents)]`."""
 
-  def block(v):
+  def block(v: np.ndarray) -> np.ndarray:
     scale = _scaled(v, centered)
     top = v.max(1)
     result = top[:, None] / _norms(v, exponents, centered)

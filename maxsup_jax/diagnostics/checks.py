@@ -1,8 +1,7 @@
-"""What the measurements take, and one clear line for what they do not."""
+"""Checks of arrays: what the measurements take, one line for what they do not.
 
-import numbers
-import reprlib
-import sys
+Each returns what it checked as a NumPy array, or raises UsageError.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,10 +27,6 @@ def logits_and_labels(
 
   Returns:
     The logits `[N, K]`, K at least 2, in their own dtype, and int64 labels.
-
-  Raises:
-    UsageError: one line, for a wrong shape or dtype, no examples, NaN or
-      infinity, or a label outside `[0, K)`.
   """
   logits_NK = class_scores(logits, single=single)
   labels_N = class_ids(labels, logits_NK.shape[1])
@@ -43,7 +38,10 @@ def class_scores(
   logits: ArrayLike, name: str = 'logits', single: str = 'zero'
 ) -> np.ndarray:
   """Checks logits alone; see `logits_and_labels`."""
-  logits = matrix(logits, name, columns='classes', single=True)
+  logits = array(logits, name)
+  if logits.ndim == 1:
+    logits = logits[:, None]
+  logits = matrix(logits, name, columns='classes')
   if logits.shape[1] > 1:
     return logits
   if single == 'refused':
@@ -57,20 +55,10 @@ def class_scores(
 
 
 def matrix(
-  values: ArrayLike, name: str, columns: str = 'features', single: bool = False
+  values: ArrayLike, name: str, columns: str = 'features'
 ) -> np.ndarray:
-  """Checks finite floating-point numbers `[N, columns]`, N at least 1.
-
-  Args:
-    values: the numbers, in any floating dtype; bfloat16 and float16 become
-      float32.
-    name: what to call them in an error.
-    columns: what the second axis counts.
-    single: whether `[N]` stands for `[N, 1]`.
-  """
+  """Checks `[examples, columns]` with `finite`."""
   values = array(values, name)
-  if single and values.ndim == 1:
-    values = values[:, None]
   if values.ndim != 2 or not values.shape[1]:
     raise UsageError(
       f'{name} has the shape {values.shape}; expected [examples, {columns}]'
@@ -108,28 +96,58 @@ def finite(values: ArrayLike, name: str, limit: float = LARGEST) -> np.ndarray:
   limit = min(limit, float(np.finfo(values.dtype).max))
   if not (values.max() <= limit and values.min() >= -limit):
     bad = ~(np.abs(values) <= limit)
-    where = np.unravel_index(bad.argmax(), values.shape)
+    expected = 'finite numbers'
+    if np.isfinite(values[bad][0]):
+      expected = f'numbers from {-limit:g} to {limit:g}'
+    _refuse_any(bad, values, name, expected)
+  return values
+
+
+def _refuse_any(
+  bad: np.ndarray, values: np.ndarray, name: str, expected: str
+) -> None:
+  """Names the first element that is not as expected."""
+  if bad.any():
+    where = np.unravel_index(bad.argmax(), bad.shape)
     index = ', '.join(str(int(i)) for i in where)
     at = f'{name}[{index}]' if index else name
-    expected = 'finite numbers'
-    if np.isfinite(values[where]):
-      expected = f'numbers from {-limit:g} to {limit:g}'
     raise UsageError(f'{at} is {values[where]}; expected {expected}')
+
+
+def shares(values: ArrayLike, name: str) -> np.ndarray:
+  """Checks bool or numbers from 0 to 1, and makes them float64."""
+  values = array(values, name)
+  if values.dtype.kind in 'biu':
+    values = values.astype(np.float64)
+  values = finite(values, name).astype(np.float64)
+  _refuse_any((values < 0) | (values > 1), values, name, 'from 0 to 1')
+  return values
+
+
+def vector(values: ArrayLike, name: str) -> np.ndarray:
+  """Checks that there is one axis, that of the examples."""
+  values = array(values, name)
+  if values.ndim != 1:
+    raise UsageError(
+      f'{name} has the shape {values.shape}; expected [examples]'
+    )
   return values
 
 
 def class_ids(
-  labels: ArrayLike, num_classes: int, name: str = 'labels'
+  labels: ArrayLike,
+  num_classes: int,
+  name: str = 'labels',
+  where: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Checks integer class ids `[N]` in `[0, num_classes)`, N at least 1."""
+  """Checks integer class ids `[N]` in `[0, num_classes)`, N at least 1.
+
+  With `where`, only those at which it is True.
+  """
   labels = _integers(labels, name)
   bad = (labels < 0) | (labels >= num_classes)
-  if bad.any():
-    i = int(bad.argmax())
-    raise UsageError(
-      f'{name}[{i}] is {labels[i]}; expected from 0 to {num_classes - 1}, as '
-      f'there are {num_classes} classes'
-    )
+  expected = f'from 0 to {num_classes - 1}, as there are {num_classes} classes'
+  _refuse_any(bad if where is None else bad & where, labels, name, expected)
   return labels.astype(np.int64)
 
 
@@ -143,22 +161,14 @@ def labels_alone(labels: ArrayLike, name: str = 'labels') -> np.ndarray:
     Int64 `[N]`; `int(labels.max()) + 1` is K, from 1 to N.
   """
   labels = _integers(labels, name)
-  bad = (labels < 0) | (labels >= len(labels))
-  if bad.any():
-    i = int(bad.argmax())
-    why = 'class ids from 0 on'
-    if labels[i] > 0:
-      why = f'less, as {len(labels)} examples leave a class below it empty'
-    raise UsageError(f'{name}[{i}] is {labels[i]}; expected {why}')
+  _refuse_any(labels < 0, labels, name, 'class ids from 0 on')
+  expected = f'less, as {len(labels)} examples leave a class below it empty'
+  _refuse_any(labels >= len(labels), labels, name, expected)
   return labels.astype(np.int64)
 
 
 def _integers(labels: ArrayLike, name: str) -> np.ndarray:
-  labels = array(labels, name)
-  if labels.ndim != 1:
-    raise UsageError(
-      f'{name} has the shape {labels.shape}; expected [examples]'
-    )
+  labels = vector(labels, name)
   if not np.issubdtype(labels.dtype, np.integer):
     raise UsageError(
       f'{name} has the dtype {labels.dtype}; expected integer class ids'
@@ -177,24 +187,12 @@ def scores_and_errors(
     confidence: larger is surer; finite.
     errors: what each example costs: bool, or numbers from 0 to 1.
   """
-  confidence = array(confidence, 'confidence')
-  errors = array(errors, 'errors')
-  for name, values in (('confidence', confidence), ('errors', errors)):
-    if values.ndim != 1:
-      raise UsageError(
-        f'{name} has the shape {values.shape}; expected [examples]'
-      )
+  confidence = vector(confidence, 'confidence')
+  errors = shares(vector(errors, 'errors'), 'errors')
   if confidence.dtype.kind in 'biu':
     confidence = confidence.astype(np.float64)
   # They are compared and nothing else, so they may be as large as they like.
   confidence = finite(confidence, 'confidence', np.inf).astype(np.float64)
-  if errors.dtype.kind in 'biu':
-    errors = errors.astype(np.float64)
-  errors = finite(errors, 'errors').astype(np.float64)
-  bad = (errors < 0) | (errors > 1)
-  if bad.any():
-    i = int(bad.argmax())
-    raise UsageError(f'errors[{i}] is {errors[i]}; expected from 0 to 1')
   same_length(confidence=confidence, errors=errors)
   return confidence, errors
 
@@ -204,53 +202,6 @@ def same_length(**arrays: np.ndarray) -> None:
   if len({len(a) for a in arrays.values()}) > 1:
     lengths = ', '.join(f'{name} {len(a)}' for name, a in arrays.items())
     raise UsageError(f'the numbers of examples differ: {lengths}')
-
-
-def number(value: float, name: str, expected: str = 'a number') -> float:
-  """Checks that a value is one real number, and not NaN.
-
-  Returns:
-    The number, as Python's where it is NumPy's or JAX's.
-  """
-  if getattr(value, 'shape', None) == ():
-    value = value.item()
-  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  if not real or value != value:
-    shown = ' '.join(reprlib.repr(value).split())
-    raise UsageError(f'{name} is {shown}; expected {expected}')
-  return value
-
-
-def between(value: float, name: str, low: float, high: float) -> float:
-  """Checks a number from low to high, both included."""
-  value = number(value, name, f'from {low} to {high}')
-  if not low <= value <= high:
-    raise UsageError(f'{name} is {value}; expected from {low} to {high}')
-  return float(value)
-
-
-def positive(value: float, name: str) -> float:
-  """Checks a finite number greater than 0."""
-  expected = 'a finite number above 0'
-  value = number(value, name, expected)
-  if not 0 < value <= sys.float_info.max:
-    raise UsageError(f'{name} is {value}; expected {expected}')
-  return float(value)
-
-
-def at_least(value: int, name: str, low: int) -> int:
-  """Checks a whole number from low on, and makes it an int."""
-  expected = f'a whole number >= {low}'
-  value = number(value, name, expected)
-  # The remainder of an infinity is NaN.
-  if not value >= low or value % 1 != 0:
-    raise UsageError(f'{name} is {value}; expected {expected}')
-  return int(value)
-
-
-def seed(value: int) -> int:
-  """Checks a seed: a whole number, not None, which would not be repeatable."""
-  return at_least(value, 'seed', 0)
 
 
 def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
@@ -271,19 +222,9 @@ def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
       f'weights has the dtype {weights.dtype}; expected integers, how often '
       'each example counts'
     )
-  if weights.min() < 0:
-    raise UsageError(
-      f'weights[{weights.argmin()}] is {weights.min()}; expected at least 0'
-    )
+  _refuse_any(weights < 0, weights, 'weights', 'at least 0')
   if not weights.any():
     raise UsageError('weights are all 0: no example is left')
   if weights.sum(dtype=np.float64) >= 2.0**31:
     raise UsageError('weights add up to 2**31 or more; expected less')
   return weights.astype(np.int64, copy=False)
-
-
-def one_of(value: str, name: str, known: tuple[str, ...]) -> str:
-  """Checks a name among the known ones."""
-  if not isinstance(value, str) or value not in known:
-    raise UsageError(f'{name} is {value!r}; expected one of {", ".join(known)}')
-  return value

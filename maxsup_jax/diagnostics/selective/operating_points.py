@@ -1,4 +1,8 @@
-"""Single points of the risk-coverage curve, and thresholds to carry over."""
+"""Single points of the risk-coverage curve, and thresholds to carry over.
+
+With ties `'expected'`, a point of the curve within a tie is reached by
+accepting a part of the tie at random; a threshold accepts all of it or nothing.
+"""
 
 import dataclasses
 import math
@@ -6,8 +10,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import _checks
-from maxsup_jax.diagnostics.selective._curve import RiskCoverage
+from maxsup_jax.diagnostics import checks
+from maxsup_jax.diagnostics.selective.curve import RiskCoverage
+from maxsup_jax.errors import number
 
 # A risk of 1/10 must satisfy 1 - 0.9, which is less than 0.1 in floating point;
 # and 7% of 100 examples are 7, although 100 * 0.07 is larger than 7.
@@ -23,15 +28,10 @@ def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
   Risks above the limit by no more than 1e-9 count as equal to it.
 
   Args:
-    curve: a risk-coverage curve. With ties `'expected'`, its points within a
-      tie are reached by accepting a part of the tie at random.
     risk: the limit, from 0 to 1.
 
   Returns:
     The coverage; NaN if no coverage has a risk within the limit.
-
-  Raises:
-    UsageError: if the limit is not from 0 to 1.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
@@ -39,12 +39,10 @@ def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
     >>> selective.coverage_at_risk(curve, 0.4)
     0.75
 
-  References:
-    Geifman and El-Yaniv, `Selective Classification for Deep Neural Networks
-    <https://arxiv.org/abs/1705.08500>`_, 2017. torch-uncertainty's Cov@5Risk is
-    the one at 0.05, as computed from its release 0.13 on.
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Cov@5Risk is the
+    one at 0.05, as computed from its release 0.13 on.
   """
-  risk = _checks.between(risk, 'risk', 0, 1)
+  risk = number('risk', risk, 0, 1)
   within = np.flatnonzero(curve.risk <= risk + _TOLERANCE)
   return float(curve.coverage[within[-1]]) if within.size else math.nan
 
@@ -55,26 +53,10 @@ def risk_at_coverage(curve: RiskCoverage, coverage: float) -> float:
   .. math:: r_k, \qquad k = \max(1, \lceil N c \rceil)
 
   Args:
-    curve: a risk-coverage curve. With ties `'expected'`, its points within a
-      tie are reached by accepting a part of the tie at random.
     coverage: c, from 0 to 1.
 
-  Returns:
-    The risk.
-
-  Raises:
-    UsageError: if the coverage is not from 0 to 1.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> selective.risk_at_coverage(curve, 0.5)
-    0.5
-
-  References:
-    Geifman and El-Yaniv, `Selective Classification for Deep Neural Networks
-    <https://arxiv.org/abs/1705.08500>`_, 2017. torch-uncertainty's Risk@80Cov
-    is the one at 0.8.
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Risk@80Cov is the
+    one at 0.8.
   """
   return float(curve.risk[_accepted(curve, coverage) - 1])
 
@@ -86,27 +68,11 @@ def selective_accuracy_coverage(curve: RiskCoverage, accuracy: float) -> float:
   without error, so that the result is 0 where that one is NaN.
 
   Args:
-    curve: a risk-coverage curve.
     accuracy: from 0 to 1.
 
-  Returns:
-    The coverage, from 0 to 1.
-
-  Raises:
-    UsageError: if the accuracy is not from 0 to 1.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> selective.selective_accuracy_coverage(curve, 0.95)
-    0.25
-
-  References:
-    Galil et al., `What Can We Learn From The Selective Prediction And
-    Uncertainty Estimation Performance Of 523 Imagenet Classifiers
-    <https://arxiv.org/abs/2302.11874>`_, 2023.
+  References: Galil et al., 2023.
   """
-  accuracy = _checks.between(accuracy, 'accuracy', 0, 1)
+  accuracy = number('accuracy', accuracy, 0, 1)
   coverage = coverage_at_risk(curve, 1 - accuracy)
   return 0.0 if math.isnan(coverage) else coverage
 
@@ -145,29 +111,18 @@ class Selection:
 def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
   """The threshold that accepts most among those with a risk within a limit.
 
-  A threshold accepts all of a tie or nothing of it, so the coverage may be less
-  than that of `coverage_at_risk`. The risk on other examples may be larger: the
-  limit holds where the threshold was chosen, and nothing is guaranteed
-  elsewhere.
+  The coverage may be less than that of `coverage_at_risk`, as ties count whole.
+  The risk on other examples may be larger: the limit holds where the threshold
+  was chosen, and nothing is guaranteed elsewhere.
 
   Args:
-    curve: a risk-coverage curve of validation examples.
     risk: the limit, from 0 to 1.
 
   Returns:
     The threshold. If no threshold keeps the limit, it is infinite and accepts
     nothing.
-
-  Raises:
-    UsageError: if the limit is not from 0 to 1.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
-    >>> selective.threshold_for_risk(curve, 0.3)
-    Threshold(value=0.9, coverage=0.25, risk=0.0)
   """
-  risk = _checks.between(risk, 'risk', 0, 1)
+  risk = number('risk', risk, 0, 1)
   points = curve.ends - 1
   within = points[curve.risk[points] <= risk + _TOLERANCE]
   if not within.size:
@@ -178,24 +133,8 @@ def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
 def threshold_for_coverage(curve: RiskCoverage, coverage: float) -> Threshold:
   """The largest threshold that accepts at least a share of the examples.
 
-  A threshold accepts all of a tie or nothing of it, so it may accept more.
-
   Args:
-    curve: a risk-coverage curve of validation examples.
     coverage: from 0 to 1. At least one example is accepted.
-
-  Returns:
-    The threshold.
-
-  Raises:
-    UsageError: if the coverage is not from 0 to 1.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 0])
-    >>> threshold = selective.threshold_for_coverage(curve, 0.5)
-    >>> print(threshold.value, threshold.coverage, round(threshold.risk, 4))
-    0.8 0.75 0.3333
   """
   enough = np.searchsorted(curve.ends, _accepted(curve, coverage))
   return _at(curve, curve.ends[enough] - 1)
@@ -216,36 +155,25 @@ def apply_threshold(
 
   Returns:
     Which examples are accepted, and their coverage and risk.
-
-  Raises:
-    UsageError: for a wrong shape or dtype, no examples, NaN or infinity,
-      different lengths or a threshold that is NaN.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> selection = selective.apply_threshold(0.8, [0.7, 0.8, 0.9], [1, 1, 0])
-    >>> print(selection.accepted)
-    [False  True  True]
-    >>> print(round(selection.coverage, 4), selection.risk)
-    0.6667 0.5
   """
   value = threshold.value if isinstance(threshold, Threshold) else threshold
-  value = _checks.number(value, 'the threshold')
-  known = errors is not None
-  confidence = _checks.array(confidence, 'confidence')
-  confidence, errors = _checks.scores_and_errors(
-    confidence, errors if known else np.zeros(confidence.shape)
+  if value != math.inf:
+    value = number('the threshold', value)
+  confidence = checks.array(confidence, 'confidence')
+  unknown = np.full(confidence.shape, False)
+  confidence, errors_N = checks.scores_and_errors(
+    confidence, unknown if errors is None else errors
   )
   accepted = confidence >= value
-  risk = (
-    float(errors[accepted].mean()) if known and accepted.any() else math.nan
-  )
+  risk = math.nan
+  if errors is not None and accepted.any():
+    risk = float(errors_N[accepted].mean())
   return Selection(accepted, float(accepted.mean()), risk)
 
 
 def _accepted(curve: RiskCoverage, coverage: float) -> int:
   """The smallest number of examples, at least 1, with a coverage."""
-  coverage = _checks.between(coverage, 'coverage', 0, 1)
+  coverage = number('coverage', coverage, 0, 1)
   return max(1, math.ceil(len(curve) * coverage - _TOLERANCE))
 
 

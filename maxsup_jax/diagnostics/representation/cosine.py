@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,15 +11,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import sparse
 
-from maxsup_jax.diagnostics import _checks
+from maxsup_jax.diagnostics import checks
 from maxsup_jax.diagnostics._class_sums import (
   Pair,
+  added,
   check_batch,
   check_means,
   class_sums,
   known_ids,
 )
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, integer
 
 # Rows that are made float64 at a time.
 _BLOCK = 2048
@@ -45,92 +47,43 @@ class Variation:
   within_per_class: np.ndarray
   counts: np.ndarray
 
-  @property
-  def class_separation(self) -> float:
-    """The name of Kornblith et al. for `r_squared`."""
-    return self.r_squared
-
-
-class CosineSums(NamedTuple):
-  """What one batch adds to `CosineVariation`; sum it over devices with `psum`.
-
-  Attributes:
-    count: examples of every class, int32 `[K]`.
-    total: sums of their features of norm 1, float32 `[K, D]`.
-    zeros: examples whose features are all 0, int32.
-  """
-
-  count: jax.Array
-  total: jax.Array
-  zeros: jax.Array
-
 
 class CosineVariation(NamedTuple):
   """Adds up the directions of the features of every class, batch by batch.
 
-  A tree of arrays without any state outside: `update` is a pure function, also
-  under `jit`, `vmap` and `pmap`. The distances are good to about 1e-7.
+  A tree of arrays like `neural_collapse.ClassMeans`, with its methods. The
+  distances are good to about 1e-7.
 
   Attributes:
     count: examples of every class, int32 `[K]`.
     total: sums of their features of norm 1, a pair of float32 `[K, D]`.
     zeros: examples whose features are all 0, int32.
-
-  Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax.diagnostics import representation
-    >>> features = np.array([[1, 0], [.8, .6], [0, 1], [-.6, .8]], np.float32)
-    >>> labels = np.array([0, 0, 1, 1])
-    >>> variation = representation.CosineVariation.init(2, 2)
-    >>> for rows in (slice(0, 3), slice(3, 4)):
-    ...   variation = variation.update(features[rows], labels[rows])
-    >>> print(round(variation.compute().r_squared, 6))
-    0.818182
   """
 
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # not the method of tuple
   total: Pair
   zeros: jax.Array
 
   @classmethod
   def init(cls, num_classes: int, num_features: int) -> 'CosineVariation':
-    """The state before the first batch.
-
-    Args:
-      num_classes: K, at least 2.
-      num_features: D.
-    """
-    K = _checks.at_least(num_classes, 'num_classes', 2)
-    D = _checks.at_least(num_features, 'num_features', 1)
+    """The state before the first batch."""
+    K = integer('num_classes', num_classes, low=2)
+    D = integer('num_features', num_features, low=1)
     return cls(
       jnp.zeros(K, jnp.int32), Pair.zeros((K, D)), jnp.zeros((), jnp.int32)
     )
 
   @staticmethod
+  @functools.partial(jax.jit, static_argnames='num_classes')
   def batch_sums(
     features: ArrayLike,
     labels: ArrayLike,
     where: ArrayLike | None,
     num_classes: int,
-  ) -> CosineSums:
-    """What a batch adds: pure, and linear in the examples.
-
-    Args:
-      features: floating point `[B, D]`; in float32.
-      labels: class ids, integer `[B]`. What is outside `[0, K)` takes no part.
-      where: bool `[B]`, False for padding, or None. A masked row takes no part
-        even if it is NaN.
-      num_classes: K.
-
-    Returns:
-      The sums, on this device alone.
-    """
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a batch adds to the fields; see `ClassMeans.batch_sums`."""
     features_BD = jnp.asarray(features).astype(jnp.float32)
-    ids_B = known_ids(
-      jnp.asarray(labels),
-      None if where is None else jnp.asarray(where),
-      num_classes,
-    )
+    ids_B = known_ids(labels, where, num_classes)
     # Scaled by the largest number, no square overflows or vanishes.
     largest_B1 = jnp.abs(features_BD).max(1, keepdims=True)
     zero_B1 = largest_B1 == 0
@@ -138,70 +91,30 @@ class CosineVariation(NamedTuple):
     norm_B1 = jnp.sqrt(jnp.square(scaled_BD).sum(1, keepdims=True))
     unit_BD = scaled_BD / jnp.where(zero_B1, 1, norm_B1)
     ones_B1 = jnp.ones_like(norm_B1)
-    return CosineSums(
+    return (
       class_sums(ones_B1, ids_B, num_classes)[:, 0].astype(jnp.int32),
       class_sums(unit_BD, ids_B, num_classes),
       (zero_B1[:, 0] & (ids_B < num_classes)).sum(dtype=jnp.int32),
     )
 
-  def add(self, sums: CosineSums) -> 'CosineVariation':
+  def add(self, sums: Sequence[jax.Array]) -> 'CosineVariation':
     """Adds what `batch_sums` returned, of one device or summed over all."""
-    self._check_shape(sums.total.shape)
-    return _add(self, sums)
+    return added(self, sums)
 
   def update(
-    self,
-    features: ArrayLike,
-    labels: ArrayLike,
-    where: ArrayLike | None = None,
-    *,
-    axis_name: str | None = None,
+    self, features: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
   ) -> 'CosineVariation':
-    """Adds a batch.
-
-    Args:
-      features: floating point `[B, D]`.
-      labels: class ids, integer `[B]`. Under `jit` a label outside `[0, K)`
-        counts as masked; else it is refused.
-      where: bool `[B]`, False for padding, or None.
-      axis_name: the mapped axis over whose devices the batch is spread.
-
-    Returns:
-      The new state.
-
-    Raises:
-      UsageError: one line, for a wrong shape, dtype or label.
-    """
+    """Adds a batch; see `ClassMeans.update`."""
     K, D = self.total.total.shape
-    check_batch(features, labels, where, K, D)
-    return _update(self, features, labels, where, axis_name)
+    features, labels, where = check_batch(features, labels, where, K, D)
+    return self.add(self.batch_sums(features, labels, where, K))
 
   def merge(self, other: 'CosineVariation') -> 'CosineVariation':
     """The state after the batches of both."""
-    self._check_shape(other.total.total.shape)
-    return CosineVariation(
-      self.count + other.count,
-      self.total.merge(other.total),
-      self.zeros + other.zeros,
-    )
-
-  def _check_shape(self, other: tuple[int, ...]) -> None:
-    shape = self.total.total.shape
-    if shape != other:
-      raise UsageError(
-        f'the classes and features differ: {shape} and {tuple(other)}'
-      )
+    return added(self, other)
 
   def compute(self) -> Variation:
-    """The distances, in float64 on the host.
-
-    Returns:
-      See `cosine_variation`.
-
-    Raises:
-      UsageError: one line, if a class has no examples, or if features were not
-        finite or all 0.
-    """
+    """The distances, in float64 on the host."""
     if int(self.zeros):
       raise UsageError(
         f'the features of {int(self.zeros)} examples are all 0: they have no '
@@ -231,39 +144,16 @@ def cosine_variation(
   the examples.
 
   Args:
-    features: penultimate features, floating point `[N, D]`.
-    labels: class ids, integer `[N]`.
     num_classes: K; by default one more than the largest label.
 
-  Returns:
-    The distances.
-
-  Raises:
-    UsageError: one line, for wrong shapes, dtypes or labels, features that are
-      not finite or all 0, or a class without examples.
-
-  Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax.diagnostics import representation
-    >>> features = np.array([[1, 0], [.8, .6], [0, 1], [-.6, .8]])
-    >>> result = representation.cosine_variation(features, [0, 0, 1, 1])
-    >>> print(round(result.within, 4), round(result.total, 4))
-    0.1 0.55
-    >>> print(round(result.class_separation, 4))
-    0.8182
-
-  References:
-    Kornblith et al., `Why Do Better Loss Functions Lead to Less Transferable
-    Features? <https://arxiv.org/abs/2010.16402>`_, NeurIPS 2021, eq. 11.
-    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
-    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, table 2.
+  References: Kornblith et al., 2021, eq. 11. Zhou et al., 2025, table 2.
   """
-  features = _checks.matrix(features, 'features')
+  features = checks.matrix(features, 'features')
   if num_classes is None:
-    num_classes = int(_checks.labels_alone(labels).max()) + 1
-  K = _checks.at_least(num_classes, 'num_classes', 1)
-  labels = _checks.class_ids(labels, K)
-  _checks.same_length(features=features, labels=labels)
+    num_classes = int(checks.labels_alone(labels).max()) + 1
+  K = integer('num_classes', num_classes, low=1)
+  labels = checks.class_ids(labels, K)
+  checks.same_length(features=features, labels=labels)
   total = np.zeros((K, features.shape[1]))
   for start in range(0, len(labels), _BLOCK):
     ids = labels[start : start + _BLOCK]
@@ -281,7 +171,9 @@ def cosine_variation(
   return _variation(np.bincount(labels, minlength=K), total, np.float64)
 
 
-def _variation(count_K, total_KD, dtype) -> Variation:
+def _variation(
+  count_K: np.ndarray, total_KD: np.ndarray, dtype: type
+) -> Variation:
   """The closed forms."""
   mean_KD = total_KD / np.maximum(count_K, 1)[:, None]
   check_means(count_K, mean_KD)
@@ -299,20 +191,3 @@ def _variation(count_K, total_KD, dtype) -> Variation:
     within_per_class=within_K,
     counts=count_K,
   )
-
-
-@jax.jit
-def _add(state: CosineVariation, sums: CosineSums) -> CosineVariation:
-  return CosineVariation(
-    state.count + sums.count,
-    state.total.add(sums.total),
-    state.zeros + sums.zeros,
-  )
-
-
-@functools.partial(jax.jit, static_argnames='axis_name')
-def _update(state, features, labels, where, axis_name) -> CosineVariation:
-  sums = CosineVariation.batch_sums(features, labels, where, len(state.count))
-  if axis_name is not None:
-    sums = jax.lax.psum(sums, axis_name)
-  return _add(state, sums)

@@ -1,16 +1,161 @@
-"""Areas under the risk-coverage curve, and the failure AUROC."""
+"""The risk-coverage curve, and the areas under it."""
 
+import dataclasses
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
-from maxsup_jax.diagnostics import _checks
-from maxsup_jax.diagnostics.selective._curve import RiskCoverage
+from maxsup_jax.diagnostics import checks
+from maxsup_jax.errors import one_of
 
+TIES = ('expected', 'stable')
 AURC_CONVENTIONS = ('paper', 'torch_uncertainty', 'fd_shifts', 'mean')
 AUGRC_CONVENTIONS = ('fd_shifts', 'torch_uncertainty')
 REFERENCES = ('finite', 'closed_form')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RiskCoverage:
+  r"""A risk-coverage curve: one point for every number of accepted examples.
+
+  Point i, from 0, accepts the i + 1 surest examples.
+
+  Attributes:
+    coverage: the share of the examples that is accepted, `(i + 1) / N`, `[N]`.
+    risk: selective risk: the mean error of the accepted examples, `[N]`.
+    generalized_risk: the summed error of the accepted examples over the number
+      of all examples, `risk * coverage`, `[N]`.
+    threshold: the confidence of the last accepted example, `[N]`.
+    errors: the errors of the single examples in the order of acceptance,
+      `[N]`. Within a tie this order is that of the input.
+    ends: how many examples are accepted at each distinct threshold, that is by
+      `confidence >= t`: int, increasing, the last one N. Only these points of
+      the curve can be reached by a threshold, and only they do not depend on
+      how ties are broken.
+  """
+
+  coverage: np.ndarray
+  risk: np.ndarray
+  generalized_risk: np.ndarray
+  threshold: np.ndarray
+  errors: np.ndarray
+  ends: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.coverage)
+
+  @property
+  def error_rate(self) -> float:
+    """The risk of accepting everything."""
+    return float(self.risk[-1])
+
+
+class Ranking:
+  r"""Examples sorted by confidence, once for many curves.
+
+  Args:
+    confidence: float `[N]`, larger is surer.
+    errors: bool `[N]`, True where the prediction is wrong; or what each
+      example costs, float from 0 to 1.
+    ties: what is accepted first among equal confidences. `'expected'`: the
+      curve is the expectation over random orders, that is, every error is
+      replaced by the mean of its tie; it does not depend on the order of the
+      examples. `'stable'`: the order of the examples decides.
+
+  Examples:
+    A bootstrap resample draws each example a number of times. Its curve is
+    that of the repeated examples, and nothing is sorted again:
+
+    >>> from maxsup_jax.diagnostics import selective
+    >>> ranking = selective.Ranking([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
+    >>> print(ranking.curve().risk.round(4))
+    [0.     0.25   0.3333 0.5   ]
+    >>> print(ranking.curve(np.array([2, 0, 1, 1])).risk.round(4))
+    [0.   0.   0.   0.25]
+  """
+
+  def __init__(
+    self, confidence: ArrayLike, errors: ArrayLike, *, ties: str = 'expected'
+  ):
+    confidence, errors = checks.scores_and_errors(confidence, errors)
+    self.ties = one_of('ties', ties, TIES)
+    self._order = np.argsort(-confidence, kind='stable')
+    self._confidence = confidence[self._order]
+    self._errors = errors[self._order]
+    new = self._confidence[1:] != self._confidence[:-1]
+    self._group = np.concatenate([[0], np.cumsum(new)])
+    self._distinct = bool(new.all())
+
+  def __len__(self) -> int:
+    return len(self._order)
+
+  def curve(self, weights: ArrayLike | None = None) -> RiskCoverage:
+    """The curve of the examples, or of a resample of them.
+
+    Args:
+      weights: how often each example occurs: int `[N]`, at least 0, in the
+        order of the input. None: once each.
+
+    Returns:
+      The curve; with weights its length is their sum.
+    """
+    if weights is None:
+      position = np.arange(len(self))
+    else:
+      counts = checks.multiplicities(weights, len(self))[self._order]
+      position = np.repeat(np.arange(len(self)), counts)
+    n = len(position)
+    errors = self._errors[position]
+    group = self._group[position]
+    ends = np.append(np.flatnonzero(group[1:] != group[:-1]) + 1, n)
+    total = np.cumsum(errors)
+    # Repeated examples tie as well, but their errors are equal.
+    if self.ties == 'expected' and not self._distinct:
+      total = _within_ties(total, ends)
+    accepted = np.arange(1, n + 1)
+    return RiskCoverage(
+      coverage=accepted / n,
+      risk=total / accepted,
+      generalized_risk=total / n,
+      threshold=self._confidence[position],
+      errors=errors,
+      ends=ends,
+    )
+
+
+def _within_ties(total: np.ndarray, ends: np.ndarray) -> np.ndarray:
+  """Sums of errors that grow evenly within each tie; see `Ranking`."""
+  sizes = np.diff(ends, prepend=0)
+  after = total[ends - 1]
+  before = np.concatenate([[0.0], after[:-1]])
+  # Multiplied first and then divided: exact at the end of each tie for errors
+  # that are 0 or 1, so the curve has no rounding errors that add up.
+  inside = np.arange(1, len(total) + 1) - np.repeat(ends - sizes, sizes)
+  growth = inside * np.repeat(after - before, sizes) / np.repeat(sizes, sizes)
+  return np.repeat(before, sizes) + growth
+
+
+def risk_coverage(
+  confidence: ArrayLike, errors: ArrayLike, *, ties: str = 'expected'
+) -> RiskCoverage:
+  r"""The risk-coverage curve of a confidence.
+
+  With the examples in descending order of confidence and :math:`\ell_{(j)}`
+  the error of the j-th, the point after i examples is
+
+  .. math::
+    c_i = \frac{i}{N}, \qquad r_i = \frac{1}{i} \sum_{j \le i} \ell_{(j)},
+    \qquad g_i = \frac{1}{N} \sum_{j \le i} \ell_{(j)}
+
+  It has no point at coverage 0, where the risk is not defined. `Ranking`
+  explains the arguments.
+
+  References: Geifman and El-Yaniv, 2017; the generalised risk: Traub et al.,
+    2024.
+  """
+  return Ranking(confidence, errors, ties=ties).curve()
 
 
 def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
@@ -30,19 +175,10 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
   * `'mean'`: the mean selective risk, :math:`\frac{1}{N} \sum_i r_i =
     A_0 + r_N / (2N)`.
 
-  If all examples tie, the error rate e results, and e - e/(2N) for `'paper'`.
-
-  Args:
-    curve: a risk-coverage curve.
-    convention: one of the above. `'paper'` is what the code published with
-      the paper computes; FixSelectiveClassification has the same one.
-
-  Returns:
-    The area, from 0 to 1. torch-uncertainty and the paper print it in percent,
-    fd-shifts times 1000.
-
-  Raises:
-    UsageError: if the convention is unknown.
+  If all examples tie, the error rate e results, and e - e/(2N) for `'paper'`,
+  which is what the code published with the paper computes, and
+  FixSelectiveClassification. torch-uncertainty and the paper print the area in
+  percent, fd-shifts times 1000.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
@@ -54,13 +190,9 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
     fd_shifts 0.145833
     mean 0.208333
 
-  References:
-    Xia et al., `Towards Understanding Why Label Smoothing Degrades Selective
-    Classification and How to Fix It <https://arxiv.org/abs/2403.14715>`_, 2025;
-    Geifman et al., `Bias-Reduced Uncertainty Estimation for Deep Neural
-    Classifiers <https://arxiv.org/abs/1805.08206>`_, 2019.
+  References: Xia et al., 2025; Geifman et al., 2019.
   """
-  _checks.one_of(convention, 'convention', AURC_CONVENTIONS)
+  one_of('convention', convention, AURC_CONVENTIONS)
   risk, n = curve.risk, len(curve)
   if convention == 'fd_shifts':
     risk, coverage = _reachable(curve, curve.risk)
@@ -92,29 +224,14 @@ def augrc(curve: RiskCoverage, convention: str = 'fd_shifts') -> float:
     1/N, divided by the length of that range. NaN for one example, where that
     length is 0.
 
-  Args:
-    curve: a risk-coverage curve.
-    convention: one of the above.
-
   Returns:
     The area, from 0 to 1/2 for `'fd_shifts'`, which prints it times 1000. For
     `'torch_uncertainty'` it may be more if there are few examples: 0.625 if
     four wrong ones tie.
 
-  Raises:
-    UsageError: if the convention is unknown.
-
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 0, 1, 1])
-    >>> selective.augrc(curve)
-    0.125
-
-  References:
-    Traub et al., `Overcoming Common Flaws in the Evaluation of Selective
-    Classification Systems <https://arxiv.org/abs/2407.01032>`_, 2024.
+  References: Traub et al., 2024.
   """
-  _checks.one_of(convention, 'convention', AUGRC_CONVENTIONS)
+  one_of('convention', convention, AUGRC_CONVENTIONS)
   risk, n = curve.generalized_risk, len(curve)
   if convention == 'fd_shifts':
     risk, coverage = _reachable(curve, risk)
@@ -133,15 +250,8 @@ def e_aurc(curve: RiskCoverage, reference: str = 'finite') -> float:
     :math:`e + (1 - e) \ln(1 - e)` with e the error rate: the area for
     infinitely many examples. It may be negative.
 
-  Args:
-    curve: a risk-coverage curve.
-    reference: one of the above.
-
   Returns:
     The difference; 0 if no example is wrong, or all are.
-
-  Raises:
-    UsageError: if the reference is unknown.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
@@ -151,13 +261,10 @@ def e_aurc(curve: RiskCoverage, reference: str = 'finite') -> float:
     >>> round(selective.e_aurc(curve, 'closed_form'), 6)
     0.117407
 
-  References:
-    Geifman et al., `Bias-Reduced Uncertainty Estimation for Deep Neural
-    Classifiers <https://arxiv.org/abs/1805.08206>`_, 2019; the finite
-    reference: Cattelan and Silva, `How to Fix a Broken Confidence Estimator
-    <https://arxiv.org/abs/2305.15508>`_, 2024.
+  References: Geifman et al., 2019; the finite reference: Cattelan and Silva,
+    2024.
   """
-  _checks.one_of(reference, 'reference', REFERENCES)
+  one_of('reference', reference, REFERENCES)
   if reference == 'finite':
     return aurc(curve) - _perfect_aurc(curve)
   e = curve.error_rate
@@ -173,22 +280,11 @@ def naurc(curve: RiskCoverage) -> float:
   a perfect ranking of the same examples, and e the error rate. It exceeds 1 for
   a ranking that is worse than random.
 
-  Args:
-    curve: a risk-coverage curve.
-
   Returns:
     The number; NaN if all errors are equal (as when no example is wrong, or
     all are), where every ranking is perfect and random at once.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> round(selective.naurc(curve), 6)
-    0.352941
-
-  References:
-    Cattelan and Silva, `How to Fix a Broken Confidence Estimator
-    <https://arxiv.org/abs/2305.15508>`_, 2024.
+  References: Cattelan and Silva, 2024.
   """
   if (curve.errors == curve.errors[0]).all():
     return math.nan
@@ -206,23 +302,11 @@ def auroc(curve: RiskCoverage) -> float:
   that part of a wrong example, and the rest of a correct one. It does not
   depend on how ties are broken.
 
-  Args:
-    curve: a risk-coverage curve.
-
   Returns:
     From 0 to 1; 0.5 if all examples tie; NaN if no example is wrong or none is
     correct, where there is no such pair.
 
-  Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
-    >>> selective.auroc(curve)
-    0.875
-
-  References:
-    Hendrycks and Gimpel, `A Baseline for Detecting Misclassified and
-    Out-of-Distribution Examples in Neural Networks
-    <https://arxiv.org/abs/1610.02136>`_, 2017.
+  References: Hendrycks and Gimpel, 2017.
   """
   # The sums of the errors themselves: exact where errors are 0 or 1.
   wrong = np.diff(np.cumsum(curve.errors)[curve.ends - 1], prepend=0.0)

@@ -1,21 +1,20 @@
-"""All measures of neural collapse of arrays that are in memory."""
+"""Neural collapse of arrays that are in memory."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from maxsup_jax.diagnostics import _checks
-from maxsup_jax.diagnostics.neural_collapse._between_class import between_class
-from maxsup_jax.diagnostics.neural_collapse._measures import (
+from maxsup_jax.diagnostics import checks
+from maxsup_jax.diagnostics.neural_collapse.measures import (
+  NeuralCollapse,
   Spread,
+  between_class,
   check_size,
   check_weights,
   measure,
 )
-from maxsup_jax.diagnostics.neural_collapse._result import NeuralCollapse
-from maxsup_jax.diagnostics.neural_collapse._rows import row_measures
-from maxsup_jax.diagnostics.neural_collapse._within_class import GROUPS
-from maxsup_jax.errors import UsageError
+from maxsup_jax.diagnostics.neural_collapse.passes import GROUPS, row_measures
+from maxsup_jax.errors import UsageError, integer, one_of
 
 # Rows that are made float64 at a time.
 _BLOCK = 2048
@@ -47,8 +46,6 @@ def neural_collapse(
   network in evaluation mode.
 
   Args:
-    features: penultimate features h, floating point `[N, D]`.
-    labels: class ids, integer `[N]`.
     weights: the classifier's weights, `[K, D]`, one row per class, or None.
     bias: its bias, `[K]`, or None; zeros for a classifier without one.
     logits: floating point `[N, K]`, or None. The predictions are the largest
@@ -65,51 +62,26 @@ def neural_collapse(
   Returns:
     The measures; None for those that need an array that was not given.
 
-  Raises:
-    UsageError: one line, for wrong shapes, dtypes or labels, numbers that are
-      not finite, or whose fourth powers are not (beyond 1e60, or all within
-      1e-60), fewer than two classes, or a class without examples.
-
-  Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax.diagnostics import neural_collapse as nc
-    >>> features = np.array([[3., 0, 1, 0], [2, 1, 0, 0], [0, 3, 0, 1],
-    ...   [1, 2, 1, 0], [0, 0, 3, 2], [0, 1, 2, 1]])
-    >>> labels = np.array([0, 0, 1, 1, 2, 2])
-    >>> weights = np.array([[1, 0, -.5, 0], [-.5, 1, 0, .25], [0, -.5, 1, .5]])
-    >>> result = nc.neural_collapse(features, labels, weights)
-    >>> for name in ('nc1', 'nc2', 'nc3', 'ncc_accuracy', 'residual'):
-    ...   value = getattr(result, name)
-    ...   print(name, value if value is None else round(value, 6))
-    nc1 0.163591
-    nc2 0.41546
-    nc3 0.535959
-    ncc_accuracy 1.0
-    residual None
-
-  References:
-    Guo et al., `Cross Entropy versus Label Smoothing: A Neural Collapse
-    Perspective <https://arxiv.org/abs/2402.03979>`_, TMLR 2025, eqs. 4 to 6.
-    Papyan, Han and Donoho, `Prevalence of Neural Collapse
-    <https://arxiv.org/abs/2008.08186>`_, PNAS 2020.
-    Zhu et al., `A Geometric Analysis of Neural Collapse with Unconstrained
-    Features <https://arxiv.org/abs/2105.02375>`_, NeurIPS 2021.
-    Zhou et al., `Are All Losses Created Equal: A Neural Collapse Perspective
-    <https://arxiv.org/abs/2210.02192>`_, NeurIPS 2022.
+  References: Guo et al., 2025, eqs. 4 to 6. Papyan, Han and Donoho, 2020. Zhu
+    et al., 2021. Zhou et al., 2022.
   """
-  features = _checks.matrix(features, 'features')
+  features = checks.matrix(features, 'features')
   check_size(features, 'features')
   if logits is not None:
-    logits = _checks.class_scores(logits)
+    logits = checks.class_scores(logits)
   K = _num_classes(num_classes, labels, weights, logits)
-  labels = _checks.class_ids(labels, K)
-  _checks.same_length(features=features, labels=labels)
-  _checks.one_of(group_by, 'group_by', GROUPS)
+  labels = checks.class_ids(labels, K)
+  checks.same_length(features=features, labels=labels)
+  one_of('group_by', group_by, GROUPS)
   weights, bias = check_weights(weights, bias, K, features.shape[1])
-  predictions = _predictions(features, weights, bias, logits, K)
-  if group_by == 'predictions' and predictions is None:
-    raise UsageError("group_by='predictions' needs logits, or weights and bias")
-  groups = labels if group_by == 'labels' else predictions
+  predictions = _predictions(features, weights, bias, logits)
+  groups = labels
+  if group_by == 'predictions':
+    if predictions is None:
+      raise UsageError(
+        "group_by='predictions' needs logits, or weights and bias"
+      )
+    groups = predictions
 
   count = np.bincount(groups, minlength=K)
   total = np.zeros((K, features.shape[1]))
@@ -143,10 +115,11 @@ def neural_collapse(
       nearest_is_prediction += int((found.nearest == predictions[rows]).sum())
   spread = Spread(
     np.bincount(cells, minlength=2 * K).reshape(2, K),
-    *sums.reshape(2, 2, K),
+    sums[0].reshape(2, K),
+    sums[1].reshape(2, K),
     nearest_is_label,
     nearest_is_prediction,
-    predicted=predictions is not None,
+    predictions is not None,
   )
   return measure(between, spread, weights, bias)
 
@@ -155,37 +128,39 @@ def _blocks(N: int) -> list[slice]:
   return [slice(i, i + _BLOCK) for i in range(0, N, _BLOCK)]
 
 
-def _num_classes(num_classes, labels, weights, logits) -> int:
+def _num_classes(
+  num_classes: int | None,
+  labels: ArrayLike,
+  weights: ArrayLike | None,
+  logits: np.ndarray | None,
+) -> int:
   """The number of classes, on which all that say it must agree."""
   said = {}
   if num_classes is not None:
-    said['num_classes'] = _checks.at_least(num_classes, 'num_classes', 2)
+    said['num_classes'] = integer('num_classes', num_classes, low=2)
   if weights is not None:
-    said['weights'] = len(_checks.matrix(weights, 'weights'))
+    said['weights'] = len(checks.matrix(weights, 'weights'))
   if logits is not None:
     said['logits'] = logits.shape[1]
   if len(set(said.values())) > 1:
     line = ', '.join(f'{name} {K}' for name, K in said.items())
     raise UsageError(f'the numbers of classes differ: {line}')
-  K = next(iter(said.values()), 0)
-  K = K or int(_checks.labels_alone(labels).max()) + 1
-  if list(said) == ['weights']:
-    labels = _checks.array(labels, 'labels')
-    top = int(labels.max(initial=0)) if labels.dtype.kind in 'iu' else 0
-    if top >= K:
-      raise UsageError(
-        f'weights has the shape {np.shape(weights)}; expected a row per class, '
-        f'and labels go up to {top}'
-      )
+  known = next(iter(said.values()), 0)
+  K = known or int(checks.labels_alone(labels).max()) + 1
   if K < 2:
     raise UsageError(f'there is {K} class; expected at least 2')
   return K
 
 
-def _predictions(features, weights, bias, logits, K) -> np.ndarray | None:
+def _predictions(
+  features: np.ndarray,
+  weights: np.ndarray | None,
+  bias: np.ndarray | None,
+  logits: np.ndarray | None,
+) -> np.ndarray | None:
   """The classes that the network predicts, if that is known."""
   if logits is not None:
-    _checks.same_length(features=features, logits=logits)
+    checks.same_length(features=features, logits=logits)
     return logits.argmax(1)
   if weights is None or bias is None:
     return None

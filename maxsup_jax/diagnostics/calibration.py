@@ -1,0 +1,661 @@
+"""Do the probabilities of a classifier mean what they say?
+
+>>> import numpy as np
+>>> from maxsup_jax.diagnostics import calibration
+>>> rng = np.random.default_rng(0)
+>>> logits = rng.normal(size=(2000, 10))
+>>> labels = (logits + rng.gumbel(size=(2000, 10))).argmax(1)
+>>> round(calibration.expected_calibration_error(2 * logits, labels), 2)
+0.22
+
+Everything that is needed of the logits is read in one pass:
+
+>>> examples = calibration.per_example(logits, labels)
+>>> summary = calibration.summary(examples)
+>>> round(summary.negative_log_likelihood, 2), round(summary.brier_score, 2)
+(1.93, 0.81)
+
+`reliability_curve` explains `bins`, `binning`, `convention` and `weights`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from maxsup_jax.diagnostics import checks
+from maxsup_jax.diagnostics._blocks import map_rows
+from maxsup_jax.errors import UsageError, integer, number, one_of
+
+# Logits up to 1e150, divided by it, are still far from overflowing.
+TEMPERATURES = (1e-100, 1e100)
+BINNINGS = ('equal_width', 'equal_mass')
+CONVENTIONS = ('right', 'left', 'torchmetrics')
+OBJECTIVES = ('nll', 'ece')
+# Of the temperature.
+_BOUNDS = (0.01, 100.0)
+# Two parts of a number from 0 to 1, each an integer below or equal to 2**26.
+_PART = float(1 << 26)
+# Classes whose logits are copied together into columns of their own.
+_COLUMNS = 16
+# A relative error of the temperature at which the search ends.
+_TOLERANCE = 1e-10
+_MAX_STEPS = 100
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PerExample:
+  """What `per_example` returns; every array is `[N]`.
+
+  Attributes:
+    confidence: the largest softmax probability, float64.
+    correct: whether the predicted class is the label, bool.
+    nll: the negative log-likelihood of the label, in nats, float64.
+    brier: the squared distance of the probabilities from the one-hot label,
+      float64, from 0 to 2.
+  """
+
+  confidence: np.ndarray
+  correct: np.ndarray
+  nll: np.ndarray
+  brier: np.ndarray
+
+
+def per_example(
+  logits: ArrayLike, labels: ArrayLike, *, temperature: float = 1.0
+) -> PerExample:
+  r"""Confidence, correctness, NLL and Brier score of every example.
+
+  One pass over the logits computes all four; the means, the reliability curve
+  and their bootstrap need nothing else. For :math:`p = \mathrm{softmax}(z/T)`:
+
+  .. math::
+    \mathrm{confidence} = \max_k p_k, \quad
+    \mathrm{nll} = -\log p_y, \quad
+    \mathrm{brier} = \sum_k (p_k - [k = y])^2
+
+  The prediction is the class of the largest logit, the first one of several,
+  so that it does not depend on the temperature. NLL and Brier score keep their
+  relative precision where the label's probability is close to 1.
+
+  Args:
+    temperature: `T`, what the logits are divided by; from 1e-100 to 1e100.
+
+  Examples:
+    >>> logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+    >>> examples = per_example(logits, np.array([1, 1]))
+    >>> examples.confidence.round(4).tolist(), examples.correct.tolist()
+    ([0.5, 0.8], [False, True])
+    >>> examples.nll.round(4).tolist(), examples.brier.round(4).tolist()
+    ([1.204, 0.2231], [0.78, 0.06])
+  """
+  logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  T = number('temperature', temperature, *TEMPERATURES)
+
+  def block(z_BK: np.ndarray, y_B: np.ndarray) -> tuple[np.ndarray, ...]:
+    rows_B = np.arange(len(y_B))
+    top_B = z_BK.argmax(1)
+    z_BK -= z_BK[rows_B, top_B][:, None]
+    z_BK /= T
+    gap_B = -z_BK[rows_B, y_B]
+    e_BK = np.exp(z_BK, out=z_BK)
+    e_y_B = e_BK[rows_B, y_B]
+    # Without the label's own term, 1 - p_y is a sum and not a difference.
+    e_BK[rows_B, y_B] = 0
+    others_B = e_BK.sum(1)
+    squares_B = np.einsum('ij,ij->i', e_BK, e_BK)
+    total_B = others_B + e_y_B
+    correct_B = top_B == y_B
+    nll_B = gap_B + np.where(correct_B, np.log1p(others_B), np.log(total_B))
+    brier_B = (others_B**2 + squares_B) / total_B**2
+    return 1 / total_B, correct_B, nll_B, brier_B
+
+  return PerExample(*map_rows(block, logits_NK, labels_N))
+
+
+def _mean(values_N: np.ndarray, weights: ArrayLike | None = None) -> float:
+  """The mean of values of which each counts as often as its weight says."""
+  if weights is None:
+    return float(values_N.mean())
+  weights_N = checks.multiplicities(weights, len(values_N))
+  return float((weights_N * values_N).sum() / weights_N.sum())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReliabilityCurve:
+  """Accuracy against confidence in `M` bins of confidence.
+
+  Attributes:
+    edges: the limits of the bins in ascending order, `[M + 1]`.
+    count: the number of examples in each bin, int64 `[M]`.
+    accuracy: the share of correct ones, `[M]`; NaN in a bin without examples.
+    confidence: their mean confidence, `[M]`; NaN in a bin without examples.
+  """
+
+  edges: np.ndarray
+  count: np.ndarray
+  accuracy: np.ndarray
+  confidence: np.ndarray
+
+
+def reliability_curve(
+  confidence: ArrayLike,
+  correct: ArrayLike,
+  *,
+  bins: int = 15,
+  binning: str = 'equal_width',
+  convention: str = 'right',
+  weights: ArrayLike | None = None,
+) -> ReliabilityCurve:
+  r"""Accuracy and mean confidence in bins of confidence.
+
+  The bins of `'equal_width'` have the edges `numpy.linspace(0, 1, bins + 1)`.
+  Where a confidence on an edge belongs is a convention:
+
+  * `'right'`: bins :math:`(l, h]`, with 0 in the first one (Guo et al.);
+  * `'left'`: bins :math:`[l, h)`, with 1 in the last one (`numpy.histogram`
+    with these edges, netcal);
+  * `'torchmetrics'`: bins :math:`[l, h)`, and one more bin, of width 0, for a
+    confidence of exactly 1. The curve has `bins + 1` bins.
+
+  The bins of `'equal_mass'` follow the data (adaptive ECE): their counts
+  differ by 1 at most where no two confidences are equal. Equal confidences
+  always share a bin, the one in which their middle falls when all examples
+  are put in a row; so the order of the examples does not matter, but the
+  counts may differ and bins stay empty where there are many ties. The upper
+  edge of a bin is its largest confidence, and that of the last bin is 1.
+
+  Sums are exact: neither the order of the examples nor repeating an example
+  in place of a weight changes a bit of the result.
+
+  Args:
+    confidence: from 0 to 1, `[N]`. Pass float64 where you can: a float32
+      number beside an edge may be on its other side.
+    correct: bool `[N]`, or numbers from 0 to 1.
+    binning: `'equal_width'` or `'equal_mass'`.
+    convention: for bins of equal width, `'right'`, `'left'` or
+      `'torchmetrics'`.
+    weights: how many times each example counts, integer or bool `[N]`;
+      default: once. So the resamples of `diagnostics.bootstrap` need no copies.
+
+  Examples:
+    >>> confidence, correct = np.array([0.2, 0.9, 0.7]), np.array([0, 1, 0])
+    >>> curve = reliability_curve(confidence, correct, bins=2)
+    >>> curve.count.tolist(), curve.confidence.round(4).tolist()
+    ([1, 2], [0.2, 0.8])
+    >>> round(calibration_error(curve), 4)
+    0.2667
+
+  References: Guo et al., 2017, section 2.
+  """
+  confidence_N, correct_N = (
+    checks.shares(checks.vector(values, name), name)
+    for name, values in (('confidence', confidence), ('correct', correct))
+  )
+  checks.same_length(confidence=confidence_N, correct=correct_N)
+  bins = integer('bins', bins, low=1)
+  one_of('binning', binning, BINNINGS)
+  one_of('convention', convention, CONVENTIONS)
+  if binning == 'equal_mass' and convention != 'right':
+    raise UsageError(
+      f'convention is {convention!r}; bins of equal mass know only the default'
+    )
+  weights_N = None
+  if weights is not None:
+    weights_N = checks.multiplicities(weights, len(confidence_N))
+  if binning == 'equal_width':
+    edges = np.linspace(0, 1, bins + 1)
+    if convention == 'torchmetrics':
+      edges = np.append(edges, 1.0)
+    # Outer edges are left out: whatever lies there belongs to an outer bin.
+    side: Literal['left', 'right'] = (
+      'left' if convention == 'right' else 'right'
+    )
+    bin_N = np.searchsorted(edges[1:-1], confidence_N, side)
+  else:
+    edges, bin_N = _equal_mass(confidence_N, weights_N, bins)
+  count = _counts(bin_N, weights_N, len(edges) - 1)
+  accuracy, mean_confidence = (
+    np.divide(
+      _sums(bin_N, values_N, weights_N, len(count)),
+      count,
+      out=np.full(len(count), np.nan),
+      where=count > 0,
+    )
+    for values_N in (correct_N, confidence_N)
+  )
+  return ReliabilityCurve(edges, count, accuracy, mean_confidence)
+
+
+def calibration_error(curve: ReliabilityCurve, norm: str = 'l1') -> float:
+  r"""The distance of a reliability curve from the diagonal.
+
+  With :math:`\delta_b = |\mathrm{acc}_b - \mathrm{conf}_b|` and the shares
+  :math:`w_b = n_b / N` of the examples:
+
+  * `'l1'`: :math:`\sum_b w_b \delta_b`, the expected calibration error;
+  * `'l2'`: :math:`\sqrt{\sum_b w_b \delta_b^2}`;
+  * `'max'`: :math:`\max_b \delta_b` over the bins with examples, the maximum
+    calibration error.
+
+  Args:
+    curve: of `reliability_curve`.
+    norm: `'l1'`, `'l2'` or `'max'`.
+
+  References: Guo et al., 2017, section 2.
+  """
+  one_of('norm', norm, ('l1', 'l2', 'max'))
+  used = curve.count > 0
+  gap = np.abs(curve.accuracy - curve.confidence)[used]
+  if norm == 'max':
+    return float(gap.max())
+  share = curve.count[used] / curve.count.sum()
+  if norm == 'l2':
+    return float(np.sqrt(share @ gap**2))
+  return float(share @ gap)
+
+
+def _equal_mass(
+  confidence_N: np.ndarray, weights_N: np.ndarray | None, bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The edges and the bins of confidences, which share a bin where equal."""
+  values, group_N = np.unique(confidence_N, return_inverse=True)
+  mass = _counts(group_N, weights_N, len(values))
+  # The bin in which the middle of the group would fall, in whole numbers.
+  middle = 2 * np.cumsum(mass) - mass
+  bin_of_group = np.minimum(bins * middle // (2 * mass.sum()), bins - 1)
+  largest = np.zeros(bins)
+  # Values are in ascending order, so the last one to be stored is the largest.
+  present = mass > 0
+  largest[bin_of_group[present]] = values[present]
+  edges = np.append(0.0, np.maximum.accumulate(largest))
+  edges[-1] = 1.0
+  return edges, bin_of_group[group_N]
+
+
+def _counts(
+  bin_N: np.ndarray, weights_N: np.ndarray | None, bins: int
+) -> np.ndarray:
+  # Whole numbers below 2**53 add up without rounding in float64 too.
+  return np.bincount(bin_N, weights_N, bins).astype(np.int64)
+
+
+def _sums(
+  bin_N: np.ndarray,
+  values_N: np.ndarray,
+  weights_N: np.ndarray | None,
+  bins: int,
+) -> np.ndarray:
+  """Sums values from 0 to 1 in each bin, as integers that never round.
+
+  The order of the examples and whether an example is repeated or has a weight
+  therefore make no difference, not even in the last bit. A value keeps 52
+  binary digits after the point.
+  """
+  high_N = np.floor(values_N * _PART)
+  low_N = np.rint((values_N * _PART - high_N) * _PART)
+  if weights_N is not None:
+    high_N, low_N = high_N * weights_N, low_N * weights_N
+  high, low = (_counts(bin_N, part_N, bins) for part_N in (high_N, low_N))
+  return (high + low / _PART) / _PART
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationSummary:
+  """What `summary` returns; see the functions of the same names.
+
+  Attributes:
+    expected_calibration_error: from 0 to 1.
+    negative_log_likelihood: in nats.
+    brier_score: from 0 to 2.
+    accuracy: from 0 to 1.
+  """
+
+  expected_calibration_error: float
+  negative_log_likelihood: float
+  brier_score: float
+  accuracy: float
+
+
+def summary(
+  examples: PerExample, *, weights: ArrayLike | None = None, **binning: Any
+) -> CalibrationSummary:
+  """ECE, NLL, Brier score and accuracy from what `per_example` returns.
+
+  Args:
+    examples: of `per_example`.
+    weights: as in `reliability_curve`: a bootstrap reads the logits once.
+    **binning: `bins`, `binning` and `convention` of `reliability_curve`.
+
+  Examples:
+    >>> logits, labels = np.eye(3)[[0, 0, 1, 2, 2]], np.array([0, 1, 1, 2, 0])
+    >>> examples = per_example(logits, labels)
+    >>> summary(examples).accuracy
+    0.6
+    >>> round(summary(examples, weights=[2, 1, 1, 1, 0]).accuracy, 6)
+    0.8
+  """
+  curve = reliability_curve(
+    examples.confidence, examples.correct, weights=weights, **binning
+  )
+  return CalibrationSummary(
+    calibration_error(curve),
+    _mean(examples.nll, weights),
+    _mean(examples.brier, weights),
+    _mean(examples.correct.astype(np.float64), weights),
+  )
+
+
+def expected_calibration_error(
+  logits: ArrayLike, labels: ArrayLike, **binning: Any
+) -> float:
+  r"""Expected calibration error (ECE) of the top prediction.
+
+  .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{N} |\mathrm{acc}_b -
+    \mathrm{conf}_b|
+
+  Read it with the number of examples: a perfectly calibrated model does not
+  reach 0. With 10,000 examples and 15 bins it often has about 0.01, and less
+  where few of the bins are used; in general about
+
+  .. math:: \frac{1}{N} \sqrt{\frac{2}{\pi}} \sum_b \sqrt{\sum_{i \in b}
+    \mathrm{conf}_i (1 - \mathrm{conf}_i)}
+
+  Args:
+    **binning: `bins`, `binning`, `convention` and `weights` of
+      `reliability_curve`; `binning='equal_mass'` makes it the adaptive ECE.
+
+  References: Naeini et al., 2015; Guo et al., 2017, section 2.
+  """
+  top = per_example(logits, labels)
+  curve = reliability_curve(top.confidence, top.correct, **binning)
+  return calibration_error(curve)
+
+
+def classwise_calibration_error(
+  logits: ArrayLike, labels: ArrayLike, **binning: Any
+) -> float:
+  r"""Calibration error of the probability of every class, mean over classes.
+
+  .. math:: \frac{1}{K} \sum_k \sum_b \frac{n_{bk}}{N} |\mathrm{freq}_{bk} -
+    \mathrm{conf}_{bk}|
+
+  For each class, all `N` examples are binned by the probability that they have
+  for it; :math:`\mathrm{freq}_{bk}` is the share of them with the label `k`.
+  Classes without examples take part. With many classes the value is small
+  whatever the model, as most probabilities are close to 0: compare it only
+  between models with the same classes.
+
+  Args:
+    **binning: as in `expected_calibration_error`.
+
+  References: Kull et al., 2019; Nixon et al., 2019, who call it SCE.
+  """
+  logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  K = logits_NK.shape[1]
+
+  def log_normalizer(z_BK: np.ndarray) -> np.ndarray:
+    top_B = z_BK.max(1)
+    return top_B + np.log(np.exp(z_BK - top_B[:, None]).sum(1))
+
+  log_normalizer_N = map_rows(log_normalizer, logits_NK)
+  found = []
+  for start in range(0, K, _COLUMNS):
+    columns = np.ascontiguousarray(logits_NK[:, start : start + _COLUMNS].T)
+    for k, z_N in enumerate(columns, start):
+      curve = reliability_curve(
+        np.exp(z_N - log_normalizer_N), labels_N == k, **binning
+      )
+      found.append(calibration_error(curve))
+  return float(np.mean(found))
+
+
+@dataclasses.dataclass(frozen=True)
+class TemperatureFit:
+  """What `fit_temperature` returns.
+
+  Attributes:
+    temperature: `T`; the probabilities are `softmax(logits / T)`.
+    value: the objective at this temperature, on the data that were fitted.
+    value_at_one: the objective at T = 1, never less than `value`.
+    objective: `'nll'` or `'ece'`.
+    bound: `'lower'` or `'upper'` if the temperature is the lowest or highest
+      one that was allowed, and so says nothing of its own; otherwise None.
+  """
+
+  temperature: float
+  value: float
+  value_at_one: float
+  objective: str
+  bound: str | None
+
+
+def fit_temperature(
+  logits: ArrayLike,
+  labels: ArrayLike,
+  *,
+  objective: str = 'nll',
+  bins: int = 15,
+) -> TemperatureFit:
+  r"""Finds the temperature that fits logits to labels.
+
+  .. math:: p = \mathrm{softmax}(z / T)
+
+  `'nll'` minimises the negative log-likelihood, as Guo et al. The NLL is
+  convex in :math:`1/T`, and a bracketed Newton search in :math:`\log T` finds
+  its only minimum. The temperature is a bound, 0.01 or 100, and `bound` says
+  which, where the NLL has no minimum between them: the lower one if every label
+  has the largest logit (any sharper softmax is better), the upper one if the
+  logits say less than nothing. It is 1 where all logits of each example are
+  equal, as then the NLL does not depend on it.
+
+  `'ece'` minimises the expected calibration error with bins of equal width,
+  on the grid that Guo et al. (2025) search: 0.1, 0.6, ..., 9.6; then 10 points
+  from :math:`T - 0.5` to :math:`T + 0.5`, and 10 from :math:`T - 0.1` to
+  :math:`T + 0.1`, around the best so far; the first of equals wins. Unlike
+  them, it skips temperatures that are not positive, and prefers T = 1 where
+  nothing on the grid is better. They search on the test set, which makes the
+  calibration error after it look better than it is; `temperature_scaling`
+  fits and reports on different halves.
+  Their error after scaling has 20 bins; the default here is 15.
+
+  Neither changes the predicted classes.
+
+  Args:
+    objective: `'nll'` or `'ece'`.
+    bins: for `'ece'`, the number of bins.
+
+  Returns:
+    A `TemperatureFit`, never worse than T = 1 on these data.
+
+  Examples:
+    Twice right and once wrong by a margin of 2: the softmax should say 2/3.
+
+    >>> logits, labels = np.array([[2.0, 0.0]] * 3), np.array([0, 0, 1])
+    >>> fit = fit_temperature(logits, labels)
+    >>> round(fit.temperature, 4)  # 2 / log(2)
+    2.8854
+    >>> round(fit.value, 4), round(fit.value_at_one, 4)
+    (0.6365, 0.7936)
+    >>> fit.bound is None
+    True
+
+  References: Guo et al., 2017, section 4.2; Guo et al., 2025, and its code.
+  """
+  logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  one_of('objective', objective, OBJECTIVES)
+  integer('bins', bins, low=1)
+  if objective == 'ece':
+    return _fit_ece(logits_NK, labels_N, bins)
+  return _fit_nll(logits_NK, labels_N)
+
+
+def _fit_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> TemperatureFit:
+
+  def nll(T: float) -> float:
+    examples = per_example(logits_NK, labels_N, temperature=T)
+    return float(examples.nll.mean())
+
+  def derivatives(T: float) -> tuple[float, float]:
+    return _derivatives(logits_NK, labels_N, 1 / T)
+
+  if (logits_NK == logits_NK[:, :1]).all():
+    T, bound = 1.0, None  # the loss does not depend on T
+  else:
+    T, bound = _minimum(derivatives, *_BOUNDS)
+  at_one = nll(1.0)
+  value = at_one if T == 1 else nll(T)
+  if value > at_one:  # by rounding alone
+    T, value, bound = 1.0, at_one, None
+  return TemperatureFit(T, value, at_one, 'nll', bound)
+
+
+def _minimum(
+  derivatives: Callable[[float], tuple[float, float]], low: float, high: float
+) -> tuple[float, str | None]:
+  """Where the first derivative by 1/T, which falls with T, changes sign."""
+  slope, curvature = derivatives(1.0)
+  if slope == 0:
+    # Without curvature every softmax is, in float64, on the largest logits
+    # alone, and the label is one of them: the data are separable.
+    return (1.0, None) if curvature else (low, 'lower')
+  if slope < 0:
+    if derivatives(low)[0] <= 0:
+      return low, 'lower'
+    left, right = np.log(low), 0.0
+  else:
+    if derivatives(high)[0] >= 0:
+      return high, 'upper'
+    left, right = 0.0, np.log(high)
+  # The minimum is between exp(left) and exp(right).
+  x, last = 0.0, np.inf
+  for _ in range(_MAX_STEPS):
+    # d slope / d log T is -curvature / T.
+    step = slope * np.exp(x) / curvature if curvature > 0 else np.inf
+    # A step that leaves the bracket, or does not halve the one before, may be
+    # one of a sequence that converges slowly or not at all.
+    if not left <= x + step <= right or abs(step) > last / 2:
+      step = (left + right) / 2 - x
+    x, last = x + step, abs(step)
+    if last <= _TOLERANCE:
+      break
+    slope, curvature = derivatives(float(np.exp(x)))
+    if slope == 0:
+      break
+    left, right = (left, x) if slope < 0 else (x, right)
+  return float(np.exp(x)), None
+
+
+def _derivatives(
+  logits_NK: np.ndarray, labels_N: np.ndarray, beta: float
+) -> tuple[float, float]:
+  """The first and second derivative of the mean NLL by beta = 1/T."""
+
+  def block(z_BK: np.ndarray, y_B: np.ndarray) -> tuple[np.ndarray, ...]:
+    z_BK -= z_BK.max(1, keepdims=True)
+    e_BK = np.exp(beta * z_BK)
+    total_B = e_BK.sum(1)
+    mean_B = np.einsum('ij,ij->i', e_BK, z_BK) / total_B
+    slope_B = mean_B - z_BK[np.arange(len(y_B)), y_B]
+    z_BK -= mean_B[:, None]
+    e_BK *= z_BK
+    return slope_B, np.einsum('ij,ij->i', e_BK, z_BK) / total_B
+
+  slope_N, curvature_N = map_rows(block, logits_NK, labels_N)
+  return float(slope_N.mean()), float(curvature_N.mean())
+
+
+def _fit_ece(
+  logits_NK: np.ndarray, labels_N: np.ndarray, bins: int
+) -> TemperatureFit:
+  values: dict[float, float] = {}
+
+  def try_all(temperatures: Iterable[float]) -> float:
+    for T in map(float, temperatures):
+      if T > 0 and T not in values:
+        top = per_example(logits_NK, labels_N, temperature=T)
+        curve = reliability_curve(top.confidence, top.correct, bins=bins)
+        values[T] = calibration_error(curve)
+    # Dictionaries keep their order, so this is the first of equals.
+    return min(values, key=values.__getitem__)
+
+  T = try_all(np.arange(20) / 2 + 0.1)
+  for radius in (0.5, 0.1):
+    T = try_all(np.linspace(T - radius, T + radius, 10))
+  try_all([1.0])
+  if values[1.0] <= values[T]:
+    T = 1.0
+  bound = {min(values): 'lower', max(values): 'upper'}.get(T)
+  return TemperatureFit(T, values[T], values[1.0], 'ece', bound)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TemperatureScaling:
+  """What `temperature_scaling` returns.
+
+  Attributes:
+    fit: of `fit_temperature`, on the examples that were fitted.
+    before: at T = 1, on the other examples.
+    after: at the temperature, on the same examples as `before`. The accuracy
+      is the same.
+    fit_examples: the positions of the examples that were fitted, ascending.
+    report_examples: the positions of the other ones, ascending.
+  """
+
+  fit: TemperatureFit
+  before: CalibrationSummary
+  after: CalibrationSummary
+  fit_examples: np.ndarray
+  report_examples: np.ndarray
+
+  @property
+  def temperature(self) -> float:
+    """The temperature that was fitted."""
+    return self.fit.temperature
+
+
+def temperature_scaling(
+  logits: ArrayLike,
+  labels: ArrayLike,
+  *,
+  fit_fraction: float = 0.5,
+  seed: int = 0,
+  objective: str = 'nll',
+  bins: int = 15,
+) -> TemperatureScaling:
+  """Fits a temperature on some examples and measures it on the others.
+
+  The examples to fit are drawn at random, without regard to their classes. Two
+  models on the same data, with the same seed, are split alike.
+
+  Args:
+    fit_fraction: the share of the examples to fit, between 0 and 1. At least
+      one example is fitted, and at least one is left.
+    bins: for the calibration error, also where that is the objective.
+
+  References: Guo et al., 2017, section 4.2.
+  """
+  logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  N = len(labels_N)
+  if N < 2:
+    raise UsageError(
+      'temperature scaling needs 2 examples or more: one to fit, one to report'
+    )
+  fit_fraction = number('fit_fraction', fit_fraction, above=0, below=1)
+  count = min(max(round(fit_fraction * N), 1), N - 1)
+  rng = np.random.default_rng(integer('seed', seed, low=0))
+  order = rng.permutation(N)
+  fitted, reported = np.sort(order[:count]), np.sort(order[count:])
+  fit = fit_temperature(
+    logits_NK[fitted], labels_N[fitted], objective=objective, bins=bins
+  )
+  before, after = (
+    summary(
+      per_example(logits_NK[reported], labels_N[reported], temperature=T),
+      bins=bins,
+    )
+    for T in (1.0, fit.temperature)
+  )
+  return TemperatureScaling(fit, before, after, fitted, reported)

@@ -1,0 +1,490 @@
+"""The unconstrained feature model: its minimisers and their curvature."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import linalg
+
+from maxsup_jax.errors import UsageError, integer, number, one_of
+
+# Beyond them products of penalties, or their ratios, overflow or are 0.
+_SMALLEST, _LARGEST = 1e-100, 1e100
+OBJECTIVES = ('ce', 'ls', 'maxsup')
+# W, H and b.
+Parameters = tuple[Any, Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  r"""A classifier whose features are free, and the objective it trains with.
+
+  .. math::
+    \min_{W, H, b} \; \frac{1}{N} \sum_{k=1}^{K} \sum_{i=1}^{n}
+    \ell(W h_{ki} + b, k) + \frac{\lambda_W}{2} \|W\|_F^2
+    + \frac{\lambda_H}{2} \|H\|_F^2 + \frac{\lambda_b}{2} \|b\|^2
+
+  with N = nK examples, balanced, and one of the losses
+
+  .. math::
+    \ell_\mathrm{CE} &= \log \sum_j e^{z_j} - z_y \\
+    \ell_\mathrm{LS} &= \ell_\mathrm{CE}
+      + \alpha (z_y - \textstyle\frac{1}{K} \sum_j z_j) \\
+    \ell_\mathrm{MaxSup} &= \ell_\mathrm{CE}
+      + \alpha (\max_j z_j - \textstyle\frac{1}{K} \sum_j z_j)
+
+  MaxSup is not in the paper; it is an extension here.
+
+  Attributes:
+    num_classes: K, at least 2.
+    per_class: n, examples of each class, at least 1.
+    dim: D, features of an example, at least K - 1: a simplex of K points needs
+      as many dimensions.
+    objective: `'ce'`, `'ls'` or `'maxsup'`.
+    alpha: the strength of LS, from 0 to 1, or of MaxSup, from 0 to 1e100; 0
+      for CE. LS mixes the one-hot label with `alpha / K` on every class.
+    lambda_w: of the weights, from 1e-100 to 1e100.
+    lambda_h: of the features, from 1e-100 to 1e100.
+    lambda_b: of the bias, from 0 to 1e100.
+
+  References: Guo et al., 2025: the model with CE and LS.
+  """
+
+  num_classes: int
+  per_class: int
+  dim: int
+  _: dataclasses.KW_ONLY
+  objective: str = 'ce'
+  alpha: float = 0.0
+  lambda_w: float = 1e-3
+  lambda_h: float = 1e-3
+  lambda_b: float = 1e-3
+
+  def __post_init__(self) -> None:
+    K = integer('num_classes', self.num_classes, low=2)
+    integer('per_class', self.per_class, low=1)
+    # A simplex needs K - 1 dimensions.
+    integer('dim', self.dim, low=K - 1)
+    for name, low in (
+      ('alpha', 0.0),
+      ('lambda_w', _SMALLEST),
+      ('lambda_h', _SMALLEST),
+      ('lambda_b', 0.0),
+    ):
+      value = number(name, getattr(self, name), low, _LARGEST)
+      # A whole number would be compiled anew, as another type.
+      object.__setattr__(self, name, float(value))
+    one_of('objective', self.objective, OBJECTIVES)
+    if self.objective == 'ce' and self.alpha:
+      raise UsageError(
+        f'alpha is {self.alpha}; the objective ce has none, expected 0'
+      )
+    if self.objective == 'ls' and self.alpha > 1:
+      raise UsageError(
+        f'alpha is {self.alpha}; expected from 0 to 1, as the labels of ls '
+        'are distributions'
+      )
+
+  @property
+  def num_examples(self) -> int:
+    """N = nK."""
+    return self.num_classes * self.per_class
+
+  @property
+  def epsilon(self) -> float:
+    r""":math:`\epsilon = K \sqrt{n \lambda_W \lambda_H}`.
+
+    What the penalties on weights and features do to the softmax of the
+    minimiser: as much as a smoothing of this strength would do.
+    """
+    return self.num_classes * math.sqrt(
+      self.per_class * self.lambda_w * self.lambda_h
+    )
+
+  @property
+  def trivial(self) -> bool:
+    r"""Whether the minimiser is W = H = 0: :math:`\epsilon + \alpha \geq 1`."""
+    return self.epsilon + self.alpha >= 1
+
+
+def strengths(problem: Problem) -> tuple[float, float, float, float]:
+  """The numbers of a problem, which may be traced: it compiles once."""
+  return problem.alpha, problem.lambda_w, problem.lambda_h, problem.lambda_b
+
+
+def regularized(
+  objective: str,
+  strengths: Sequence[float],
+  parameters: Parameters,
+  temperature: float | None = None,
+) -> jax.Array:
+  """The objective of a `Problem`, of its `strengths` and of W, H and b.
+
+  H has a row per example: the n of the first class, then those of the second.
+
+  With a temperature MaxSup has a smooth maximum of the logits: log-sum-exp.
+  """
+  alpha, lambda_w, lambda_h, lambda_b = strengths
+  W, H, b = parameters
+  Z = logits_by_class(W, H, b)
+  target = (Z * jnp.eye(len(W), dtype=Z.dtype)[:, None]).sum(-1)
+  loss = jax.nn.logsumexp(Z, axis=-1) - target
+  if objective == 'ls':
+    loss += alpha * (target - Z.mean(-1))
+  elif objective == 'maxsup':
+    if temperature is None:
+      top = Z.max(-1)
+    else:
+      top = temperature * jax.nn.logsumexp(Z / temperature, axis=-1)
+    loss += alpha * (top - Z.mean(-1))
+  penalty = (
+    lambda_w * jnp.square(W).sum()
+    + lambda_h * jnp.square(H).sum()
+    + lambda_b * jnp.square(b).sum()
+  )
+  return loss.mean() + penalty / 2
+
+
+def logits_by_class(W: jax.Array, H: jax.Array, b: jax.Array) -> jax.Array:
+  """Logits `[K, n, K]`: the class of the example, the example, the logit."""
+  K, D = W.shape
+  return H.reshape(K, -1, D) @ W.T + b
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Minimizer:
+  """A global minimiser of a `Problem`; all others are rotations of it.
+
+  Attributes:
+    problem: what is minimised.
+    trivial: whether all is 0, as the regularisation is too strong.
+    margin: beta, by how much the logit of the class exceeds every other one.
+    probability: p, softmax of the class.
+    other_probability: q, softmax of every other class.
+    weight_norm: norm of every row of the weights.
+    feature_norm: norm of the features of every example.
+    value: of the objective.
+    weights: W, float64 `[K, D]`.
+    class_features: what all examples of a class have as features, float64
+      `[K, D]`.
+    bias: b, 0, float64 `[K]`. Without a penalty on it, `lambda_b=0`, any
+      constant may be added.
+  """
+
+  problem: Problem
+  trivial: bool
+  margin: float
+  probability: float
+  other_probability: float
+  weight_norm: float
+  feature_norm: float
+  value: float
+  weights: np.ndarray
+  class_features: np.ndarray
+  bias: np.ndarray
+
+  @property
+  def features(self) -> np.ndarray:
+    """H, float64 `[N, D]`, the examples of a class one after the other."""
+    return np.repeat(self.class_features, self.problem.per_class, axis=0)
+
+
+def minimizer(problem: Problem) -> Minimizer:
+  r"""A global minimiser of a `Problem`, in closed form.
+
+  With :math:`\epsilon = K \sqrt{n \lambda_W \lambda_H}` it is 0 if
+  :math:`\epsilon + \alpha \geq 1`. Otherwise it is a simplex: the logits are
+  :math:`\beta (I - 11^\top / K)` with
+
+  .. math::
+    \beta &= \log\left(\frac{K}{\epsilon + \alpha} - K + 1\right) \\
+    W W^\top &= \sqrt{n \lambda_H / \lambda_W} \; \beta (I - 11^\top / K) \\
+    \bar{H} &= \sqrt{\lambda_W / (n \lambda_H)} \; W
+
+  and all examples of a class have the same features. So are NC1, NC2 and NC3
+  all 0.
+
+  For MaxSup, which the paper does not have, the minimisers are those of LS with
+  the same `alpha`: MaxSup is nowhere below LS, and equal to it where the
+  largest logit is that of the class, as it is at the minimisers of LS. They are
+  0 for every `alpha` from :math:`1 - \epsilon` on.
+
+  References: Guo et al., 2025: the minimisers for CE and LS. The formulas here
+    were derived anew and agree with the constants in the code published with
+    the paper.
+  """
+  K, D = problem.num_classes, problem.dim
+  beta, p, q, value = 0.0, 1 / K, 1 / K, math.log(K)
+  if not problem.trivial:
+    total = problem.epsilon + problem.alpha
+    q = total / K
+    # 1 - total is exact for total near 1, where beta is near 0.
+    beta = math.log1p(K * (1 - total) / total)
+    p = 1 - (K - 1) * q
+    value = math.log1p((K - 1) * math.exp(-beta)) + total * beta * (K - 1) / K
+  ratio = math.sqrt(problem.per_class * problem.lambda_h / problem.lambda_w)
+  # In the first K - 1 axes: orthonormal columns whose sums are 0.
+  simplex = linalg.helmert(K).T @ np.eye(K - 1, D)
+  norm = math.sqrt((K - 1) / K * beta)
+  return Minimizer(
+    problem=problem,
+    trivial=problem.trivial,
+    margin=beta,
+    probability=p,
+    other_probability=q,
+    weight_norm=norm * math.sqrt(ratio),
+    feature_norm=norm / math.sqrt(ratio),
+    value=value,
+    weights=math.sqrt(beta * ratio) * simplex,
+    class_features=math.sqrt(beta / ratio) * simplex,
+    bias=np.zeros(K),
+  )
+
+
+class Eigenvalue(NamedTuple):
+  """An eigenvalue of a Hessian.
+
+  Attributes:
+    value: the eigenvalue.
+    multiplicity: the dimension of its space, at least 1.
+    description: which directions these are.
+  """
+
+  value: float
+  multiplicity: int
+  description: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HessianSpectrum:
+  """Eigenvalues of the Hessian of a `Problem` at its minimiser.
+
+  Attributes:
+    weights: of the block of W, with H and b fixed: KD of them.
+    features: of the block of H, with W and b fixed: ND of them.
+    joint: of the whole, (W, H, b): KD + ND + K of them.
+  """
+
+  weights: tuple[Eigenvalue, ...]
+  features: tuple[Eigenvalue, ...]
+  joint: tuple[Eigenvalue, ...]
+
+
+def hessian_spectrum(problem: Problem) -> HessianSpectrum:
+  r"""The complete spectrum of the Hessian at the minimiser, in closed form.
+
+  The Hessian of the softmax of an example has, beside 0, the eigenvalues
+  :math:`q` (K - 2 of them) and :math:`Kpq` (1). A direction along which the
+  data has the curvature c gets :math:`g = c \beta / \epsilon` from it, next to
+  the penalties: an eigenvalue :math:`\lambda_W (1 + g)` or
+  :math:`\lambda_H (1 + g)` in a block, and those of
+
+  .. math::
+    \begin{pmatrix} \lambda_W (1 + g) & s (g \mp 1) \\
+    s (g \mp 1) & \lambda_H (1 + g) \end{pmatrix},
+    \quad s = \sqrt{\lambda_W \lambda_H}
+
+  where weights and features move together, symmetrically (-) or not (+). The
+  bias moves along with weights and features in a block of 4x4, K - 1 times. The
+  zeros of the joint Hessian are the rotations of the minimiser.
+
+  MaxSup has the Hessian of LS with the same `alpha`: around the minimiser the
+  largest logit is that of the class.
+
+  Args:
+    problem: a problem whose minimiser is not 0.
+
+  Returns:
+    The eigenvalues, those of equal description together.
+
+  References: Derived for this package; the paper's theorem may be stated
+    differently.
+  """
+  if problem.trivial:
+    raise UsageError(
+      f'the minimiser is W = H = 0, as epsilon + alpha is '
+      f'{problem.epsilon + problem.alpha:.6g}; the spectrum is for less than 1'
+    )
+  K, n, outside = (
+    problem.num_classes,
+    problem.per_class,
+    problem.dim - problem.num_classes + 1,
+  )
+  lw, lh = problem.lambda_w, problem.lambda_h
+  radial, one_class, generic = data_curvatures(problem)
+  best = minimizer(problem)
+
+  def g(curvature: float) -> float:
+    return curvature * best.margin / problem.epsilon
+
+  # Two classes are apart or not: they have no directions beyond that.
+  many = K > 2
+  weights = (
+    Eigenvalue(lw * (1 + g(radial)), 1, 'all classes apart'),
+    Eigenvalue(
+      lw * (1 + g(one_class)), many * (K - 1), 'one class against the others'
+    ),
+    Eigenvalue(
+      lw * (1 + g(generic)),
+      many * ((K - 1) ** 2 - K),
+      'within the simplex, the rest',
+    ),
+    Eigenvalue(lw, K - 1, 'the same for all classes'),
+    Eigenvalue(lw, K * outside, 'outside the simplex'),
+  )
+
+  def of_features(count: int) -> tuple[Eigenvalue, ...]:
+    return (
+      Eigenvalue(
+        lh * (1 + g(radial)), count * K, 'towards the template of the class'
+      ),
+      Eigenvalue(
+        lh * (1 + g(generic)), count * K * (K - 2), 'between other templates'
+      ),
+      Eigenvalue(lh, count * K * outside, 'outside the simplex'),
+    )
+
+  joint = [
+    Eigenvalue(e.value, e.multiplicity, f'within a class: {e.description}')
+    for e in of_features(n - 1)
+  ]
+  joint += [
+    Eigenvalue(0.0, outside * (K - 1), 'rotations out of the simplex'),
+    Eigenvalue(lw + lh, outside * (K - 1), 'W and H out of the simplex'),
+    Eigenvalue(lw, outside, 'W out of the simplex, the same for all classes'),
+    Eigenvalue(lh, outside, 'H out of the simplex, the same for all classes'),
+  ]
+  for curvature, count, name in (
+    (radial, 1, 'all classes apart'),
+    (generic, many * K * (K - 3) // 2, 'symmetric'),
+  ):
+    # From trace and determinant; the smaller one without cancellation.
+    half = (lw + lh) * (1 + g(curvature)) / 2
+    determinant = 4 * g(curvature) * lw * lh
+    large = half + math.sqrt(half**2 - determinant)
+    joint += [
+      Eigenvalue(determinant / large, count, f'{name}, W against H'),
+      Eigenvalue(large, count, f'{name}, W with H'),
+    ]
+  turns = (K - 1) * (K - 2) // 2
+  joint += [
+    Eigenvalue(0.0, turns, 'rotations within the simplex'),
+    Eigenvalue((lw + lh) * (1 + g(generic)), turns, 'antisymmetric'),
+    Eigenvalue(lw, K - 1, 'all logits of a class, W'),
+    Eigenvalue(problem.lambda_b, 1, 'all logits, b'),
+  ]
+  joint += [
+    Eigenvalue(float(value), K - 1, 'one class, with the bias')
+    for value in np.linalg.eigvalsh(_bias_block(problem, best.margin))
+  ]
+  return HessianSpectrum(
+    *(
+      tuple(e for e in block if e.multiplicity)
+      for block in (weights, of_features(n), joint)
+    )
+  )
+
+
+def data_curvatures(problem: Problem) -> tuple[float, float, float]:
+  """Curvatures of the data term at the minimiser, by direction of the logits.
+
+  Returns:
+    All classes apart, Kpq; one class against the others; any other, q. They
+    fall in this order.
+  """
+  K, best = problem.num_classes, minimizer(problem)
+  p, q = best.probability, best.other_probability
+  excess = q * (K * p - 1)
+  return K * p * q, q + excess * (K - 2) / (K - 1), q
+
+
+def _bias_block(problem: Problem, beta: float) -> np.ndarray:
+  """The block of the joint Hessian that couples the bias with the rest.
+
+  For a vector a whose sum is 0 it acts on four directions: P diag(a) P in W and
+  in H (P takes the mean out), a on all examples through H, and a in b. The
+  logits move in one direction with the first two and in another with the last
+  two. The data term couples these, as it weighs the logit of the class more
+  than the others.
+  """
+  K = problem.num_classes
+  lw, lh, lb = problem.lambda_w, problem.lambda_h, problem.lambda_b
+  s = math.sqrt(lw * lh)
+  _, one_class, q = data_curvatures(problem)
+  excess = q * (K * minimizer(problem).probability - 1)
+  coupling = excess * math.sqrt(K - 2) / (K - 1)
+  curvature = np.array(
+    [[one_class, coupling], [coupling, q + excess / (K - 1)]]
+  )
+  # How far the logits move in the two directions.
+  logits = np.array(
+    [
+      [math.sqrt(lw), math.sqrt(lh), 0, 0],
+      [0, 0, math.sqrt(lh), math.sqrt(problem.epsilon / beta)],
+    ]
+  )
+  block = beta / problem.epsilon * logits.T @ curvature @ logits
+  block += np.diag([lw, lh, lh, lb])
+  block[0, 1] -= s
+  block[1, 0] -= s
+  # Of two classes P diag(a) P is 0.
+  return block if K > 2 else block[2:, 2:]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionNumbers:
+  """Largest over smallest eigenvalue of four Hessians at the minimiser.
+
+  Only the first is lower with label smoothing for every problem. The others
+  usually go the other way: with smoothing the data term curves more, while the
+  penalties, and so the smallest eigenvalues, stay as they are.
+
+  Attributes:
+    data: (a) of the data term alone, without penalties, over its non-zero
+      eigenvalues: the same number with respect to the logits, to W and to H.
+      K - (K - 1)(epsilon + alpha) for more than two classes, and 1 for two,
+      where there is one such eigenvalue. It is how this package reads the
+      paper's claim of a lower condition number; the paper's theorem may be
+      stated differently.
+    block: (b) of the objective with respect to W alone, over all directions.
+      That with respect to H alone is the same if D > K - 1.
+    curved: (c) of the same block, over the directions in which the data term
+      curves.
+    joint: (d) of the objective with respect to (W, H, b), over its positive
+      eigenvalues.
+  """
+
+  data: float
+  block: float
+  curved: float
+  joint: float
+
+
+def condition_numbers(problem: Problem) -> ConditionNumbers:
+  r"""The condition number at the minimiser, in four senses.
+
+  Args:
+    problem: a problem whose minimiser is not 0.
+
+  References: Guo et al., 2025, claims that LS has the lower one. The formulas
+    were derived for this package; the paper's theorem may be stated
+    differently.
+  """
+  spectrum = hessian_spectrum(problem)
+  radial, _, generic = data_curvatures(problem)
+  # Two classes have one curvature only.
+  smallest = generic if problem.num_classes > 2 else radial
+  scale = minimizer(problem).margin / problem.epsilon
+  weights = [e.value for e in spectrum.weights]
+  # What is 0 in closed form is 0 exactly.
+  positive = [e.value for e in spectrum.joint if e.value > 0]
+  return ConditionNumbers(
+    data=radial / smallest,
+    block=max(weights) / min(weights),
+    curved=(1 + scale * radial) / (1 + scale * smallest),
+    joint=max(positive) / min(positive),
+  )
