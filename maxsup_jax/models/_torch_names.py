@@ -64,14 +64,11 @@ class Names:
 
 
 def names_of(model: nn.Module, variables: Any) -> Names:
-  """Names the arrays of a model.
+  """The state dict of a model, without the values.
 
   Args:
     model: a `ResNet`, `MobileNetV2` or `ViT`.
     variables: its variables, or their shapes.
-
-  Returns:
-    Its state dict, without the values.
 
   Raises:
     UsageError: for another kind of model.
@@ -83,13 +80,16 @@ def names_of(model: nn.Module, variables: Any) -> Names:
       f'for {", ".join(k.__name__ for k in _KINDS)}'
     )
   module_name, strided = _KINDS[kind]
-  places, counters, blurs = [], [], {}
+  places: list[Place] = []
+  counters: list[str] = []
+  blurs: dict[str, tuple[int, ...]] = {}
   flat = flax.traverse_util.flatten_dict(dict(variables))
   # Parameters first, so that they are what is first found to be missing.
   for path in sorted(flat, key=lambda path: path[0] != 'params'):
     *layers, leaf = path[1:]
     module = module_name(model, tuple(layers))
-    shape, axes = tuple(flat[path].shape), None
+    shape: tuple[int, ...] = tuple(flat[path].shape)
+    axes: tuple[int, ...] | None = None
     if leaf == 'kernel' and len(shape) == 4:
       channels = _input_channels(model, shape)
       axes = (2, 3, 1, 0)

@@ -50,8 +50,8 @@ class BlurPool(nn.Module):
   def _convolved(self, x: jax.Array) -> jax.Array:
     channels = x.shape[-1]
     # Sixteenths are exact in every dtype, and a TPU's sums are float32.
-    kernel = np.outer([1, 2, 1], [1, 2, 1])[..., None, None] / 16
-    kernel = jnp.broadcast_to(jnp.asarray(kernel, x.dtype), (3, 3, 1, channels))
+    blur = np.outer([1, 2, 1], [1, 2, 1])[..., None, None] / 16
+    kernel = jnp.broadcast_to(jnp.asarray(blur, x.dtype), (3, 3, 1, channels))
     return jax.lax.conv_general_dilated(
       x,
       kernel,

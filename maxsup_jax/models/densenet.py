@@ -6,9 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv
-from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.models._parts import (
+  Output,
+  batch_norm,
+  check_axis_name,
+  check_images,
+  check_sizes,
+  conv,
+  linear_head,
+  uniform_fan_in,
+)
 
 
 class DenseLayer(nn.Module):
@@ -19,8 +26,6 @@ class DenseLayer(nn.Module):
   Attributes:
     growth: channels that are appended.
     bottleneck: channels between the convolutions, in multiples of `growth`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   growth: int
@@ -44,8 +49,6 @@ class Transition(nn.Module):
 
   Attributes:
     features: channels of the output.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   features: int
@@ -62,12 +65,7 @@ class Transition(nn.Module):
 
 
 class NormReLU(nn.Module):
-  """BatchNorm and ReLU: [B, h, w, C] to itself.
-
-  Attributes:
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
-  """
+  """BatchNorm and ReLU: [B, h, w, C] to itself."""
 
   batch_norm_axis: str | None = None
   dtype: Any = jnp.float32
@@ -90,16 +88,12 @@ class DenseNet(nn.Module):
   U(±1/√fan_in) and its bias with zeros.
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     block_sizes: number of layers in each block; DenseNet-BC-100 has 16 in each
       of three.
     growth: channels that every layer appends.
     bottleneck: see `DenseLayer`.
     compression: share of the channels that a transition keeps.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics are shared. None: every device normalises with its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     Huang et al. 2017, *Densely connected convolutional networks*, sections 3
@@ -114,36 +108,16 @@ class DenseNet(nn.Module):
   batch_norm_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    for field in ('num_classes', 'growth', 'bottleneck'):
-      _checks.check_positive_int(field, getattr(self, field))
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes', 'growth', 'bottleneck')
+    check_axis_name('batch_norm_axis', self.batch_norm_axis)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, the last one before pooling,
-      and 'penultimate', float32 [B, D], its mean over positions, which the
-      linear head sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     blocks = len(self.block_sizes)
-    _checks.check_size(images, 2 ** (blocks - 1), f'{blocks} blocks')
+    check_images(images, 2 ** (blocks - 1))
 
     common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
     x = images.astype(self.dtype)

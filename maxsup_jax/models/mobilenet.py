@@ -7,9 +7,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv
-from maxsup_jax.models._head import linear_head
+from maxsup_jax.errors import boolean, one_of
+from maxsup_jax.models._parts import (
+  Output,
+  batch_norm,
+  check_axis_name,
+  check_images,
+  check_rate,
+  check_sizes,
+  conv,
+  linear_head,
+)
 from maxsup_jax.models.blur_pool import before_stride
 from maxsup_jax.models.drop_path import Dropout
 from maxsup_jax.models.resnet import STEMS
@@ -35,8 +43,6 @@ class ConvBlock(nn.Module):
     stride: of the convolution.
     depthwise: each channel alone; `features` is C.
     blur_pool: blur before a stride, see `BlurPool`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   features: int
@@ -72,8 +78,6 @@ class InvertedResidual(nn.Module):
       leaves out the convolution that widens.
     stride: of the 3x3 convolution.
     blur_pool: blur before a stride, see `BlurPool`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
 
   References:
     Sandler et al. 2018, *MobileNetV2: inverted residuals and linear
@@ -113,15 +117,11 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
   """MobileNetV2: `logits, out = model.apply(variables, images)`.
 
-  With `train=True` BatchNorm normalises with the statistics of the batch and
-  updates its running ones: apply with `mutable=['batch_stats']`. Dropout needs
-  a key, the same on every device: `rngs={'drop_path': key}`.
-
   Convolutions begin normal with variance 2 / fan_out and the head with σ = 0.01
   and zero bias, as in torchvision.
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, batch_axis, dtype: see `create_model`.
     stem: 'imagenet' (total stride 32) or 'cifar': the stem and the second
       stage keep the resolution (total stride 8). The latter is how MobileNetV2
       is commonly put to images of 32x32; the variant in the CIFAR experiments
@@ -133,13 +133,6 @@ class MobileNetV2(nn.Module):
     stages: expansion, width, number of blocks and stride of each stage.
     stem_width: channels of the stem.
     last_width: D, channels of the last convolution.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics are shared. None: every device normalises with its own.
-    batch_axis: name of the mapped axis over which the batch is split, which
-      keeps dropout independent of the number of devices. None: the array is
-      the whole batch.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     Sandler et al. 2018, *MobileNetV2: inverted residuals and linear
@@ -157,39 +150,20 @@ class MobileNetV2(nn.Module):
   batch_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    _checks.check_positive_int('num_classes', self.num_classes)
-    _checks.check_choice('stem', self.stem, STEMS)
-    _checks.check_bool('blur_pool', self.blur_pool)
-    _checks.check_rate('dropout', self.dropout)
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
-    _checks.check_axis_name('batch_axis', self.batch_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes')
+    one_of('stem', self.stem, STEMS)
+    boolean('blur_pool', self.blur_pool)
+    check_rate('dropout', self.dropout)
+    check_axis_name('batch_norm_axis', self.batch_norm_axis)
+    check_axis_name('batch_axis', self.batch_axis)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: apply dropout, normalise with the statistics of the batch, and
-        update the running statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, the last one before pooling,
-      and 'penultimate', float32 [B, D], its mean over positions, before the
-      dropout.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     strides = self._strides()
-    _checks.check_size(images, math.prod(strides), f'stem {self.stem!r}')
+    check_images(images, math.prod(strides))
 
     common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
     x = images.astype(self.dtype)

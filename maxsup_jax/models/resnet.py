@@ -7,9 +7,18 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv, he_fan_out
-from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.errors import boolean, one_of
+from maxsup_jax.models._parts import (
+  Output,
+  batch_norm,
+  check_axis_name,
+  check_images,
+  check_sizes,
+  conv,
+  he_fan_out,
+  linear_head,
+  uniform_fan_in,
+)
 from maxsup_jax.models.blur_pool import before_stride
 
 STEMS = ('imagenet', 'cifar')
@@ -37,7 +46,7 @@ class _Block(nn.Module):
     )
     return layer(x)
 
-  def _last_scale_init(self):
+  def _last_scale_init(self) -> Initializer:
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     return zeros if self.zero_init_residual else ones
 
@@ -59,8 +68,6 @@ class BasicBlock(_Block):
     zero_init_residual: initialise the last BatchNorm scale with zeros, so that
       the block begins as its shortcut (Goyal et al. 2017).
     blur_pool: blur before convolutions that skip positions, see `ResNet`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
     kernel_init: draws the kernels of the convolutions.
 
   References:
@@ -93,8 +100,6 @@ class BottleneckBlock(_Block):
     zero_init_residual: initialise the last BatchNorm scale with zeros, so that
       the block begins as its shortcut (Goyal et al. 2017).
     blur_pool: blur before convolutions that skip positions, see `ResNet`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
     kernel_init: draws the kernels of the convolutions.
 
   References:
@@ -120,11 +125,8 @@ class BottleneckBlock(_Block):
 class ResNet(nn.Module):
   """A residual network: `logits, out = model.apply(variables, images)`.
 
-  With `train=True` BatchNorm normalises with the statistics of the batch and
-  updates its running ones: apply with `mutable=['batch_stats']`.
-
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     stage_sizes: number of blocks in each stage. Every stage but the first
       halves the resolution; every stage doubles the width of the one before.
     block: `BasicBlock` or `BottleneckBlock`.
@@ -137,10 +139,6 @@ class ResNet(nn.Module):
       input channels, with a fixed kernel, see `BlurPool`. In ResNet-18 these
       are `conv1` and the shortcut of the first block of stages 2 to 4, in
       ResNet-50 `conv2` and the shortcut; never the stem.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics are shared. None: every device normalises with its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     He et al. 2016, *Deep residual learning for image recognition*, Table 1;
@@ -157,42 +155,18 @@ class ResNet(nn.Module):
   batch_norm_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    _checks.check_positive_int('num_classes', self.num_classes)
-    _checks.check_choice('stem', self.stem, STEMS)
-    _checks.check_positive_int('width', self.width)
-    _checks.check_bool('zero_init_residual', self.zero_init_residual)
-    _checks.check_bool('blur_pool', self.blur_pool)
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes', 'width')
+    one_of('stem', self.stem, STEMS)
+    boolean('zero_init_residual', self.zero_init_residual)
+    boolean('blur_pool', self.blur_pool)
+    check_axis_name('batch_norm_axis', self.batch_norm_axis)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, the last one before pooling,
-      and 'penultimate', float32 [B, D], its mean over positions, which the
-      linear head sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
-    _checks.check_size(
-      images,
-      self._smallest(),
-      f'stem {self.stem!r} with {len(self.stage_sizes)} stages',
-    )
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
+    check_images(images, self._smallest())
 
     x = images.astype(self.dtype)
     norm = batch_norm(train, self.batch_norm_axis, self.dtype)

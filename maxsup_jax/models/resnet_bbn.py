@@ -10,9 +10,18 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv, he_fan_in
-from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.errors import one_of
+from maxsup_jax.models._parts import (
+  Output,
+  batch_norm,
+  check_axis_name,
+  check_images,
+  check_sizes,
+  conv,
+  he_fan_in,
+  linear_head,
+  uniform_fan_in,
+)
 from maxsup_jax.models.causal_norm import CausalNormHead
 from maxsup_jax.models.resnet import BasicBlock
 
@@ -43,8 +52,6 @@ class Branches(nn.Module):
 
   Attributes:
     width: channels of each block.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   width: int
@@ -77,17 +84,12 @@ class ResNetBBN(nn.Module):
   U(±1/√fan_in), kernel and bias.
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     classifier: 'linear', or 'causal_norm' for a `CausalNormHead`, whose
       `params['head']` has a 'kernel' [D, K] but no 'bias', and whose logits in
       evaluation are not linear in the penultimate features.
     stage_sizes: number of blocks in each stage.
     width: channels of the stem and of the first stage.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics, and the direction of the causal-norm head, are shared. None:
-      every device has its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     Zhou et al. 2020, *BBN: bilateral-branch network with cumulative learning
@@ -102,37 +104,17 @@ class ResNetBBN(nn.Module):
   batch_norm_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    _checks.check_positive_int('num_classes', self.num_classes)
-    _checks.check_choice('head', self.classifier, CLASSIFIERS)
-    _checks.check_positive_int('width', self.width)
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes', 'width')
+    one_of('head', self.classifier, CLASSIFIERS)
+    check_axis_name('batch_norm_axis', self.batch_norm_axis)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, both last blocks, and
-      'penultimate', float32 [B, D], its mean over positions, which the head
-      sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     stages = len(self.stage_sizes)
-    _checks.check_size(images, 2 ** (stages - 1), f'{stages} stages')
+    check_images(images, 2 ** (stages - 1))
 
     common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
     norm = batch_norm(train, self.batch_norm_axis, self.dtype)

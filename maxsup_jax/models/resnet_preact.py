@@ -10,9 +10,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv
-from maxsup_jax.models._head import linear_head
+from maxsup_jax.models._parts import (
+  Output,
+  batch_norm,
+  check_axis_name,
+  check_images,
+  check_sizes,
+  conv,
+  linear_head,
+)
 
 # TensorFlow's default for variance scaling, and the initializer that
 # tensor2tensor sets for whatever names none, which here is the head. Both scale
@@ -29,8 +35,6 @@ class PreActivationBlock(nn.Module):
     stride: of the first convolution and of the shortcut.
     project: the shortcut is a 1x1 convolution with BatchNorm of the *activated*
       input; otherwise it is the input itself.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
 
   References:
     He et al. 2016, *Identity mappings in deep residual networks*, Figure 4 (e).
@@ -72,16 +76,12 @@ class PreActivationResNet(nn.Module):
   truncated normal with variance 4 / (fan_in + fan_out) and zero bias.
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     stage_sizes: number of blocks in each stage. Every stage but the first
       halves the resolution; every stage doubles the width of the one before.
     width: channels of the stem.
     widening: the first stage has so many times the channels of the stem.
       tensor2tensor's net has 2, He et al.'s 1.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics are shared. None: every device normalises with its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     He et al. 2016, *Identity mappings in deep residual networks*; Müller et al.
@@ -95,36 +95,16 @@ class PreActivationResNet(nn.Module):
   batch_norm_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    for field in ('num_classes', 'width', 'widening'):
-      _checks.check_positive_int(field, getattr(self, field))
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes', 'width', 'widening')
+    check_axis_name('batch_norm_axis', self.batch_norm_axis)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, the last sum, and
-      'penultimate', float32 [B, D], its mean over positions, which the linear
-      head sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     stages = len(self.stage_sizes)
-    _checks.check_size(images, 2 ** (stages - 1), f'{stages} stages')
+    check_images(images, 2 ** (stages - 1))
 
     stem = conv(self.width, 3, 1, self.dtype, 'conv1', kernel_init=fan_in_1)
     norm = batch_norm(train, self.batch_norm_axis, self.dtype)
