@@ -34,11 +34,6 @@ class Draws:
     split: the number of the split.
     stream: `SCENE`, `NOISE` or `ORDER`.
     index: the number of the example, or of whatever the stream is for.
-
-  Examples:
-    >>> draws = Draws(seed=0, split=0, stream=SCENE, index=7)
-    >>> draws.below(6), draws.uniform(10.0, 20.0)
-    (4, 17.557912993906637)
   """
 
   def __init__(self, seed: int, split: int, stream: int, index: int):
@@ -89,12 +84,6 @@ def coverage(edges: np.ndarray, size: int) -> np.ndarray:
 
   Returns:
     int64 `[size, size]`, from 0 to `FULL`, which is 16.
-
-  Examples:
-    >>> corners = np.array([[0.5, 0], [2, 0], [2, 1], [0.5, 1]])
-    >>> coverage(np.stack([corners, np.roll(corners, -1, axis=0)], axis=1), 2)
-    array([[ 8, 16],
-           [ 0,  0]])
   """
   grid = np.rint(edges * float(_SAMPLES * _GRID)).astype(np.int64)
   x0, y0 = grid[:, 0].T
@@ -178,14 +167,6 @@ def draw(
   index: int,
 ) -> np.ndarray:
   """A picture of a character; the arguments determine every bit of it.
-
-  Args:
-    character: its number in `_glyph_shapes.CHARACTERS`.
-    size: the side of the picture.
-    difficulty: the ranges of what is random.
-    seed: as in `Draws`.
-    split: see there.
-    index: see there.
 
   Returns:
     uint8 `[size, size, 1]`. With another size the scene is the same, but the
@@ -289,16 +270,9 @@ def encode_png(image: np.ndarray) -> bytes:
   What a compressor writes depends on the version of zlib. Noise hardly
   compresses anyway.
 
-  Args:
-    image: uint8 `[H, W]` or `[H, W, 1]`.
-
   Returns:
     The bytes of the file: 68 more than the H (W + 1) of the rows, where these
     are fewer than 65536.
-
-  Examples:
-    >>> len(encode_png(np.zeros((32, 32), np.uint8)))
-    1124
   """
   height, width = image.shape[:2]
   rows = np.zeros((height, 1 + width), np.uint8)  # Each begins with a filter.

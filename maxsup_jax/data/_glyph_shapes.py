@@ -54,17 +54,11 @@ _PIECES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-  """The control points of a glyph.
+  """The control points of a glyph."""
 
-  Attributes:
-    points: (x, y) in font units, y upwards.
-    on_curve: for each point whether the curve passes through it.
-    ends: the index of the last point of each contour.
-  """
-
-  points: tuple[tuple[int, int], ...]
-  on_curve: tuple[bool, ...]
-  ends: tuple[int, ...]
+  points: tuple[tuple[int, int], ...]  # (x, y) in font units, y upwards.
+  on_curve: tuple[bool, ...]  # Whether the curve passes through each.
+  ends: tuple[int, ...]  # The index of the last point of each contour.
 
 
 @functools.cache
@@ -83,14 +77,6 @@ def load_shapes() -> tuple[tuple[np.ndarray, ...], ...]:
 
   Raises:
     UsageError: if a font is missing or differs from the one expected.
-
-  Examples:
-    >>> shapes = load_shapes()
-    >>> len(shapes), len(shapes[0])
-    (20, 62)
-    >>> letter_i = shapes[0][CHARACTERS.index('I')]  # A rectangle.
-    >>> letter_i[:, 0].round(3).tolist()
-    [[-0.068, -0.5], [0.068, -0.5], [0.068, 0.5], [-0.068, 0.5]]
   """
   import matplotlib
 
@@ -155,20 +141,11 @@ def fingerprint(outlines: dict[str, Outline]) -> str:
 
 
 def flatten(outline: Outline) -> np.ndarray:
-  """The edges of the polygons that follow an outline.
+  """The edges of the polygons that follow an outline, float64 `[E, 2, 2]`.
 
-  Args:
-    outline: closed contours of lines and quadratic Bezier curves; between two
-      points off the curve lies one on it, halfway.
-
-  Returns:
-    float64 `[E, 2, 2]`, in font units. A curve becomes 4 edges, equally spaced
-    in its parameter.
-
-  Examples:
-    >>> triangle = Outline(((0, 0), (2, 0), (0, 2)), (True, True, True), (2,))
-    >>> flatten(triangle)[:, 0].tolist()
-    [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]]
+  The contours are closed, of lines and quadratic Bezier curves; between two
+  points off the curve lies one on it, halfway. A curve becomes 4 edges, equally
+  spaced in its parameter.
   """
   edges = []
   first = 0

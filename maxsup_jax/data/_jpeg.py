@@ -33,23 +33,14 @@ _MARGIN = 4
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What a JPEG file says of itself.
-
-  Attributes:
-    height: of the image.
-    width: of the image.
-    channels: 1 or 3.
-    height_at: where the file has its height, in two bytes.
-    scan_at: where the pixels begin.
-    one_scan: whether they come from top to bottom, all colours at once.
-  """
+  """What a JPEG file says of itself."""
 
   height: int
   width: int
-  channels: int
-  height_at: int
-  scan_at: int
-  one_scan: bool
+  channels: int  # 1 or 3.
+  height_at: int  # Where the file has its height, in two bytes.
+  scan_at: int  # Where the pixels begin.
+  one_scan: bool  # From top to bottom, all colours at once.
 
 
 def read_header(encoded: bytes) -> Header | None:

@@ -30,13 +30,7 @@ _REACH = {'bilinear': 1.0, 'bicubic': 2.0}
 def resize(
   image: np.ndarray, height: int, width: int, interpolation: str
 ) -> np.ndarray | None:
-  """Scales an image as Pillow does.
-
-  Args:
-    image: uint8 `[H, W, C]`, C being 1 or 3.
-    height: the new height.
-    width: the new width.
-    interpolation: 'bilinear' or 'bicubic'.
+  """Scales an image, uint8 `[H, W, 1]` or `[H, W, 3]`, as Pillow does.
 
   Returns:
     uint8 `[height, width, C]`, or None where Pillow has to do it.

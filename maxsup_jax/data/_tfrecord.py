@@ -48,15 +48,7 @@ class DamagedError(Exception):
 
 
 def find_records(files: Files, path: str, size: int) -> np.ndarray:
-  """Where the records of a file begin.
-
-  Args:
-    files: reads it.
-    path: of the file.
-    size: of the file, in bytes.
-
-  Returns:
-    int64 `[n + 1]`: the beginnings of the n records, and the end.
+  """Where the records of a file of so many bytes begin: see `Shard.starts`.
 
   Raises:
     DamagedError: if it is no such file, or is cut off.
@@ -99,27 +91,17 @@ def _read_record(files: Files, path: str, start: int, end: int) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Some records of one file, in a row.
-
-  Attributes:
-    path: of the file.
-    starts: int64 `[n + 1]`: where the n records begin, and where the last ends.
-  """
+  """Some records of one file, in a row."""
 
   path: str
-  starts: np.ndarray
+  starts: np.ndarray  # int64 `[n + 1]`: where the n records begin, and the end.
 
   def __len__(self) -> int:
     return len(self.starts) - 1
 
 
 class Records:
-  """The data of the records of several files.
-
-  Args:
-    files: reads them.
-    shards: the records.
-  """
+  """The data of the records of several files."""
 
   def __init__(self, files: Files, shards: Sequence[Shard]):
     self._files, self._shards = files, tuple(shards)
@@ -146,13 +128,8 @@ def record_starts(
   What was found is written to a file in the directory or, where that cannot be,
   to the user's directory for caches; and where that cannot be either, nowhere.
 
-  Args:
-    directory: of the dataset.
-    paths: of files in it.
-    files: reads them.
-
   Returns:
-    Of each path, int64 `[n + 1]`: where its n records begin, and the end.
+    `Shard.starts` of each path, which are of files in the directory.
 
   Raises:
     FileNotFoundError: if a file is missing; its `filename` says which.
@@ -267,12 +244,7 @@ _TABLE = _table()
 
 
 def _crc32c(data: bytes) -> int:
-  """The CRC-32C of a few bytes.
-
-  Examples:
-    >>> hex(_crc32c(b'123456789'))
-    '0xe3069283'
-  """
+  """The CRC-32C of a few bytes."""
   checksum = 0xFFFFFFFF
   for byte in data:
     checksum = _TABLE[(checksum ^ byte) & 255] ^ checksum >> 8

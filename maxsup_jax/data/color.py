@@ -22,19 +22,8 @@ def shift_hue(image: Image.Image, hue: float) -> Image.Image:
   """Turns the hue of every pixel, as torchvision does.
 
   In Pillow's HSV, whose hue has the 256 values of a byte; `int(255 * hue)` is
-  added to it, modulo 256.
-
-  Args:
-    image: of mode RGB, or L, which has no hue and is returned.
-    hue: in turns, in [-0.5, 0.5].
-
-  Returns:
-    An image of the same mode.
-
-  Examples:
-    >>> red = Image.new('RGB', (1, 1), (200, 0, 0))
-    >>> shift_hue(red, 1 / 3).getpixel((0, 0))
-    (0, 200, 0)
+  added to it, modulo 256, for a hue in turns, in [-0.5, 0.5]. An image of mode
+  L has no hue and is returned.
   """
   if image.mode == 'L':
     return image

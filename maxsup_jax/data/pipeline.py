@@ -196,13 +196,6 @@ def batch_indices(
 ) -> np.ndarray:
   """Which examples of its source `train_batches` puts into a batch.
 
-  Args:
-    num_examples: the length N of the source.
-    batch_size: the global batch size B.
-    seed: as in `train_batches`, like `repeats`.
-    step: the step.
-    repeats: see there.
-
   Returns:
     int64 `[B]`: the indices of the rows of the global batch.
 

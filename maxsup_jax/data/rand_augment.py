@@ -108,12 +108,6 @@ def strength(
   ======================  =====================  ==============
 
   It is None for operations without any.
-
-  Examples:
-    >>> strength('Rotate', 5, increasing=True, negative=True)
-    -15.0
-    >>> strength('Posterize', 9, increasing=True, negative=False)
-    1
   """
   fraction = magnitude / _MOST
   sign = -1.0 if negative else 1.0
@@ -150,12 +144,6 @@ def apply(
     argument: see `strength`.
     fill: the colour of what comes in from outside.
     resampling: the interpolation of rotations, shears and translations.
-
-  Examples:
-    >>> image = Image.new('L', (2, 2), 10)
-    >>> options = {'fill': 0, 'resampling': Image.Resampling.BICUBIC}
-    >>> apply('Invert', image, None, **options).getpixel((0, 0))
-    245
   """
   bands = len(image.getbands())
   match name:

@@ -45,11 +45,7 @@ def read_ahead(
 ) -> BatchIterator:
   """Iterates over batches that threads or processes make ahead of time.
 
-  Args:
-    batches: gives the batch of an index.
-    num_threads: as in `train_batches`, like the rest.
-    prefetch: see there.
-    workers: see there.
+  `batches` gives the batch of an index; the rest is as in `train_batches`.
 
   Raises:
     UsageError: if a number is negative.

@@ -17,10 +17,6 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
   Raises:
     ValueError: if `image` has neither one channel nor `channels`.
-
-  Examples:
-    >>> to_channels(np.zeros((8, 8, 1), np.uint8), 3).shape
-    (8, 8, 3)
   """
   if image.shape[-1] == channels:
     return image

@@ -57,46 +57,61 @@ def check_images(images: jax.Array, smallest: int = 1) -> None:
     )
 
 
-def conv(
-  features: int,
-  size: int,
-  stride: int = 1,
-  dtype: Any = jnp.float32,
-  name: str | None = None,
-  *,
-  groups: int = 1,
-  kernel_init: Initializer = he_fan_out,
-) -> nn.Conv:
-  """Returns a square convolution without bias, [B, h, w, C] to [B, h', w', f].
+class ConvModule(nn.Module, kw_only=True):
+  """A part of a convolutional net; also see `create_model`.
 
-  Its output has ceil(h / stride) x ceil(w / stride) positions for odd sizes.
+  Attributes:
+    batch_norm_axis: mapped axis to share batch statistics over, or None.
+    dtype: dtype of the computation; parameters stay float32.
   """
-  return nn.Conv(
-    features,
-    (size, size),
-    strides=stride,
-    padding=size // 2,
-    feature_group_count=groups,
-    use_bias=False,
-    kernel_init=kernel_init,
-    dtype=dtype,
-    name=name,
-  )
 
+  batch_norm_axis: str | None = None
+  dtype: Any = jnp.float32
 
-def batch_norm(train: bool, axis_name: str | None, dtype: Any) -> Any:
-  """Returns `nn.BatchNorm` with everything set but its name."""
-  # The running variance takes up the biased variance of the batch, as Flax
-  # does it; torch's takes up the unbiased one, n/(n-1) times larger. The
-  # outputs in training are the same.
-  return functools.partial(
-    nn.BatchNorm,
-    use_running_average=not train,
-    momentum=0.9,  # the share of the old value: 0.1 in torch's convention
-    epsilon=1e-5,
-    axis_name=axis_name,
-    dtype=dtype,
-  )
+  def conv(
+    self,
+    features: int,
+    size: int,
+    stride: int = 1,
+    *,
+    name: str,
+    groups: int = 1,
+    kernel_init: Initializer = he_fan_out,
+  ) -> nn.Conv:
+    """A square convolution without bias, [B, h, w, C] to [B, h', w', f].
+
+    Its output has ceil(h / stride) x ceil(w / stride) positions for odd sizes.
+    """
+    return nn.Conv(
+      features,
+      (size, size),
+      strides=stride,
+      padding=size // 2,
+      feature_group_count=groups,
+      use_bias=False,
+      kernel_init=kernel_init,
+      dtype=self.dtype,
+      name=name,
+    )
+
+  def norm(self, train: bool) -> Any:
+    """`nn.BatchNorm` with everything set but its name."""
+    # The running variance takes up the biased variance of the batch, as Flax
+    # does it; torch's takes up the unbiased one, n/(n-1) times larger. The
+    # outputs in training are the same.
+    return functools.partial(
+      nn.BatchNorm,
+      use_running_average=not train,
+      momentum=0.9,  # the share of the old value: 0.1 in torch's convention
+      epsilon=1e-5,
+      axis_name=self.batch_norm_axis,
+      dtype=self.dtype,
+    )
+
+  @property
+  def common(self) -> dict[str, Any]:
+    """The fields that the parts of a module share with it."""
+    return {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
 
 
 def linear_head(
@@ -137,3 +152,31 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return jax.random.uniform(key, shape, dtype, -limit, limit)
 
   return init
+
+
+class ConvNet(ConvModule):
+  """A convolutional net whose features are means over positions.
+
+  Attributes:
+    num_classes: K.
+  """
+
+  num_classes: int
+
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes')
+    check_axis_name('batch_norm_axis', self.batch_norm_axis)
+    super().__post_init__()
+
+  def classified(
+    self, x: jax.Array, kernel_init: Any = None, bias_init: Any = None
+  ) -> Output:
+    """Logits of the last feature map [B, h, w, D]; U(±1/√D) if not told."""
+    penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
+    default = uniform_fan_in(penultimate.shape[-1])
+    head = linear_head(
+      self.num_classes,
+      kernel_init=kernel_init or default,
+      bias_init=bias_init or default,
+    )
+    return head(penultimate), {'feature_map': x, 'penultimate': penultimate}

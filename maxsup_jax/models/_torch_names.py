@@ -31,36 +31,24 @@ _LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where one array is, here and there.
+  """Where one array is, here and there."""
 
-  Attributes:
-    path: in the variables, with the collection first.
-    name: in the state dict.
-    axes: of the array there, in the order of those here; None if they agree.
-    shape: of the array there.
-  """
-
-  path: Path
-  name: str
+  path: Path  # In the variables, with the collection first.
+  name: str  # In the state dict.
+  # Of the array there, in the order of those here; None if they agree.
   axes: tuple[int, ...] | None
-  shape: tuple[int, ...]
+  shape: tuple[int, ...]  # Of the array there.
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-  """The state dict of a model.
+  """The state dict of a model."""
 
-  Attributes:
-    places: of all the arrays of the model.
-    counters: names of BatchNorm's counters of batches.
-    blurs: names of the kernels of BlurPool, and their shapes.
-    head: the name of the classifier.
-  """
-
-  places: tuple[Place, ...]
-  counters: tuple[str, ...]
+  places: tuple[Place, ...]  # Of all the arrays of the model.
+  counters: tuple[str, ...]  # Names of BatchNorm's counters of batches.
+  # Names of the kernels of BlurPool, and their shapes.
   blurs: Mapping[str, tuple[int, ...]]
-  head: str
+  head: str  # The name of the classifier.
 
 
 def names_of(model: nn.Module, variables: Any) -> Names:

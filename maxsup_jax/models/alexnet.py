@@ -18,12 +18,9 @@ from maxsup_jax.models._parts import (
   linear_head,
 )
 
-
-def _truncated_normal(stddev: float) -> nn.initializers.Initializer:
-  # TensorFlow names the standard deviation before the truncation at ±2 of
-  # them, as JAX's truncated_normal(lower, upper) draws it; the initializer of
-  # the same name in jax.nn takes the same convention.
-  return nn.initializers.truncated_normal(stddev)
+# Named by the standard deviation before the truncation at ±2 of them, as in
+# TensorFlow.
+_truncated_normal = nn.initializers.truncated_normal
 
 
 class LocalResponseNorm(nn.Module):

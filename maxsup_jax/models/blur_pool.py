@@ -70,13 +70,6 @@ def before_stride(
 
   Inputs of fewer than 16 channels, such as images, stay as they are.
 
-  Args:
-    x: the input of the convolution, [B, h, w, C].
-    size: of the convolution's kernel.
-    stride: of the convolution.
-    blur: whether the model has the option.
-    name: of the layer, if there is one.
-
   Returns:
     What the convolution is to see, and with which stride. A kernel of size 1
     sees nothing of the positions that it skips: the blur skips them then.

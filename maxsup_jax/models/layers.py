@@ -104,9 +104,6 @@ def saliency_layer(model: nn.Module) -> str:
   Returns:
     A path for `at_layer`.
 
-  Raises:
-    UsageError: for another kind of model.
-
   Examples:
     >>> from maxsup_jax.models import create_model
     >>> saliency_layer(create_model('resnet18', 10))

@@ -1,7 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018), structured as in torchvision."""
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,13 +8,12 @@ import jax.numpy as jnp
 
 from maxsup_jax.errors import boolean, one_of
 from maxsup_jax.models._parts import (
+  ConvModule,
+  ConvNet,
   Output,
-  batch_norm,
   check_axis_name,
   check_images,
   check_rate,
-  check_sizes,
-  conv,
   linear_head,
 )
 from maxsup_jax.models.blur_pool import before_stride
@@ -34,7 +32,7 @@ STAGES = (
 )
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(ConvModule):
   """Convolution, BatchNorm and ReLU6: [B, h, w, C] to [B, h', w', features].
 
   Attributes:
@@ -50,8 +48,6 @@ class ConvBlock(nn.Module):
   stride: int = 1
   depthwise: bool = False
   blur_pool: bool = False
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -60,13 +56,13 @@ class ConvBlock(nn.Module):
       x, self.size, self.stride, blur=self.blur_pool, name='blur'
     )
     groups = self.features if self.depthwise else 1
-    args = (self.features, self.size, stride, self.dtype, 'conv')
-    x = conv(*args, groups=groups)(x)
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    args = (self.features, self.size, stride)
+    x = self.conv(*args, name='conv', groups=groups)(x)
+    norm = self.norm(train)
     return nn.relu6(norm(name='bn')(x))
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(ConvModule):
   """Widens with 1x1, filters each channel with 3x3, narrows with 1x1.
 
   A shortcut joins input and output, both narrow, where their shapes agree. The
@@ -88,33 +84,30 @@ class InvertedResidual(nn.Module):
   expansion: int
   stride: int = 1
   blur_pool: bool = False
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block."""
-    common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
     hidden = x.shape[-1] * self.expansion
     y = x
     if self.expansion != 1:
-      y = ConvBlock(hidden, 1, **common, name='expand')(y, train=train)
+      y = ConvBlock(hidden, 1, **self.common, name='expand')(y, train=train)
     y = ConvBlock(
       hidden,
       3,
       self.stride,
       depthwise=True,
       blur_pool=self.blur_pool,
-      **common,
+      **self.common,
       name='depthwise',
     )(y, train=train)
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
-    y = conv(self.width, 1, 1, self.dtype, 'project_conv')(y)
+    norm = self.norm(train)
+    y = self.conv(self.width, 1, name='project_conv')(y)
     y = norm(name='project_bn')(y)
     return x + y if x.shape == y.shape else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(ConvNet):
   """MobileNetV2: `logits, out = model.apply(variables, images)`.
 
   Convolutions begin normal with variance 2 / fan_out and the head with σ = 0.01
@@ -139,23 +132,18 @@ class MobileNetV2(nn.Module):
     bottlenecks*, Table 2.
   """
 
-  num_classes: int
   stem: str = 'imagenet'
   blur_pool: bool = False
   dropout: float = 0.2
   stages: tuple[tuple[int, int, int, int], ...] = STAGES
   stem_width: int = 32
   last_width: int = 1280
-  batch_norm_axis: str | None = None
   batch_axis: str | None = None
-  dtype: Any = jnp.float32
 
   def __post_init__(self) -> None:
-    check_sizes(self, 'num_classes')
     one_of('stem', self.stem, STEMS)
     boolean('blur_pool', self.blur_pool)
     check_rate('dropout', self.dropout)
-    check_axis_name('batch_norm_axis', self.batch_norm_axis)
     check_axis_name('batch_axis', self.batch_axis)
     super().__post_init__()
 
@@ -165,9 +153,8 @@ class MobileNetV2(nn.Module):
     strides = self._strides()
     check_images(images, math.prod(strides))
 
-    common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
     x = images.astype(self.dtype)
-    x = ConvBlock(self.stem_width, 3, strides[0], **common, name='stem')(
+    x = ConvBlock(self.stem_width, 3, strides[0], **self.common, name='stem')(
       x, train=train
     )
     for stage, (expansion, width, size, _) in enumerate(self.stages):
@@ -177,10 +164,12 @@ class MobileNetV2(nn.Module):
           expansion,
           stride=strides[stage + 1] if i == 0 else 1,
           blur_pool=self.blur_pool,
-          **common,
+          **self.common,
           name=f'stage{stage + 1}_{i}',
         )(x, train=train)
-    x = ConvBlock(self.last_width, 1, **common, name='last')(x, train=train)
+    x = ConvBlock(self.last_width, 1, **self.common, name='last')(
+      x, train=train
+    )
 
     penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
     drop = Dropout(self.dropout, self.batch_axis, name='head_dropout')

@@ -24,19 +24,12 @@ DTYPES: Mapping[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-  """One row of `MODELS`.
+  """One row of `MODELS`."""
 
-  Attributes:
-    module: the class that is built.
-    architecture: the fields that the name stands for.
-    options: what the caller may set, with its defaults.
-    renamed: the fields of those options that are not fields by their own name,
-      which a layer has.
-  """
-
-  module: type[nn.Module]
-  architecture: Mapping[str, Any]
-  options: Mapping[str, Any]
+  module: type[nn.Module]  # The class that is built.
+  architecture: Mapping[str, Any]  # The fields that the name stands for.
+  options: Mapping[str, Any]  # What the caller may set, with its defaults.
+  # The fields of options whose own name a layer has.
   renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -12,15 +12,12 @@ from jax.nn.initializers import Initializer
 
 from maxsup_jax.errors import one_of
 from maxsup_jax.models._parts import (
+  ConvModule,
+  ConvNet,
   Output,
-  batch_norm,
-  check_axis_name,
   check_images,
   check_sizes,
-  conv,
   he_fan_in,
-  linear_head,
-  uniform_fan_in,
 )
 from maxsup_jax.models.causal_norm import CausalNormHead
 from maxsup_jax.models.resnet import BasicBlock
@@ -47,7 +44,7 @@ class PaddedBlock(BasicBlock):
     return nn.relu(y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), channels)))
 
 
-class Branches(nn.Module):
+class Branches(ConvModule):
   """Two blocks side by side: [B, h, w, C] to [B, h, w, 2 width].
 
   Attributes:
@@ -55,8 +52,6 @@ class Branches(nn.Module):
   """
 
   width: int
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -64,8 +59,7 @@ class Branches(nn.Module):
     outputs = [
       PaddedBlock(
         self.width,
-        batch_norm_axis=self.batch_norm_axis,
-        dtype=self.dtype,
+        **self.common,
         name=name,
       )(x, train=train)
       for name in ('block1', 'block2')
@@ -73,7 +67,7 @@ class Branches(nn.Module):
     return jnp.concatenate(outputs, axis=-1)
 
 
-class ResNetBBN(nn.Module):
+class ResNetBBN(ConvNet):
   """ResNet-32 with two last blocks: `logits, out = model.apply(variables, x)`.
 
   A 3x3 stem, three stages of basic blocks, each of half the resolution and
@@ -97,17 +91,13 @@ class ResNetBBN(nn.Module):
     authors' code.
   """
 
-  num_classes: int
   classifier: str = 'linear'
   stage_sizes: tuple[int, ...] = (5, 5, 4)
   width: int = 16
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   def __post_init__(self) -> None:
-    check_sizes(self, 'num_classes', 'width')
+    check_sizes(self, 'width')
     one_of('head', self.classifier, CLASSIFIERS)
-    check_axis_name('batch_norm_axis', self.batch_norm_axis)
     super().__post_init__()
 
   @nn.compact
@@ -116,36 +106,29 @@ class ResNetBBN(nn.Module):
     stages = len(self.stage_sizes)
     check_images(images, 2 ** (stages - 1))
 
-    common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
-    stem = conv(self.width, 3, 1, self.dtype, 'conv1', kernel_init=he_fan_in)
+    norm = self.norm(train)
+    stem = self.conv(self.width, 3, name='conv1', kernel_init=he_fan_in)
     x = nn.relu(norm(name='bn1')(stem(images.astype(self.dtype))))
     for stage, size in enumerate(self.stage_sizes):
       for i in range(size):
         x = PaddedBlock(
           width=self.width * 2**stage,
           stride=2 if stage > 0 and i == 0 else 1,
-          **common,
+          **self.common,
           name=f'layer{stage + 1}_{i}',
         )(x, train=train)
-    x = Branches(x.shape[-1], **common, name='branches')(x, train=train)
+    x = Branches(x.shape[-1], **self.common, name='branches')(x, train=train)
 
+    if self.classifier == 'linear':
+      return self.classified(x)
     penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
-    logits = self._classify(penultimate, train)
+    head = CausalNormHead(
+      self.num_classes, batch_axis=self.batch_norm_axis, name='head'
+    )
+    logits = head(penultimate, train=train)
     return logits, {'feature_map': x, 'penultimate': penultimate}
 
   @property
   def saliency_layer(self) -> str:
     """The two last blocks, whose output is `out['feature_map']`."""
     return 'branches'
-
-  def _classify(self, features: jax.Array, train: bool) -> jax.Array:
-    if self.classifier == 'causal_norm':
-      head = CausalNormHead(
-        self.num_classes, batch_axis=self.batch_norm_axis, name='head'
-      )
-      return head(features, train=train)
-    init = uniform_fan_in(features.shape[-1])
-    return linear_head(self.num_classes, kernel_init=init, bias_init=init)(
-      features
-    )

@@ -4,20 +4,15 @@ It is the ResNet-56 of Müller et al. 2019, whose text does not give a width:
 tensor2tensor's net is twice as wide as that of He et al.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from maxsup_jax.models._parts import (
+  ConvModule,
+  ConvNet,
   Output,
-  batch_norm,
-  check_axis_name,
   check_images,
   check_sizes,
-  conv,
-  linear_head,
 )
 
 # TensorFlow's default for variance scaling, and the initializer that
@@ -27,7 +22,7 @@ fan_in_1 = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 fan_avg_2 = nn.initializers.variance_scaling(2.0, 'fan_avg', 'truncated_normal')
 
 
-class PreActivationBlock(nn.Module):
+class PreActivationBlock(ConvModule):
   """BatchNorm, ReLU, 3x3 convolution, twice, and a shortcut.
 
   Attributes:
@@ -43,13 +38,11 @@ class PreActivationBlock(nn.Module):
   width: int
   stride: int = 1
   project: bool = False
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block: [B, h, w, C] to [B, h', w', width]."""
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     y = nn.relu(norm(name='bn1')(x))
     if self.project:
       x = self._conv(1, self.stride, 'downsample_conv')(y)
@@ -59,12 +52,10 @@ class PreActivationBlock(nn.Module):
     return x + self._conv(3, 1, 'conv2')(y)
 
   def _conv(self, size: int, stride: int, name: str) -> nn.Conv:
-    return conv(
-      self.width, size, stride, self.dtype, name, kernel_init=fan_in_1
-    )
+    return self.conv(self.width, size, stride, name=name, kernel_init=fan_in_1)
 
 
-class PreActivationResNet(nn.Module):
+class PreActivationResNet(ConvNet):
   """A pre-activation ResNet: `logits, out = model.apply(variables, images)`.
 
   A 3x3 stem with BatchNorm and ReLU, then stages of blocks; the first block of
@@ -88,16 +79,12 @@ class PreActivationResNet(nn.Module):
     2019, *When does label smoothing help?*, appendix.
   """
 
-  num_classes: int
   stage_sizes: tuple[int, ...] = (9, 9, 9)
   width: int = 16
   widening: int = 2
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   def __post_init__(self) -> None:
-    check_sizes(self, 'num_classes', 'width', 'widening')
-    check_axis_name('batch_norm_axis', self.batch_norm_axis)
+    check_sizes(self, 'width', 'widening')
     super().__post_init__()
 
   @nn.compact
@@ -106,8 +93,8 @@ class PreActivationResNet(nn.Module):
     stages = len(self.stage_sizes)
     check_images(images, 2 ** (stages - 1))
 
-    stem = conv(self.width, 3, 1, self.dtype, 'conv1', kernel_init=fan_in_1)
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    stem = self.conv(self.width, 3, name='conv1', kernel_init=fan_in_1)
+    norm = self.norm(train)
     x = nn.relu(norm(name='bn1')(stem(images.astype(self.dtype))))
     for stage, size in enumerate(self.stage_sizes):
       for i in range(size):
@@ -115,16 +102,11 @@ class PreActivationResNet(nn.Module):
           width=self.width * self.widening * 2**stage,
           stride=2 if stage > 0 and i == 0 else 1,
           project=i == 0,
-          batch_norm_axis=self.batch_norm_axis,
-          dtype=self.dtype,
+          **self.common,
           name=f'layer{stage + 1}_{i}',
         )(x, train=train)
 
-    penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
-    head = linear_head(
-      self.num_classes, kernel_init=fan_avg_2, bias_init=nn.initializers.zeros
-    )
-    return head(penultimate), {'feature_map': x, 'penultimate': penultimate}
+    return self.classified(x, fan_avg_2, nn.initializers.zeros)
 
   @property
   def saliency_layer(self) -> str:

@@ -134,15 +134,6 @@ def to_torch(
 
   Raises:
     UsageError: for another kind of model.
-
-  Examples:
-    >>> from maxsup_jax.models import create_model
-    >>> model = create_model('vit_tiny', 10)
-    >>> like = jax.eval_shape(model.init, jax.random.key(0),
-    ...                       jnp.ones((1, 32, 32, 3)))
-    >>> ours = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-    >>> to_torch(ours, model)['blocks.0.attn.qkv.weight'].shape
-    (576, 192)
   """
   names = names_of(model, variables)
   flat = flax.traverse_util.flatten_dict(dict(variables))
@@ -170,19 +161,12 @@ def count_classes(
 ) -> int | None:
   """The number of classes of a state dict; None if it has no classifier.
 
-  Args:
-    state_dict: see `from_torch`.
-    model: a `ResNet`, `MobileNetV2` or `ViT`, of any number of classes.
-    prefix: see `from_torch`.
-
-  Raises:
-    UsageError: for another kind of model.
+  Arguments are as in `from_torch`; the model may have any number of classes.
 
   Examples:
     >>> from maxsup_jax.models import create_model
-    >>> model = create_model('resnet18', 10)
-    >>> count_classes({'fc.bias': np.zeros(1000)}, model)
-    1000
+    >>> count_classes({'fc.bias': np.zeros(9)}, create_model('resnet18', 10))
+    9
   """
   bias = f'{names_of(model, {}).head}.bias'
   given = _stripped(state_dict, prefix)

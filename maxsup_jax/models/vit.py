@@ -84,7 +84,7 @@ class EncoderBlock(nn.Module):
   Attributes:
     heads: number of attention heads; divides D.
     drop_path: probability of dropping a branch, per example.
-    batch_axis: mapped axis over which the batch is split, see `DropPath`.
+    batch_axis: see `DropPath`.
     dtype: dtype of the branches; the sum keeps the dtype of the input.
   """
 

@@ -25,24 +25,6 @@ _WEIGHTS = np.array([299, 587, 114]) / 1000  # ITU-R 601.
 
 
 class TestColorJitter:
-  @pytest.mark.parametrize(('factor', 'channels'), [(0.3, 1), (1.7, 3)])
-  def test_each_from_its_definition(self, factor, channels):
-    image = _random(9, 8, channels)
-    weights = _WEIGHTS if channels == 3 else np.ones(1)
-    grey = np.rint((image * weights).sum(-1, keepdims=True))
-    for name, other in (
-      ('brightness', 0),
-      ('contrast', np.floor(grey.mean() + 0.5)),
-      ('saturation', grey),
-    ):
-      jitter = ColorJitter(**{name: (factor, factor)})
-      expected = np.clip(factor * image + (1 - factor) * other, 0, 255)
-      # Rounded down, and grey may be rounded otherwise.
-      difference = jitter(image, _rng()) - expected
-      assert difference.max() <= 1.01, name
-      assert difference.min() >= -1.01 - abs(1 - factor), name
-      assert abs(difference.mean() + 0.5) < 0.6, name
-
   def test_hue_and_saturation_leave_grey_alone(self):
     image = _random(6, 6, 1)
     out = ColorJitter(saturation=0.9, hue=0.5)(image, _rng())
@@ -105,21 +87,6 @@ class TestTfDistort:
     out = TfDistort()(image, _rng(4))
     assert out.dtype == np.float32
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
-
-  def test_nothing_is_clipped_and_the_numbers_are_uniform(self):
-    # The sum of these two pixels gives the brightness, the difference the
-    # contrast.
-    image = np.array([[[10], [250]]], np.uint8)
-    rng, n = _rng(), 2000
-    outs = np.array([TfDistort()(image, rng).ravel() for _ in range(n)])
-    assert outs.min() < -50
-    assert outs.max() > 300
-    delta = outs.mean(1) - 130
-    factor = (outs[:, 1] - outs[:, 0]) / 240
-    for values, low, high in ((delta, -63, 63), (factor, 0.2, 1.8)):
-      uniform = np.sort((values - low) / (high - low))
-      assert np.abs(uniform - np.arange(n) / n).max() < 1.95 / math.sqrt(n)
-    assert abs(np.corrcoef(delta, factor)[0, 1]) < 5 / math.sqrt(n)
 
 
 class TestStandardize:

@@ -76,17 +76,6 @@ class TestPixels:
           upper = EncodedImage(encoded, 3).upper(rows)
           np.testing.assert_array_equal(upper, expected[:rows])
 
-  def test_of_the_upper_rows_of_other_files(self):
-    image = _noise(40, 30)
-    for encoded in (
-      _encode(image, progressive=1),
-      _encode(image[..., :1]),
-      cv2.imencode('.png', image)[1].tobytes(),
-    ):
-      for channels in (1, 3):
-        upper = EncodedImage(encoded, channels).upper(9)
-        np.testing.assert_array_equal(upper, decode(encoded, channels)[:9])
-
   def test_colours_that_are_no_ycbcr(self):
     """Files whose three channels are red, green and blue."""
     file = io.BytesIO()
@@ -121,20 +110,6 @@ def test_less_is_decoded(monkeypatch):
   assert heights[2] < 90
   expected = crop(decode(encoded, 3), np.random.default_rng(0))
   np.testing.assert_array_equal(out, expected)
-
-
-def test_transforms_that_need_all_of_it():
-  encoded = _encode(_noise(30, 40))
-  transform = parse_transform('resize(16) | center_crop(12)')
-  assert not transform.takes_encoded
-  np.testing.assert_array_equal(
-    transform(EncodedImage(encoded, 3)), transform(decode(encoded, 3))
-  )
-  nothing = parse_transform('')
-  assert not nothing.takes_encoded
-  np.testing.assert_array_equal(
-    nothing(EncodedImage(encoded, 3)), decode(encoded, 3)
-  )
 
 
 class TestRefuses:

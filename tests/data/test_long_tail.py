@@ -1,5 +1,4 @@
 import itertools
-import pickle
 
 import numpy as np
 import pytest
@@ -135,13 +134,6 @@ def test_unequal_classes_start_from_the_smallest():
   source = ArraySource(np.zeros((75, 1, 1), np.uint8), labels, 3)
   assert LongTailedSource(source, 0.25, 0).counts == (20, 10, 5)
   assert LongTailedSource(source, 0.25, 0, largest=30).counts == (30, 15, 7)
-
-
-def test_it_travels_to_worker_processes(source):
-  part = LongTailedSource(source, 0.1, seed=0)
-  copy = pickle.loads(pickle.dumps(part))
-  assert indices_of(copy) == indices_of(part)
-  assert copy.counts == part.counts
 
 
 def test_what_cannot_be_long_tailed(refused, source):

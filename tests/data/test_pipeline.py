@@ -285,18 +285,6 @@ class TestTrainBatches:
       train_batches(numbered(21), **{'batch_size': 4, 'seed': 0, **arguments})
 
 
-class TestBatchIndices:
-  def test_every_order_is_equally_likely(self):
-    n = 3000
-    orders = np.stack(
-      [batch_indices(4, batch_size=4, seed=0, step=step) for step in range(n)]
-    )
-    _, counts = np.unique(orders, axis=0, return_counts=True)
-    assert len(counts) == 24
-    chi2 = ((counts - n / 24) ** 2 / (n / 24)).sum()
-    assert chi2 < 23 + 5 * np.sqrt(2 * 23)
-
-
 class TestEvalBatches:
   @pytest.mark.parametrize(('n', 'process_count'), [(1, 4), (9, 1), (16, 2)])
   def test_every_example_once_and_in_order(self, numbered, n, process_count):

@@ -24,49 +24,7 @@ def _pattern():
   return ((3 * i + 2 * j + 40 * c + i * j // 16) % 256).astype(np.uint8)
 
 
-def _weights(length, new_length, interpolation):
-  """The matrix of an antialiased filter, from its definition."""
-  if interpolation == 'bilinear':
-    support = 1
-
-    def kernel(x):
-      return max(0, 1 - abs(x))
-  else:
-    support, a = 2, -0.5  # Keys' cubic.
-
-    def kernel(x):
-      x = abs(x)
-      if x < 1:
-        return (a + 2) * x**3 - (a + 3) * x**2 + 1
-      return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0
-
-  scale = length / new_length
-  stretch = max(scale, 1)
-  weights = np.zeros((new_length, length))
-  for i in range(new_length):
-    center = (i + 0.5) * scale
-    for j in range(length):
-      if abs(j + 0.5 - center) < support * stretch + 1:
-        weights[i, j] = kernel((j + 0.5 - center) / stretch)
-  return weights / weights.sum(1, keepdims=True)
-
-
 class TestResizeExact:
-  @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
-  @pytest.mark.parametrize('shape', [(7, 9), (13, 40), (60, 25)])
-  def test_equals_the_definition(self, interpolation, shape):
-    # Bicubic weights overshoot; from this range they do not leave the bytes.
-    image = 64 + _random(24, 31, 3) // 2
-    out = resizing.resize_exact(image, *shape, interpolation)
-    rows = _weights(24, shape[0], interpolation)
-    columns = _weights(31, shape[1], interpolation)
-    expected = np.einsum('ih,hwc,jw->ijc', rows, image, columns)
-    assert out.dtype == np.uint8
-    # Rounded twice, once between the axes: half a unit each, the first one
-    # times the sum of the absolute weights, which is at most 1.25.
-    np.testing.assert_allclose(out, expected, atol=1.13)
-    assert np.abs(out - expected).mean() < 0.4
-
   @pytest.mark.parametrize('interpolation', _PILLOW)
   @pytest.mark.parametrize('channels', [1, 3])
   def test_equals_pillow(self, interpolation, channels):

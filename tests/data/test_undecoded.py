@@ -52,7 +52,8 @@ def _assert_equal(first, second):
 
 @pytest.mark.parametrize('packages', [(), ('numba', 'simplejpeg')])
 def test_the_pixels_are_those_of_whole_images(write, packages):
-  source = open_source(write(), 'train')
+  source = LongTailedSource(open_source(write(), 'train'), 0.5, seed=0)
+  assert isinstance(source.undecoded(2)['image'], EncodedImage)
   crop = parse_transform(CROP)
   # A function that does not say so gets whole images.
   with _optional.without('numba', 'simplejpeg'):
@@ -80,16 +81,6 @@ GOLDEN = {
 }
 
 
-def test_a_long_tailed_source(write):
-  source = LongTailedSource(open_source(write(), 'train'), 0.5, seed=0)
-  assert isinstance(source.undecoded(2)['image'], EncodedImage)
-  crop = parse_transform(CROP)
-  _assert_equal(
-    _batches(source, crop),
-    _batches(source, lambda image, rng: crop(image, rng)),
-  )
-
-
 def test_a_bad_image_is_named(write, refused):
   source = open_source(write(lambda files: [f[:-20] for f in files]), 'train')
   message = r'/train: example \d+ cannot be read: a damaged JPEG file'
@@ -98,22 +89,6 @@ def test_a_bad_image_is_named(write, refused):
       _batches(source, parse_transform(transform))
   with refused(message):
     source[3]
-
-
-def test_a_transform_that_fails_is_named(write, refused):
-  source = open_source(write(), 'train')
-
-  class Fails:
-    takes_encoded = True
-
-    def __call__(self, image, rng):
-      raise ValueError(f'too bad: {type(image).__name__}')
-
-  with refused(
-    r'example \d+, an image of \[\d+, \d+, 3\], cannot be transformed: too '
-    'bad: EncodedImage'
-  ):
-    _batches(source, Fails())
 
 
 def test_labels_that_are_lists(write_dataset, make_images):

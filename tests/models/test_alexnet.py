@@ -59,27 +59,6 @@ def test_same_as_torch(random_variables):
   )
 
 
-def test_layers_of_the_reference():
-  model = AlexNetCifar(10)
-  images = jax.ShapeDtypeStruct((2, 24, 24, 3), jnp.float32)
-  (_, out), variables = jax.eval_shape(
-    model.init_with_output, jax.random.key(0), images
-  )
-  shapes = {
-    name: (layer['kernel'].shape, layer['bias'].shape)
-    for name, layer in variables['params'].items()
-  }
-  assert shapes == {
-    'conv1': ((5, 5, 3, 64), (64,)),
-    'conv2': ((5, 5, 64, 64), (64,)),
-    'local3': ((2304, 384), (384,)),
-    'local4': ((384, 192), (192,)),
-    'head': ((192, 10), (10,)),
-  }
-  assert out['feature_map'].shape == (2, 6, 6, 64)
-  assert out['penultimate'].shape == (2, 192)
-
-
 def test_initial_values():
   params = jax.jit(AlexNetCifar(10).init)(
     jax.random.key(0), normal(1, 8, 8, 3)

@@ -1,4 +1,3 @@
-import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,11 +34,6 @@ def test_the_expectation_is_kept(dtype):
   for layer in (DropPath, Dropout):
     np.testing.assert_array_equal(layer(0.5).apply({}, x), x)
     np.testing.assert_array_equal(layer(0.0).apply({}, x, train=True), x)
-
-
-def test_needs_a_key():
-  with pytest.raises(flax.errors.InvalidRngError):
-    DropPath(0.5).apply({}, jnp.ones((8, 2)), train=True)
 
 
 def test_draws_differ_by_layer():
@@ -81,16 +75,6 @@ def test_no_gradient_through_a_dropped_branch():
 def drop_elements(x, *, key=0, axis=None, rate=0.4, train=True):
   rngs = {'drop_path': jax.random.key(key)}
   return Dropout(rate, axis).apply({}, x, train=train, rngs=rngs)
-
-
-def test_elements_are_dropped_or_scaled():
-  x = jnp.arange(1.0, 64 * 6 + 1).reshape(64, 2, 3)
-  ratio = drop_elements(x) / x
-  kept = ratio > 0
-  np.testing.assert_allclose(ratio[kept], 1 / 0.6, rtol=1e-6)
-  # Elements of one example differ, and so do examples.
-  assert 0 < kept.mean(0).min() < kept.mean(0).max() < 1
-  assert kept.mean((1, 2)).std() > 0
 
 
 @pytest.mark.parametrize('shards', [2, 8])

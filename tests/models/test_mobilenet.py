@@ -73,25 +73,6 @@ def test_same_as_torch(stem, blur, train, side, random_variables):
   assert out['feature_map'].min() == 0
 
 
-def test_initial_values():
-  model = tiny(stages=((1, 64, 1, 1), (6, 32, 1, 2)))
-
-  def init(key, images):
-    params = model.init(key, images)['params']
-    return params['stage2_0'], params['head']
-
-  block, head = jax.jit(init)(jax.random.key(0), normal(1, 8, 8, 3))
-  for kernel, fan_out in (
-    (block['expand']['conv']['kernel'], 384),
-    (block['depthwise']['conv']['kernel'], 9 * 384),
-    (block['project_conv']['kernel'], 32),
-  ):
-    assert kernel.std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
-  assert head['kernel'].std() == pytest.approx(0.01, rel=0.3)
-  np.testing.assert_array_equal(head['bias'], 0)
-  np.testing.assert_array_equal(block['project_bn']['scale'], 1)
-
-
 def train(model, variables, images, key=7):
   (logits, out), _ = model.apply(
     variables,

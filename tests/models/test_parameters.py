@@ -135,17 +135,6 @@ def test_kinds_under_transformations():
   assert kinds['bias'] == 'embedding'
 
 
-def test_partitioned_parameters():
-  class Boxed(nn.Module):
-    @nn.compact
-    def __call__(self, x, *, train):
-      init = nn.with_partitioning(nn.initializers.ones, (None, 'model'))
-      return nn.Dense(3, kernel_init=init)(x)
-
-  kinds = jax.tree.leaves(parameter_kinds(Boxed(), IMAGES))
-  assert sorted(kinds) == ['bias', 'kernel']
-
-
 def test_every_parameter_of_a_vit():
   name, images = 'vit_tiny', (1, 224, 224, 3)
   model = create_model(name, 1000)

@@ -123,19 +123,6 @@ def test_every_convolution_and_norm_is_set_alike(name):
   }
 
 
-def test_the_head_is_not_rounded(equations):
-  """Neither by the dtype of the model nor by the default precision."""
-  for name in ('resnet8', 'vit_tiny', 'alexnet_cifar'):
-    model = create_model(name, 7, dtype='bfloat16')
-    variables = shapes(model, 32)
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    traced = equations(model.apply, variables, images)
-    head = [e for e in traced if e.primitive.name == 'dot_general'][-1]
-    assert {v.aval.dtype for v in head.invars} == {jnp.dtype('float32')}
-    highest = jax.lax.Precision.HIGHEST
-    assert head.params['precision'] == (highest, highest)
-
-
 def test_every_option_reaches_the_model():
   for name, entry in MODELS.items():
     model = create_model(name, 10)

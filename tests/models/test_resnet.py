@@ -27,19 +27,6 @@ def normal(*shape, seed=1):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
-def test_outputs_belong_together(random_variables):
-  model, images = tiny(), normal(3, 8, 8, 3)
-  variables = random_variables(model, images)
-  logits, out = evaluate(model, variables, images)
-  head = variables['params']['head']
-  np.testing.assert_allclose(
-    out['penultimate'], out['feature_map'].mean((1, 2)), rtol=1e-6
-  )
-  np.testing.assert_allclose(
-    logits, out['penultimate'] @ head['kernel'] + head['bias'], rtol=1e-5
-  )
-
-
 def initialize(model, key=0, only=lambda variables: variables):
   init = jax.jit(lambda key, x: only(model.init(key, x)))
   variables = init(jax.random.key(key), normal(1, 8, 8, 3))

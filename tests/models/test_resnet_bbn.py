@@ -62,26 +62,6 @@ def test_initial_values():
   assert (first != second).all()
 
 
-def test_causal_norm_has_the_same_features(random_variables):
-  images = normal(4, 8, 8, 3)
-  linear, causal = tiny(), tiny(classifier='causal_norm')
-  variables = random_variables(causal, images)
-  head = variables['params']['head']
-  assert set(head) == {'kernel'}
-  assert head['kernel'].shape == (16, 5)
-  assert variables['batch_stats']['head']['direction'].shape == (16,)
-  logits, out = jax.jit(causal.apply)(variables, images)
-  assert (logits.shape, logits.dtype) == ((4, 5), jnp.float32)
-  assert abs(logits).max() < 16
-
-  head['bias'] = jnp.zeros(5)
-  del variables['batch_stats']['head']
-  _, expected = jax.jit(linear.apply)(variables, images)
-  np.testing.assert_allclose(
-    out['penultimate'], expected['penultimate'], rtol=1e-5
-  )
-
-
 def test_direction_over_devices(random_variables):
   axis = 'devices'
   model = tiny(classifier='causal_norm', batch_norm_axis=axis)

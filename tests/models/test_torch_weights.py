@@ -164,31 +164,6 @@ def test_same_training_as_torch():
   )
 
 
-# The real ones, at the smallest image that they take.
-FULL = [
-  ('resnet18', {}, (64, 64)),
-  ('resnet34', {}, (64, 64)),
-  ('resnet50', {}, (64, 64)),
-  ('resnet50', {'blur_pool': True}, (64, 96)),
-  ('resnet101', {}, (64, 64)),
-  ('mobilenet_v2', {}, (64, 64)),
-  ('mobilenet_v2', {'blur_pool': True}, (64, 96)),
-  ('vit_tiny', {}, (224, 224)),
-  ('vit_small', {}, (224, 224)),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(('name', 'options', 'size'), FULL)
-def test_same_logits_as_torch_in_full(name, options, size):
-  pytest.importorskip('torch')
-  from experiments.benchmark import torch_models
-
-  net = randomized(torch_models.create(name, 1000, **options))
-  model = create_model(name, 1000, **options)
-  assert_same_logits(net, model, size)
-
-
 BOTH_WAYS = [
   create_model('resnet18', K),
   create_model('resnet50', K, blur_pool=True),
