@@ -30,12 +30,8 @@ def find_builder(
 ) -> tfds.core.DatasetBuilder:
   """Returns a builder whose files are there, as ArrayRecord or TFRecord.
 
-  Args:
-    name: as in `open_source`.
-    data_dir: where tfds keeps its datasets; None for its own default.
-    download: whether to prepare what is not there.
-    mock: whether the form of the dataset is enough: nothing need be on disk,
-      but tfds must know the name.
+  Arguments are those of `open_source`; with `mock` the form of the dataset is
+  enough: nothing need be on disk, but tfds must know the name.
 
   Raises:
     UsageError: if there is no such dataset.

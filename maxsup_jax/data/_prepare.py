@@ -29,9 +29,6 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
   at the end, so a process that is killed meanwhile leaves nothing that could be
   taken for the dataset.
 
-  Args:
-    builder: the builder, constructed with `file_format='array_record'`.
-
   Raises:
     UsageError: if the directory cannot be written or holds something else, or
       if a package is missing that the builder needs.

@@ -130,8 +130,7 @@ def parse_name(text: str) -> GlyphsConfig:
   Every part may be left out: `52x50000` is `52x50000_32_medium`, `64_hard` is
   `26x10000_64_hard`, and an empty name is `26x10000_32_medium`.
 
-  Args:
-    text: what follows `glyphs/`.
+  It is what follows `glyphs/`.
 
   Raises:
     UsageError: if the name cannot be read.
@@ -240,13 +239,9 @@ def generate(
 ) -> tuple[np.ndarray, int]:
   """One example, which does not depend on any other.
 
-  Args:
-    config: its numbers of examples do not matter.
-    split: 'train' or 'test'.
-    index: any number from 0.
-
   Returns:
-    The image, uint8 `[S, S, 1]`, and its label in `[0, K)`.
+    The image, uint8 `[S, S, 1]`, and its label in `[0, K)`. The numbers of
+    examples of the configuration do not matter.
 
   Examples:
     >>> image, label = generate(GlyphsConfig(), 'train', 5)

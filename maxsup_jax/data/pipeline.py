@@ -233,7 +233,7 @@ def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Rows:
+class _BatchRows:
   """The rows `[first_row, first_row + num_rows)` of the batch of a step."""
 
   source: Source
@@ -288,7 +288,7 @@ class _Rows:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TrainBatch(_Rows):
+class _TrainBatch(_BatchRows):
   seed: int
   repeats: int
 
@@ -315,7 +315,7 @@ class _TrainBatch(_Rows):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _EvalBatch(_Rows):
+class _EvalBatch(_BatchRows):
   def __call__(self, step: int) -> Batch:
     start = step * self.batch_size + self.first_row
     images, labels = [], []
