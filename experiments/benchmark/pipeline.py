@@ -16,14 +16,9 @@ import numpy as np
 
 from experiments.benchmark import peers, photos, report, timing
 from maxsup_jax import data
-from maxsup_jax.data import (
-  _jpeg,
-  _optional,
-  _resampling,
-  decoding,
-  transforms,
-)
+from maxsup_jax.data import _jpeg, _optional, _resampling, decoding
 from maxsup_jax.data.resizing import draw_crop, resize_exact
+from maxsup_jax.data.transforms import Flip
 from maxsup_jax.errors import UsageError, integer
 
 TARGET = 1.5
@@ -56,7 +51,10 @@ def measure(*, count: int = _PHOTOS, **given: int | None) -> dict[str, Any]:
         'stages': _time_stages(s, source),
       }
     results['all_cores'] = _all_cores(s, paths, source)
-  installed = {'simplejpeg': _jpeg.usable(), 'numba': _resampling.usable()}
+  installed = {
+    'simplejpeg': _jpeg.usable() is not None,
+    'numba': _resampling.usable() is not None,
+  }
   for package in ('tensorflow', 'torchvision'):
     installed[package] = bool(importlib.util.find_spec(package))
   speedup = results['per_core']['variants']['ours']['speedup']['median']
@@ -295,7 +293,7 @@ def stages(source: Any, size: int) -> Mapping[str, Callable[[int], Any]]:
     'decode down to the crop': upper,
     'resize, PIL': functools.partial(_without, ('numba',), resize),
     'resize, OpenCV area': lambda i: resize(i, 'area'),
-    'flip': lambda i: transforms.flip_left_right(small[i], rng),
+    'flip': lambda i: Flip()(small[i], rng),
     'stack': lambda i: np.copyto(batch[i], small[i]),
   }
   if _jpeg.usable():

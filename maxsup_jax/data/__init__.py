@@ -1,10 +1,10 @@
 """Datasets, and the batches that training and evaluation read from them."""
 
-from maxsup_jax.data.augmented import AugmentedSource as AugmentedSource
 from maxsup_jax.data.long_tail import LongTailedSource as LongTailedSource
 from maxsup_jax.data.long_tail import (
   long_tailed_counts as long_tailed_counts,
 )
+from maxsup_jax.data.opening import open_source as open_source
 from maxsup_jax.data.pipeline import ImageTransform as ImageTransform
 from maxsup_jax.data.pipeline import batch_indices as batch_indices
 from maxsup_jax.data.pipeline import eval_batches as eval_batches
@@ -15,7 +15,7 @@ from maxsup_jax.data.preprocessing import parse_transform as parse_transform
 from maxsup_jax.data.reading import Batch as Batch
 from maxsup_jax.data.reading import BatchIterator as BatchIterator
 from maxsup_jax.data.sources import ArraySource as ArraySource
+from maxsup_jax.data.sources import AugmentedSource as AugmentedSource
 from maxsup_jax.data.sources import Example as Example
 from maxsup_jax.data.sources import Source as Source
-from maxsup_jax.data.sources import open_source as open_source
 from maxsup_jax.data.sources import to_arrays as to_arrays

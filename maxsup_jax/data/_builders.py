@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import naming, read_only_builder
 
-from maxsup_jax.data import _prepare, _record_files
-from maxsup_jax.errors import UsageError
+from maxsup_jax.data import _prepare, _storage
+from maxsup_jax.errors import UsageError, one_line
 
 # Datasets that are generated on first use, and the modules of their builders.
 EMBEDDED = {
@@ -30,12 +30,8 @@ def find_builder(
 ) -> tfds.core.DatasetBuilder:
   """Returns a builder whose files are there, as ArrayRecord or TFRecord.
 
-  Args:
-    name: as in `open_source`.
-    data_dir: where tfds keeps its datasets; None for its own default.
-    download: whether to prepare what is not there.
-    mock: whether the form of the dataset is enough: nothing need be on disk,
-      but tfds must know the name.
+  Arguments are those of `open_source`; with `mock` the form of the dataset is
+  enough: nothing need be on disk, but tfds must know the name.
 
   Raises:
     UsageError: if there is no such dataset.
@@ -45,7 +41,7 @@ def find_builder(
   if not _is_embedded(name):
     for path in (name, data_dir):
       if '://' in str(path):
-        _record_files.check_scheme(path)
+        _storage.check_scheme(path)
   if _is_embedded(name):
     builder = _from_directory(_prepare_embedded(name, data_dir))
   elif '://' in name:
@@ -73,7 +69,7 @@ def _from_directory(
 ) -> tfds.core.DatasetBuilder:
   if '://' in str(directory):
     # tfds and fsspec take what they may not read for what is not there.
-    there = _record_files.remote_exists(f'{directory}/dataset_info.json')
+    there = _storage.remote_exists(f'{directory}/dataset_info.json')
   else:
     there = _prepare.is_prepared(directory)
   if not there:
@@ -85,7 +81,7 @@ def _from_directory(
     return tfds.builder_from_directory(directory)
   except Exception as error:
     raise UsageError(
-      f'{directory} cannot be read: {str(error).splitlines()[0]}'
+      f'{directory} cannot be read: {one_line(error)}'
     ) from error
 
 
@@ -119,19 +115,20 @@ def _prepare_embedded(
     if slash and not config:
       raise UsageError(f'{name!r} names no config: {_CONFIGURED[base]!r} does')
     config = module.parse_name(config).name  # The one of its several names.
-  root = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
-  if '://' in root:
+  where = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
+  if '://' in where:
     raise UsageError(
       f'the embedded dataset {base!r} is prepared on a local disk, not in '
-      f'{root}: set data_dir or TFDS_DATA_DIR to a local directory'
+      f'{where}: set data_dir or TFDS_DATA_DIR to a local directory'
     )
-  root = pathlib.Path(root).expanduser()
+  root = pathlib.Path(where).expanduser()
   directory = root / base / config / str(tfds.builder_cls(base).VERSION)
   if not _prepare.is_prepared(directory):
-    builder = tfds.builder(
-      base, config=config or None, data_dir=root, file_format='array_record'
+    _prepare.prepare(
+      tfds.builder(
+        base, config=config or None, data_dir=root, file_format='array_record'
+      )
     )
-    _prepare.prepare(builder)
   return directory
 
 
@@ -145,15 +142,12 @@ def _from_name(
       f'{name!r} is not the name of a dataset: expected name, name/config or '
       'name:1.2.3, or a path that starts with /, ./, ../, ~ or gs://'
     ) from error
-  if base in _CONFIGURED:
-    raise UsageError(
-      f'the embedded dataset {base!r} has one version, and configs: use '
-      f'{base!r} or such as {_CONFIGURED[base]!r} instead of {name!r}'
-    )
   if base in EMBEDDED:
+    known = f'{base!r}'
+    if base in _CONFIGURED:
+      known += f' or a config such as {_CONFIGURED[base]!r}'
     raise UsageError(
-      f'the embedded dataset {base!r} has one version and no configs: use '
-      f'{base!r} instead of {name!r}'
+      f'the embedded dataset {base!r} has no {name!r}; expected {known}'
     )
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
@@ -163,17 +157,17 @@ def _from_name(
   except tfds.core.DatasetNotFoundError as error:
     if '://' in str(data_dir):
       # Which says so if nothing there may be read.
-      _record_files.remote_exists(f'{data_dir}/{base}/dataset_info.json')
+      _storage.remote_exists(f'{data_dir}/{base}/dataset_info.json')
     if download:
       return _download(name, base, data_dir)
     message = _not_found(name, base, data_dir)
     raise UsageError(message) from error
   except ValueError as error:  # In several data directories at once.
-    raise UsageError(str(error).splitlines()[0]) from error
+    raise UsageError(one_line(error)) from error
   except Exception as error:
     if '://' not in str(data_dir):
       raise
-    raise _record_files.refusal(data_dir, error) from error
+    raise _storage.refusal(data_dir, error) from error
 
 
 def _download(

@@ -1,12 +1,114 @@
-"""Pictures of letters: one scene of polygons, grey levels and noise."""
+"""Pictures of letters: one scene of polygons, grey levels and noise; as PNG."""
 
 import dataclasses
+import struct
+import zlib
 
 import numpy as np
 
 from maxsup_jax.data import _glyph_shapes
-from maxsup_jax.data._glyph_random import NOISE, NOISE_SD, SCENE, Draws
-from maxsup_jax.data._glyph_raster import FULL, coverage
+
+# What a stream of random numbers is for. Different streams never overlap.
+SCENE, NOISE, ORDER = 0, 1, 2
+
+# The standard deviation of `Draws.noise`: of four bytes, each (256^2 - 1) / 12.
+NOISE_SD = 147.80054127104035
+
+# Samples per pixel along each axis, and positions per sample spacing.
+_SAMPLES = 4
+_GRID = 256
+
+FULL = _SAMPLES**2
+
+_LARGEST_BLOCK = 65535
+
+
+class Draws:
+  """A stream of random numbers, the same with every NumPy, on every machine.
+
+  Only the raw bits of the Philox generator are used, which NumPy promises never
+  to change, and elementary arithmetic, whose results IEEE 754 determines.
+
+  Args:
+    seed: in `[0, 2**64)`.
+    split: the number of the split.
+    stream: `SCENE`, `NOISE` or `ORDER`.
+    index: the number of the example, or of whatever the stream is for.
+  """
+
+  def __init__(self, seed: int, split: int, stream: int, index: int):
+    self._bits = np.random.Philox(
+      key=np.array([seed, split], np.uint64),
+      # A stream may take 2**128 steps before it runs into the next.
+      counter=np.array([0, 0, stream, index], np.uint64),
+    )
+
+  def below(self, number: int) -> int:
+    """An integer in `[0, number)`, for numbers up to 2**32."""
+    return ((int(self._bits.random_raw()) >> 32) * number) >> 32
+
+  def uniform(self, low: float, high: float) -> float:
+    """A number in `[low, high)`, one of 2**53 equally spaced ones."""
+    unit = (int(self._bits.random_raw()) >> 11) * 2.0**-53
+    return low + (high - low) * unit
+
+  def permutation(self, number: int) -> list[int]:
+    """The numbers below `number` in a random order."""
+    raw = self._bits.random_raw(number)
+    return np.argsort(raw, kind='stable').tolist()
+
+  def noise(self, count: int) -> np.ndarray:
+    """Nearly normal integers of mean 0 and standard deviation 147.8.
+
+    Sums of four bytes, so from -510 to 510.
+
+    Returns:
+      int64 `[count]`.
+    """
+    raw = self._bits.random_raw((count + 1) // 2).astype('<u8')
+    total = raw.view(np.uint8).reshape(-1, 4).astype(np.int64).sum(axis=1)
+    return total[:count] - 510
+
+
+def coverage(edges: np.ndarray, size: int) -> np.ndarray:
+  """How much of each pixel lies inside of polygons (nonzero winding rule).
+
+  The corners are rounded to a grid of 1/1024 of a pixel; everything after that
+  is exact: a pixel counts which of its 4x4 sample points lie inside.
+
+  Args:
+    edges: float64 `[E, 2, 2]`, closed polygons as edges from (x, y) to (x, y),
+      in pixels: the image is the square from (0, 0) to (size, size), y points
+      downwards. What is outside of it is cut off.
+    size: the side of the image.
+
+  Returns:
+    int64 `[size, size]`, from 0 to `FULL`, which is 16.
+  """
+  grid = np.rint(edges * float(_SAMPLES * _GRID)).astype(np.int64)
+  x0, y0 = grid[:, 0].T
+  x1, y1 = grid[:, 1].T
+  # The rows of samples that each edge crosses: low ends included, high ends
+  # not, so that each crossing of a contour counts once.
+  samples = size * _SAMPLES
+  y_rows = np.arange(samples) * _GRID + _GRID // 2
+  crosses = (y0[:, None] <= y_rows) != (y1[:, None] <= y_rows)
+  edge, row = np.nonzero(crosses)
+  dx, dy = (x1 - x0)[edge], (y1 - y0)[edge]
+  sign = np.sign(dy)
+  # The first sample whose x is at least that of the crossing,
+  # x0 + (y - y0) dx / dy.
+  numerator = (x0[edge] - _GRID // 2) * dy + (y_rows[row] - y0[edge]) * dx
+  column = -((-numerator * sign) // (np.abs(dy) * _GRID))
+  flat = row * (samples + 1) + np.clip(column, 0, samples)
+  # Winding numbers: what begins at a crossing, summed from the left.
+  length = samples * (samples + 1)
+  begins = np.bincount(flat[sign > 0], minlength=length) - np.bincount(
+    flat[sign < 0], minlength=length
+  )
+  winding = np.cumsum(begins.reshape(samples, samples + 1), axis=1)
+  inside = winding[:, :samples] != 0
+  return inside.reshape(size, _SAMPLES, size, _SAMPLES).sum((1, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,40 +146,13 @@ class Difficulty:
 # hides less in larger pictures: they are easier to read.
 DIFFICULTIES = {
   'easy': Difficulty(
-    height=(0.6, 0.8),
-    rotation=0.06,
-    shear=0.1,
-    stretch=1.1,
-    shift=0.05,
-    contrast=(120.0, 220.0),
-    gradient=0.25,
-    clutter=0,
-    occluders=0,
-    noise=8.0,
+    (0.6, 0.8), 0.06, 0.1, 1.1, 0.05, (120.0, 220.0), 0.25, 0, 0, 8.0
   ),
   'medium': Difficulty(
-    height=(0.5, 0.75),
-    rotation=0.17,
-    shear=0.3,
-    stretch=1.3,
-    shift=0.1,
-    contrast=(50.0, 150.0),
-    gradient=0.5,
-    clutter=2,
-    occluders=2,
-    noise=24.0,
+    (0.5, 0.75), 0.17, 0.3, 1.3, 0.1, (50.0, 150.0), 0.5, 2, 2, 24.0
   ),
   'hard': Difficulty(
-    height=(0.45, 0.7),
-    rotation=0.22,
-    shear=0.4,
-    stretch=1.4,
-    shift=0.15,
-    contrast=(40.0, 130.0),
-    gradient=0.75,
-    clutter=3,
-    occluders=3,
-    noise=28.0,
+    (0.45, 0.7), 0.22, 0.4, 1.4, 0.15, (40.0, 130.0), 0.75, 3, 3, 28.0
   ),
 }
 
@@ -92,14 +167,6 @@ def draw(
   index: int,
 ) -> np.ndarray:
   """A picture of a character; the arguments determine every bit of it.
-
-  Args:
-    character: its number in `_glyph_shapes.CHARACTERS`.
-    size: the side of the picture.
-    difficulty: the ranges of what is random.
-    seed: of the dataset.
-    split: the number of the split.
-    index: the number of the example in its split.
 
   Returns:
     uint8 `[size, size, 1]`. With another size the scene is the same, but the
@@ -195,3 +262,41 @@ def _paint(image: np.ndarray, edges: np.ndarray, level: float) -> None:
   size = len(image)
   covered = coverage((edges + 0.5) * size, size)
   image += (round(level * 256.0) - image) * covered // FULL
+
+
+def encode_png(image: np.ndarray) -> bytes:
+  """A grey image as PNG, always the same bytes: nothing is compressed.
+
+  What a compressor writes depends on the version of zlib. Noise hardly
+  compresses anyway.
+
+  Returns:
+    The bytes of the file: 68 more than the H (W + 1) of the rows, where these
+    are fewer than 65536.
+  """
+  height, width = image.shape[:2]
+  rows = np.zeros((height, 1 + width), np.uint8)  # Each begins with a filter.
+  rows[:, 1:] = image.reshape(height, width)
+  return b''.join(
+    (
+      b'\x89PNG\r\n\x1a\n',
+      _chunk(b'IHDR', struct.pack('>2I5B', width, height, 8, 0, 0, 0, 0)),
+      _chunk(b'IDAT', _stored(rows.tobytes())),
+      _chunk(b'IEND', b''),
+    )
+  )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+  check = struct.pack('>I', zlib.crc32(kind + data))
+  return struct.pack('>I', len(data)) + kind + data + check
+
+
+def _stored(data: bytes) -> bytes:
+  """Data as a zlib stream of blocks that are stored as they are."""
+  parts = [b'\x78\x01']
+  for start in range(0, len(data), _LARGEST_BLOCK):
+    block = data[start : start + _LARGEST_BLOCK]
+    last = start + _LARGEST_BLOCK >= len(data)
+    parts += [struct.pack('<B2H', last, len(block), len(block) ^ 0xFFFF), block]
+  return b''.join(parts) + struct.pack('>I', zlib.adler32(data))

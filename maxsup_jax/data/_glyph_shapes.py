@@ -22,69 +22,29 @@ from maxsup_jax.errors import UsageError
 CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits
 
 # The text fonts that every matplotlib from 3.9 to 3.11 ships, in the order in
-# which random numbers choose them, and the SHA-256 of the outlines of
+# which random numbers choose them, and the fingerprint of the outlines of
 # `CHARACTERS` in each: with others the images would not be the same.
 FONTS = {
-  'DejaVuSans.ttf': (
-    '9ba5b35c723f8b85e27d5f08a945064c3e62946f381a4673a5d99d7637a53be0'
-  ),
-  'DejaVuSans-Bold.ttf': (
-    'f0e81d38b623a0191c0fd2a0837a0359ad29af00d52588c98719ae00113e1d98'
-  ),
-  'DejaVuSans-Oblique.ttf': (
-    'b7fbba19ed87e030efa9420621e7c4e83e1676f7ff904560069f0edbbf8bb62b'
-  ),
-  'DejaVuSans-BoldOblique.ttf': (
-    '79d85e73185cddf3b992305ec44425882e1732d792451d8d73ccd4fea9c83f15'
-  ),
-  'DejaVuSansMono.ttf': (
-    '4e04817481e34dce6d9f915b4789492cfcd322e61a58a36b680ba27c12cbb78c'
-  ),
-  'DejaVuSansMono-Bold.ttf': (
-    '10baed1b19a4d63a6a53e7888500ff23d1fe837bb2a01fbca0f8657f941ba7ca'
-  ),
-  'DejaVuSansMono-Oblique.ttf': (
-    '907be8bc0a5c6df48f7e1aebd9d37db1ac0ac2bf5979bfd4b5f6486c63fd942c'
-  ),
-  'DejaVuSansMono-BoldOblique.ttf': (
-    '0678c560139276afdb29f3a5184a7d85d4d060fd1dbd5f60495b7210cc4d99a9'
-  ),
-  'DejaVuSerif.ttf': (
-    '944dd5936ae7d76557e8a2daac8931f88c76af047883df9b3f5e3c1bc1193bc6'
-  ),
-  'DejaVuSerif-Bold.ttf': (
-    '58c78401e85bed3b659a4cff1deb17aa5286805f2462460d818d821b9df187cc'
-  ),
-  'DejaVuSerif-Italic.ttf': (
-    '556e658c490aad4682e4b2a0e7e7be4d23d6fd4667d96adf618033c44a128550'
-  ),
-  'DejaVuSerif-BoldItalic.ttf': (
-    'efbd5c3a42605015d64fd6c7a993646e21b83952188b8fc7b835f004130b1baa'
-  ),
-  'STIXGeneral.ttf': (
-    'a5a73dadf4ab15b55aaeedeaa1bd78c7b23448d816c90e6deca4f9e94c44f8fa'
-  ),
-  'STIXGeneralBol.ttf': (
-    'da64e9c7df1056e27b017fddd096493e6b6f4ca1e9302686499da65323537c16'
-  ),
-  'STIXGeneralItalic.ttf': (
-    'c5a67d8d4afc18147538b6e7606fd603aed413d345c7b4a967a7905d662b86aa'
-  ),
-  'STIXGeneralBolIta.ttf': (
-    'e9f6fc7601c2b0a60d969a58d608f89225e8d901cadebebc0ea2e4ca46f1af26'
-  ),
-  'cmr10.ttf': (
-    'a1ab3e5691b964a5e84e97ac78644013f2f3f97da657099bfe78ab37db7cb455'
-  ),
-  'cmb10.ttf': (
-    'af9a72ca9f8b7abd5b1da604b677809ba3fd9cb250ce898730eb90fdb4352e7d'
-  ),
-  'cmss10.ttf': (
-    '449bc6ec699abb283c4db281652049106153a81c968b7c711800b0488b63760b'
-  ),
-  'cmtt10.ttf': (
-    '5bdef81d7b1b13205abf89d2013ca5ca6183bfee475bf4bb1ee660edaa2ea8db'
-  ),
+  'DejaVuSans.ttf': '9ba5b35c723f8b85',
+  'DejaVuSans-Bold.ttf': 'f0e81d38b623a019',
+  'DejaVuSans-Oblique.ttf': 'b7fbba19ed87e030',
+  'DejaVuSans-BoldOblique.ttf': '79d85e73185cddf3',
+  'DejaVuSansMono.ttf': '4e04817481e34dce',
+  'DejaVuSansMono-Bold.ttf': '10baed1b19a4d63a',
+  'DejaVuSansMono-Oblique.ttf': '907be8bc0a5c6df4',
+  'DejaVuSansMono-BoldOblique.ttf': '0678c560139276af',
+  'DejaVuSerif.ttf': '944dd5936ae7d765',
+  'DejaVuSerif-Bold.ttf': '58c78401e85bed3b',
+  'DejaVuSerif-Italic.ttf': '556e658c490aad46',
+  'DejaVuSerif-BoldItalic.ttf': 'efbd5c3a42605015',
+  'STIXGeneral.ttf': 'a5a73dadf4ab15b5',
+  'STIXGeneralBol.ttf': 'da64e9c7df1056e2',
+  'STIXGeneralItalic.ttf': 'c5a67d8d4afc1814',
+  'STIXGeneralBolIta.ttf': 'e9f6fc7601c2b0a6',
+  'cmr10.ttf': 'a1ab3e5691b964a5',
+  'cmb10.ttf': 'af9a72ca9f8b7abd',
+  'cmss10.ttf': '449bc6ec699abb28',
+  'cmtt10.ttf': '5bdef81d7b1b1320',
 }
 
 # Straight pieces per curve. At 128 pixels they are off by less than a tenth of
@@ -94,17 +54,11 @@ _PIECES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-  """The control points of a glyph.
+  """The control points of a glyph."""
 
-  Attributes:
-    points: (x, y) in font units, y upwards.
-    on_curve: for each point whether the curve passes through it.
-    ends: the index of the last point of each contour.
-  """
-
-  points: tuple[tuple[int, int], ...]
-  on_curve: tuple[bool, ...]
-  ends: tuple[int, ...]
+  points: tuple[tuple[int, int], ...]  # (x, y) in font units, y upwards.
+  on_curve: tuple[bool, ...]  # Whether the curve passes through each.
+  ends: tuple[int, ...]  # The index of the last point of each contour.
 
 
 @functools.cache
@@ -123,14 +77,6 @@ def load_shapes() -> tuple[tuple[np.ndarray, ...], ...]:
 
   Raises:
     UsageError: if a font is missing or differs from the one expected.
-
-  Examples:
-    >>> shapes = load_shapes()
-    >>> len(shapes), len(shapes[0])
-    (20, 62)
-    >>> letter_i = shapes[0][CHARACTERS.index('I')]  # A rectangle.
-    >>> letter_i[:, 0].round(3).tolist()
-    [[-0.068, -0.5], [0.068, -0.5], [0.068, 0.5], [-0.068, 0.5]]
   """
   import matplotlib
 
@@ -183,13 +129,7 @@ def read_outlines(path: pathlib.Path) -> dict[str, Outline]:
 
 
 def fingerprint(outlines: dict[str, Outline]) -> str:
-  """A SHA-256 of outlines.
-
-  Examples:
-    >>> triangle = Outline(((0, 0), (2, 0), (0, 2)), (True, True, True), (2,))
-    >>> fingerprint({'A': triangle})[:8]
-    'cbd866d6'
-  """
+  """The first 16 hexadecimal digits of a SHA-256 of outlines."""
   digest = hashlib.sha256()
   for character, outline in outlines.items():
     numbers = [ord(character), len(outline.points)]
@@ -197,24 +137,15 @@ def fingerprint(outlines: dict[str, Outline]) -> str:
       numbers += [x, y, int(on)]
     numbers += outline.ends
     digest.update((' '.join(map(str, numbers)) + '\n').encode())
-  return digest.hexdigest()
+  return digest.hexdigest()[:16]
 
 
 def flatten(outline: Outline) -> np.ndarray:
-  """The edges of the polygons that follow an outline.
+  """The edges of the polygons that follow an outline, float64 `[E, 2, 2]`.
 
-  Args:
-    outline: closed contours of lines and quadratic Bezier curves; between two
-      points off the curve lies one on it, halfway.
-
-  Returns:
-    float64 `[E, 2, 2]`, in font units. A curve becomes 4 edges, equally spaced
-    in its parameter.
-
-  Examples:
-    >>> triangle = Outline(((0, 0), (2, 0), (0, 2)), (True, True, True), (2,))
-    >>> flatten(triangle)[:, 0].tolist()
-    [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]]
+  The contours are closed, of lines and quadratic Bezier curves; between two
+  points off the curve lies one on it, halfway. A curve becomes 4 edges, equally
+  spaced in its parameter.
   """
   edges = []
   first = 0

@@ -10,6 +10,7 @@ Whatever is unusual or may be damaged is left to Pillow, and to its judgement.
 import dataclasses
 import functools
 import io
+import types
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,8 @@ START, _END = b'\xff\xd8\xff', b'\xff\xd9'
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), (0xC2,)
 _OTHER_FRAMES = (0xC3, *range(0xC5, 0xD0))
 _SCAN, _ADOBE = 0xDA, 0xEE
+# Numbers of channels with what an Adobe marker says of them: YCbCr, or grey.
+_COLOURS = ((1, None), (3, None), (3, 1))
 # Markers that have no length and do not stand before the first scan.
 _BARE = (0x00, 0x01, *range(0xD0, 0xDA), 0xFF)
 # Colours have fewer rows than brightness, and each row of the picture takes
@@ -30,23 +33,14 @@ _MARGIN = 4
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What a JPEG file says of itself.
-
-  Attributes:
-    height: of the image.
-    width: of the image.
-    channels: 1 or 3.
-    height_at: where the file has its height, in two bytes.
-    scan_at: where the pixels begin.
-    one_scan: whether they come from top to bottom, all colours at once.
-  """
+  """What a JPEG file says of itself."""
 
   height: int
   width: int
-  channels: int
-  height_at: int
-  scan_at: int
-  one_scan: bool
+  channels: int  # 1 or 3.
+  height_at: int  # Where the file has its height, in two bytes.
+  scan_at: int  # Where the pixels begin.
+  one_scan: bool  # From top to bottom, all colours at once.
 
 
 def read_header(encoded: bytes) -> Header | None:
@@ -56,7 +50,9 @@ def read_header(encoded: bytes) -> Header | None:
     The header; None for files that are not the usual kind: other than 8 bits,
     grey or YCbCr, Huffman codes. Some that are damaged are among them.
   """
-  at, frame, transform, end = 2, None, None, len(encoded) - 20
+  at, end = 2, len(encoded) - 20
+  frame: int | None = None
+  transform: int | None = None
   while at < end:
     marker = encoded[at + 1]
     if encoded[at] != 0xFF or marker in _BARE or marker in _OTHER_FRAMES:
@@ -79,7 +75,6 @@ def read_header(encoded: bytes) -> Header | None:
   width = encoded[frame + 7] << 8 | encoded[frame + 8]
   channels = encoded[frame + 9]
   usual = encoded[frame + 4] == 8 and height and width
-  # An Adobe marker may say that three channels are no YCbCr.
   if not usual or (channels, transform) not in _COLOURS:
     return None
   return Header(
@@ -92,20 +87,11 @@ def read_header(encoded: bytes) -> Header | None:
   )
 
 
-_COLOURS = ((1, None), (3, None), (3, 1))
-
-
 def shortened(encoded: bytes, header: Header, rows: int) -> bytearray | None:
-  """A file whose decoder stops after the upper rows.
-
-  Args:
-    encoded: the contents of the file.
-    header: of this file.
-    rows: how many rows are needed.
+  """A file with a smaller height, whose first `rows` rows are the same.
 
   Returns:
-    The same file with a smaller height, whose first `rows` rows are the same;
-    None where all of it has to be decoded.
+    The file; None where all of it has to be decoded.
   """
   height = rows + _MARGIN
   # The decoder will not see whether the end is there.
@@ -122,23 +108,14 @@ def shortened(encoded: bytes, header: Header, rows: int) -> bytearray | None:
 
 
 def decode(encoded: bytes | bytearray, header: Header) -> np.ndarray | None:
-  """Decodes a JPEG file.
-
-  Args:
-    encoded: the contents of the file.
-    header: of this file.
-
-  Returns:
-    uint8 `[H, W, C]`; None where Pillow has to do it.
-  """
+  """Decodes a JPEG file: uint8 `[H, W, C]`; None where Pillow has to do it."""
+  package = usable()
   # Where the end is missing, libjpeg fills the picture up.
-  if not usable() or encoded.rfind(_END, header.scan_at) < 0:
+  if package is None or encoded.rfind(_END, header.scan_at) < 0:
     return None
   try:
     # Strict: else what libjpeg gives up on comes back as unwritten memory.
-    return _optional.simplejpeg().decode_jpeg(
-      encoded, _colours(header), strict=True
-    )
+    return package.decode_jpeg(encoded, _colours(header), strict=True)
   except ValueError:
     return None
 
@@ -146,55 +123,42 @@ def decode(encoded: bytes | bytearray, header: Header) -> np.ndarray | None:
 def decode_upper(
   shorter: bytearray, header: Header, rows: int
 ) -> np.ndarray | None:
-  """Decodes a file that was shortened.
-
-  Args:
-    shorter: what `shortened` gave.
-    header: of the file before.
-    rows: likewise.
-
-  Returns:
-    uint8 `[rows, W, C]`; None where Pillow has to do it.
-  """
-  if not usable():
+  """Decodes what `shortened` gave: uint8 `[rows, W, C]`, or None likewise."""
+  package = usable()
+  if package is None:
     return None
   shape = rows + _MARGIN, header.width, header.channels
   image = np.empty(shape, np.uint8)
   try:
-    _optional.simplejpeg().decode_jpeg(
-      shorter, _colours(header), strict=True, buffer=image
-    )
+    package.decode_jpeg(shorter, _colours(header), strict=True, buffer=image)
   except ValueError as error:
     # Said of what follows the last row, when all rows are written. Whatever
     # libjpeg says later, and all that it gives up on, has other words.
-    if _MORE not in str(error):
+    if 'extraneous bytes before marker' not in str(error):
       return None
   return image[:rows]
-
-
-_MORE = 'extraneous bytes before marker'
 
 
 def _colours(header: Header) -> str:
   return 'GRAY' if header.channels == 1 else 'RGB'
 
 
-def usable() -> bool:
-  """Whether simplejpeg is there, and gives what the installed Pillow gives."""
-  return _optional.simplejpeg() is not None and _agrees()
+def usable() -> types.ModuleType | None:
+  """The package simplejpeg, if it gives what the installed Pillow gives."""
+  package = _optional.simplejpeg()
+  return package if package is not None and _agrees(package) else None
 
 
 @functools.cache
-def _agrees() -> bool:
+def _agrees(package: types.ModuleType) -> bool:
   noise = np.random.default_rng(0).integers(0, 256, (40, 24, 3), np.uint8)
   for image in (Image.fromarray(noise), Image.fromarray(noise[..., 0])):
     file = io.BytesIO()
     image.save(file, 'JPEG', quality=80)
-    encoded = file.getvalue()
     decoded = np.asarray(Image.open(file)).reshape(40, 24, -1)
-    header = read_header(encoded)
+    colours = 'GRAY' if image.mode == 'L' else 'RGB'
     try:
-      found = _optional.simplejpeg().decode_jpeg(encoded, _colours(header))
+      found = package.decode_jpeg(file.getvalue(), colours)
     except Exception:  # Of a version that is used in another way.
       return False
     if not np.array_equal(found, decoded):

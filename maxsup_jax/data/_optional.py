@@ -12,6 +12,8 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 
+from maxsup_jax.errors import one_line
+
 _banned: set[str] = set()
 
 
@@ -29,20 +31,12 @@ def crc32c() -> Callable[[bytes], int] | None:
   """Computes the checksums of TFRecord files."""
   module = _module('google_crc32c')
   # Its version in Python would take longer than everything else.
-  if module is None or module.implementation != 'c':
-    return None
-  return module.value
+  return module.value if module and module.implementation == 'c' else None
 
 
 @contextlib.contextmanager
 def without(*names: str) -> Iterator[None]:
-  """Does without some of the packages, in all threads of this process.
-
-  Examples:
-    >>> with without('numba', 'simplejpeg'):
-    ...   print(numba(), simplejpeg())
-    None None
-  """
+  """Does without some of the packages, in all threads of this process."""
   added = set(names) - _banned
   _banned.update(added)
   try:
@@ -74,7 +68,7 @@ def _import(name: str) -> types.ModuleType | None:
   except Exception as error:
     if isinstance(error, ModuleNotFoundError) and error.name == name:
       return None
-    reason = ' '.join(str(error).split()) or type(error).__name__
+    reason = one_line(error) or type(error).__name__
     warnings.warn(
       f'{name} is installed and cannot be imported ({reason}): '
       f'{_EFFECTS[name]}',

@@ -19,17 +19,10 @@ MAX_PIXELS = 2**30 // 12
 
 
 def to_pillow(image: np.ndarray, operation: str) -> Image.Image:
-  """A grey or RGB image of Pillow with the pixels of an array.
-
-  Args:
-    image: uint8 `[H, W, C]`, C being 1 or 3.
-    operation: who asks, for the error.
-
-  Returns:
-    The image, of mode L or RGB.
+  """An image of mode L or RGB, of uint8 `[H, W, 1]` or `[H, W, 3]`.
 
   Raises:
-    UsageError: if the image has another type or number of channels.
+    UsageError: for another type or number of channels; it names the operation.
   """
   channels = image.shape[-1]
   if image.dtype != np.uint8 or channels not in (1, 3):

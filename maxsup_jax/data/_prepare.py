@@ -15,13 +15,13 @@ from maxsup_jax.errors import UsageError
 
 T = TypeVar('T')
 
-# Preparations that take less than so many seconds say nothing.
+# Work that takes less than so many seconds says nothing.
 _QUIET_SECONDS = 5.0
 # Where progress is shown while tfds is silenced; None for sys.stderr.
 _visible: TextIO | None = None
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
   """Prepares an embedded dataset, unless that is done already.
 
   Several processes of one machine may call this at once: the first one writes,
@@ -29,19 +29,13 @@ def prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
   at the end, so a process that is killed meanwhile leaves nothing that could be
   taken for the dataset.
 
-  Args:
-    builder: the builder, constructed with `file_format='array_record'`.
-
-  Returns:
-    The directory of the prepared dataset.
-
   Raises:
     UsageError: if the directory cannot be written or holds something else, or
       if a package is missing that the builder needs.
   """
   directory = pathlib.Path(builder.data_dir).expanduser()
   if is_prepared(directory):
-    return directory
+    return
   try:
     with _locked(directory.parent / '.lock'):
       if not is_prepared(directory):
@@ -53,7 +47,6 @@ def prepare(builder: tfds.core.DatasetBuilder) -> pathlib.Path:
     ) from error
   except ImportError as error:
     raise missing_package(builder.name, error) from error
-  return directory
 
 
 def is_prepared(directory: pathlib.Path | epath.Path) -> bool:
@@ -94,26 +87,26 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def track(examples: Iterable[T], name: str) -> Iterator[T]:
-  """Passes examples on and shows the progress and the time left, if it is long.
-
-  Args:
-    examples: a sequence.
-    name: what is being generated.
-  """
+def track(
+  items: Iterable[T], description: str, unit: str, total: int | None = None
+) -> Iterator[T]:
+  """Passes items on and shows the progress and the time left, if it is long."""
   import tqdm
 
   stream = _visible or sys.stderr
-  return tqdm.tqdm(
-    examples,
-    desc=f'Generating {name}',
-    unit=' examples',
-    file=stream,
-    delay=_QUIET_SECONDS,
-    # In a file every update is kept.
-    mininterval=0.5 if stream.isatty() else 10.0,
-    leave=False,
-    position=0,  # Not below the bars of tfds, which nobody sees.
+  return iter(
+    tqdm.tqdm(
+      items,
+      desc=description,
+      total=total,
+      unit=f' {unit}',
+      file=stream,
+      delay=_QUIET_SECONDS,
+      # In a file every update is kept.
+      mininterval=0.5 if stream.isatty() else 10.0,
+      leave=False,
+      position=0,  # Not below the bars of tfds, which nobody sees.
+    )
   )
 
 

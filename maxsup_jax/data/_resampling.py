@@ -30,28 +30,30 @@ _REACH = {'bilinear': 1.0, 'bicubic': 2.0}
 def resize(
   image: np.ndarray, height: int, width: int, interpolation: str
 ) -> np.ndarray | None:
-  """Scales an image as Pillow does.
-
-  Args:
-    image: uint8 `[H, W, C]`, C being 1 or 3.
-    height: the new height.
-    width: the new width.
-    interpolation: 'bilinear' or 'bicubic'.
+  """Scales an image, uint8 `[H, W, 1]` or `[H, W, 3]`, as Pillow does.
 
   Returns:
     uint8 `[height, width, C]`, or None where Pillow has to do it.
   """
-  if interpolation not in _REACH or not usable():
+  kernels = usable() if interpolation in _REACH else None
+  if kernels is None:
     return None
-  return _resize(_checked_kernels(), image, height, width, interpolation)
+  return _resize(kernels, image, height, width, interpolation)
 
 
-def usable() -> bool:
-  """Whether Numba is there, and what it compiles gives Pillow's pixels."""
-  return _optional.numba() is not None and _checked_kernels() is not None
+def usable() -> types.SimpleNamespace | None:
+  """What Numba compiles, if it is there and gives Pillow's pixels."""
+  numba = _optional.numba()
+  return None if numba is None else _checked_kernels(numba)
 
 
-def _resize(kernels, image, height, width, interpolation):
+def _resize(
+  kernels: types.SimpleNamespace,
+  image: np.ndarray,
+  height: int,
+  width: int,
+  interpolation: str,
+) -> np.ndarray:
   reach = _REACH[interpolation]
   H, W, _ = image.shape
   # The rule of Pillow 13.
@@ -86,9 +88,9 @@ def _columns(
 
 
 @functools.cache
-def _checked_kernels() -> types.SimpleNamespace | None:
+def _checked_kernels(numba: types.ModuleType) -> types.SimpleNamespace | None:
   """The kernels, if they give what the installed Pillow gives."""
-  kernels = _compiled(_optional.numba())
+  kernels = _compiled(numba)
   noise = np.random.default_rng(0).integers(0, 256, (97, 64, 3), np.uint8)
   # Both orders of the passes, and both directions.
   for interpolation in _REACH:
@@ -96,9 +98,8 @@ def _checked_kernels() -> types.SimpleNamespace | None:
       expected = Image.fromarray(noise).resize(
         (width, height), _pillow.RESAMPLING[interpolation]
       )
-      if not np.array_equal(
-        _resize(kernels, noise, height, width, interpolation), expected
-      ):
+      found = _resize(kernels, noise, height, width, interpolation)
+      if not np.array_equal(found, np.asarray(expected)):
         return None
   return kernels
 
@@ -123,7 +124,9 @@ def _compiled(numba: types.ModuleType) -> types.SimpleNamespace:
   return types.SimpleNamespace(**made)
 
 
-def _weights(size, new_size, reach):
+def _weights(
+  size: int, new_size: int, reach: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Of each new pixel: the first old one, their number, and their weights."""
   scale = size / new_size
   stretch = max(scale, 1.0)
@@ -159,7 +162,13 @@ def _weights(size, new_size, reach):
   return first, count, fixed
 
 
-def _combine(rows, first, count, fixed, out):
+def _combine(
+  rows: np.ndarray,
+  first: np.ndarray,
+  count: np.ndarray,
+  fixed: np.ndarray,
+  out: np.ndarray,
+) -> None:
   """Each new row is a weighted sum of old ones."""
   new_size, length = out.shape
   sums = np.empty(length, np.int32)

@@ -2,26 +2,71 @@
 
 import dataclasses
 import operator
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from maxsup_jax.data import (
   _builders,
-  _record_files,
-  _record_index,
+  _storage,
   _tfrecord,
   resizing,
   transforms,
 )
-from maxsup_jax.data._examples import Examples
 from maxsup_jax.data.decoding import DecodingError, EncodedImage
 from maxsup_jax.data.sources import Example, UndecodedExample, label_error
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line
+
+
+class Examples:
+  """Examples as tfds serialised them, parsed one by one; images stay encoded.
+
+  Args:
+    records: the serialised examples.
+    features: of the dataset.
+    image_key: the feature that is the image.
+    label_key: the feature that is the label.
+  """
+
+  def __init__(
+    self, records: Any, features: Any, image_key: str, label_key: str
+  ):
+    self.records, self._features = records, features
+    self._image_key, self._label_key = image_key, label_key
+    self._decoders = {
+      key: tfds.decode.SkipDecoding()
+      for key, feature in features.items()
+      if isinstance(feature, tfds.features.Image)
+    }
+    # tfds parses all features and makes arrays of them: ten times as slow.
+    label = features[label_key]
+    self._plain = (
+      isinstance(features[image_key], tfds.features.Image)
+      and label.shape == ()
+      and np.issubdtype(label.np_dtype, np.integer)
+    )
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """The image, encoded or as an array, and the label, and perhaps more."""
+    record = self.records[range(len(self))[index]]
+    if not self._plain:
+      return self._features.deserialize_example_np(
+        record, decoders=self._decoders or None
+      )
+    stored = tf_example_pb2.Example.FromString(record).features.feature
+    for key in (self._image_key, self._label_key):
+      if key not in stored:
+        raise KeyError(f'it has no {key!r}')
+    (image,) = stored[self._image_key].bytes_list.value
+    (label,) = stored[self._label_key].int64_list.value
+    return {self._image_key: image, self._label_key: label}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +77,7 @@ class TfdsSource:
     examples: with images as they are stored, encoded; `decode` reads them.
   """
 
-  examples: Sequence[dict[str, Any]]
+  examples: Examples | Sequence[dict[str, Any]]
   name: str
   image_key: str
   label_key: str
@@ -47,9 +92,10 @@ class TfdsSource:
 
   def __getitem__(self, index: int) -> Example:
     example = self.undecoded(index)
-    if isinstance(example['image'], EncodedImage):
-      example['image'] = example['image'].decode()
-    return example
+    image = example['image']
+    if isinstance(image, EncodedImage):
+      image = image.decode()
+    return {'image': image, 'label': example['label']}
 
   def undecoded(self, index: int) -> UndecodedExample:
     """An example whose image, if it is stored encoded, is still to decode."""
@@ -60,9 +106,8 @@ class TfdsSource:
     except DecodingError:
       raise
     except Exception as error:  # Of Pillow, protobuf, ArrayRecord, ...
-      reason = (str(error).splitlines() or [''])[0]
       raise UsageError(
-        f'{self.name}: example {index} cannot be read: {reason}'
+        f'{self.name}: example {index} cannot be read: {one_line(error)}'
       ) from error
     return {'image': image, 'label': self._label(index, example)}
 
@@ -87,82 +132,34 @@ class TfdsSource:
       image = stored[..., None] if stored.ndim == 2 else stored
       image = transforms.to_channels(image, self.channels)
     else:
-      image = EncodedImage(
-        stored, self.channels, f'{self.name}: example {index}'
-      )
+      where = f'{self.name}: example {index}'
+      encoded = EncodedImage(stored, self.channels, where)
       if self.image_size is None:
-        return image
-      image = image.decode()
-    if self.image_size is not None:
-      image = resizing.resize(image, self.image_size)
-      image = transforms.center_crop(image, self.image_size)
-    return image
+        return encoded
+      image = encoded.decode()
+    if self.image_size is None:
+      return image
+    image = resizing.resize(image, self.image_size)
+    return transforms.center_crop(image, self.image_size)
 
 
-def open_split(
+def examples_of(
+  builder: tfds.core.DatasetBuilder,
   name: str,
   split: str,
-  *,
-  data_dir: str | os.PathLike | None,
   image_key: str,
   label_key: str,
-  num_classes: int | None,
-  image_size: int | None,
-  channels: int | None,
-  download: bool,
   mock: int | None,
-) -> TfdsSource:
-  """Opens a split; see `open_source` for the arguments and the errors."""
-  builder = _builders.find_builder(
-    name, data_dir=data_dir, download=download, mock=mock is not None
-  )
-  features = builder.info.features
-  for argument, key in (('image_key', image_key), ('label_key', label_key)):
-    if key not in features:
-      raise UsageError(
-        f'{name} has no feature {key!r} ({argument}): it has '
-        f'{", ".join(sorted(features))}'
-      )
-  height, width, channels = _image_shape(
-    name, image_key, features[image_key], channels
-  )
-  if image_size is not None:
-    height = width = image_size
-  varies = height is None or width is None
-  num_classes, label_names = _classes(
-    name, label_key, features[label_key], num_classes
-  )
-  source = TfdsSource(
-    examples=Examples(
-      _records(builder, name, split), features, image_key, label_key
-    )
-    if mock is None
-    else _mock_examples(name, split, mock),
-    name=f'{name}/{split}' if mock is None else f'{name}/{split}, made up',
-    image_key=image_key,
-    label_key=label_key,
-    num_classes=num_classes,
-    label_names=label_names,
-    image_shape=None if varies else (height, width, channels),
-    image_size=image_size,
-    channels=channels,
-  )
-  if label_names is None:
-    # tfds promises nothing about plain integers; the labels of a ClassLabel
-    # feature were checked when it was prepared.
-    source.labels()
-  return source
-
-
-def _mock_examples(
-  name: str, split: str, count: int
-) -> Sequence[dict[str, Any]]:
-  """Random examples in the form of a dataset that need not be on disk."""
-  with tfds.testing.mock_data(num_examples=count):
+) -> Examples | Sequence[dict[str, Any]]:
+  """The examples of a split; see `open_source` for the arguments and errors."""
+  if mock is None:
+    records = _records(builder, name, split)
+    return Examples(records, builder.info.features, image_key, label_key)
+  with tfds.testing.mock_data(num_examples=mock):
     return list(tfds.builder(name).as_data_source(str(split)))
 
 
-def _records(builder: Any, name: str, split: str) -> Sequence[bytes]:
+def _records(builder: Any, name: str, split: str) -> Any:
   """The serialised examples of a split, its files being there."""
   split = str(split)  # Without one tfds would return all.
   tfrecord = _builders.is_tfrecord(builder)
@@ -201,10 +198,10 @@ def _tfrecords(
   directory: str, name: str, instructions: Sequence[Any]
 ) -> _tfrecord.Records:
   """The records of TFRecord files that a split consists of."""
-  files = _record_files.files_of(directory)
+  files = _storage.files_of(directory)
   paths = list(dict.fromkeys(str(i.filename) for i in instructions))
   try:
-    starts = _record_index.record_starts(directory, paths, files)
+    starts = _tfrecord.record_starts(directory, paths, files)
   except FileNotFoundError as error:
     raise UsageError(
       f'{name} is incomplete: {error.filename} is missing'
@@ -223,52 +220,3 @@ def _tfrecords(
     first, last = instruction.skip, instruction.skip + instruction.take
     shards.append(_tfrecord.Shard(path, starts[path][first : last + 1]))
   return _tfrecord.Records(files, shards)
-
-
-def _image_shape(
-  name: str, key: str, feature: Any, channels: int | None
-) -> tuple[int | None, int | None, int]:
-  """The shape of the images as they come; None for a side that varies."""
-  shape = feature.shape
-  if not isinstance(shape, tuple) or len(shape) not in (2, 3):
-    raise UsageError(
-      f'the feature {key!r} of {name} is no image: {type(feature).__name__}'
-    )
-  if feature.np_dtype != np.uint8:
-    raise UsageError(
-      f'the images of {name} ({key!r}) are {np.dtype(feature.np_dtype)}; only '
-      'uint8 is supported'
-    )
-  height, width, stored = (*shape, 1)[:3]
-  if channels is None and stored is None:
-    raise UsageError(
-      f'{name} does not say how many channels its images have: set channels'
-    )
-  if None not in (channels, stored) and stored not in (1, channels):
-    raise UsageError(
-      f'the images of {name} have {stored} channels: channels={channels} is '
-      'only possible for grey images'
-    )
-  return height, width, channels or stored
-
-
-def _classes(
-  name: str, key: str, feature: Any, num_classes: int | None
-) -> tuple[int, tuple[str, ...] | None]:
-  """The number of classes and their names, where a dataset has names."""
-  if feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
-    raise UsageError(
-      f'the feature {key!r} of {name} is no class, which is one integer: '
-      f'{type(feature).__name__}'
-    )
-  known = getattr(feature, 'num_classes', None)
-  if known is None and num_classes is None:
-    raise UsageError(
-      f'{name} does not say how many classes {key!r} has: set num_classes'
-    )
-  if None not in (known, num_classes) and known != num_classes:
-    raise UsageError(
-      f'{key!r} of {name} has {known} classes, not num_classes={num_classes}'
-    )
-  names = tuple(feature.names) if known is not None else None
-  return known or num_classes, names

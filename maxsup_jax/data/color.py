@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from maxsup_jax.data import _arguments, _pillow
+from maxsup_jax.data import _pillow
+from maxsup_jax.data._operation import Operation, check_pair
+from maxsup_jax.errors import number
 
 _Factor = float | tuple[float, float]
 
@@ -19,19 +22,8 @@ def shift_hue(image: Image.Image, hue: float) -> Image.Image:
   """Turns the hue of every pixel, as torchvision does.
 
   In Pillow's HSV, whose hue has the 256 values of a byte; `int(255 * hue)` is
-  added to it, modulo 256.
-
-  Args:
-    image: of mode RGB, or L, which has no hue and is returned.
-    hue: in turns, in [-0.5, 0.5].
-
-  Returns:
-    An image of the same mode.
-
-  Examples:
-    >>> red = Image.new('RGB', (1, 1), (200, 0, 0))
-    >>> shift_hue(red, 1 / 3).getpixel((0, 0))
-    (0, 200, 0)
+  added to it, modulo 256, for a hue in turns, in [-0.5, 0.5]. An image of mode
+  L has no hue and is returned.
   """
   if image.mode == 'L':
     return image
@@ -42,7 +34,7 @@ def shift_hue(image: Image.Image, hue: float) -> Image.Image:
 
 
 @dataclasses.dataclass(frozen=True)
-class ColorJitter:
+class ColorJitter(Operation, name='color_jitter'):
   """The operation `color_jitter`: brightness, contrast, saturation and hue.
 
   All four in a random order, each with a random factor f. A pixel x becomes
@@ -66,36 +58,30 @@ class ColorJitter:
     array([50, 50, 50], dtype=uint8)
   """
 
-  random: ClassVar[bool] = True
-  takes_floats: ClassVar[bool] = False
   brightness: _Factor = 0.0
   contrast: _Factor = 0.0
   saturation: _Factor = 0.0
   hue: _Factor = 0.0
 
-  def __post_init__(self):
+  def _check(self) -> None:
     for name in ('brightness', 'contrast', 'saturation', 'hue'):
       value = getattr(self, name)
-      least, most = (-0.5, 0.5) if name == 'hue' else (0.0, _MOST)
+      low, high = (-0.5, 0.5) if name == 'hue' else (0, _MOST)
       if isinstance(value, tuple):
-        _arguments.check_range('color_jitter', name, value, least, most)
+        check_pair(name, value, low, high)
       else:
-        _arguments.check_number('color_jitter', name, value, 0.0, most)
+        number(name, value, 0, high)
 
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the image in other colours."""
+  def _apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pillow = _pillow.to_pillow(image, 'color_jitter')
     order = rng.permutation(4)
-    brightness, contrast, saturation = (
-      _draw(value, 1.0, rng)
-      for value in (self.brightness, self.contrast, self.saturation)
-    )
-    changes = (
-      (brightness, 1.0, _brighten),
-      (contrast, 1.0, _contrast),
-      (saturation, 1.0, _saturate),
+    # The factors are drawn in this order.
+    changes = [
+      (_draw(self.brightness, 1.0, rng), 1.0, _enhance('Brightness')),
+      (_draw(self.contrast, 1.0, rng), 1.0, _enhance('Contrast')),
+      (_draw(self.saturation, 1.0, rng), 1.0, _enhance('Color')),
       (_draw(self.hue, 0.0, rng), 0.0, shift_hue),
-    )
+    ]
     for index in order:
       value, neutral, change = changes[index]
       if value != neutral:
@@ -104,7 +90,9 @@ class ColorJitter:
 
 
 @dataclasses.dataclass(frozen=True)
-class TfDistort:
+class TfDistort(
+  Operation, name='tf_distort', takes_floats=True, gives_floats=True
+):
   """The operation `tf_distort`: TensorFlow's brightness, then contrast.
 
   `random_brightness` adds one number to all pixels, and `random_contrast`
@@ -124,18 +112,14 @@ class TfDistort:
     array([ 0., 40.], dtype=float32)
   """
 
-  random: ClassVar[bool] = True
-  takes_floats: ClassVar[bool] = True
-  gives_floats: ClassVar[bool] = True
   brightness: float = 63.0
   contrast: tuple[float, float] = (0.2, 1.8)
 
-  def __post_init__(self):
-    _arguments.check_number('tf_distort', 'brightness', self.brightness, 0, 255)
-    _arguments.check_range('tf_distort', 'contrast', self.contrast, 0, _MOST)
+  def _check(self) -> None:
+    number('brightness', self.brightness, 0, 255)
+    check_pair('contrast', self.contrast, 0, _MOST)
 
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns float32 `[H, W, C]`."""
+  def _apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     delta = rng.uniform(-self.brightness, self.brightness)
     factor = rng.uniform(*self.contrast)
     mean = image.mean(axis=(0, 1), dtype=np.float64)
@@ -143,7 +127,13 @@ class TfDistort:
 
 
 @dataclasses.dataclass(frozen=True)
-class Standardize:
+class Standardize(
+  Operation,
+  name='standardize',
+  random=False,
+  takes_floats=True,
+  gives_floats=True,
+):
   """The operation `standardize`: TensorFlow's per-image standardisation.
 
   `(x - mean) / max(sd, 1 / sqrt(n))`, with the mean and the standard deviation
@@ -157,14 +147,7 @@ class Standardize:
     np.False_
   """
 
-  random: ClassVar[bool] = False
-  takes_floats: ClassVar[bool] = True
-  gives_floats: ClassVar[bool] = True
-
-  def __call__(
-    self, image: np.ndarray, rng: np.random.Generator | None = None
-  ) -> np.ndarray:
-    """Returns float32 `[H, W, C]`."""
+  def _apply(self, image: np.ndarray, rng: Any) -> np.ndarray:
     centered = image - image.mean(dtype=np.float64)
     deviation = math.sqrt(np.square(centered).mean())
     deviation = max(deviation, 1 / math.sqrt(image.size))
@@ -180,13 +163,7 @@ def _draw(value: _Factor, neutral: float, rng: np.random.Generator) -> float:
   return float(rng.uniform(max(low, 0.0) if neutral else low, high))
 
 
-def _brighten(image: Image.Image, factor: float) -> Image.Image:
-  return ImageEnhance.Brightness(image).enhance(factor)
-
-
-def _contrast(image: Image.Image, factor: float) -> Image.Image:
-  return ImageEnhance.Contrast(image).enhance(factor)
-
-
-def _saturate(image: Image.Image, factor: float) -> Image.Image:
-  return ImageEnhance.Color(image).enhance(factor)
+def _enhance(kind: str) -> Callable[[Image.Image, float], Image.Image]:
+  return lambda image, factor: getattr(ImageEnhance, kind)(image).enhance(
+    factor
+  )

@@ -22,7 +22,7 @@ from PIL import (
 )
 
 from maxsup_jax.data import _jpeg, _pillow
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line, shown, within
 
 
 def decode(encoded: bytes, channels: int | None) -> np.ndarray:
@@ -62,11 +62,9 @@ def decode(encoded: bytes, channels: int | None) -> np.ndarray:
     >>> Image.new('L', (4, 3), color=7).save(file, 'PNG')
     >>> decode(file.getvalue(), channels=None).shape
     (3, 4, 1)
-    >>> decode(file.getvalue(), channels=3)[0, 0]
-    array([7, 7, 7], dtype=uint8)
   """
   if channels not in (None, 1, 3):
-    raise UsageError(f'channels must be 1, 3 or None, not {channels!r}')
+    raise UsageError(f'channels is {shown(channels)}; expected 1, 3 or None')
   return EncodedImage(encoded, channels).decode()
 
 
@@ -81,6 +79,10 @@ class EncodedImage:
     encoded: the contents of the file.
     channels: as in `decode`.
     where: what errors begin with, such as the number of an example.
+
+  Raises:
+    DecodingError: by all methods, where the function `decode` would raise a
+      UsageError.
 
   Examples:
     >>> file = io.BytesIO()
@@ -97,11 +99,7 @@ class EncodedImage:
 
   @property
   def shape(self) -> tuple[int, int, int]:
-    """Height, width and channels.
-
-    Raises:
-      DecodingError: if all of it has to be decoded to know them, and cannot be.
-    """
+    """Height, width and channels."""
     header = self._header
     if header is None:
       return self._whole.shape
@@ -109,26 +107,13 @@ class EncodedImage:
     return header.height, header.width, channels
 
   def decode(self) -> np.ndarray:
-    """All of the image: see the function `decode`.
-
-    Raises:
-      DecodingError: where that function raises a UsageError.
-    """
+    """All of the image: see the function `decode`."""
     return self._whole
 
   def upper(self, rows: int) -> np.ndarray:
-    """The upper part of the image.
+    """The upper rows of what `decode` gives, uint8 `[rows, W, C]`.
 
-    Damage below it may go unnoticed, but a file without an end is refused.
-
-    Args:
-      rows: how many rows of it; at most its height.
-
-    Returns:
-      uint8 `[rows, W, C]`: those of `decode`.
-
-    Raises:
-      DecodingError: as `decode`.
+    Damage below them may go unnoticed, but a file without an end is refused.
     """
     if '_whole' not in self.__dict__ and self._header is not None:
       shorter = _jpeg.shortened(self._encoded, self._header, rows)
@@ -161,15 +146,14 @@ class EncodedImage:
 
   def _by_pillow(self, encoded: bytes) -> np.ndarray:
     try:
-      return _decode_with_pillow(encoded, self._channels)
+      with within(f'{self._where} cannot be read: ' if self._where else ''):
+        return _decode_with_pillow(encoded, self._channels)
     except UsageError as error:
-      if not self._where:
-        raise DecodingError(str(error)) from error
-      raise DecodingError(f'{self._where} cannot be read: {error}') from error
+      raise DecodingError(str(error)) from error
 
   def _in_channels(self, image: np.ndarray) -> np.ndarray:
     """Repeats grey where colours are wanted; then it cannot be written to."""
-    if image.shape[-1] != (self._channels or image.shape[-1]):
+    if self._channels is not None and image.shape[-1] != self._channels:
       image = np.repeat(image, self._channels, axis=-1)
     image.flags.writeable = False
     return image
@@ -185,23 +169,19 @@ def _decode_with_pillow(encoded: bytes, channels: int | None) -> np.ndarray:
     image = open_file(io.BytesIO(encoded))
     width, height = image.size
     if width * height > _pillow.MAX_PIXELS:
-      raise _TooLargeError
+      raise UsageError(
+        f'a {name} file of {height}x{width} pixels, more than the '
+        f'{_pillow.MAX_PIXELS} allowed'
+      )
     image.load()
     if channels is None and name == 'PNG' and encoded[25] == 4:
       channels = 1  # Grey with alpha; Pillow makes RGBA of it at 16 bits.
     return _pillow.to_array(_convert(image, channels))
-  except _TooLargeError:
-    raise UsageError(
-      f'a {name} file of {height}x{width} pixels, more than the '
-      f'{_pillow.MAX_PIXELS} allowed'
-    ) from None
+  except UsageError:
+    raise
   except Exception as error:
-    reason = ' '.join(str(error).split()) or type(error).__name__
+    reason = one_line(error) or type(error).__name__
     raise UsageError(f'a damaged {name} file: {reason}') from error
-
-
-class _TooLargeError(Exception):
-  """An image has more than MAX_PIXELS pixels."""
 
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
-from maxsup_jax.data import _arguments
-from maxsup_jax.errors import UsageError
+from maxsup_jax.data._operation import Operation, check_pair, per_channel
+from maxsup_jax.errors import UsageError, number, one_of, within
 
 
 def draw_box(
@@ -26,8 +26,8 @@ def draw_box(
     height: of the image.
     width: of the image.
     rng: what draws.
-    area: the smallest and the largest share of the area.
-    aspect: the smallest and the largest height over width.
+    area: the range of the share of the area.
+    aspect: the range of the height over the width.
 
   Returns:
     The top, left, height and width of the box, or None where none of ten
@@ -51,7 +51,7 @@ def draw_box(
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(Operation, name='random_erasing'):
   """The operation `random_erasing`: noise in a random box, as timm does it.
 
   timm erases *normalised* floats `(x / 255 - mean) / std`, with noise z from
@@ -80,8 +80,6 @@ class RandomErasing:
     timm's (timm/data/random_erasing.py, version 1.0).
   """
 
-  random: ClassVar[bool] = True
-  takes_floats: ClassVar[bool] = False
   probability: float
   area: tuple[float, float] = (0.02, 1 / 3)
   aspect: tuple[float, float] = (0.3, 1 / 0.3)
@@ -90,15 +88,13 @@ class RandomErasing:
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
 
-  def __post_init__(self):
-    name = 'random_erasing'
-    _arguments.check_number(name, 'probability', self.probability, 0, 1)
-    _arguments.check_range(name, 'area', self.area, 0, 1, positive=True)
-    _arguments.check_range(name, 'aspect', self.aspect, 1e-3, 1e3)
-    _arguments.check_choice(name, 'mode', self.mode, ('pixel', 'rand', 'const'))
+  def _check(self) -> None:
+    number('probability', self.probability, 0, 1)
+    check_pair('area', self.area, 0, 1, above=0)
+    check_pair('aspect', self.aspect, 1e-3, 1e3)
+    one_of('mode', self.mode, ('pixel', 'rand', 'const'))
 
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the image, or a copy in which a box is erased."""
+  def _apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if image.dtype != np.uint8:
       raise UsageError(f'random_erasing needs a uint8 image, not {image.dtype}')
     if rng.random() >= self.probability:
@@ -108,10 +104,10 @@ class RandomErasing:
     if box is None:
       return image
     top, left, height, width = box
-    mean, std = (
-      np.array(_arguments.per_channel('random_erasing', name, value, channels))
-      for name, value in (('mean', self.mean), ('std', self.std))
-    )
+    with within('random_erasing: '):
+      mean = np.array(per_channel('mean', self.mean, channels))
+      std = np.array(per_channel('std', self.std, channels))
+    noise: Any
     if self.mode == 'pixel':
       noise = rng.standard_normal((height, width, channels), np.float32)
     elif self.mode == 'rand':

@@ -13,19 +13,42 @@ pictures easy or hard. Importing this module registers the builder with tfds, so
 that `tfds.builder('glyphs/62x50000_64_hard')` works too.
 """
 
+import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from maxsup_jax.data import _glyph_shapes, _png, _prepare
-from maxsup_jax.data._glyph_config import GlyphsConfig as GlyphsConfig
-from maxsup_jax.data._glyph_config import parse_name as parse_name
+from maxsup_jax.data import _prepare
 from maxsup_jax.data._glyph_pictures import DIFFICULTIES as DIFFICULTIES
-from maxsup_jax.data._glyph_pictures import Difficulty as Difficulty
-from maxsup_jax.data._glyph_pictures import draw
-from maxsup_jax.data._glyph_random import ORDER, Draws
+from maxsup_jax.data._glyph_pictures import ORDER, Draws, draw, encode_png
+from maxsup_jax.data._glyph_shapes import CHARACTERS
+from maxsup_jax.errors import UsageError, integer, one_of
+
+_MOST_EXAMPLES = 10_000_000
+# The lowest and the highest value, and what they must be multiples of. Numbers
+# of classes that people use are no image sizes, so that a name that means the
+# one is not taken for the other.
+_RANGES = {
+  'num_classes': (2, len(CHARACTERS), 1),
+  'num_train': (1, _MOST_EXAMPLES, 1),
+  'num_test': (1, _MOST_EXAMPLES, 1),
+  'image_size': (16, 128, 8),
+  'seed': (0, 2**63 - 1, 1),
+}
+_NUMBER = '(0|[1-9][0-9]{0,18})'
+# The parts of a name, in their order, and the fields that they set.
+_PARTS = (
+  (
+    f'{_NUMBER}x{_NUMBER}(?:x{_NUMBER})?',
+    ('num_classes', 'num_train', 'num_test'),
+  ),
+  (_NUMBER, ('image_size',)),
+  ('([a-z]+)', ('difficulty',)),
+  (f'seed{_NUMBER}', ('seed',)),
+)
 
 # The number of each split in the keys of the random numbers.
 SPLITS = {'train': 0, 'test': 1}
@@ -40,6 +63,100 @@ and l, 0 and O), which varies: not every example can be told. Both splits are
 independent samples of one distribution, in all fonts; each class has as many
 examples as any other, or one more. A larger split begins with the smaller one.
 """
+
+
+@dataclasses.dataclass(eq=False)
+class GlyphsConfig(tfds.core.BuilderConfig):
+  """What a dataset of glyphs consists of.
+
+  The name says it all: `CLASSESxTRAIN_SIZE_DIFFICULTY`, such as
+  `26x10000_32_medium`, with `xTEST` behind TRAIN where the number of test
+  examples is not 10,000 and `_seedN` at the end where the seed is not 0.
+
+  Attributes:
+    name: made from the others; leave it out.
+    num_classes: from 2 to 62: the first so many of A-Z, a-z and 0-9.
+    num_train: the number of training examples.
+    num_test: the number of test examples.
+    image_size: the side of the images in pixels: a multiple of 8 from 16 to
+      128.
+    difficulty: 'easy', 'medium' or 'hard'.
+    seed: another seed gives other examples of the same distribution.
+
+  Raises:
+    UsageError: for a value out of range.
+
+  Examples:
+    >>> GlyphsConfig(num_classes=36, num_test=500).name
+    '36x10000x500_32_medium'
+  """
+
+  name: str = ''
+  num_classes: int = 26
+  num_train: int = 10_000
+  num_test: int = 10_000
+  image_size: int = 32
+  difficulty: str = 'medium'
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    for field, (low, high, step) in _RANGES.items():
+      kind = 'an integer' if step == 1 else f'a multiple of {step}'
+      expected = f'{kind} from {low} to {high}'
+      value = getattr(self, field)
+      integer(f'{field} of glyphs', value, low, high, expected=expected)
+      if value % step:
+        raise UsageError(f'{field} of glyphs is {value}; expected {expected}')
+    one_of('difficulty of glyphs', self.difficulty, DIFFICULTIES)
+    test = '' if self.num_test == 10_000 else f'x{self.num_test}'
+    seed = '' if self.seed == 0 else f'_seed{self.seed}'
+    name = (
+      f'{self.num_classes}x{self.num_train}{test}_{self.image_size}_'
+      f'{self.difficulty}{seed}'
+    )
+    if self.name:
+      one_of('name of this config of glyphs', self.name, [name])
+    self.name = name
+    self.description = (
+      f'{self.num_classes} classes, {self.num_train} training and '
+      f'{self.num_test} test examples, {self.image_size}x{self.image_size} '
+      f'pixels, {self.difficulty}, seed {self.seed}.'
+    )
+
+
+def parse_name(text: str) -> GlyphsConfig:
+  """The configuration that a name stands for.
+
+  Every part may be left out: `52x50000` is `52x50000_32_medium`, `64_hard` is
+  `26x10000_64_hard`, and an empty name is `26x10000_32_medium`.
+
+  It is what follows `glyphs/`.
+
+  Raises:
+    UsageError: if the name cannot be read.
+
+  Examples:
+    >>> parse_name('62x5000x1000_64_easy').image_size
+    64
+    >>> parse_name('hard').name
+    '26x10000_32_hard'
+  """
+  fields: dict[str, Any] = {}
+  parts = text.split('_') if text else []
+  for pattern, names in _PARTS:
+    match = re.fullmatch(pattern, parts[0]) if parts else None
+    if match:
+      del parts[0]
+      for name, value in zip(names, match.groups()):
+        if value is not None:
+          fields[name] = value if name == 'difficulty' else int(value)
+  if parts:
+    raise UsageError(
+      f"{parts[0]!r} in 'glyphs/{text}' cannot be read: expected "
+      'glyphs/CLASSESxTRAIN[xTEST]_SIZE_DIFFICULTY[_seedN], such as '
+      "'glyphs/26x10000_32_medium'"
+    )
+  return GlyphsConfig(**fields)
 
 
 class Glyphs(tfds.core.GeneratorBasedBuilder):
@@ -88,7 +205,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
             shape=(size, size, 1), encoding_format='png'
           ),
           'label': tfds.features.ClassLabel(
-            names=list(_glyph_shapes.CHARACTERS[: config.num_classes])
+            names=list(CHARACTERS[: config.num_classes])
           ),
         }
       ),
@@ -111,10 +228,10 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(
     self, split: str, number: int
   ) -> Iterator[tuple[int, dict[str, Any]]]:
-    name = f'glyphs/{self.builder_config.name}/{split}'
-    for index in _prepare.track(range(number), name):
+    what = f'Generating glyphs/{self.builder_config.name}/{split}'
+    for index in _prepare.track(range(number), what, 'examples'):
       image, label = generate(self.builder_config, split, index)
-      yield index, {'image': _png.encode(image), 'label': label}
+      yield index, {'image': encode_png(image), 'label': label}
 
 
 def generate(
@@ -122,13 +239,9 @@ def generate(
 ) -> tuple[np.ndarray, int]:
   """One example, which does not depend on any other.
 
-  Args:
-    config: its numbers of examples do not matter.
-    split: 'train' or 'test'.
-    index: any number from 0.
-
   Returns:
-    The image, uint8 `[S, S, 1]`, and its label in `[0, K)`.
+    The image, uint8 `[S, S, 1]`, and its label in `[0, K)`. The numbers of
+    examples of the configuration do not matter.
 
   Examples:
     >>> image, label = generate(GlyphsConfig(), 'train', 5)

@@ -1,11 +1,12 @@
 """Long-tailed training splits: exponentially fewer examples, class by class."""
 
 import operator
+from typing import Any
 
 import numpy as np
 
 from maxsup_jax.data.sources import Example, Source, UndecodedExample
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, integer, number
 
 # The second word of the Philox keys; 0 and 1 are those of the pipeline.
 _SUBSET = 2
@@ -42,20 +43,9 @@ def long_tailed_counts(
     <https://arxiv.org/abs/1901.05555>`_, 2019, Section 5.1, who introduced
     long-tailed CIFAR; Zhou et al., MaxSup, NeurIPS 2025, Table 7.
   """
-  if num_classes < 2:
-    raise UsageError(
-      f'a long-tailed split has at least 2 classes, not {num_classes}'
-    )
-  if largest < 1:
-    raise UsageError(
-      f'the largest class must have at least 1 example, not {largest}'
-    )
-  # Also false for NaN.
-  if not 0 < ratio <= 1:
-    raise UsageError(
-      f'the ratio of the smallest class to the largest is {ratio}; expected '
-      'more than 0, and at most 1'
-    )
+  integer('num_classes', num_classes, 2)
+  integer('largest', largest, 1)
+  number('ratio', ratio, high=1, above=0)
   # The rounding errors of the power and the products are of the order 1e-16.
   return [
     int(largest * ratio ** (c / (num_classes - 1)) * (1 + 1e-12))
@@ -81,8 +71,7 @@ class LongTailedSource:
 
   Attributes:
     counts: how many examples each class has, a tuple of K.
-    name, num_classes, label_names, image_shape: as in `Source`.
-    in_memory: as in the source.
+    name, num_classes, label_names, image_shape, in_memory: as in `Source`.
 
   Raises:
     UsageError: if a class of the source has fewer examples than it should keep,
@@ -100,8 +89,7 @@ class LongTailedSource:
   def __init__(
     self, source: Source, ratio: float, seed: int, *, largest: int | None = None
   ):
-    if not 0 <= seed < 2**63:
-      raise UsageError(f'seed must be in [0, 2**63), not {seed}')
+    integer('seed', seed, 0, 2**63 - 1)
     labels_N = _labels(source)
     K = source.num_classes
     there = np.bincount(labels_N, minlength=K)
@@ -139,18 +127,16 @@ class LongTailedSource:
     self._labels = labels_N[self._indices]
 
   def __len__(self) -> int:
-    """The number of examples that are kept."""
     return len(self._indices)
 
   def __getitem__(self, index: int) -> Example:
-    """One example, as the source gives it."""
     index = range(len(self))[operator.index(index)]
     return self._source[int(self._indices[index])]
 
   def undecoded(self, index: int) -> UndecodedExample:
     """One example, its image not decoded where the source can do so."""
     index = range(len(self))[operator.index(index)]
-    read = getattr(self._source, 'undecoded', self._source.__getitem__)
+    read: Any = getattr(self._source, 'undecoded', self._source.__getitem__)
     return read(int(self._indices[index]))
 
   def labels(self) -> np.ndarray:

@@ -10,8 +10,7 @@ grain does the reading ahead, in threads and in worker processes. The order is
 not grain's: its `shuffle` (0.2.18) is a cipher of four rounds, made to need no
 memory. Of 300 epochs of 1,437 examples, one was close to the unshuffled order
 (their correlation ten standard deviations from 0), and with 50,000 examples the
-classes are spread over the batches more evenly than by chance. A permutation
-costs one sort per epoch and has no such flaws.
+classes are spread over the batches more evenly than by chance.
 """
 
 import dataclasses
@@ -19,14 +18,15 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import grain
 import numpy as np
 
-from maxsup_jax.data.decoding import DecodingError, EncodedImage
+from maxsup_jax.data.decoding import DecodingError
 from maxsup_jax.data.reading import Batch, BatchIterator, read_ahead
-from maxsup_jax.data.sources import Example, Source, UndecodedExample
-from maxsup_jax.errors import UsageError
+from maxsup_jax.data.sources import Source
+from maxsup_jax.errors import UsageError, integer
 
 # Takes an image `[H, W, C]` and a generator, or None where nothing is random.
 ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
@@ -106,24 +106,18 @@ def train_batches(
   """
   local_size = _local_size(batch_size, process_index, process_count)
   steps_per_epoch(len(source), batch_size)
-  if not 0 <= seed < 2**63:
-    raise UsageError(f'seed must be in [0, 2**63), not {seed}')
-  if start_step < 0:
-    raise UsageError(f'start_step must not be negative, but is {start_step}')
-  if repeats < 1:
-    raise UsageError(f'repeats must be at least 1, but is {repeats}')
   load = _TrainBatch(
     source=source,
     batch_size=batch_size,
     first_row=process_index * local_size,
     num_rows=local_size,
-    seed=seed,
     transform=transform,
-    repeats=repeats,
+    seed=integer('seed', seed, 0, 2**63 - 1),
+    repeats=integer('repeats', repeats, 1),
   )
-  steps = grain.MapDataset.range(sys.maxsize).map(load)[start_step:]
+  steps = grain.MapDataset.range(sys.maxsize).map(load)
   return read_ahead(
-    steps,
+    steps[integer('start_step', start_step, 0) :],
     num_threads=_num_threads(source, num_threads),
     prefetch=prefetch,
     workers=workers,
@@ -146,22 +140,8 @@ def eval_batches(
   The last batch is filled up with zeros, where `mask` is False; all processes
   get the same number of batches, `ceil(N / batch_size)`.
 
-  Args:
-    source: the examples, as in `train_batches`.
-    batch_size: see there, like everything else.
-    transform: nothing in it may be random: it is given None for a generator.
-    process_index: see there.
-    process_count: see there.
-    num_threads: see there.
-    prefetch: see there.
-    workers: see there.
-
-  Returns:
-    An iterator of batches; its `close` stops the reading ahead.
-
-  Raises:
-    UsageError: if an argument is out of range; while iterating, if an example
-      is bad.
+  Arguments, result and errors are those of `train_batches`, but nothing in
+  `transform` may be random: it is given None for a generator.
 
   Examples:
     >>> from maxsup_jax.data import ArraySource
@@ -189,14 +169,7 @@ def eval_batches(
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """The number of training batches in an epoch, without the remainder.
-
-  Args:
-    num_examples: the number of examples N.
-    batch_size: the global batch size B.
-
-  Returns:
-    `N // B`.
+  """The number `N // B` of training batches in an epoch.
 
   Raises:
     UsageError: if that is zero.
@@ -207,8 +180,8 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   """
   if num_examples < batch_size:
     raise UsageError(
-      f'batch_size={batch_size} is more than the {num_examples} training '
-      'examples'
+      f'batch_size is {batch_size}; expected at most {num_examples}, the '
+      'number of training examples'
     )
   return num_examples // batch_size
 
@@ -223,19 +196,10 @@ def batch_indices(
 ) -> np.ndarray:
   """Which examples of its source `train_batches` puts into a batch.
 
-  Args:
-    num_examples: the length N of the source.
-    batch_size: the global batch size B.
-    seed: the seed of `train_batches`.
-    step: the step.
-    repeats: see `train_batches`.
-
   Returns:
     int64 `[B]`: the indices of the rows of the global batch.
 
   Examples:
-    >>> batch_indices(10, batch_size=4, seed=0, step=0)
-    array([0, 2, 9, 1])
     >>> batch_indices(10, batch_size=4, seed=0, step=0, repeats=2)
     array([0, 2, 0, 2])
   """
@@ -269,15 +233,63 @@ def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TrainBatch:
+class _BatchRows:
   """The rows `[first_row, first_row + num_rows)` of the batch of a step."""
 
   source: Source
   batch_size: int
   first_row: int
   num_rows: int
-  seed: int
   transform: ImageTransform | None
+
+  def transformed(
+    self, index: int, image: Any, rng: np.random.Generator | None
+  ) -> np.ndarray:
+    """The image of an example, transformed."""
+    if self.transform is None:
+      return image
+    try:
+      return self.transform(image, rng)
+    except DecodingError:  # It names the example already.
+      raise
+    except ValueError as error:
+      raise UsageError(
+        f'{self.source.name}: example {index}, an image of '
+        f'{list(image.shape)}, cannot be transformed: {error}'
+      ) from error
+
+  def stacked(self, images: list[np.ndarray], labels: list[int]) -> Batch:
+    """A batch of `num_rows` rows: those after the last image are zeros."""
+    name = self.source.name
+    if images:
+      first = images[0]
+    else:
+      first = self.transformed(0, self.source[0]['image'], None)
+    if first.dtype not in (np.uint8, np.float32):
+      raise UsageError(
+        f'{name}: images are {first.dtype}; expected uint8, or float32 once '
+        'transformed'
+      )
+    batch = {
+      'image': np.zeros((self.num_rows, *first.shape), first.dtype),
+      'label': np.zeros(self.num_rows, np.int32),
+      'mask': np.arange(self.num_rows) < len(images),
+    }
+    for row, image in enumerate(images):
+      if image.shape != first.shape or image.dtype != first.dtype:
+        raise UsageError(
+          f'{name}: the images of a batch must have one shape, but one is '
+          f'{first.dtype} {list(first.shape)} and one is {image.dtype} '
+          f'{list(image.shape)}: set image_size, or crop them'
+        )
+      batch['image'][row] = image
+    batch['label'][: len(labels)] = labels
+    return batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TrainBatch(_BatchRows):
+  seed: int
   repeats: int
 
   def __call__(self, step: int) -> Batch:
@@ -287,118 +299,40 @@ class _TrainBatch:
     mine = slice(self.first_row, self.first_row + self.num_rows)
     bits = np.random.Philox(key=(self.seed, _TRANSFORM))
     rng, state = np.random.Generator(bits), bits.state
+    # Not decoded yet where the transform does that.
+    read: Callable[[int], Any] = self.source.__getitem__
+    if getattr(self.transform, 'takes_encoded', False):
+      read = getattr(self.source, 'undecoded', read)
     images, labels = [], []
     for index, copy in zip(indices[mine].tolist(), copies[mine].tolist()):
-      example = _read(self.source, index, self.transform)
-      image = example['image']
-      if self.transform is not None:
-        # Setting the counter is 8 times faster than making a new generator.
-        state['state']['counter'][1:] = copy, index, epoch
-        bits.state = state
-        image = _transformed(self.source, index, self.transform, image, rng)
-      images.append(image)
+      example = read(index)
+      # Setting the counter is 8 times faster than making a new generator.
+      state['state']['counter'][1:] = copy, index, epoch
+      bits.state = state
+      images.append(self.transformed(index, example['image'], rng))
       labels.append(example['label'])
-    return _stack(self.source, images, labels, self.num_rows, self.transform)
+    return self.stacked(images, labels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _EvalBatch:
-  """The rows `[first_row, first_row + num_rows)` of an evaluation batch."""
-
-  source: Source
-  batch_size: int
-  first_row: int
-  num_rows: int
-  transform: ImageTransform | None
-
+class _EvalBatch(_BatchRows):
   def __call__(self, step: int) -> Batch:
     start = step * self.batch_size + self.first_row
-    stop = min(start + self.num_rows, len(self.source))
     images, labels = [], []
-    for index in range(start, stop):
+    for index in range(start, min(start + self.num_rows, len(self.source))):
       example = self.source[index]
-      image = example['image']
-      if self.transform is not None:
-        image = _transformed(self.source, index, self.transform, image, None)
-      images.append(image)
+      images.append(self.transformed(index, example['image'], None))
       labels.append(example['label'])
-    return _stack(self.source, images, labels, self.num_rows, self.transform)
-
-
-def _read(
-  source: Source, index: int, transform: ImageTransform | None
-) -> Example | UndecodedExample:
-  """An example, not decoded yet where the transform does that."""
-  undecoded = getattr(source, 'undecoded', None)
-  if undecoded is not None and getattr(transform, 'takes_encoded', False):
-    return undecoded(index)
-  return source[index]
-
-
-def _transformed(
-  source: Source,
-  index: int,
-  transform: ImageTransform,
-  image: np.ndarray | EncodedImage,
-  rng: np.random.Generator | None,
-) -> np.ndarray:
-  try:
-    return transform(image, rng)
-  except DecodingError:  # It names the example already.
-    raise
-  except ValueError as error:
-    raise UsageError(
-      f'{source.name}: example {index}, an image of {list(image.shape)}, '
-      f'cannot be transformed: {error}'
-    ) from error
-
-
-def _stack(
-  source: Source,
-  images: list[np.ndarray],
-  labels: list[int],
-  num_rows: int,
-  transform: ImageTransform | None,
-) -> Batch:
-  """A batch of `num_rows` rows: those after the last image are zeros."""
-  if images:
-    first = images[0]
-  else:
-    first = source[0]['image']
-    if transform is not None:
-      first = _transformed(source, 0, transform, first, None)
-  batch: Batch = {
-    'image': np.zeros((num_rows, *first.shape), first.dtype),
-    'label': np.zeros(num_rows, np.int32),
-    'mask': np.arange(num_rows) < len(images),
-  }
-  for row, image in enumerate(images):
-    if image.shape != first.shape or image.dtype != first.dtype:
-      raise UsageError(
-        f'{source.name}: the images of a batch must have one shape, but one is '
-        f'{first.dtype} {list(first.shape)} and one is {image.dtype} '
-        f'{list(image.shape)}: set image_size, or crop them'
-      )
-    if image.dtype not in (np.uint8, np.float32):
-      raise UsageError(
-        f'{source.name}: images must be uint8, or float32 once transformed, '
-        f'not {image.dtype}'
-      )
-    batch['image'][row] = image
-  batch['label'][: len(labels)] = labels
-  return batch
+    return self.stacked(images, labels)
 
 
 def _local_size(batch_size: int, process_index: int, process_count: int) -> int:
-  if not 0 <= process_index < process_count:
-    raise UsageError(
-      f'process_index={process_index} is outside [0, {process_count})'
-    )
-  if batch_size < 1 or batch_size % process_count:
-    raise UsageError(
-      'batch_size must be a positive multiple of the number of processes '
-      f'({process_count}), but is {batch_size}'
-    )
+  integer('process_count', process_count, 1)
+  integer('process_index', process_index, 0, process_count - 1)
+  expected = f'a positive multiple of process_count={process_count}'
+  integer('batch_size', batch_size, 1, expected=expected)
+  if batch_size % process_count:
+    raise UsageError(f'batch_size is {batch_size}; expected {expected}')
   return batch_size // process_count
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from maxsup_jax.data._operation import Operation
 from maxsup_jax.data.color import ColorJitter, Standardize, TfDistort
 from maxsup_jax.data.decoding import EncodedImage
 from maxsup_jax.data.erasing import RandomErasing
@@ -22,23 +23,16 @@ from maxsup_jax.data.transforms import (
   RandomCrop,
   Rotate,
 )
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, shown, unknown
 
-OPERATIONS: Mapping[str, type] = MappingProxyType(
+OPERATIONS: Mapping[str, type[Operation]] = MappingProxyType(
   {
-    'center_crop': CenterCrop,
-    'color_jitter': ColorJitter,
-    'flip': Flip,
-    'pad_and_crop': PadAndCrop,
-    'rand_augment': RandAugment,
-    'random_crop': RandomCrop,
-    'random_erasing': RandomErasing,
-    'random_resized_crop': RandomResizedCrop,
-    'resize': Resize,
-    'resize_exact': ResizeExact,
-    'rotate': Rotate,
-    'standardize': Standardize,
-    'tf_distort': TfDistort,
+    operation.name: operation
+    for operation in (
+      *(CenterCrop, ColorJitter, Flip, PadAndCrop, RandAugment, RandomCrop),
+      *(RandomErasing, RandomResizedCrop, Resize, ResizeExact, Rotate),
+      *(Standardize, TfDistort),
+    )
   }
 )
 
@@ -63,7 +57,7 @@ class Transform:
     True
   """
 
-  operations: tuple[Any, ...] = ()
+  operations: tuple[Operation, ...] = ()
   text: str = ''
 
   @property
@@ -74,19 +68,18 @@ class Transform:
   @property
   def gives_floats(self) -> bool:
     """Whether images come out as float32, not as uint8."""
-    return any(getattr(o, 'gives_floats', False) for o in self.operations)
+    return any(operation.gives_floats for operation in self.operations)
 
   @property
   def standardizes(self) -> bool:
     """Whether `standardize` follows on all that leaves the scale of pixels."""
-    makers = [o for o in self.operations if getattr(o, 'gives_floats', False)]
+    makers = [o for o in self.operations if o.gives_floats]
     return bool(makers) and isinstance(makers[-1], Standardize)
 
   @property
   def takes_encoded(self) -> bool:
     """Whether the first operation decodes no more than it needs."""
-    first = self.operations[0] if self.operations else None
-    return getattr(first, 'takes_encoded', False)
+    return bool(self.operations) and self.operations[0].takes_encoded
 
   def __call__(
     self,
@@ -104,11 +97,12 @@ class Transform:
       `[H', W', C]`, uint8 or, after `tf_distort` or `standardize`, float32. It
       may be `image` itself, or a view of it.
     """
+    out: Any = image
     if isinstance(image, EncodedImage) and not self.takes_encoded:
-      image = image.decode()
+      out = image.decode()
     for operation in self.operations:
-      image = operation(image, rng)
-    return image
+      out = operation(out, rng)
+    return out
 
 
 def parse_transform(
@@ -139,12 +133,12 @@ def parse_transform(
     (Resize(size=256, interpolation='bilinear'), CenterCrop(size=224))
   """
   if not isinstance(text, str):
-    raise UsageError(f'a transform must be text, not {text!r}')
+    raise UsageError(f'a transform is {shown(text)}; expected text')
   statistics = {
     'mean': tuple(float(x) for x in mean),
     'std': tuple(float(x) for x in std),
   }
-  operations = []
+  operations: list[Operation] = []
   if text.strip():
     try:
       # The parentheses allow line breaks.
@@ -167,42 +161,35 @@ def _links(node: ast.expr) -> list[ast.expr]:
 
 def _operation(
   node: ast.expr, text: str, statistics: Mapping[str, tuple[float, ...]]
-) -> Any:
+) -> Operation:
   """The operation that a name or a call stands for."""
   call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
   if not isinstance(call.func, ast.Name):
     raise _no_chain(text)
   name = call.func.id
   if name not in OPERATIONS:
-    raise UsageError(
-      f'unknown operation {name!r} in a transform: known are '
-      f'{", ".join(OPERATIONS)}'
-    )
-  operation = OPERATIONS[name]
-  parameters = inspect.signature(operation).parameters
+    raise unknown(f'operation {name!r} in a transform', name, OPERATIONS)
+  parameters = inspect.signature(OPERATIONS[name]).parameters
   own = [p for p in parameters.values() if p.name not in _STATISTICS]
-  given = dict(zip([p.name for p in own], call.args))
+  names = [p.name for p in own]
+  given = dict(zip(names, call.args))
+  problem = None
   if len(call.args) > len(own):
-    raise UsageError(
-      f'{name} takes at most {len(own)} arguments, not {len(call.args)}: '
-      f'{_usage(name, own)}'
-    )
+    problem = f'got {len(call.args)} arguments'
   for keyword in call.keywords:
-    if keyword.arg not in [p.name for p in own]:
-      raise UsageError(
-        f'{name} has no argument {keyword.arg or "**"!r}: {_usage(name, own)}'
-      )
-    if keyword.arg in given:
-      raise UsageError(f'{name}: {keyword.arg} is given twice')
-    given[keyword.arg] = keyword.value
-  for parameter in own:
-    if parameter.default is parameter.empty and parameter.name not in given:
-      raise UsageError(
-        f'{name} needs the argument {parameter.name}: {_usage(name, own)}'
-      )
+    if keyword.arg not in names:
+      problem = f'got an unknown argument {keyword.arg or "**"!r}'
+    elif keyword.arg in given:
+      problem = f'got {keyword.arg} twice'
+    given[str(keyword.arg)] = keyword.value
+  for p in own:
+    if p.default is p.empty and p.name not in given:
+      problem = f'got no {p.name}'
+  if problem:
+    raise UsageError(f'{name}: {problem}; expected {_usage(name, own)}')
   arguments = {key: _literal(name, key, n) for key, n in given.items()}
   arguments |= {k: v for k, v in statistics.items() if k in parameters}
-  return operation(**arguments)
+  return OPERATIONS[name](**arguments)
 
 
 def _literal(operation: str, name: str, node: ast.expr) -> Any:
@@ -217,37 +204,36 @@ def _literal(operation: str, name: str, node: ast.expr) -> Any:
     if isinstance(error, UsageError):
       raise
     raise UsageError(
-      f'{operation}: {name} must be a literal such as 0.5, (0.2, 1.8) or '
-      f"'bicubic' (text in quotes), not {ast.unparse(node)}"
+      f'{operation}: {name} is {ast.unparse(node)}; expected a literal such as '
+      "0.5, (0.2, 1.8) or 'bicubic' (text in quotes)"
     ) from error
 
 
 def _usage(name: str, parameters: Sequence[inspect.Parameter]) -> str:
   """How an operation is called, e.g. 'resize(size, interpolation=...)'."""
-  shown = [
+  arguments = [
     p.name if p.default is p.empty else f'{p.name}={p.default!r}'
     for p in parameters
   ]
-  return f'{name}({", ".join(shown)})'
+  return f'{name}({", ".join(arguments)})'
 
 
-def _check_floats(operations: Sequence[Any]) -> None:
+def _check_floats(operations: Sequence[Operation]) -> None:
   """Refuses operations for bytes after one that makes floats."""
-  names = {operation: name for name, operation in OPERATIONS.items()}
   maker = None
   for operation in operations:
     if maker is not None and not operation.takes_floats:
       raise UsageError(
-        f'{names[type(operation)]} needs a uint8 image, but stands after '
-        f'{names[type(maker)]}, which makes floats'
+        f'{operation.name} needs a uint8 image, but stands after '
+        f'{maker.name}, which makes floats'
       )
-    if getattr(operation, 'gives_floats', False):
+    if operation.gives_floats:
       maker = operation
 
 
 def _no_chain(text: str) -> UsageError:
-  shown = ' '.join(text.split())
-  for link in shown.split('|'):
+  line = ' '.join(text.split())
+  for link in line.split('|'):
     match = re.fullmatch(r'(\w+) ?\(.*\)', link.strip())
     if match and match[1] in OPERATIONS:
       try:
@@ -258,6 +244,6 @@ def _no_chain(text: str) -> UsageError:
           "needs quotes, as in rand_augment('m9-mstd0.5-inc1')"
         )
   return UsageError(
-    f"a transform must read like 'resize(256) | center_crop(224)', not "
-    f'{shown!r}'
+    f"a transform is {line!r}; expected a chain such as 'resize(256) | "
+    "center_crop(224)'"
   )

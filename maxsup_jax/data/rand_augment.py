@@ -3,33 +3,27 @@
 import dataclasses
 import functools
 import re
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from maxsup_jax.data import _arguments, _pillow
-from maxsup_jax.errors import UsageError
+from maxsup_jax.data import _pillow
+from maxsup_jax.data._operation import Operation, per_channel
+from maxsup_jax.errors import UsageError, integer, number, one_of, shown, within
 
 NAMES = (
-  'AutoContrast',
-  'Equalize',
-  'Invert',
-  'Rotate',
-  'Posterize',
-  'Solarize',
-  'SolarizeAdd',
-  'Color',
-  'Contrast',
-  'Brightness',
-  'Sharpness',
-  'ShearX',
-  'ShearY',
-  'TranslateX',
-  'TranslateY',
+  *('AutoContrast', 'Equalize', 'Invert', 'Rotate', 'Posterize', 'Solarize'),
+  *('SolarizeAdd', 'Color', 'Contrast', 'Brightness', 'Sharpness'),
+  *('ShearX', 'ShearY', 'TranslateX', 'TranslateY'),
 )
 
 _MOST = 10  # The largest magnitude.
+# The arguments at the largest magnitude of operations that go both ways.
+_LARGEST = {'Rotate': 30.0, 'ShearX': 0.3, 'ShearY': 0.3} | {
+  'TranslateX': 0.45,
+  'TranslateY': 0.45,
+}
 _PROBABILITY = 0.5
 
 
@@ -60,9 +54,6 @@ def parse_spec(text: str) -> Spec:
       left out has timm's default: m10-mstd0-inc0-n2. A first part 'rand', as in
       timm's own strings, changes nothing.
 
-  Returns:
-    The specification.
-
   Raises:
     UsageError: if a part is unknown or comes twice, or a value is out of range.
 
@@ -72,28 +63,22 @@ def parse_spec(text: str) -> Spec:
   """
   kinds = {'m': int, 'mstd': float, 'inc': int, 'n': int}
   parts = str(text).split('-')
-  values = {}
+  values: dict[str, Any] = {}
   for part in parts[1:] if parts[0] == 'rand' else parts:
     match = re.fullmatch(r'(m|mstd|inc|n)(\d+|\d*\.\d+)', part)
     if not match or (kinds[match[1]] is int and '.' in match[2]):
       raise UsageError(
-        f'rand_augment: {part!r} in {text!r} is not one of mN, mstdX, incN and '
+        f'{part!r} in {text!r} is not one of mN, mstdX, incN and '
         "nN, as in 'm9-mstd0.5-inc1'"
       )
     if match[1] in values:
-      raise UsageError(f'rand_augment: {match[1]} comes twice in {text!r}')
+      raise UsageError(f'{match[1]} comes twice in {text!r}')
     values[match[1]] = kinds[match[1]](match[2])
-  for key, least, most in (
-    ('m', 0, _MOST),
-    ('mstd', 0, 100),  # More stands for a uniform magnitude in timm.
-    ('inc', 0, 1),
-    ('n', 1, 100),
-  ):
-    if not least <= values.get(key, least) <= most:
-      raise UsageError(
-        f'rand_augment: {key} must be in [{least}, {most}], not '
-        f'{values[key]} as in {text!r}'
-      )
+  # A larger mstd stands for a uniform magnitude in timm.
+  limits = {'m': (0, _MOST), 'mstd': (0, 100), 'inc': (0, 1), 'n': (1, 100)}
+  for key, value in values.items():
+    check: Any = integer if isinstance(value, int) else number
+    check(f'{key} in {text!r}', value, *limits[key])
   return Spec(
     magnitude=values.get('m', _MOST),
     magnitude_std=values.get('mstd', 0.0),
@@ -122,29 +107,12 @@ def strength(
   Brightness, Sharpness
   ======================  =====================  ==============
 
-  Args:
-    name: one of `NAMES`.
-    magnitude: in [0, 10].
-    increasing: which column.
-    negative: the sign s.
-
-  Returns:
-    The argument, or None for operations without any.
-
-  Examples:
-    >>> strength('Rotate', 5, increasing=True, negative=True)
-    -15.0
-    >>> strength('Posterize', 9, increasing=True, negative=False)
-    1
+  It is None for operations without any.
   """
   fraction = magnitude / _MOST
   sign = -1.0 if negative else 1.0
-  if name == 'Rotate':
-    return sign * (fraction * 30.0)
-  if name in ('ShearX', 'ShearY'):
-    return sign * (fraction * 0.3)
-  if name in ('TranslateX', 'TranslateY'):
-    return sign * (fraction * 0.45)
+  if name in _LARGEST:
+    return sign * (fraction * _LARGEST[name])
   if name == 'Posterize':
     bits = int(fraction * 4)
     return 4 - bits if increasing else bits
@@ -163,28 +131,19 @@ def strength(
 def apply(
   name: str,
   image: Image.Image,
-  argument: float | None,
+  argument: Any,
   *,
   fill: int | tuple[int, ...],
   resampling: Image.Resampling,
 ) -> Image.Image:
-  """Applies one operation to an image of Pillow.
+  """Applies one of `NAMES` to an image of mode L or RGB.
 
   Args:
-    name: one of `NAMES`.
-    image: of mode L or RGB.
+    name: of the operation.
+    image: the image; the result has its size and mode.
     argument: see `strength`.
     fill: the colour of what comes in from outside.
     resampling: the interpolation of rotations, shears and translations.
-
-  Returns:
-    An image of the same size and mode.
-
-  Examples:
-    >>> image = Image.new('L', (2, 2), 10)
-    >>> options = {'fill': 0, 'resampling': Image.Resampling.BICUBIC}
-    >>> apply('Invert', image, None, **options).getpixel((0, 0))
-    245
   """
   bands = len(image.getbands())
   match name:
@@ -220,7 +179,7 @@ def apply(
 
 
 @dataclasses.dataclass(frozen=True)
-class RandAugment:
+class RandAugment(Operation, name='rand_augment'):
   """The operation `rand_augment`: timm's 'rand-...', e.g. m9-mstd0.5-inc1.
 
   Two operations (nN) are chosen among 15 uniformly and independently. Each is
@@ -246,34 +205,24 @@ class RandAugment:
     (timm/data/auto_augment.py, version 1.0).
   """
 
-  random: ClassVar[bool] = True
-  takes_floats: ClassVar[bool] = False
   spec: str
   interpolation: str = 'bicubic'
   _: dataclasses.KW_ONLY
   mean: tuple[float, ...] = (0.0,)
 
-  def __post_init__(self):
+  def _check(self) -> None:
     if not isinstance(self.spec, str):
       raise UsageError(
-        "rand_augment: spec must be a string such as 'm9-mstd0.5-inc1', not "
-        f'{self.spec!r}'
+        f"spec is {shown(self.spec)}; expected text such as 'm9-mstd0.5-inc1'"
       )
     parse_spec(self.spec)
-    _arguments.check_choice(
-      'rand_augment',
-      'interpolation',
-      self.interpolation,
-      tuple(_pillow.RESAMPLING),
-    )
+    one_of('interpolation', self.interpolation, _pillow.RESAMPLING)
 
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the augmented image."""
+  def _apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     spec = parse_spec(self.spec)
     pillow = _pillow.to_pillow(image, 'rand_augment')
-    mean = _arguments.per_channel(
-      'rand_augment', 'mean', self.mean, image.shape[-1]
-    )
+    with within('rand_augment: '):
+      mean = per_channel('mean', self.mean, image.shape[-1])
     fill = tuple(min(255, round(255 * x)) for x in mean)
     for index in rng.integers(len(NAMES), size=spec.layers):
       if rng.random() >= _PROBABILITY:

@@ -4,34 +4,24 @@ import atexit
 import sys
 import weakref
 from collections.abc import Iterator
-from typing import TypedDict
 
 import grain
 import numpy as np
 from absl import flags
 
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import integer
 
-
-class Batch(TypedDict):
-  """One process's rows of a batch: C-contiguous NumPy arrays.
-
-  Attributes:
-    image: uint8 `[b, H, W, C]`; float32 where a transform gives floats.
-    label: int32 `[b]`.
-    mask: bool `[b]`, False for rows that only fill up the last batch.
-  """
-
-  image: np.ndarray
-  label: np.ndarray
-  mask: np.ndarray
+# One process's rows of a batch, C-contiguous: 'image' uint8 `[b, H, W, C]`, or
+# float32 where a transform gives floats; 'label' int32 `[b]`; 'mask' bool
+# `[b]`, False for rows that only fill up the last batch.
+Batch = dict[str, np.ndarray]
 
 
 class BatchIterator(Iterator[Batch]):
   """Batches that are read ahead, until the last one or `close`."""
 
   def __init__(self, iterator: grain.DatasetIterator):
-    self._iterator = iterator
+    self._iterator: grain.DatasetIterator | None = iterator
     _open.add(self)
 
   def __next__(self) -> Batch:
@@ -55,23 +45,15 @@ def read_ahead(
 ) -> BatchIterator:
   """Iterates over batches that threads or processes make ahead of time.
 
-  Args:
-    batches: gives the batch of an index.
-    num_threads: as in `train_batches`, like the rest.
-    prefetch: see there.
-    workers: see there.
-
-  Returns:
-    The iterator.
+  `batches` gives the batch of an index; the rest is as in `train_batches`.
 
   Raises:
     UsageError: if a number is negative.
   """
-  if min(num_threads, prefetch or 0, workers) < 0:
-    raise UsageError(
-      'num_threads, prefetch and workers must not be negative, but are '
-      f'{num_threads}, {prefetch} and {workers}'
-    )
+  integer('num_threads', num_threads, 0)
+  integer('workers', workers, 0)
+  if prefetch is not None:
+    integer('prefetch', prefetch, 0)
   if prefetch is None:
     prefetch = max(2, num_threads)
   dataset = batches.to_iter_dataset(

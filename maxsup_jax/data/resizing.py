@@ -8,14 +8,15 @@ pixel where both sides shrink (bilinear, without a wider filter, otherwise).
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
 
-from maxsup_jax.data import _arguments, _pillow, _resampling
+from maxsup_jax.data import _pillow, _resampling
+from maxsup_jax.data._operation import Operation, check_pair, check_pixels
 from maxsup_jax.data.decoding import EncodedImage
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_of
 
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area')
 
@@ -27,17 +28,7 @@ def resize(
 
   The longer side becomes `int(size * longer / shorter)`, as in torchvision.
 
-  Args:
-    image: uint8 `[H, W, C]`.
-    size: the new length of the shorter side.
-    interpolation: 'nearest', 'bilinear', 'bicubic' or 'area'.
-
-  Returns:
-    uint8 `[H', W', C]` with `min(H', W') == size`; `image` itself where it has
-    this shape.
-
-  Raises:
-    UsageError: if the result would have more than 89 million pixels.
+  Arguments, result and errors are those of `resize_exact`.
 
   Examples:
     >>> resize(np.zeros((30, 61, 3), np.uint8), 10).shape
@@ -100,13 +91,13 @@ def resize_exact(
     ]
     return np.concatenate(bands, axis=-1)
   if image.dtype == np.uint8:
-    scaled = _resampling.resize(image, height, width, interpolation)
-    if scaled is not None:
-      return scaled
-  scaled = _pillow.to_pillow(image, 'resize').resize(
-    (width, height), _pillow.RESAMPLING[interpolation]
+    fast = _resampling.resize(image, height, width, interpolation)
+    if fast is not None:
+      return fast
+  pillow = _pillow.to_pillow(image, 'resize')
+  return _pillow.to_array(
+    pillow.resize((width, height), _pillow.RESAMPLING[interpolation])
   )
-  return _pillow.to_array(scaled)
 
 
 def draw_crop(
@@ -127,8 +118,8 @@ def draw_crop(
     height: of the image.
     width: of the image.
     rng: what draws.
-    scale: the smallest and the largest share of the area.
-    ratio: the smallest and the largest width over height.
+    scale: the range of the share of the area.
+    ratio: the range of the width over the height.
 
   Returns:
     The top, left, height and width of the rectangle.
@@ -165,115 +156,64 @@ def draw_crop(
   )
 
 
-def random_resized_crop(
-  image: np.ndarray | EncodedImage,
-  rng: np.random.Generator,
-  size: int,
-  scale: tuple[float, float] = (0.08, 1.0),
-  ratio: tuple[float, float] = (3 / 4, 4 / 3),
-  interpolation: str = 'bilinear',
-) -> np.ndarray:
-  """Scales a random rectangle of an image to a square: see `draw_crop`.
+@dataclasses.dataclass(frozen=True)
+class Resize(Operation, name='resize', random=False):
+  """The operation `resize`: see the function of that name.
+
+  Attributes:
+    size: the new length of the shorter side.
+    interpolation: 'nearest', 'bilinear', 'bicubic' or 'area'.
+  """
+
+  size: int
+  interpolation: str = 'bilinear'
+
+  def _check(self) -> None:
+    check_pixels('size', self.size)
+    one_of('interpolation', self.interpolation, INTERPOLATIONS)
+
+  def _apply(self, image: np.ndarray, rng: Any) -> np.ndarray:
+    return resize(image, self.size, self.interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeExact(Operation, name='resize_exact', random=False):
+  """The operation `resize_exact`: see the function of that name.
+
+  Attributes:
+    height: the new height.
+    width: the new width; None for a square.
+    interpolation: 'nearest', 'bilinear', 'bicubic' or 'area'.
+  """
+
+  height: int
+  width: int | None = None
+  interpolation: str = 'bilinear'
+
+  def _check(self) -> None:
+    check_pixels('height', self.height)
+    if self.width is not None:
+      check_pixels('width', self.width)
+    one_of('interpolation', self.interpolation, INTERPOLATIONS)
+
+  def _apply(self, image: np.ndarray, rng: Any) -> np.ndarray:
+    return resize_exact(image, self.height, self.width, self.interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop(
+  Operation, name='random_resized_crop', takes_encoded=True
+):
+  """The operation `random_resized_crop`: a rectangle, scaled to a square.
 
   The rectangle is cut out first, as in torchvision: no pixel beside it has an
   influence, which `PIL.Image.resize(box=...)` would give to some. Of an encoded
   image no more is decoded than the rows down to the end of the rectangle.
 
-  Args:
-    image: uint8 `[H, W, C]`, or one that is not decoded yet.
-    rng: what draws.
+  Attributes:
     size: the side of the square.
-    scale: see `draw_crop`.
-    ratio: see there.
-    interpolation: see `resize`.
-
-  Returns:
-    uint8 `[size, size, C]`.
-
-  Examples:
-    >>> image = np.zeros((375, 500, 3), np.uint8)
-    >>> random_resized_crop(image, np.random.default_rng(0), 224).shape
-    (224, 224, 3)
-  """
-  height, width, _ = image.shape
-  top, left, height, width = draw_crop(height, width, rng, scale, ratio)
-  if isinstance(image, EncodedImage):
-    image = image.upper(top + height)
-  crop = image[top : top + height, left : left + width]
-  return resize_exact(crop, size, size, interpolation)
-
-
-@dataclasses.dataclass(frozen=True)
-class Resize:
-  """The operation `resize`: to a given length of the shorter side.
-
-  Attributes:
-    size: the new length of the shorter side; an integer >= 1.
-    interpolation: 'nearest', 'bilinear', 'bicubic' or 'area'.
-
-  Examples:
-    >>> image = np.zeros((375, 500, 3), np.uint8)
-    >>> Resize(256, interpolation='bicubic')(image).shape
-    (256, 341, 3)
-  """
-
-  random: ClassVar[bool] = False
-  takes_floats: ClassVar[bool] = False
-  size: int
-  interpolation: str = 'bilinear'
-
-  def __post_init__(self):
-    _arguments.check_integer('resize', 'size', self.size, 1)
-    _check_interpolation('resize', self.interpolation)
-
-  def __call__(
-    self, image: np.ndarray, rng: np.random.Generator | None = None
-  ) -> np.ndarray:
-    """Returns the scaled image."""
-    return resize(image, self.size, self.interpolation)
-
-
-@dataclasses.dataclass(frozen=True)
-class ResizeExact:
-  """The operation `resize_exact`: to a given shape, whatever the aspect.
-
-  Attributes:
-    height: the new height; an integer >= 1.
-    width: the new width; None for a square.
-    interpolation: 'nearest', 'bilinear', 'bicubic' or 'area'.
-
-  Examples:
-    >>> ResizeExact(512)(np.zeros((375, 500, 3), np.uint8)).shape
-    (512, 512, 3)
-  """
-
-  random: ClassVar[bool] = False
-  takes_floats: ClassVar[bool] = False
-  height: int
-  width: int | None = None
-  interpolation: str = 'bilinear'
-
-  def __post_init__(self):
-    _arguments.check_integer('resize_exact', 'height', self.height, 1)
-    if self.width is not None:
-      _arguments.check_integer('resize_exact', 'width', self.width, 1)
-    _check_interpolation('resize_exact', self.interpolation)
-
-  def __call__(
-    self, image: np.ndarray, rng: np.random.Generator | None = None
-  ) -> np.ndarray:
-    """Returns the scaled image."""
-    return resize_exact(image, self.height, self.width, self.interpolation)
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomResizedCrop:
-  """The operation `random_resized_crop`: see the function of that name.
-
-  Attributes:
-    size: the side of the square; an integer >= 1.
-    scale: the range of the crop's share of the area; in (0, 1].
-    ratio: the range of the crop's width over its height; from 0.001 to 1000.
+    scale: the range of the rectangle's share of the area; in (0, 1].
+    ratio: the range of its width over its height; from 0.001 to 1000.
     interpolation: 'nearest', 'bilinear', 'bicubic' or 'area'.
 
   Examples:
@@ -283,31 +223,25 @@ class RandomResizedCrop:
     (224, 224, 3)
   """
 
-  random: ClassVar[bool] = True
-  takes_floats: ClassVar[bool] = False
-  takes_encoded: ClassVar[bool] = True
   size: int
   scale: tuple[float, float] = (0.08, 1.0)
   ratio: tuple[float, float] = (3 / 4, 4 / 3)
   interpolation: str = 'bilinear'
 
-  def __post_init__(self):
-    name = 'random_resized_crop'
-    _arguments.check_integer(name, 'size', self.size, 1)
-    _arguments.check_range(name, 'scale', self.scale, 0, 1, positive=True)
-    _arguments.check_range(name, 'ratio', self.ratio, 1e-3, 1e3)
-    _check_interpolation(name, self.interpolation)
+  def _check(self) -> None:
+    check_pixels('size', self.size)
+    check_pair('scale', self.scale, 0, 1, above=0)
+    check_pair('ratio', self.ratio, 1e-3, 1e3)
+    one_of('interpolation', self.interpolation, INTERPOLATIONS)
 
-  def __call__(
+  def _apply(
     self, image: np.ndarray | EncodedImage, rng: np.random.Generator
   ) -> np.ndarray:
-    """Returns the scaled crop."""
-    return random_resized_crop(
-      image, rng, self.size, self.scale, self.ratio, self.interpolation
+    height, width, _ = image.shape
+    top, left, height, width = draw_crop(
+      height, width, rng, self.scale, self.ratio
     )
-
-
-def _check_interpolation(operation: str, interpolation: str) -> None:
-  _arguments.check_choice(
-    operation, 'interpolation', interpolation, INTERPOLATIONS
-  )
+    if isinstance(image, EncodedImage):
+      image = image.upper(top + height)
+    crop = image[top : top + height, left : left + width]
+    return resize_exact(crop, self.size, self.size, self.interpolation)

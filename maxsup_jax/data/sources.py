@@ -1,13 +1,6 @@
-"""Sources: random access to the labelled images of one split.
+"""Sources: random access to the labelled images of one split."""
 
-A source has a length, gives `{'image': uint8 [H, W, C], 'label': int}` for an
-index, and knows `num_classes`, `label_names`, `image_shape` and its `name`. The
-pipelines take any such object; `open_source` opens the datasets of tfds, and
-`ArraySource` wraps arrays.
-"""
-
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypedDict
 
 import numpy as np
@@ -29,12 +22,7 @@ class Example(TypedDict):
 
 
 class UndecodedExample(TypedDict):
-  """One labelled image that may still be to decode.
-
-  Attributes:
-    image: uint8 `[H, W, C]`, or an encoded image.
-    label: the class, in `[0, K)`.
-  """
+  """One labelled image that may still be encoded."""
 
   image: np.ndarray | EncodedImage
   label: int
@@ -43,21 +31,26 @@ class UndecodedExample(TypedDict):
 class Source(Protocol):
   """What the pipelines need to know of a split.
 
-  A source may also have a method `undecoded(index)`, which gives the example of
-  an index with an image that is not decoded yet: transforms that need a part of
-  it decode no more.
-
-  Attributes:
-    name: for messages, such as `'digits/train'`.
-    num_classes: the number of classes K.
-    label_names: the K names of the classes, or None if they have none.
-    image_shape: `(H, W, C)` of every image; None for H and W that vary.
+  Two more attributes are optional: a method `undecoded(index)`, which gives an
+  example whose image is not decoded yet, so that transforms that need a part of
+  it decode no more, and `in_memory`, True where reading takes no time.
   """
 
-  name: str
-  num_classes: int
-  label_names: tuple[str, ...] | None
-  image_shape: tuple[int, int, int] | None
+  @property
+  def name(self) -> str:
+    """For messages, such as `'digits/train'`."""
+
+  @property
+  def num_classes(self) -> int:
+    """The number of classes K."""
+
+  @property
+  def label_names(self) -> tuple[str, ...] | None:
+    """The K names of the classes, or None if they have none."""
+
+  @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """`(H, W, C)` of every image; None for H and W that vary."""
 
   def __len__(self) -> int:
     """The number of examples N."""
@@ -71,9 +64,6 @@ class Source(Protocol):
 
 class ArraySource:
   """Images and labels in memory.
-
-  Attributes:
-    in_memory: True; a source may say so if reading from it takes no time.
 
   Args:
     images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images. Not copied.
@@ -108,13 +98,13 @@ class ArraySource:
       images = images[..., None]
     if images.ndim != 4 or images.dtype != np.uint8:
       raise UsageError(
-        f'{name}: images must be uint8 [N, H, W, C], not {images.dtype} '
-        f'{list(images.shape)}'
+        f'{name}: images are {images.dtype} {list(images.shape)}; expected '
+        'uint8 [N, H, W, C]'
       )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu':
       raise UsageError(
-        f'{name}: labels must be integers [{len(images)}], not {labels.dtype} '
-        f'{list(labels.shape)}'
+        f'{name}: labels are {labels.dtype} {list(labels.shape)}; expected '
+        f'integers [{len(images)}]'
       )
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if bad.size:
@@ -122,7 +112,7 @@ class ArraySource:
     self.name = name
     self.num_classes = num_classes
     self.label_names = None if label_names is None else tuple(label_names)
-    self.image_shape = images.shape[1:]
+    self.image_shape: tuple[int, int, int] = images.shape[1:]
     self._images_NHWC = images.view()
     self._images_NHWC.flags.writeable = False  # Examples are views of it.
     self._labels_N = labels.astype(np.int32)
@@ -143,94 +133,8 @@ class ArraySource:
     return self._labels_N.copy()
 
 
-def open_source(
-  name: str,
-  split: str,
-  *,
-  data_dir: str | os.PathLike | None = None,
-  image_key: str = 'image',
-  label_key: str = 'label',
-  num_classes: int | None = None,
-  image_size: int | None = None,
-  channels: int | None = None,
-  in_memory: bool = False,
-  download: bool = False,
-  mock: int | None = None,
-) -> Source:
-  """Opens one split of an image classification dataset.
-
-  Embedded datasets (`digits`, `glyphs`) are generated on first use. Others
-  must have been prepared by tfds, as ArrayRecord or TFRecord: nothing is
-  downloaded unasked. TFRecord can be in object storage, too.
-
-  Args:
-    name: an embedded dataset, the tfds name of another (`cifar10`,
-      `name/config`, `name:1.2.3`), or the path of the directory of a prepared
-      version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like).
-    split: `train`, or a slice in the syntax of tfds, such as `train[:90%]`.
-    data_dir: where the prepared datasets are, also `gs://...`; None for the
-      default of tfds, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-    image_key: the feature that holds the image.
-    label_key: the feature that holds the label.
-    num_classes: the number of classes, where the dataset does not say it.
-    image_size: scale the shorter side of each image to this and crop the
-      central square; None leaves the images as they are.
-    channels: 3 repeats the channel of grey images; None keeps what there is.
-    in_memory: decode the split once, now, and check every label. For what fits
-      into memory this makes training much faster.
-    download: prepare what is not there, with tfds (which may need TensorFlow
-      for it); only one process may do so at a time.
-    mock: give so many random examples in the form of the dataset, which need
-      not be on disk: to try out a program. tfds must know the name.
-
-  Returns:
-    The source. Without `in_memory` a label is checked when it is read, and
-    reading raises a UsageError that names the example.
-
-  Raises:
-    UsageError: if the dataset, the split or a feature does not exist or is not
-      what it should be; the message is one line.
-
-  Examples:
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as path:
-    ...   source = open_source('digits', 'test', data_dir=path, in_memory=True)
-    >>> len(source), source.num_classes, source.image_shape
-    (355, 10, (8, 8, 1))
-  """
-  for argument, value in (
-    ('num_classes', num_classes),
-    ('image_size', image_size),
-    ('channels', channels),
-    ('mock', mock),
-  ):
-    if value is not None and value < 1:
-      raise UsageError(f'{argument} must be positive, but is {value}')
-  from maxsup_jax.data import _tfds_source  # tfds takes long to import.
-
-  source = _tfds_source.open_split(
-    name,
-    split,
-    data_dir=data_dir,
-    image_key=image_key,
-    label_key=label_key,
-    num_classes=num_classes,
-    image_size=image_size,
-    channels=channels,
-    download=download,
-    mock=mock,
-  )
-  return to_arrays(source) if in_memory else source
-
-
 def to_arrays(source: Source) -> ArraySource:
-  """Reads a whole source into memory.
-
-  Args:
-    source: a source of images of one shape.
-
-  Returns:
-    The same examples as an `ArraySource`.
+  """Reads a whole source, of images of one shape, into memory.
 
   Raises:
     UsageError: if the images differ in shape, or a label is out of range.
@@ -269,3 +173,59 @@ def label_error(
   return UsageError(
     f'{name}: example {index} has label {label}, outside [0, {num_classes})'
   )
+
+
+class AugmentedSource:
+  """A source whose example `i * count + j` is augmentation j of an example.
+
+  The pixels depend on the seed, the example's index and j alone.
+
+  Args:
+    source: the examples.
+    indices: which of them, as many as there shall be groups.
+    count: augmentations of each.
+    transform: a function of an image and a NumPy generator, such as
+      `parse_transform` gives.
+    seed: at least 0.
+
+  Examples:
+    >>> from maxsup_jax.data import parse_transform
+    >>> images, labels = np.zeros((10, 8, 8, 1), np.uint8), np.arange(10)
+    >>> source = ArraySource(images, labels, num_classes=10)
+    >>> shift = parse_transform('pad_and_crop(1)')
+    >>> twice = AugmentedSource(source, [7, 3], 2, shift, seed=0)
+    >>> [int(twice[i]['label']) for i in range(len(twice))]
+    [7, 7, 3, 3]
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    indices: Sequence[int],
+    count: int,
+    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    seed: int,
+  ):
+    self.name = f'{source.name}, augmented'
+    self.num_classes = source.num_classes
+    self.label_names = source.label_names
+    # The transform may change it.
+    self.image_shape: tuple[int, int, int] | None = None
+    self._source, self._indices = source, indices
+    self._count, self._transform, self._seed = count, transform, seed
+
+  def __len__(self) -> int:
+    return len(self._indices) * self._count
+
+  def __getitem__(self, index: int) -> Example:
+    group, number = divmod(range(len(self))[index], self._count)
+    original = int(self._indices[group])
+    example = self._source[original]
+    rng = np.random.default_rng((self._seed, original, number))
+    return {**example, 'image': self._transform(example['image'], rng)}
+
+  def labels(self) -> np.ndarray:
+    """All labels, int32 `[N]`."""
+    return np.repeat(
+      self._source.labels()[np.asarray(self._indices)], self._count
+    )

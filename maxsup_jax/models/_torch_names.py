@@ -31,47 +31,32 @@ _LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where one array is, here and there.
+  """Where one array is, here and there."""
 
-  Attributes:
-    path: in the variables, with the collection first.
-    name: in the state dict.
-    axes: of the array there, in the order of those here; None if they agree.
-    shape: of the array there.
-  """
-
-  path: Path
-  name: str
+  path: Path  # In the variables, with the collection first.
+  name: str  # In the state dict.
+  # Of the array there, in the order of those here; None if they agree.
   axes: tuple[int, ...] | None
-  shape: tuple[int, ...]
+  shape: tuple[int, ...]  # Of the array there.
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-  """The state dict of a model.
+  """The state dict of a model."""
 
-  Attributes:
-    places: of all the arrays of the model.
-    counters: names of BatchNorm's counters of batches.
-    blurs: names of the kernels of BlurPool, and their shapes.
-    head: the name of the classifier.
-  """
-
-  places: tuple[Place, ...]
-  counters: tuple[str, ...]
+  places: tuple[Place, ...]  # Of all the arrays of the model.
+  counters: tuple[str, ...]  # Names of BatchNorm's counters of batches.
+  # Names of the kernels of BlurPool, and their shapes.
   blurs: Mapping[str, tuple[int, ...]]
-  head: str
+  head: str  # The name of the classifier.
 
 
 def names_of(model: nn.Module, variables: Any) -> Names:
-  """Names the arrays of a model.
+  """The state dict of a model, without the values.
 
   Args:
     model: a `ResNet`, `MobileNetV2` or `ViT`.
     variables: its variables, or their shapes.
-
-  Returns:
-    Its state dict, without the values.
 
   Raises:
     UsageError: for another kind of model.
@@ -83,13 +68,16 @@ def names_of(model: nn.Module, variables: Any) -> Names:
       f'for {", ".join(k.__name__ for k in _KINDS)}'
     )
   module_name, strided = _KINDS[kind]
-  places, counters, blurs = [], [], {}
+  places: list[Place] = []
+  counters: list[str] = []
+  blurs: dict[str, tuple[int, ...]] = {}
   flat = flax.traverse_util.flatten_dict(dict(variables))
   # Parameters first, so that they are what is first found to be missing.
   for path in sorted(flat, key=lambda path: path[0] != 'params'):
     *layers, leaf = path[1:]
     module = module_name(model, tuple(layers))
-    shape, axes = tuple(flat[path].shape), None
+    shape: tuple[int, ...] = tuple(flat[path].shape)
+    axes: tuple[int, ...] | None = None
     if leaf == 'kernel' and len(shape) == 4:
       channels = _input_channels(model, shape)
       axes = (2, 3, 1, 0)

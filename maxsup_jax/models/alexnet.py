@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import _checks
-from maxsup_jax.models._head import linear_head
+from maxsup_jax.models._parts import (
+  Output,
+  check_images,
+  check_sizes,
+  linear_head,
+)
 
-
-def _truncated_normal(stddev: float) -> nn.initializers.Initializer:
-  # TensorFlow names the standard deviation before the truncation at ±2 of
-  # them, as JAX's truncated_normal(lower, upper) draws it; the initializer of
-  # the same name in jax.nn takes the same convention.
-  return nn.initializers.truncated_normal(stddev)
+# Named by the standard deviation before the truncation at ±2 of them, as in
+# TensorFlow.
+_truncated_normal = nn.initializers.truncated_normal
 
 
 class LocalResponseNorm(nn.Module):
@@ -82,9 +83,7 @@ class AlexNetCifar(nn.Module):
   0 for `conv1` and the head, 0.1 for the others.
 
   Attributes:
-    num_classes: K.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters,
-      penultimate features and logits are float32 always.
+    num_classes, dtype: see `create_model`.
 
   References:
     Müller et al. 2019, *When does label smoothing help?*, appendix;
@@ -94,33 +93,15 @@ class AlexNetCifar(nn.Module):
   num_classes: int
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    _checks.check_positive_int('num_classes', self.num_classes)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes')
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: changes nothing.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, 64] in the dtype of the computation, the last one before it is
-      flattened, and 'penultimate', float32 [B, 192], not negative, which the
-      linear head sees and which is *not* a mean of the feature map.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, smaller than the total
-        stride, or of another size than at `init`.
-    """
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     del train
-    _checks.check_images(images)
-    _checks.check_size(images, 4, 'this AlexNet')
+    check_images(images, 4)
 
     x = nn.relu(self._conv('conv1', 0.0)(images.astype(self.dtype)))
     x = LocalResponseNorm(name='norm1')(MaxPool(name='pool1')(x))

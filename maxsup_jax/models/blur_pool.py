@@ -50,8 +50,8 @@ class BlurPool(nn.Module):
   def _convolved(self, x: jax.Array) -> jax.Array:
     channels = x.shape[-1]
     # Sixteenths are exact in every dtype, and a TPU's sums are float32.
-    kernel = np.outer([1, 2, 1], [1, 2, 1])[..., None, None] / 16
-    kernel = jnp.broadcast_to(jnp.asarray(kernel, x.dtype), (3, 3, 1, channels))
+    blur = np.outer([1, 2, 1], [1, 2, 1])[..., None, None] / 16
+    kernel = jnp.broadcast_to(jnp.asarray(blur, x.dtype), (3, 3, 1, channels))
     return jax.lax.conv_general_dilated(
       x,
       kernel,
@@ -69,13 +69,6 @@ def before_stride(
   """Blurs what a strided convolution is about to see, where `blur` is asked.
 
   Inputs of fewer than 16 channels, such as images, stay as they are.
-
-  Args:
-    x: the input of the convolution, [B, h, w, C].
-    size: of the convolution's kernel.
-    stride: of the convolution.
-    blur: whether the model has the option.
-    name: of the layer, if there is one.
 
   Returns:
     What the convolution is to see, and with which stride. A kernel of size 1

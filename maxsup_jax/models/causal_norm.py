@@ -5,8 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import _checks
-from maxsup_jax.models._head import uniform_fan_in
+from maxsup_jax.models._parts import (
+  check_axis_name,
+  check_sizes,
+  uniform_fan_in,
+)
 
 
 class CausalNormHead(nn.Module):
@@ -47,10 +50,9 @@ class CausalNormHead(nn.Module):
   momentum: float = 0.9
   batch_axis: str | None = None
 
-  def __post_init__(self):
-    _checks.check_positive_int('num_classes', self.num_classes)
-    _checks.check_positive_int('heads', self.heads)
-    _checks.check_axis_name('batch_axis', self.batch_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes', 'heads')
+    check_axis_name('batch_axis', self.batch_axis)
     super().__post_init__()
 
   @nn.compact
@@ -58,7 +60,10 @@ class CausalNormHead(nn.Module):
     """Maps features float32 [B, D] to logits float32 [B, K]."""
     B, D = x.shape
     if D % self.heads:
-      raise UsageError(f'heads: {self.heads} do not divide {D} features')
+      raise UsageError(
+        f'heads is {self.heads}; expected a divisor of {D}, the number of '
+        'features'
+      )
     shape = (D, self.num_classes)
     kernel = self.param('kernel', uniform_fan_in(D), shape)
     direction = self.variable('batch_stats', 'direction', jnp.zeros, (D,))

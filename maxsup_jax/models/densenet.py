@@ -1,17 +1,19 @@
 """DenseNet-BC for CIFAR (Huang et al. 2017)."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv
-from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.models._parts import (
+  ConvModule,
+  ConvNet,
+  Output,
+  check_images,
+  check_sizes,
+)
 
 
-class DenseLayer(nn.Module):
+class DenseLayer(ConvModule):
   """Appends `growth` channels: [B, h, w, C] to [B, h, w, C + growth].
 
   BatchNorm, ReLU and a 1x1 convolution, then BatchNorm, ReLU and a 3x3 one.
@@ -19,67 +21,51 @@ class DenseLayer(nn.Module):
   Attributes:
     growth: channels that are appended.
     bottleneck: channels between the convolutions, in multiples of `growth`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   growth: int
   bottleneck: int = 4
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the layer."""
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     y = nn.relu(norm(name='bn1')(x))
-    y = conv(self.bottleneck * self.growth, 1, 1, self.dtype, 'conv1')(y)
+    y = self.conv(self.bottleneck * self.growth, 1, name='conv1')(y)
     y = nn.relu(norm(name='bn2')(y))
-    y = conv(self.growth, 3, 1, self.dtype, 'conv2')(y)
+    y = self.conv(self.growth, 3, name='conv2')(y)
     return jnp.concatenate([x, y], axis=-1)
 
 
-class Transition(nn.Module):
+class Transition(ConvModule):
   """BatchNorm, ReLU, 1x1 convolution, mean of 2x2: half the resolution.
 
   Attributes:
     features: channels of the output.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   features: int
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the layer: [B, h, w, C] to [B, h // 2, w // 2, features]."""
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     x = nn.relu(norm(name='bn')(x))
-    x = conv(self.features, 1, 1, self.dtype, 'conv')(x)
+    x = self.conv(self.features, 1, name='conv')(x)
     return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
-class NormReLU(nn.Module):
-  """BatchNorm and ReLU: [B, h, w, C] to itself.
-
-  Attributes:
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
-  """
-
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
+class NormReLU(ConvModule):
+  """BatchNorm and ReLU: [B, h, w, C] to itself."""
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the layer."""
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     return nn.relu(norm(name='bn')(x))
 
 
-class DenseNet(nn.Module):
+class DenseNet(ConvNet):
   """A DenseNet-BC: `logits, out = model.apply(variables, images)`.
 
   A 3x3 stem of 2 `growth` channels, then blocks of dense layers with a
@@ -90,83 +76,48 @@ class DenseNet(nn.Module):
   U(±1/√fan_in) and its bias with zeros.
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     block_sizes: number of layers in each block; DenseNet-BC-100 has 16 in each
       of three.
     growth: channels that every layer appends.
     bottleneck: see `DenseLayer`.
     compression: share of the channels that a transition keeps.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics are shared. None: every device normalises with its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     Huang et al. 2017, *Densely connected convolutional networks*, sections 3
     and 4.2.
   """
 
-  num_classes: int
   block_sizes: tuple[int, ...] = (16, 16, 16)
   growth: int = 12
   bottleneck: int = 4
   compression: float = 0.5
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    for field in ('num_classes', 'growth', 'bottleneck'):
-      _checks.check_positive_int(field, getattr(self, field))
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'growth', 'bottleneck')
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, the last one before pooling,
-      and 'penultimate', float32 [B, D], its mean over positions, which the
-      linear head sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     blocks = len(self.block_sizes)
-    _checks.check_size(images, 2 ** (blocks - 1), f'{blocks} blocks')
+    check_images(images, 2 ** (blocks - 1))
 
-    common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
     x = images.astype(self.dtype)
-    x = conv(2 * self.growth, 3, 1, self.dtype, 'conv1')(x)
+    x = self.conv(2 * self.growth, 3, name='conv1')(x)
     for block, size in enumerate(self.block_sizes, 1):
       for i in range(size):
         x = DenseLayer(
-          self.growth, self.bottleneck, **common, name=f'block{block}_{i}'
+          self.growth, self.bottleneck, **self.common, name=f'block{block}_{i}'
         )(x, train=train)
       if block < blocks:
         features = int(self.compression * x.shape[-1])
-        x = Transition(features, **common, name=f'transition{block}')(
+        x = Transition(features, **self.common, name=f'transition{block}')(
           x, train=train
         )
-    x = NormReLU(**common, name='last')(x, train=train)
+    x = NormReLU(**self.common, name='last')(x, train=train)
 
-    penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
-    head = linear_head(
-      self.num_classes,
-      kernel_init=uniform_fan_in(penultimate.shape[-1]),
-      bias_init=nn.initializers.zeros,
-    )
-    return head(penultimate), {'feature_map': x, 'penultimate': penultimate}
+    return self.classified(x, bias_init=nn.initializers.zeros)
 
   @property
   def saliency_layer(self) -> str:

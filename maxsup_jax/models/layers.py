@@ -10,9 +10,8 @@ import flax.linen as nn
 import jax
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import _checks
 
-AtLayer = Callable[[Any, jax.Array, Any], tuple[jax.Array, jax.Array]]
+AtLayer = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def at_layer(model: nn.Module, layer: str) -> AtLayer:
@@ -49,10 +48,13 @@ def at_layer(model: nn.Module, layer: str) -> AtLayer:
   """
   path = tuple(layer.split('/'))
 
-  def apply(variables, images, perturbation=0.0):
-    found, names = [], []
+  def apply(
+    variables: Any, images: jax.Array, perturbation: Any = 0.0
+  ) -> tuple[jax.Array, jax.Array]:
+    found: list[jax.Array] = []
+    names: list[tuple[str, ...]] = []
 
-    def watch(method, args, kwargs, context):
+    def watch(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
       y = method(*args, **kwargs)
       if context.method_name == '__call__':
         names.append(context.module.path)
@@ -84,7 +86,7 @@ def _nearby(path: tuple[str, ...], names: list[tuple[str, ...]]) -> str:
   }
   if not known:
     return f'{"/".join(path[:level])!r} has no layers inside'
-  return f'known: {_checks.known(known)}'
+  return f'known: {", ".join(sorted(known))}'
 
 
 def saliency_layer(model: nn.Module) -> str:
@@ -101,9 +103,6 @@ def saliency_layer(model: nn.Module) -> str:
 
   Returns:
     A path for `at_layer`.
-
-  Raises:
-    UsageError: for another kind of model.
 
   Examples:
     >>> from maxsup_jax.models import create_model

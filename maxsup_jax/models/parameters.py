@@ -6,6 +6,7 @@ dimensions like a kernel. Recipes that go by names or by rank decay weights
 that they say they do not decay.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax.errors import UsageError
-from maxsup_jax.models import _checks
+from maxsup_jax.errors import UsageError, one_of, shown
 from maxsup_jax.models.causal_norm import CausalNormHead
 
 PARAMETER_KINDS = ('kernel', 'bias', 'normalization', 'embedding')
@@ -64,20 +64,24 @@ def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
     >>> kinds['layer2_0']['downsample_conv'], kinds['layer2_0']['downsample_bn']
     ({'kernel': 'kernel'}, {'bias': 'normalization', 'scale': 'normalization'})
   """
-  owners = {}
+  owners: dict[tuple[str, ...], type[nn.Module]] = {}
 
-  def record(call, args, kwargs, context):
+  def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     # The first comer: a module's method runs before those of its children, and
     # a lifted child (`nn.remat`) first shows itself under its parent's path.
     owners.setdefault(context.module.path, type(context.module))
     return call(*args, **kwargs)
 
   with nn.intercept_methods(record):
-    params = _abstract_params(model, images_shape)
+    params = jax.eval_shape(
+      functools.partial(model.init, train=False),
+      jax.random.key(0),
+      jax.ShapeDtypeStruct(images_shape, jnp.float32),
+    )['params']
 
-  def kind(path, _):
+  def kind(path: Any, _: Any) -> str:
     # Entries without a key are inside the parameter: a box such as Partitioned.
-    names = tuple(getattr(entry, 'key', None) for entry in path)
+    names = tuple(getattr(entry, 'key', '') for entry in path)
     owner = max((o for o in owners if names[: len(o)] == o), key=len)
     return _kind(owners[owner], names[len(owner)])
 
@@ -118,7 +122,7 @@ def decay_mask(
   of_all = parameter_kinds(model, images_shape)
   _check_names('config.optimizer.decay_layers', layers, of_all)
 
-  def decays(path, kind):
+  def decays(path: Any, kind: str) -> bool:
     return kind in kinds and (not layers or path[0].key in layers)
 
   return jax.tree_util.tree_map_with_path(decays, of_all)
@@ -134,25 +138,12 @@ def count_parameters(params: Any) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _abstract_params(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
-  images = jax.ShapeDtypeStruct(images_shape, jnp.float32)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-
-  def init(key, images):
-    return model.init(key, images, train=False)
-
-  return jax.eval_shape(init, key, images)['params']
-
-
 def _check_names(field: str, names: Any, known: Any) -> None:
   # A string is a sequence too, of names of one letter.
   if isinstance(names, str) or not isinstance(names, Sequence):
-    raise UsageError(f'{field}: expected a sequence of names, got {names!r}')
+    raise UsageError(f'{field} is {shown(names)}; expected a sequence of names')
   for name in names:
-    if name not in known:
-      raise UsageError(
-        f'{field}: unknown {name!r}; known: {_checks.known(known)}'
-      )
+    one_of(field, name, sorted(known))
 
 
 def _kind(owner: type[nn.Module], name: str) -> str:

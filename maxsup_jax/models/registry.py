@@ -7,8 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from maxsup_jax.errors import UsageError
-from maxsup_jax.models import _checks
+from maxsup_jax.errors import one_of, unknown
 from maxsup_jax.models.alexnet import AlexNetCifar
 from maxsup_jax.models.densenet import DenseNet
 from maxsup_jax.models.mobilenet import MobileNetV2
@@ -25,23 +24,16 @@ DTYPES: Mapping[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-  """One row of `MODELS`.
+  """One row of `MODELS`."""
 
-  Attributes:
-    module: the class that is built.
-    architecture: the fields that the name stands for.
-    options: what the caller may set, with its defaults.
-    renamed: the fields of those options that are not fields by their own name,
-      which a layer has.
-  """
-
-  module: type[nn.Module]
-  architecture: Mapping[str, Any]
-  options: Mapping[str, Any]
+  module: type[nn.Module]  # The class that is built.
+  architecture: Mapping[str, Any]  # The fields that the name stands for.
+  options: Mapping[str, Any]  # What the caller may set, with its defaults.
+  # The fields of options whose own name a layer has.
   renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _resnet(block, stage_sizes, **defaults) -> ModelEntry:
+def _resnet(block: Any, stage_sizes: Any, **defaults: Any) -> ModelEntry:
   options = {
     'stem': 'imagenet',
     'width': 64,
@@ -56,7 +48,7 @@ def _resnet(block, stage_sizes, **defaults) -> ModelEntry:
   )
 
 
-def _vit(dim, depth, heads) -> ModelEntry:
+def _vit(dim: int, depth: int, heads: int) -> ModelEntry:
   return ModelEntry(
     module=ViT,
     architecture={'dim': dim, 'depth': depth, 'heads': heads},
@@ -117,37 +109,34 @@ def create_model(
   """Builds a model by its name.
 
   Every model is called as `logits, out = model.apply(variables, images)`, with
-  logits float32 [B, K] and `out['penultimate']` float32 [B, D]; convolutional
-  nets add `out['feature_map']` [B, h, w, C], ViTs `out['tokens']`. Entries that
-  are not used cost nothing under jit. The linear classifier is
-  `params['head']`, with 'kernel' [D, K] and 'bias' [K]; the causal-norm head of
-  `resnet32_bbn` has no bias. To train, pass `train=True`,
-  `mutable=['batch_stats']` and `rngs={'drop_path': key}`, all of which every
-  model accepts.
+  images floating point [B, H, W, C], normalised and not smaller than the total
+  stride; with logits float32 [B, K] and `out['penultimate']` float32 [B, D],
+  which the head sees. Convolutional nets add `out['feature_map']` [B, h, w, C]
+  in the dtype of the computation, of which, but for AlexNet, the penultimate
+  features are the mean over positions; ViTs add `out['tokens']` float32
+  [B, 1 + N, D] after the final norm, the class token first. Entries that are
+  not used cost nothing under jit. The linear classifier is `params['head']`,
+  with 'kernel' [D, K] and 'bias' [K]; the causal-norm head of `resnet32_bbn`
+  has no bias.
+
+  To train, pass `train=True`, `mutable=['batch_stats']` and
+  `rngs={'drop_path': key}`, the same key on every device, all of which every
+  model accepts: BatchNorm then normalises with the statistics of the batch and
+  updates its running ones, dropout and stochastic depth draw.
 
   Args:
     name: a key of `MODELS`.
     num_classes: K.
-    dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters and
-      logits are float32 always.
+    dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters, batch
+      statistics, penultimate features and logits are float32 always.
     batch_axis: name of the mapped axis (of pmap or vmap) over which the batch
-      is split, for models that draw random numbers per example. None: the
-      array is the whole batch.
-    **options: the options of that model, `MODELS[name].options`:
-
-      - `resnet8`, `resnet18`, `resnet20`, `resnet34`, `resnet50`, `resnet101`:
-        `stem` ('imagenet' or 'cifar'), `width`, `zero_init_residual`,
-        `blur_pool`, see `ResNet`;
-      - `resnet32_bbn`: `head` ('linear' or 'causal_norm'), `width`, see
-        `ResNetBBN`;
-      - `resnet56_t2t`: `width` of the stem, `widening` (2; 1 for the narrower
-        net of He et al.), see `PreActivationResNet`;
-      - `alexnet_cifar`: none, see `AlexNetCifar`;
-      - `densenet_bc_100`: `growth`, see `DenseNet`;
-      - `mobilenet_v2`: `stem`, `blur_pool`, `dropout`, see `MobileNetV2`;
-      - `vit_tiny`, `vit_small`, `vit_base`: `patch_size`, `drop_path`,
-        `head_dropout`, see `ViT`;
-      - `batch_norm_axis`: all that have BatchNorm.
+      is split, which keeps what is drawn per example independent of the number
+      of devices. None: the array is the whole batch.
+    **options: those of the model, `MODELS[name].options`, which are explained
+      at its class. `head` of `resnet32_bbn` is `classifier` there.
+      `batch_norm_axis`, which all with BatchNorm have, is the name of the
+      mapped axis over which batch statistics, and the direction of the
+      causal-norm head, are shared; None: every device has its own.
 
   Returns:
     A Flax linen module.
@@ -170,14 +159,13 @@ def create_model(
     al. 2021, *Training data-efficient image transformers*; those at the other
     classes.
   """
-  _checks.check_choice('model', name, MODELS)
+  if not isinstance(name, str) or name not in MODELS:
+    raise unknown(f'model {name!r}', name, MODELS)
   entry = MODELS[name]
   for option in options:
     if option not in entry.options:
-      raise UsageError(
-        f'model {name!r} has no option {option!r}; '
-        f'known: {_checks.known(entry.options) or "none"}'
-      )
+      what = f'option {option!r} of the model {name!r}'
+      raise unknown(what, option, entry.options)
   fields = {**entry.architecture, **entry.options, **options}
   fields = {entry.renamed.get(k, k): value for k, value in fields.items()}
   # A ResNet draws nothing per example and has no use for the axis.
@@ -193,5 +181,4 @@ def _compute_dtype(dtype: Any) -> Any:
     name = jnp.dtype(dtype).name
   except TypeError:
     name = dtype
-  _checks.check_choice('dtype', name, DTYPES)
-  return DTYPES[name]
+  return DTYPES[one_of('dtype', name, DTYPES)]

@@ -4,26 +4,38 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv, he_fan_out
-from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.errors import boolean, one_of
+from maxsup_jax.models._parts import (
+  ConvModule,
+  ConvNet,
+  Output,
+  check_images,
+  check_sizes,
+  he_fan_out,
+)
 from maxsup_jax.models.blur_pool import before_stride
 
 STEMS = ('imagenet', 'cifar')
 
 
-class _Block(nn.Module):
-  """What both residual blocks have in common: fields and the shortcut."""
+class _Block(ConvModule):
+  """What both residual blocks have in common: fields and the shortcut.
+
+  Attributes:
+    width: channels of all convolutions but the last of three.
+    stride: of the 3x3 convolution that is the first, and of the shortcut.
+    zero_init_residual: initialise the last BatchNorm scale with zeros, so that
+      the block begins as its shortcut (Goyal et al. 2017).
+    blur_pool: blur before convolutions that skip positions, see `ResNet`.
+    kernel_init: draws the kernels of the convolutions.
+  """
 
   width: int
   stride: int = 1
   zero_init_residual: bool = False
   blur_pool: bool = False
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
   kernel_init: Initializer = he_fan_out
 
   def _conv(
@@ -32,12 +44,12 @@ class _Block(nn.Module):
     x, stride = before_stride(
       x, size, stride, blur=self.blur_pool, name=f'{name}_blur'
     )
-    layer = conv(
-      features, size, stride, self.dtype, name, kernel_init=self.kernel_init
+    layer = self.conv(
+      features, size, stride, name=name, kernel_init=self.kernel_init
     )
     return layer(x)
 
-  def _last_scale_init(self):
+  def _last_scale_init(self) -> Initializer:
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     return zeros if self.zero_init_residual else ones
 
@@ -53,16 +65,6 @@ class _Block(nn.Module):
 class BasicBlock(_Block):
   """Two 3x3 convolutions and a shortcut: [B, h, w, C] to [B, h', w', width].
 
-  Attributes:
-    width: channels of both convolutions and of the output.
-    stride: of the first convolution and of the shortcut.
-    zero_init_residual: initialise the last BatchNorm scale with zeros, so that
-      the block begins as its shortcut (Goyal et al. 2017).
-    blur_pool: blur before convolutions that skip positions, see `ResNet`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
-    kernel_init: draws the kernels of the convolutions.
-
   References:
     He et al. 2016, *Deep residual learning for image recognition*, Figure 5
     (left).
@@ -73,7 +75,7 @@ class BasicBlock(_Block):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block."""
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     y = self._conv(x, self.width, 3, self.stride, 'conv1')
     y = nn.relu(norm(name='bn1')(y))
     y = self._conv(y, self.width, 3, 1, 'conv2')
@@ -87,16 +89,6 @@ class BottleneckBlock(_Block):
   The stride is on the 3x3 convolution ('v1.5', as torchvision has it); the
   paper had it on the first 1x1.
 
-  Attributes:
-    width: channels of the 3x3 convolution; the output has four times as many.
-    stride: of the 3x3 convolution and of the shortcut.
-    zero_init_residual: initialise the last BatchNorm scale with zeros, so that
-      the block begins as its shortcut (Goyal et al. 2017).
-    blur_pool: blur before convolutions that skip positions, see `ResNet`.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
-    kernel_init: draws the kernels of the convolutions.
-
   References:
     He et al. 2016, *Deep residual learning for image recognition*, Figure 5
     (right).
@@ -107,7 +99,7 @@ class BottleneckBlock(_Block):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block."""
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     y = self._conv(x, self.width, 1, 1, 'conv1')
     y = nn.relu(norm(name='bn1')(y))
     y = self._conv(y, self.width, 3, self.stride, 'conv2')
@@ -117,14 +109,11 @@ class BottleneckBlock(_Block):
     return self._join(y, x, norm)
 
 
-class ResNet(nn.Module):
+class ResNet(ConvNet):
   """A residual network: `logits, out = model.apply(variables, images)`.
 
-  With `train=True` BatchNorm normalises with the statistics of the batch and
-  updates its running ones: apply with `mutable=['batch_stats']`.
-
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     stage_sizes: number of blocks in each stage. Every stage but the first
       halves the resolution; every stage doubles the width of the one before.
     block: `BasicBlock` or `BottleneckBlock`.
@@ -137,71 +126,39 @@ class ResNet(nn.Module):
       input channels, with a fixed kernel, see `BlurPool`. In ResNet-18 these
       are `conv1` and the shortcut of the first block of stages 2 to 4, in
       ResNet-50 `conv2` and the shortcut; never the stem.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics are shared. None: every device normalises with its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     He et al. 2016, *Deep residual learning for image recognition*, Table 1;
     Ioffe & Szegedy 2015, *Batch normalization*.
   """
 
-  num_classes: int
   stage_sizes: tuple[int, ...]
   block: type[BasicBlock] | type[BottleneckBlock]
   stem: str = 'imagenet'
   width: int = 64
   zero_init_residual: bool = False
   blur_pool: bool = False
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    _checks.check_positive_int('num_classes', self.num_classes)
-    _checks.check_choice('stem', self.stem, STEMS)
-    _checks.check_positive_int('width', self.width)
-    _checks.check_bool('zero_init_residual', self.zero_init_residual)
-    _checks.check_bool('blur_pool', self.blur_pool)
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'width')
+    one_of('stem', self.stem, STEMS)
+    boolean('zero_init_residual', self.zero_init_residual)
+    boolean('blur_pool', self.blur_pool)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, the last one before pooling,
-      and 'penultimate', float32 [B, D], its mean over positions, which the
-      linear head sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
-    _checks.check_size(
-      images,
-      self._smallest(),
-      f'stem {self.stem!r} with {len(self.stage_sizes)} stages',
-    )
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
+    check_images(images, self._smallest())
 
     x = images.astype(self.dtype)
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     if self.stem == 'imagenet':
-      x = conv(self.width, 7, 2, self.dtype, 'conv1')(x)
+      x = self.conv(self.width, 7, 2, name='conv1')(x)
       x = nn.relu(norm(name='bn1')(x))
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     else:
-      x = conv(self.width, 3, 1, self.dtype, 'conv1')(x)
+      x = self.conv(self.width, 3, name='conv1')(x)
       x = nn.relu(norm(name='bn1')(x))
 
     for stage, size in enumerate(self.stage_sizes):
@@ -211,15 +168,11 @@ class ResNet(nn.Module):
           stride=2 if stage > 0 and i == 0 else 1,
           zero_init_residual=self.zero_init_residual,
           blur_pool=self.blur_pool,
-          batch_norm_axis=self.batch_norm_axis,
-          dtype=self.dtype,
+          **self.common,
           name=f'layer{stage + 1}_{i}',
         )(x, train=train)
 
-    penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
-    init = uniform_fan_in(penultimate.shape[-1])
-    head = linear_head(self.num_classes, kernel_init=init, bias_init=init)
-    return head(penultimate), {'feature_map': x, 'penultimate': penultimate}
+    return self.classified(x)
 
   @property
   def saliency_layer(self) -> str:

@@ -10,9 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv, he_fan_in
-from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.errors import one_of
+from maxsup_jax.models._parts import (
+  ConvModule,
+  ConvNet,
+  Output,
+  check_images,
+  check_sizes,
+  he_fan_in,
+)
 from maxsup_jax.models.causal_norm import CausalNormHead
 from maxsup_jax.models.resnet import BasicBlock
 
@@ -38,18 +44,14 @@ class PaddedBlock(BasicBlock):
     return nn.relu(y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), channels)))
 
 
-class Branches(nn.Module):
+class Branches(ConvModule):
   """Two blocks side by side: [B, h, w, C] to [B, h, w, 2 width].
 
   Attributes:
     width: channels of each block.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   width: int
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -57,8 +59,7 @@ class Branches(nn.Module):
     outputs = [
       PaddedBlock(
         self.width,
-        batch_norm_axis=self.batch_norm_axis,
-        dtype=self.dtype,
+        **self.common,
         name=name,
       )(x, train=train)
       for name in ('block1', 'block2')
@@ -66,7 +67,7 @@ class Branches(nn.Module):
     return jnp.concatenate(outputs, axis=-1)
 
 
-class ResNetBBN(nn.Module):
+class ResNetBBN(ConvNet):
   """ResNet-32 with two last blocks: `logits, out = model.apply(variables, x)`.
 
   A 3x3 stem, three stages of basic blocks, each of half the resolution and
@@ -77,17 +78,12 @@ class ResNetBBN(nn.Module):
   U(±1/√fan_in), kernel and bias.
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     classifier: 'linear', or 'causal_norm' for a `CausalNormHead`, whose
       `params['head']` has a 'kernel' [D, K] but no 'bias', and whose logits in
       evaluation are not linear in the penultimate features.
     stage_sizes: number of blocks in each stage.
     width: channels of the stem and of the first stage.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics, and the direction of the causal-norm head, are shared. None:
-      every device has its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     Zhou et al. 2020, *BBN: bilateral-branch network with cumulative learning
@@ -95,75 +91,44 @@ class ResNetBBN(nn.Module):
     authors' code.
   """
 
-  num_classes: int
   classifier: str = 'linear'
   stage_sizes: tuple[int, ...] = (5, 5, 4)
   width: int = 16
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    _checks.check_positive_int('num_classes', self.num_classes)
-    _checks.check_choice('head', self.classifier, CLASSIFIERS)
-    _checks.check_positive_int('width', self.width)
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'width')
+    one_of('head', self.classifier, CLASSIFIERS)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, both last blocks, and
-      'penultimate', float32 [B, D], its mean over positions, which the head
-      sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     stages = len(self.stage_sizes)
-    _checks.check_size(images, 2 ** (stages - 1), f'{stages} stages')
+    check_images(images, 2 ** (stages - 1))
 
-    common = {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
-    stem = conv(self.width, 3, 1, self.dtype, 'conv1', kernel_init=he_fan_in)
+    norm = self.norm(train)
+    stem = self.conv(self.width, 3, name='conv1', kernel_init=he_fan_in)
     x = nn.relu(norm(name='bn1')(stem(images.astype(self.dtype))))
     for stage, size in enumerate(self.stage_sizes):
       for i in range(size):
         x = PaddedBlock(
           width=self.width * 2**stage,
           stride=2 if stage > 0 and i == 0 else 1,
-          **common,
+          **self.common,
           name=f'layer{stage + 1}_{i}',
         )(x, train=train)
-    x = Branches(x.shape[-1], **common, name='branches')(x, train=train)
+    x = Branches(x.shape[-1], **self.common, name='branches')(x, train=train)
 
+    if self.classifier == 'linear':
+      return self.classified(x)
     penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
-    logits = self._classify(penultimate, train)
+    head = CausalNormHead(
+      self.num_classes, batch_axis=self.batch_norm_axis, name='head'
+    )
+    logits = head(penultimate, train=train)
     return logits, {'feature_map': x, 'penultimate': penultimate}
 
   @property
   def saliency_layer(self) -> str:
     """The two last blocks, whose output is `out['feature_map']`."""
     return 'branches'
-
-  def _classify(self, features: jax.Array, train: bool) -> jax.Array:
-    if self.classifier == 'causal_norm':
-      head = CausalNormHead(
-        self.num_classes, batch_axis=self.batch_norm_axis, name='head'
-      )
-      return head(features, train=train)
-    init = uniform_fan_in(features.shape[-1])
-    return linear_head(self.num_classes, kernel_init=init, bias_init=init)(
-      features
-    )

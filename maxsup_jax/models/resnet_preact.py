@@ -4,15 +4,16 @@ It is the ResNet-56 of Müller et al. 2019, whose text does not give a width:
 tensor2tensor's net is twice as wide as that of He et al.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from maxsup_jax.models import _checks
-from maxsup_jax.models._convolution import batch_norm, conv
-from maxsup_jax.models._head import linear_head
+from maxsup_jax.models._parts import (
+  ConvModule,
+  ConvNet,
+  Output,
+  check_images,
+  check_sizes,
+)
 
 # TensorFlow's default for variance scaling, and the initializer that
 # tensor2tensor sets for whatever names none, which here is the head. Both scale
@@ -21,7 +22,7 @@ fan_in_1 = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 fan_avg_2 = nn.initializers.variance_scaling(2.0, 'fan_avg', 'truncated_normal')
 
 
-class PreActivationBlock(nn.Module):
+class PreActivationBlock(ConvModule):
   """BatchNorm, ReLU, 3x3 convolution, twice, and a shortcut.
 
   Attributes:
@@ -29,8 +30,6 @@ class PreActivationBlock(nn.Module):
     stride: of the first convolution and of the shortcut.
     project: the shortcut is a 1x1 convolution with BatchNorm of the *activated*
       input; otherwise it is the input itself.
-    batch_norm_axis: mapped axis to share batch statistics over, or None.
-    dtype: dtype of the computation; parameters stay float32.
 
   References:
     He et al. 2016, *Identity mappings in deep residual networks*, Figure 4 (e).
@@ -39,13 +38,11 @@ class PreActivationBlock(nn.Module):
   width: int
   stride: int = 1
   project: bool = False
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Applies the block: [B, h, w, C] to [B, h', w', width]."""
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    norm = self.norm(train)
     y = nn.relu(norm(name='bn1')(x))
     if self.project:
       x = self._conv(1, self.stride, 'downsample_conv')(y)
@@ -55,12 +52,10 @@ class PreActivationBlock(nn.Module):
     return x + self._conv(3, 1, 'conv2')(y)
 
   def _conv(self, size: int, stride: int, name: str) -> nn.Conv:
-    return conv(
-      self.width, size, stride, self.dtype, name, kernel_init=fan_in_1
-    )
+    return self.conv(self.width, size, stride, name=name, kernel_init=fan_in_1)
 
 
-class PreActivationResNet(nn.Module):
+class PreActivationResNet(ConvNet):
   """A pre-activation ResNet: `logits, out = model.apply(variables, images)`.
 
   A 3x3 stem with BatchNorm and ReLU, then stages of blocks; the first block of
@@ -72,62 +67,34 @@ class PreActivationResNet(nn.Module):
   truncated normal with variance 4 / (fan_in + fan_out) and zero bias.
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_norm_axis, dtype: see `create_model`.
     stage_sizes: number of blocks in each stage. Every stage but the first
       halves the resolution; every stage doubles the width of the one before.
     width: channels of the stem.
     widening: the first stage has so many times the channels of the stem.
       tensor2tensor's net has 2, He et al.'s 1.
-    batch_norm_axis: name of the mapped axis (of pmap or vmap) over which batch
-      statistics are shared. None: every device normalises with its own.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, batch
-      statistics, penultimate features and logits are float32 always.
 
   References:
     He et al. 2016, *Identity mappings in deep residual networks*; Müller et al.
     2019, *When does label smoothing help?*, appendix.
   """
 
-  num_classes: int
   stage_sizes: tuple[int, ...] = (9, 9, 9)
   width: int = 16
   widening: int = 2
-  batch_norm_axis: str | None = None
-  dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    for field in ('num_classes', 'width', 'widening'):
-      _checks.check_positive_int(field, getattr(self, field))
-    _checks.check_axis_name('batch_norm_axis', self.batch_norm_axis)
+  def __post_init__(self) -> None:
+    check_sizes(self, 'width', 'widening')
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C].
-      train: normalise with the statistics of the batch, and update the running
-        statistics with them.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'feature_map'
-      [B, h, w, D] in the dtype of the computation, the last sum, and
-      'penultimate', float32 [B, D], its mean over positions, which the linear
-      head sees.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, or smaller than the total
-        stride.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
     stages = len(self.stage_sizes)
-    _checks.check_size(images, 2 ** (stages - 1), f'{stages} stages')
+    check_images(images, 2 ** (stages - 1))
 
-    stem = conv(self.width, 3, 1, self.dtype, 'conv1', kernel_init=fan_in_1)
-    norm = batch_norm(train, self.batch_norm_axis, self.dtype)
+    stem = self.conv(self.width, 3, name='conv1', kernel_init=fan_in_1)
+    norm = self.norm(train)
     x = nn.relu(norm(name='bn1')(stem(images.astype(self.dtype))))
     for stage, size in enumerate(self.stage_sizes):
       for i in range(size):
@@ -135,16 +102,11 @@ class PreActivationResNet(nn.Module):
           width=self.width * self.widening * 2**stage,
           stride=2 if stage > 0 and i == 0 else 1,
           project=i == 0,
-          batch_norm_axis=self.batch_norm_axis,
-          dtype=self.dtype,
+          **self.common,
           name=f'layer{stage + 1}_{i}',
         )(x, train=train)
 
-    penultimate = x.mean(axis=(1, 2), dtype=jnp.float32)
-    head = linear_head(
-      self.num_classes, kernel_init=fan_avg_2, bias_init=nn.initializers.zeros
-    )
-    return head(penultimate), {'feature_map': x, 'penultimate': penultimate}
+    return self.classified(x, fan_avg_2, nn.initializers.zeros)
 
   @property
   def saliency_layer(self) -> str:

@@ -16,14 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import _torch_checks
-from maxsup_jax.models._torch_checks import PREFIXES as PREFIXES
-from maxsup_jax.models._torch_classes import class_order as class_order
 from maxsup_jax.models._torch_files import SUFFIXES as SUFFIXES
+from maxsup_jax.models._torch_files import class_order as class_order
 from maxsup_jax.models._torch_files import is_torch_file as is_torch_file
 from maxsup_jax.models._torch_files import read as read
 from maxsup_jax.models._torch_files import write as write
-from maxsup_jax.models._torch_names import names_of
+from maxsup_jax.models._torch_names import Names, Place, names_of
+
+# What DataParallel, Lightning and torch.compile put before every name.
+PREFIXES = ('module.', 'model.', '_orig_mod.')
+# What torch's averaged models have besides weights.
+_BOOKKEEPING = ('n_averaged',)
+_BLUR = np.outer([1, 2, 1], [1, 2, 1]) / 16
 
 
 def from_torch(
@@ -72,28 +76,33 @@ def from_torch(
     >>> back['params']['layer2_0']['downsample_conv']['kernel'].shape
     (1, 1, 8, 16)
   """
-  given = _torch_checks.stripped(state_dict, prefix)
+  given = _stripped(state_dict, prefix)
   names = names_of(model, like)
-  _torch_checks.check_kind(given)
-  _torch_checks.check_blur(given, names)
+  for name in ('dist_token', 'head_dist.weight', 'head_dist.bias'):
+    if name in given:
+      raise UsageError(
+        f'the weights are of a distilled DeiT: they have {name!r}, and no '
+        'model here has a second token and head'
+      )
+  _check_blur(given, names)
   in_head = {f'{names.head}.weight', f'{names.head}.bias'}
   taken = [p for p in names.places if head or p.name not in in_head]
   ignored = set() if head else in_head
-  _torch_checks.check_names(given, names, {p.name for p in taken}, ignored)
+  _check_names(given, names, {p.name for p in taken}, ignored)
   flat: dict[tuple[str, ...], np.ndarray] = {}
   for place in taken:
     value = given[place.name]
     if not jnp.issubdtype(value.dtype, jnp.floating):
       raise UsageError(
-        f'{place.name}: expected floating point, got {value.dtype}'
+        f'{place.name} is {value.dtype}; expected floating point'
       )
     value = np.asarray(value, np.float32)
     if place.name == 'pos_embed' and resize_positions:
       value = _resized(value, place.shape)
     if value.shape != place.shape:
-      raise UsageError(_torch_checks.other_shape(place, value.shape, names))
+      raise UsageError(_other_shape(place, value.shape, names))
     if class_order is not None and place.name in in_head:
-      value = value[_torch_checks.checked_order(class_order, len(value))]
+      value = value[_checked_order(class_order, len(value))]
     if place.axes is not None:
       value = value.transpose(place.axes)
     flat[place.path] = np.ascontiguousarray(value)
@@ -125,15 +134,6 @@ def to_torch(
 
   Raises:
     UsageError: for another kind of model.
-
-  Examples:
-    >>> from maxsup_jax.models import create_model
-    >>> model = create_model('vit_tiny', 10)
-    >>> like = jax.eval_shape(model.init, jax.random.key(0),
-    ...                       jnp.ones((1, 32, 32, 3)))
-    >>> ours = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-    >>> to_torch(ours, model)['blocks.0.attn.qkv.weight'].shape
-    (576, 192)
   """
   names = names_of(model, variables)
   flat = flax.traverse_util.flatten_dict(dict(variables))
@@ -143,15 +143,13 @@ def to_torch(
     if place.axes is not None:
       value = value.transpose(np.argsort(place.axes))
     if class_order is not None and place.name.startswith(f'{names.head}.'):
-      order = _torch_checks.checked_order(class_order, len(value))
+      order = _checked_order(class_order, len(value))
       value = value[np.argsort(order)]
     state_dict[place.name] = np.ascontiguousarray(value)
   for name in names.counters:
     state_dict[name] = np.array(batches, np.int64)
   for name, shape in names.blurs.items():
-    state_dict[name] = np.broadcast_to(_torch_checks.BLUR, shape).astype(
-      np.float32
-    )
+    state_dict[name] = np.broadcast_to(_BLUR, shape).astype(np.float32)
   return state_dict
 
 
@@ -163,22 +161,15 @@ def count_classes(
 ) -> int | None:
   """The number of classes of a state dict; None if it has no classifier.
 
-  Args:
-    state_dict: see `from_torch`.
-    model: a `ResNet`, `MobileNetV2` or `ViT`, of any number of classes.
-    prefix: see `from_torch`.
-
-  Raises:
-    UsageError: for another kind of model.
+  Arguments are as in `from_torch`; the model may have any number of classes.
 
   Examples:
     >>> from maxsup_jax.models import create_model
-    >>> model = create_model('resnet18', 10)
-    >>> count_classes({'fc.bias': np.zeros(1000)}, model)
-    1000
+    >>> count_classes({'fc.bias': np.zeros(9)}, create_model('resnet18', 10))
+    9
   """
   bias = f'{names_of(model, {}).head}.bias'
-  given = _torch_checks.stripped(state_dict, prefix)
+  given = _stripped(state_dict, prefix)
   return len(given[bias]) if bias in given else None
 
 
@@ -201,3 +192,103 @@ def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   )
   patches = np.asarray(grid).reshape(1, new, -1)
   return np.concatenate([value[:, :1], patches], axis=1)
+
+
+def _stripped(
+  state_dict: Mapping[str, np.ndarray], prefix: str | None
+) -> dict[str, np.ndarray]:
+  """The arrays by the names of the model itself."""
+  given = {n: np.asarray(value) for n, value in state_dict.items()}
+  if prefix is not None:
+    chosen = {n: value for n, value in given.items() if n.startswith(prefix)}
+    if not chosen:
+      first = next(iter(given), None)
+      raise UsageError(
+        f'no name in the weights begins with {prefix!r}; {first!r} is the first'
+      )
+    return {n.removeprefix(prefix): value for n, value in chosen.items()}
+  given = {n: v for n, v in given.items() if n not in _BOOKKEEPING}
+  if not given:
+    raise UsageError('the weights are empty: there is no array in them')
+  while shared := [p for p in PREFIXES if all(n.startswith(p) for n in given)]:
+    given = {n.removeprefix(shared[0]): value for n, value in given.items()}
+  return given
+
+
+def _check_blur(given: Mapping[str, np.ndarray], names: Names) -> None:
+  """Refuses blurs in the one but not the other, and other kernels."""
+  for name in given:
+    if name.endswith('.blur_filter') and not names.blurs:
+      raise UsageError(
+        f'the weights have BlurPool ({name!r}), and the model has not: set '
+        'blur_pool=True'
+      )
+  blurred = any(name.endswith('.blur_filter') for name in given)
+  for name, shape in names.blurs.items():
+    plain = name.replace('.blur_filter', '.weight')
+    if not blurred and plain in given:
+      raise UsageError(
+        f'the model has blur_pool=True, and the weights have no BlurPool: '
+        f'{plain!r} is there, and no {name!r}'
+      )
+    if name in given:
+      kernel = np.asarray(given[name], np.float32)
+      if kernel.shape != shape:
+        raise UsageError(
+          f'{name}: {list(kernel.shape)} in the weights, {list(shape)} in the '
+          'model'
+        )
+      # Powers of two: no precision rounds them.
+      if not (kernel == _BLUR).all():
+        raise UsageError(
+          f'{name}: expected the kernel [1, 2, 1]ᵀ[1, 2, 1] / 16 for every '
+          f'channel, got {kernel[0, 0].tolist()} for the first'
+        )
+
+
+def _check_names(
+  given: Mapping[str, np.ndarray],
+  names: Names,
+  wanted: set[str],
+  ignored: set[str],
+) -> None:
+  """Refuses what is missing or left over."""
+  expected = [p.name for p in names.places if p.name in wanted]
+  for name in [*expected, *names.blurs]:
+    if name not in given:
+      longer = [n for n in given if n.endswith(f'.{name}')]
+      hint = f'; it has {longer[0]!r}: choose the prefix' if longer else ''
+      raise UsageError(f'the state dict has no {name!r}{hint}')
+  known = {*wanted, *ignored, *names.counters, *names.blurs}
+  for name, value in given.items():
+    if name not in known:
+      raise UsageError(
+        f'the model has no place for {name!r}, {list(value.shape)}, of the '
+        'state dict'
+      )
+
+
+def _other_shape(place: Place, found: tuple[int, ...], names: Names) -> str:
+  """The line that says of an array that it has another shape, and why."""
+  text = (
+    f'{place.name}: {list(found)} in the weights, {list(place.shape)} in the '
+    'model'
+  )
+  if place.name.startswith(f'{names.head}.') and found[1:] == place.shape[1:]:
+    return f'{text}: they have another number of classes'
+  if place.name == 'pos_embed' and found[::2] == place.shape[::2]:
+    return f'{text}: positions of another size of images; resize_positions'
+  return text
+
+
+def _checked_order(order: np.ndarray, classes: int) -> np.ndarray:
+  """An order of classes as an array [K], if it has each class once."""
+  order = np.asarray(order)
+  if not np.issubdtype(order.dtype, np.integer):
+    raise UsageError(f'class_order is {order.dtype}; expected integers')
+  if not np.array_equal(np.sort(order), np.arange(classes)):
+    raise UsageError(
+      f'class_order has {order.size} indices; expected each of the {classes} '
+      'classes once'
+    )
+  return order

@@ -12,8 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import _checks
-from maxsup_jax.models._head import linear_head, uniform_fan_in
+from maxsup_jax.models._parts import (
+  Output,
+  check_axis_name,
+  check_images,
+  check_rate,
+  check_sizes,
+  linear_head,
+  uniform_fan_in,
+)
 from maxsup_jax.models.drop_path import Dropout, DropPath
 
 # DeiT truncates this normal at ±2, which is 100 standard deviations: it is a
@@ -36,7 +43,6 @@ class Attention(nn.Module):
 
   Attributes:
     heads: number of heads; divides D.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   heads: int
@@ -59,7 +65,6 @@ class Mlp(nn.Module):
 
   Attributes:
     hidden: width of the hidden layer.
-    dtype: dtype of the computation; parameters stay float32.
   """
 
   hidden: int
@@ -79,7 +84,7 @@ class EncoderBlock(nn.Module):
   Attributes:
     heads: number of attention heads; divides D.
     drop_path: probability of dropping a branch, per example.
-    batch_axis: mapped axis over which the batch is split, see `DropPath`.
+    batch_axis: see `DropPath`.
     dtype: dtype of the branches; the sum keeps the dtype of the input.
   """
 
@@ -115,7 +120,7 @@ class ViT(nn.Module):
   U(±1/√fan_in), kernel and bias (its σ is 0.021 for patches of 16x16x3).
 
   Attributes:
-    num_classes: K.
+    num_classes, batch_axis, dtype: see `create_model`.
     dim: D, the width of the residual stream.
     depth: number of blocks.
     heads: attention heads per block; divides `dim`.
@@ -124,12 +129,6 @@ class ViT(nn.Module):
       from 0 in the first.
     head_dropout: rate of dropout of the class token before the head; timm's
       `drop_rate`.
-    batch_axis: name of the mapped axis (of pmap or vmap) over which the batch
-      is split, which keeps the draws of dropout and stochastic depth
-      independent of the number of devices, see `DropPath`. None: the array is
-      the whole batch.
-    dtype: dtype of the computation, float32 or bfloat16. Parameters, residual
-      stream, tokens, penultimate features and logits are float32 always.
 
   References:
     Dosovitskiy et al. 2021, *An image is worth 16x16 words*; Touvron et al.
@@ -146,37 +145,21 @@ class ViT(nn.Module):
   batch_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
-    for field in ('num_classes', 'dim', 'depth', 'heads', 'patch_size'):
-      _checks.check_positive_int(field, getattr(self, field))
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes', 'dim', 'depth', 'heads', 'patch_size')
     if self.dim % self.heads:
-      raise UsageError(f'heads: {self.heads} do not divide dim {self.dim}')
-    _checks.check_rate('drop_path', self.drop_path)
-    _checks.check_rate('head_dropout', self.head_dropout)
-    _checks.check_axis_name('batch_axis', self.batch_axis)
+      raise UsageError(
+        f'heads is {self.heads}; expected a divisor of dim={self.dim}'
+      )
+    check_rate('drop_path', self.drop_path)
+    check_rate('head_dropout', self.head_dropout)
+    check_axis_name('batch_axis', self.batch_axis)
     super().__post_init__()
 
   @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Classifies images.
-
-    Args:
-      images: floating point [B, H, W, C], H and W multiples of `patch_size`.
-      train: apply dropout and stochastic depth.
-
-    Returns:
-      Logits, float32 [B, K], and a dict of what led to them: 'tokens', float32
-      [B, 1 + N, D], after the final norm, class token first and then the N
-      patches row by row, and 'penultimate', float32 [B, D], the class token,
-      which the linear head sees, after dropout if there is any.
-
-    Raises:
-      UsageError: images of the wrong rank or dtype, not divisible into patches,
-        or of another size than the positions were learned for.
-    """
-    _checks.check_images(images)
+  def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
+    """Classifies images; see `create_model`."""
+    check_images(images)
     x = self._embed(images)
     for i in range(self.depth):
       x = EncoderBlock(
@@ -229,7 +212,7 @@ class ViT(nn.Module):
   def _positions(self, count: int) -> jax.Array:
     """Returns the learned positions, [1, count, D]."""
     if self.has_variable('params', 'pos_embed'):
-      learned = self.get_variable('params', 'pos_embed').shape[1]
+      learned: int = self.get_variable('params', 'pos_embed').shape[1]
       if learned != count:
         raise UsageError(
           f'images of {count - 1} patches, but positions were learned for '

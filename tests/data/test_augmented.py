@@ -41,10 +41,3 @@ def test_pixels_depend_on_seed_example_and_number_alone(source):
     np.testing.assert_array_equal(first[i]['image'], first[i]['image'])
   other = augmented(source, seed=1)
   assert any((first[i]['image'] != other[i]['image']).any() for i in range(50))
-
-
-def test_indices_outside(source):
-  few = augmented(source, count=2)
-  np.testing.assert_array_equal(few[-1]['image'], few[3]['image'])
-  with pytest.raises(IndexError):
-    few[4]

@@ -1,5 +1,3 @@
-import collections
-import colorsys
 import math
 import zlib
 
@@ -7,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from maxsup_jax.data import color
 from maxsup_jax.data.color import ColorJitter, Standardize, TfDistort
 
 
@@ -28,49 +25,6 @@ _WEIGHTS = np.array([299, 587, 114]) / 1000  # ITU-R 601.
 
 
 class TestColorJitter:
-  @pytest.mark.parametrize('factor', [0.0, 0.3, 0.999, 1.7])
-  @pytest.mark.parametrize('channels', [1, 3])
-  def test_each_from_its_definition(self, factor, channels):
-    image = _random(9, 8, channels)
-    weights = _WEIGHTS if channels == 3 else np.ones(1)
-    grey = np.rint((image * weights).sum(-1, keepdims=True))
-    for name, other in (
-      ('brightness', 0),
-      ('contrast', np.floor(grey.mean() + 0.5)),
-      ('saturation', grey),
-    ):
-      jitter = ColorJitter(**{name: (factor, factor)})
-      expected = np.clip(factor * image + (1 - factor) * other, 0, 255)
-      # Rounded down, and grey may be rounded otherwise.
-      difference = jitter(image, _rng()) - expected
-      assert difference.max() <= 1.01, name
-      assert difference.min() >= -1.01 - abs(1 - factor), name
-      assert abs(difference.mean() + 0.5) < 0.6, name
-
-  def test_hue_from_its_definition(self):
-    image = _random(6, 6, 3)
-    for shift in (0.1, -0.25, 0.5):
-      out = ColorJitter(hue=(shift, shift))(image, _rng())
-      for pixel, result in zip(image.reshape(-1, 3), out.reshape(-1, 3)):
-        h, s, v = colorsys.rgb_to_hsv(*pixel / 255)
-        expected = 255 * np.array(colorsys.hsv_to_rgb((h + shift) % 1, s, v))
-        # A byte of hue is 1.4 degrees: up to 6 units of the strongest colour,
-        # twice rounded.
-        np.testing.assert_allclose(result, expected, atol=14)
-    assert ColorJitter(hue=0.0)(image, _rng()).tobytes() == image.tobytes()
-
-  @pytest.mark.parametrize(
-    ('shift', 'added'),
-    [(0.5, 127), (-0.5, 129), (0.4, 102), (0.399, 101), (-0.001, 0)],
-  )
-  def test_hue_in_bytes(self, shift, added):
-    # Towards zero: int(255 * shift), modulo 256.
-    image = Image.fromarray(_random(6, 6, 3))
-    h, s, v = image.convert('HSV').split()
-    h = h.point([(i + added) % 256 for i in range(256)])
-    expected = Image.merge('HSV', (h, s, v)).convert('RGB')
-    np.testing.assert_array_equal(color.shift_hue(image, shift), expected)
-
   def test_hue_and_saturation_leave_grey_alone(self):
     image = _random(6, 6, 1)
     out = ColorJitter(saturation=0.9, hue=0.5)(image, _rng())
@@ -119,72 +73,6 @@ class TestColorJitter:
     out = jitter(_pattern(), InOrder())
     assert zlib.crc32(out.tobytes()) == 1601258731
 
-  @pytest.mark.parametrize(
-    ('name', 'value', 'low', 'high'),
-    [
-      ('brightness', 0.4, 0.6, 1.4),
-      ('contrast', 1.5, 0, 2.5),
-      ('saturation', (0.2, 0.3), 0.2, 0.3),
-      ('hue', 0.1, -0.1, 0.1),
-      ('hue', (-0.5, 0.2), -0.5, 0.2),
-    ],
-  )
-  def test_factors_are_uniform(self, name, value, low, high, monkeypatch):
-    factors = []
-    function = {
-      'brightness': '_brighten',
-      'contrast': '_contrast',
-      'saturation': '_saturate',
-      'hue': 'shift_hue',
-    }[name]
-    monkeypatch.setattr(
-      color, function, lambda image, f: factors.append(f) or image
-    )
-    rng, image, n = _rng(), _random(1, 1, 3), 2000
-    for _ in range(n):
-      ColorJitter(**{name: value})(image, rng)
-    uniform = np.sort((np.array(factors) - low) / (high - low))
-    assert len(factors) == n
-    assert np.abs(uniform - np.arange(n) / n).max() < 1.95 / math.sqrt(n)
-
-  def test_all_orders_are_equally_likely(self, monkeypatch):
-    calls = []
-    for name in ('_brighten', '_contrast', '_saturate', 'shift_hue'):
-      monkeypatch.setattr(
-        color, name, lambda image, f, name=name: calls.append(name) or image
-      )
-    rng, image, n = _rng(), _random(1, 1, 3), 4800
-    for _ in range(n):
-      ColorJitter(0.4, 0.4, 0.4, 0.1)(image, rng)
-    orders = collections.Counter(zip(*[iter(calls)] * 4))
-    assert len(orders) == 24
-    deviation = 5 * math.sqrt(n * 1 / 24 * 23 / 24)
-    assert all(abs(c - n / 24) < deviation for c in orders.values())
-
-  @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 1, 3), (1, 5, 3)])
-  def test_tiny(self, shape):
-    out = ColorJitter(0.4, 0.4, 0.4, 0.1)(_random(*shape), _rng())
-    assert out.shape == shape
-    assert out.dtype == np.uint8
-
-  @pytest.mark.parametrize(
-    ('fields', 'match'),
-    [
-      ({'brightness': -0.1}, 'color_jitter: brightness must be a number in'),
-      ({'contrast': '1'}, 'color_jitter: contrast must be a number'),
-      ({'saturation': (-1, 1)}, 'color_jitter: saturation must be two numbers'),
-      ({'hue': 0.6}, r'color_jitter: hue must be a number in \[0.0, 0.5\]'),
-      ({'hue': (-0.6, 0)}, r'hue must be two numbers .* in \[-0.5, 0.5\]'),
-    ],
-  )
-  def test_refuses(self, fields, match, refused):
-    with refused(match):
-      ColorJitter(**fields)
-
-  def test_refuses_floats(self, refused):
-    with refused('color_jitter needs a uint8 image of 1 or 3 channels'):
-      ColorJitter(0.4)(np.zeros((2, 2, 3), np.float32), _rng())
-
 
 class TestTfDistort:
   @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
@@ -200,39 +88,11 @@ class TestTfDistort:
     assert out.dtype == np.float32
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
 
-  def test_nothing_is_clipped_and_the_numbers_are_uniform(self):
-    # The sum of these two pixels gives the brightness, the difference the
-    # contrast.
-    image = np.array([[[10], [250]]], np.uint8)
-    rng, n = _rng(), 2000
-    outs = np.array([TfDistort()(image, rng).ravel() for _ in range(n)])
-    assert outs.min() < -50
-    assert outs.max() > 300
-    delta = outs.mean(1) - 130
-    factor = (outs[:, 1] - outs[:, 0]) / 240
-    for values, low, high in ((delta, -63, 63), (factor, 0.2, 1.8)):
-      uniform = np.sort((values - low) / (high - low))
-      assert np.abs(uniform - np.arange(n) / n).max() < 1.95 / math.sqrt(n)
-    assert abs(np.corrcoef(delta, factor)[0, 1]) < 5 / math.sqrt(n)
-
-  @pytest.mark.parametrize(
-    ('fields', 'match'),
-    [
-      ({'brightness': -1}, 'tf_distort: brightness must be a number in'),
-      ({'contrast': 0.5}, 'tf_distort: contrast must be two numbers'),
-      ({'contrast': (-1, 1)}, 'tf_distort: contrast must be two numbers'),
-    ],
-  )
-  def test_refuses(self, fields, match, refused):
-    with refused(match):
-      TfDistort(**fields)
-
 
 class TestStandardize:
   @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
-  @pytest.mark.parametrize('channels', [1, 3])
-  def test_equals_the_definition(self, dtype, channels):
-    image = _random(6, 5, channels).astype(dtype)
+  def test_equals_the_definition(self, dtype):
+    image = _random(6, 5, 3).astype(dtype)
     out = Standardize()(image, None)
     assert out.dtype == np.float32
     values = image.astype(float)
@@ -246,7 +106,3 @@ class TestStandardize:
     nearly[0, 0, 0] += 0.01  # A standard deviation of 0.0011 < 1 / sqrt(75).
     expected = (nearly.astype(float) - nearly.mean(dtype=float)) * math.sqrt(75)
     np.testing.assert_allclose(Standardize()(nearly), expected, atol=1e-6)
-
-  def test_is_not_random(self):
-    assert not Standardize.random
-    assert TfDistort.random

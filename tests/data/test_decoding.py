@@ -1,4 +1,3 @@
-import concurrent.futures
 import io
 import struct
 import warnings
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maxsup_jax.data import _pillow
 from maxsup_jax.data.decoding import decode
 from maxsup_jax.errors import UsageError
 
@@ -76,26 +74,16 @@ def _file(name):
 
 class TestPixels:
   @pytest.mark.parametrize('name', _FILES)
-  @pytest.mark.parametrize('channels', [None, 1, 3])
-  def test_equal_pillows(self, name, channels):
+  def test_equal_pillows(self, name):
     encoded = _file(name)
     stored = 1 if name in _GREY else 3
-    mode = 'L' if (channels or stored) == 1 else 'RGB'
-    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert(mode))
-    out = decode(encoded, channels)
-    assert out.dtype == np.uint8
-    assert out.shape == (37, 50, channels or stored)
-    np.testing.assert_array_equal(out.reshape(expected.shape), expected)
-
-  @pytest.mark.parametrize('name', ['png', 'webp_lossless', 'bmp'])
-  def test_equal_what_was_stored(self, name):
-    np.testing.assert_array_equal(decode(_file(name), 3), _image())
-
-  def test_cmyk_is_like_the_original(self):
-    # Were Adobe's inversion missed, it would be the negative.
-    out = decode(_file('jpeg_cmyk'), 3).astype(float)
-    original = np.asarray(_image(), float)
-    assert np.abs(out - original).mean() < 5
+    for channels in (None, 1, 3):
+      mode = 'L' if (channels or stored) == 1 else 'RGB'
+      expected = np.asarray(Image.open(io.BytesIO(encoded)).convert(mode))
+      out = decode(encoded, channels)
+      assert out.dtype == np.uint8
+      assert out.shape == (37, 50, channels or stored)
+      np.testing.assert_array_equal(out.reshape(expected.shape), expected)
 
   def test_ycck(self):
     # The Adobe marker of Pillow's file says CMYK (0); 2 says YCCK.
@@ -107,20 +95,12 @@ class TestPixels:
     np.testing.assert_array_equal(decode(ycck, 3), expected)
     assert (decode(ycck, 3) != decode(encoded, 3)).mean() > 0.9
 
-  @pytest.mark.parametrize('channels', [None, 3])
-  def test_16_bit_grey_keeps_the_upper_byte(self, channels):
-    values = np.array([[0x0000, 0x01FF, 0x0200], [0x7FFF, 0x8000, 0xFFFF]])
-    rows = [row.astype('>u2').tobytes() for row in values]
-    out = decode(_png(rows, depth=16, kind=0), channels)
-    for c in range(channels or 1):
-      np.testing.assert_array_equal(out[..., c], values >> 8)
-
-  @pytest.mark.parametrize(('kind', 'bands'), [(2, 3), (4, 2), (6, 4)])
-  def test_16_bit_colours_too(self, kind, bands):
+  @pytest.mark.parametrize(('kind', 'bands'), [(0, 1), (2, 3), (4, 2), (6, 4)])
+  def test_of_16_bits_the_upper_8_stay(self, kind, bands):
     values = np.random.default_rng(0).integers(0, 2**16, (5, 4, bands))
     rows = [row.astype('>u2').tobytes() for row in values]
     out = decode(_png(rows, depth=16, kind=kind), None)
-    colours = 1 if bands == 2 else 3
+    colours = 1 if bands < 3 else 3
     np.testing.assert_array_equal(out, values[..., :colours] >> 8)
 
   @pytest.mark.parametrize(('depth', 'largest'), [(1, 1), (2, 3), (4, 15)])
@@ -130,12 +110,6 @@ class TestPixels:
     bits = np.unpackbits(np.frombuffer(rows[0], np.uint8)).reshape(-1, depth)
     values = bits @ (1 << np.arange(depth)[::-1])
     np.testing.assert_array_equal(out[0, :, 0], values * 255 // largest)
-
-  def test_the_colour_of_transparent_pixels_shows(self):
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 4), np.uint8)
-    pixels[:2, :, 3] = 0
-    encoded = _encode(Image.fromarray(pixels), 'PNG')
-    np.testing.assert_array_equal(decode(encoded, None), pixels[..., :3])
 
   @pytest.mark.parametrize(
     'transparency', [b'\x00\x80', b'\x00\xff', b'\x80'], ids=repr
@@ -169,14 +143,6 @@ class TestPixels:
     )
     np.testing.assert_array_equal(decode(encoded, 3), first.convert('RGB'))
 
-  @pytest.mark.parametrize('name', _FILES)
-  @pytest.mark.parametrize('size', [(1, 1), (1, 9), (9, 1)])
-  def test_tiny(self, name, size):
-    form, mode, options = _FILES[name]
-    encoded = _encode(_image(mode, size), form, **options)
-    expected = Image.open(io.BytesIO(encoded)).convert('RGB')
-    np.testing.assert_array_equal(decode(encoded, 3), expected)
-
   def test_orientation_is_ignored(self):
     exif = Image.Exif()
     exif[0x0112] = 6  # Turn by 90 degrees.
@@ -184,15 +150,6 @@ class TestPixels:
     np.testing.assert_array_equal(
       decode(encoded, 3), decode(_encode(_image(), 'JPEG'), 3)
     )
-
-  def test_threads(self):
-    files = {name: _file(name) for name in _FILES}
-    expected = {name: decode(file, 3) for name, file in files.items()}
-    names = list(_FILES) * 20
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-      outs = list(pool.map(lambda name: decode(files[name], 3), names))
-    for name, out in zip(names, outs):
-      np.testing.assert_array_equal(out, expected[name])
 
 
 class TestRefuses:
@@ -227,24 +184,16 @@ class TestRefuses:
     [
       (b'', '^no image: it has no bytes$'),
       (b'<html>\n404</html>', r"first bytes are b'<html>\\n404</'$"),
-      (b'\x00' * 100, 'no JPEG, PNG, WebP, BMP or GIF file'),
       (b'\xff\xd8\xff\xe0', '^a damaged JPEG file: '),
       (b'RIFF\x10\0\0\0WEBPVP8 ', '^a damaged WebP file: '),
       (b'GIF89a', '^a damaged GIF file: '),
       (b'BM\0\0', '^a damaged BMP file: '),
       (b'\x89PNG\r\n\x1a\n', '^a damaged PNG file: '),
-      (b'%!PS-Adobe-3.0 EPSF-3.0', 'no JPEG'),
     ],
   )
   def test_what_is_no_image(self, encoded, match, refused):
     with refused(match):
       decode(encoded, 3)
-
-  def test_bit_errors_in_png(self, refused):
-    encoded = bytearray(_file('png'))
-    encoded[len(encoded) // 2] ^= 1
-    with refused('a damaged PNG file'):
-      decode(bytes(encoded), 3)
 
   def test_every_bit_error_in_png(self):
     """Refused, or it changes no pixel; Pillow itself lets some pass."""
@@ -275,9 +224,9 @@ class TestRefuses:
     with refused("a damaged PNG file: the checksum of b'IDAT' is wrong"):
       decode(bytes(encoded), 3)
 
-  @pytest.mark.parametrize('side', [9460, 15_000, 60_000])
+  @pytest.mark.parametrize('side', [9460, 60_000])
   def test_bombs(self, side, refused):
-    # Pillow warns of the first two (above 89 million pixels) and refuses one.
+    # Pillow warns of the first (above 89 million pixels) and refuses the other.
     row = b'\0' * (side // 8 + 1)
     png = _png([row], depth=1, kind=0, shape=(side, side))
     bmp = bytearray(_file('bmp'))
@@ -285,17 +234,8 @@ class TestRefuses:
     for encoded in (png, bytes(bmp)):
       with refused(f'of {side}x{side} pixels, more than the 89478485 allowed'):
         decode(encoded, 3)
-
-  def test_bomb_of_each_format(self, monkeypatch, refused):
-    monkeypatch.setattr(_pillow, 'MAX_PIXELS', 50 * 37 - 1)
-    for name in _FILES:
-      with refused('file of 37x50 pixels, more than the 1849 allowed'):
-        decode(_file(name), 3)
-
-  @pytest.mark.parametrize('channels', [0, 2, 4, '3'])
-  def test_other_channels(self, channels, refused):
-    with refused('channels must be 1, 3 or None, not '):
-      decode(_file('png'), channels)
+    with refused("channels is '3'; expected 1, 3 or None"):
+      decode(_file('png'), '3')
 
 
 def test_damaged_exif_gives_no_warning():
@@ -311,13 +251,3 @@ def test_damaged_exif_gives_no_warning():
     Image.open(io.BytesIO(encoded))
   assert caught
   np.testing.assert_array_equal(decode(encoded, 3), decode(_file('jpeg'), 3))
-
-
-def test_sixteen_bits_of_an_older_pillow():
-  # Until version 11 Pillow opened them with 32 bits per pixel.
-  from maxsup_jax.data import decoding
-
-  wide = Image.fromarray(np.array([[0, 511], [512, 65535]], np.int32))
-  assert wide.mode == 'I'
-  out = decoding._convert(wide, None)
-  np.testing.assert_array_equal(out, [[0, 1], [2, 255]])

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from maxsup_jax.data import (
-  _glyph_shapes,
-  _png,
-  glyphs,
-  open_source,
-)
+from maxsup_jax.data import _glyph_shapes, glyphs, open_source
+from maxsup_jax.data._glyph_pictures import encode_png
 from maxsup_jax.data.glyphs import GlyphsConfig
 
 SMALL = 'glyphs/5x23x12_16_medium'
@@ -99,7 +95,7 @@ class TestExamples:
     examples = _examples(name, 'train', 20) + _examples(name, 'test', 20)
     images = np.stack([image for image, _ in examples])
     characters = [_glyph_shapes.CHARACTERS[label] for _, label in examples]
-    files = b''.join(map(_png.encode, images))
+    files = b''.join(map(encode_png, images))
     assert ''.join(characters) == labels
     assert hashlib.sha256(images.tobytes()).hexdigest() == pixels
     assert hashlib.sha256(files).hexdigest() == png
@@ -113,46 +109,16 @@ class TestExamples:
     blocks = np.reshape(labels, (10, 7))
     assert len(set(map(tuple, blocks))) == 10  # Not the same order each time.
 
-  def test_splits_and_seeds_are_disjoint(self):
-    drawn = []
-    for seed in (0, 1):
-      config = GlyphsConfig(num_classes=3, image_size=16, seed=seed)
-      for split in ('train', 'test'):
-        examples = [glyphs.generate(config, split, i) for i in range(60)]
-        drawn.append([image.tobytes() for image, _ in examples])
-        drawn[-1].append(bytes(label for _, label in examples))
-    assert len({example for part in drawn for example in part}) == 4 * 61
-
-  def test_the_letter_is_that_of_the_label(self):
-    """The mean picture of a class is nearest to its examples."""
-    config = GlyphsConfig(num_classes=4, image_size=32, difficulty='easy')
-    sums = {}
-    for index in range(200):
-      image, label = glyphs.generate(config, 'train', index)
-      flat = image.astype(float)
-      flat = abs(flat - np.median(flat))
-      sums.setdefault(label, []).append(flat / flat.sum())
-    means = np.stack([np.mean(sums[label], axis=0) for label in range(4)])
-    right = [
-      np.argmin(((means - image) ** 2).sum((1, 2, 3))) == label
-      for label, images in sums.items()
-      for image in images
-    ]
-    assert np.mean(right) > 0.8
-
 
 class TestNames:
   @pytest.mark.parametrize(
     ('text', 'name'),
     [
       ('', '26x10000_32_medium'),
-      ('26x10000_32_medium', '26x10000_32_medium'),
       ('26x10000x10000_32_medium_seed0', '26x10000_32_medium'),
       ('64', '26x10000_64_medium'),
       ('hard', '26x10000_32_hard'),
-      ('64_easy', '26x10000_64_easy'),
-      ('seed3', '26x10000_32_medium_seed3'),
-      ('62x100000', '62x100000_32_medium'),
+      ('62x100000_seed3', '62x100000_32_medium_seed3'),
       ('10x500x20_48_easy_seed12', '10x500x20_48_easy_seed12'),
     ],
   )
@@ -160,47 +126,31 @@ class TestNames:
     config = glyphs.parse_name(text)
     assert config.name == name
     again = glyphs.parse_name(name)
-    fields = (
-      'num_classes',
-      'num_train',
-      'num_test',
-      'image_size',
-      'difficulty',
-    )
-    for field in (*fields, 'seed'):
+    for field in ('num_classes', 'num_train', 'num_test', 'image_size', 'seed'):
       assert getattr(again, field) == getattr(config, field)
-
-  def test_fields(self):
-    config = glyphs.parse_name('36x50x60_24_hard_seed9')
-    assert config.num_classes == 36
-    assert (config.num_train, config.num_test) == (50, 60)
-    assert (config.image_size, config.difficulty) == (24, 'hard')
-    assert config.seed == 9
+    assert again.difficulty == config.difficulty
 
   @pytest.mark.parametrize(
     ('name', 'message'),
     [
-      ('glyphs/26', 'image_size .* multiple of 8 from 16 to 128, not 26'),
+      ('glyphs/26', 'image_size .* is 26; .* multiple of 8 from 16 to 128'),
       ('glyphs/26x', "'26x' in 'glyphs/26x' .* such as 'glyphs/26x10000_32_me"),
       ('glyphs/', "names no config: 'glyphs/26x10000_32_medium' does"),
-      ('glyphs/32_26x10000', "'26x10000' in .* cannot be read"),
       ('glyphs/medium_32', "'32' in .* cannot be read"),
       ('glyphs/026x100', "'026x100' in .* cannot be read"),
       ('glyphs/26x100_32_medium_', "'' in .* cannot be read"),
       ('glyphs/26x100_32_medium/1.0.0', "'medium/1.0.0' in .* cannot be"),
-      ('glyphs/26x100_32_medium:1.0.0', "'medium:1.0.0' in .* cannot be"),
       ('glyphs/../digits', 'cannot be read'),
       ('glyphs/26x' + 5000 * '9', 'cannot be read'),
-      ('glyphs/tiny', 'one of easy, medium, hard, not .tiny'),
-      ('glyphs/63x100', 'num_classes .* from 2 to 62, not 63'),
-      ('glyphs/1x100', 'num_classes .* from 2 to 62, not 1'),
-      ('glyphs/26x0', 'num_train .* from 1 to 10000000, not 0'),
-      ('glyphs/26x9x99999999', 'num_test .* from 1 to 10000000, not 99999999'),
-      ('glyphs/8', 'image_size .* from 16 to 128, not 8'),
-      ('glyphs/256', 'image_size .* from 16 to 128, not 256'),
-      ('glyphs:1.0.0', "use 'glyphs' or such as 'glyphs/26x10000_32_medium'"),
+      ('glyphs/tiny', "is 'tiny'; expected one of easy, medium, hard"),
+      ('glyphs/63x100', 'num_classes .* 63; expected an integer from 2 to 62'),
+      ('glyphs/26x9x99999999', 'num_test .* 99999999; .* from 1 to 10000000'),
+      (
+        'glyphs:1.0.0',
+        "expected 'glyphs' or a config such as 'glyphs/26x10000",
+      ),
       ('glyph', 'did you mean glyphs'),
-      ('digits/26x10000', "one version and no configs: use 'digits'"),
+      ('digits/26x10000', "has no 'digits/26x10000'; expected 'digits'"),
     ],
   )
   def test_refused(self, name, message, tmp_path, refused):
@@ -211,11 +161,9 @@ class TestNames:
   @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-      ({'num_classes': 26.0}, 'num_classes .* integer .* not 26.0'),
-      ({'num_train': True}, 'num_train .* integer .* not True'),
-      ({'seed': -1}, 'seed .* from 0 .* not -1'),
-      ({'difficulty': None}, 'one of easy, medium, hard, not None'),
-      ({'name': 'mine'}, "is '26x10000_32_medium', not 'mine'"),
+      ({'num_classes': 26.0}, 'num_classes .* is 26.0; expected an integer'),
+      ({'difficulty': None}, 'is None; expected one of easy, medium, hard'),
+      ({'name': 'mine'}, "is 'mine'; expected one of 26x10000_32_medium"),
     ],
   )
   def test_refused_fields(self, arguments, message, refused):
@@ -232,12 +180,9 @@ def small_dir(tmp_path_factory):
 
 
 class TestBuilder:
-  @pytest.mark.parametrize('in_memory', [False, True])
-  def test_reads_what_was_generated_in_its_order(self, small_dir, in_memory):
+  def test_reads_what_was_generated_in_its_order(self, small_dir):
     for split, number in (('train', 23), ('test', 12)):
-      source = open_source(
-        SMALL, split, data_dir=small_dir, in_memory=in_memory
-      )
+      source = open_source(SMALL, split, data_dir=small_dir)
       assert len(source) == number
       assert source.num_classes == 5
       assert source.label_names == tuple('ABCDE')
@@ -255,14 +200,6 @@ class TestBuilder:
     for a, b in zip(small, large):  # The smaller one ends first.
       np.testing.assert_array_equal(a['image'], b['image'])
       assert a['label'] == b['label']
-
-  def test_files_are_the_encoded_bytes(self, small_dir):
-    directory = small_dir / SMALL / '1.0.0'
-    stored = tfds.builder_from_directory(directory).as_data_source(
-      'train', decoders={'image': tfds.decode.SkipDecoding()}
-    )
-    for example, (image, _) in zip(stored, _examples(SMALL, 'train')):
-      assert example['image'] == _png.encode(image)
 
   def test_known_to_tfds(self, small_dir):
     """By every form of the name, and as a config."""
@@ -287,14 +224,6 @@ class TestBuilder:
     assert [path.name for path in (small_dir / 'glyphs').glob('5x23*')] == [
       SMALL.removeprefix('glyphs/')
     ]
-
-  def test_other_fonts_are_refused(self, tmp_path, monkeypatch, refused):
-    load = _glyph_shapes.load_shapes.__wrapped__  # Without the cache.
-    monkeypatch.setattr(_glyph_shapes, 'load_shapes', load)
-    monkeypatch.setitem(_glyph_shapes.FONTS, 'DejaVuSans.ttf', 64 * '0')
-    with refused('DejaVuSans.ttf has other outlines'):
-      open_source(SMALL, 'train', data_dir=tmp_path)
-    assert not (tmp_path / SMALL / '1.0.0').exists()
 
 
 class TestProcesses:

@@ -12,7 +12,7 @@ from maxsup_jax.data import (
   decoding,
   parse_transform,
 )
-from maxsup_jax.data.decoding import DecodingError, EncodedImage, decode
+from maxsup_jax.data.decoding import EncodedImage, decode
 from maxsup_jax.data.resizing import draw_crop
 from maxsup_jax.errors import UsageError
 
@@ -45,10 +45,10 @@ def _by_pillow(encoded):
 
 class TestPixels:
   @pytest.mark.parametrize('sampling', _SAMPLINGS)
-  @pytest.mark.parametrize('channels', [None, 1, 3])
-  def test_are_pillows(self, sampling, channels):
+  def test_are_pillows(self, sampling):
     rng = np.random.default_rng(0)
-    for seed in range(12):
+    for seed in range(24):
+      channels = (None, 1, 3)[seed % 3]
       image = _noise(*rng.integers(1, 90, 2), seed)
       encoded = _encode(
         image[..., :1] if seed % 4 == 3 else image,
@@ -67,31 +67,14 @@ class TestPixels:
       assert not out.flags.writeable
 
   @pytest.mark.parametrize('sampling', _SAMPLINGS)
-  @pytest.mark.parametrize('packages', [(), ('simplejpeg',)])
-  def test_of_the_upper_rows(self, sampling, packages):
-    for seed in range(2):
-      encoded = _encode(_noise(61, 40, seed), sampling, restart=seed)
+  def test_of_the_upper_rows(self, sampling):
+    for packages in ((), ('simplejpeg',)):
+      encoded = _encode(_noise(61, 40), sampling, restart=len(packages))
       expected = decode(encoded, 3)
       with _optional.without(*packages):
         for rows in range(1, 62):
           upper = EncodedImage(encoded, 3).upper(rows)
           np.testing.assert_array_equal(upper, expected[:rows])
-
-  def test_of_the_upper_rows_of_other_files(self):
-    image = _noise(40, 30)
-    for encoded in (
-      _encode(image, progressive=1),
-      _encode(image[..., :1]),
-      cv2.imencode('.png', image)[1].tobytes(),
-    ):
-      for channels in (1, 3):
-        upper = EncodedImage(encoded, channels).upper(9)
-        np.testing.assert_array_equal(upper, decode(encoded, channels)[:9])
-
-  def test_after_all_of_it_was_decoded(self):
-    image = EncodedImage(_encode(_noise(60, 30)), 3)
-    whole = image.decode()
-    assert np.shares_memory(image.upper(5), whole)
 
   def test_colours_that_are_no_ycbcr(self):
     """Files whose three channels are red, green and blue."""
@@ -129,20 +112,6 @@ def test_less_is_decoded(monkeypatch):
   np.testing.assert_array_equal(out, expected)
 
 
-def test_transforms_that_need_all_of_it():
-  encoded = _encode(_noise(30, 40))
-  transform = parse_transform('resize(16) | center_crop(12)')
-  assert not transform.takes_encoded
-  np.testing.assert_array_equal(
-    transform(EncodedImage(encoded, 3)), transform(decode(encoded, 3))
-  )
-  nothing = parse_transform('')
-  assert not nothing.takes_encoded
-  np.testing.assert_array_equal(
-    nothing(EncodedImage(encoded, 3)), decode(encoded, 3)
-  )
-
-
 class TestRefuses:
   @pytest.mark.parametrize('progressive', [0, 1])
   def test_truncations_of_what_is_not_decoded(self, progressive):
@@ -162,39 +131,23 @@ class TestRefuses:
         whole += 1
     assert whole <= 2  # Pillow does not need the very end either.
 
-  def test_the_error_names_no_example_without_one(self, refused):
-    with refused('^a damaged JPEG file'):
-      EncodedImage(_encode(_noise(9, 9))[:-30], 3).decode()
-    with pytest.raises(DecodingError):
-      EncodedImage(b'', 3).shape  # noqa: B018
-
   def test_bombs(self, monkeypatch, refused):
     monkeypatch.setattr(_pillow, 'MAX_PIXELS', 20 * 30 - 1)
     for see in (decoding.EncodedImage.decode, lambda image: image.upper(3)):
       with refused('a JPEG file of 20x30 pixels, more than the 599 allowed'):
         see(EncodedImage(_encode(_noise(20, 30)), 3))
 
-  def test_bit_errors_end_in_an_image_or_a_refusal(self):
-    """Whatever is damaged, in the header too."""
-    encoded = _encode(_noise(24, 16))
-    rng = np.random.default_rng(0)
-    results = {'shape': 0, 'refused': 0}
-    for bit in rng.choice(8 * len(encoded), 600, replace=False):
-      damaged = bytearray(encoded)
-      damaged[bit // 8] ^= 1 << bit % 8
-      try:
-        out = EncodedImage(bytes(damaged), 3).upper(1)
-      except UsageError:
-        results['refused'] += 1
-      else:
-        assert out.dtype == np.uint8
-        results['shape'] += 1
-    assert min(results.values()) > 0
-
 
 class TestDamage:
-  @pytest.mark.parametrize('kind', ['baseline', 'restart', 'progressive'])
-  @pytest.mark.parametrize('rows', [None, 10, 30])
+  @pytest.mark.parametrize(
+    ('kind', 'rows'),
+    [
+      ('baseline', None),
+      ('restart', 10),
+      ('progressive', 10),
+      ('baseline', 30),
+    ],
+  )
   def test_ends_as_without_simplejpeg(self, kind, rows):
     """The same pixels, to the bit, or the same refusal."""
     encoded = _encode(
@@ -205,7 +158,7 @@ class TestDamage:
     rng = np.random.default_rng(0)
     refusals, changed = 0, 0
     whole = decode(encoded, 3)[:rows]
-    for at in rng.choice(len(encoded), 250, replace=False):
+    for at in rng.choice(len(encoded), 200, replace=False):
       damaged = bytearray(encoded)
       damaged[at] ^= int(rng.integers(1, 256))
       with _optional.without('simplejpeg'):
@@ -257,29 +210,3 @@ def test_a_simplejpeg_that_decodes_otherwise_is_not_used(monkeypatch):
     assert len(calls) == 1  # Asked once.
   finally:
     _jpeg._agrees.cache_clear()
-
-
-class TestReadHeader:
-  def test_what_it_says(self):
-    encoded = _encode(_noise(21, 34))
-    header = _jpeg.read_header(encoded)
-    assert (header.height, header.width, header.channels) == (21, 34, 3)
-    assert header.one_scan
-    assert encoded[header.scan_at :].startswith(b'\xff\xda')
-    at = header.height_at
-    assert encoded[at : at + 4] == b'\x00\x15\x00\x22'
-    assert not _jpeg.read_header(
-      _encode(_noise(21, 34), progressive=1)
-    ).one_scan
-
-  def test_of_other_kinds(self):
-    file = io.BytesIO()
-    Image.new('CMYK', (20, 20)).save(file, 'JPEG')
-    assert _jpeg.read_header(file.getvalue()) is None
-    encoded = _encode(_noise(21, 34))
-    at = encoded.index(b'\xff\xc0')
-    arithmetic = encoded[: at + 1] + b'\xc9' + encoded[at + 2 :]
-    assert _jpeg.read_header(arithmetic) is None
-    assert _jpeg.read_header(encoded[: at + 4]) is None
-    twelve_bits = encoded[: at + 4] + b'\x0c' + encoded[at + 5 :]
-    assert _jpeg.read_header(twelve_bits) is None

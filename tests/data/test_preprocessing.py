@@ -13,7 +13,6 @@ from maxsup_jax.data import (
 )
 from maxsup_jax.data.preprocessing import (
   OPERATIONS,
-  Transform,
   parse_transform,
 )
 
@@ -58,7 +57,7 @@ class TestParse:
       assert _parse(text).operations == (operation,)
       assert _parse(text).random == operation.random
 
-  @pytest.mark.parametrize('text', ['', '  ', '\n'])
+  @pytest.mark.parametrize('text', ['', ' \n'])
   def test_nothing_is_the_identity(self, text):
     transform, image = parse_transform(text), _image()
     assert transform.operations == ()
@@ -70,8 +69,7 @@ class TestParse:
     [
       'resize(28)|center_crop(24)|flip',
       ' resize( size = 28 ) | center_crop(24) | flip() ',
-      'resize(28)\n  | center_crop(24)\n  | flip\n',
-      'resize(28) | (center_crop(24)) | flip(0.5)  # As in the paper.',
+      'resize(28)\n  | (center_crop(24))\n  | flip(0.5)  # As in the paper.',
     ],
   )
   def test_ways_of_writing(self, text):
@@ -83,24 +81,13 @@ class TestParse:
     assert parse_transform(text).operations == expected
     assert parse_transform(text).text == text
 
-  @pytest.mark.parametrize(
-    ('text', 'operation'),
-    [
-      ('flip(1/4)', transforms.Flip(0.25)),
-      ('rotate([-5, +5])', transforms.Rotate((-5, 5))),
-      (
-        'random_resized_crop(24, (0.25, 1), (3/4, 4/3))',
-        resizing.RandomResizedCrop(24, (0.25, 1), (3 / 4, 4 / 3)),
-      ),
-      ('resize_exact(8, None)', resizing.ResizeExact(8)),
-      (
-        "rand_augment('m9', 'bilinear')",
-        rand_augment.RandAugment('m9', 'bilinear'),
-      ),
-    ],
-  )
-  def test_literals(self, text, operation):
-    assert parse_transform(text).operations == (operation,)
+  def test_literals(self):
+    text = 'flip(1/4) | rotate([-5, +5]) | resize_exact(8, None)'
+    assert parse_transform(text).operations == (
+      transforms.Flip(0.25),
+      transforms.Rotate((-5, 5)),
+      resizing.ResizeExact(8),
+    )
 
   def test_statistics_of_the_data_set(self):
     text = "rand_augment('m9') | random_erasing(1.0)"
@@ -112,67 +99,83 @@ class TestParse:
   @pytest.mark.parametrize(
     ('text', 'match'),
     [
+      # Names and calls.
+      ('flip | Flip', "unknown operation 'Flip' .* Known: center_crop, color_"),
       (
-        'blur(3)',
-        "unknown operation 'blur' in a transform: known are center_c",
+        'resize()',
+        r'resize: got no size; expected resize\(size, inter',
       ),
-      ('flip | Flip', "unknown operation 'Flip'"),
-      (
-        'resize',
-        r'resize needs the argument size: resize\(size, interpolation=',
-      ),
-      ('resize()', 'resize needs the argument size'),
-      ('resize(8, 9, 10)', 'resize takes at most 2 arguments, not 3: resize'),
-      ('resize(8, size=8)', 'resize: size is given twice'),
-      (
-        'resize(8, crop=1)',
-        "resize has no argument 'crop': resize\\(size, int",
-      ),
-      ('resize(**{})', "resize has no argument '\\*\\*'"),
-      ("rand_augment('m9', mean=(1,))", "rand_augment has no argument 'mean'"),
-      ("rand_augment('m9', 'area', 3)", 'at most 2 arguments, not 3'),
-      ('random_erasing(1, std=(1,))', "random_erasing has no argument 'std'"),
-      ('random_erasing(1, _=1)', "random_erasing has no argument '_'"),
-      (
-        'resize(size)',
-        'resize: size must be a literal such as 0.5, .* not size',
-      ),
-      ('resize(*[8])', 'resize: size must be a literal'),
-      ('resize(2 * 8)', r'resize: size must be a literal .* not 2 \* 8'),
-      ('flip(1 / 0)', 'flip: probability must be a literal'),
-      ("flip('a' / 2)", 'flip: probability must be a literal'),
-      ('rotate((1, open))', 'rotate: degrees must be a literal .* not open'),
-      ("flip(__import__('os'))", 'flip: probability must be a literal'),
-      ('resize(0)', 'resize: size must be an integer >= 1, not 0'),
-      ('flip(2)', r'flip: probability must be a number in \[0, 1\], not 2'),
-      ("rand_augment('m99')", r'rand_augment: m must be in \[0, 10\], not 99'),
-      ('flip |', "a transform must read like .*, not 'flip |'"),
-      ('| flip', 'a transform must read like'),
-      ('flip flip', 'a transform must read like'),
-      ('flip, flip', 'a transform must read like'),
-      ('flip & flip', 'a transform must read like'),
-      ('flip\n| resize(', r"must read like .*, not 'flip \| resize\('"),
-      ('3', 'a transform must read like'),
-      ("'flip'", 'a transform must read like'),
-      ('flip.probability', 'a transform must read like'),
-      ('a.b(3)', 'a transform must read like'),
-      ('flip()()', 'a transform must read like'),
-      ('flip\0', 'a transform must read like'),
-      ('lambda: flip', 'a transform must read like'),
-      ('x := flip', 'a transform must read like'),
+      ('resize(8, 9, 10)', r'resize: got 3 arguments; expected resize\(size'),
+      ('resize(8, size=8)', 'resize: got size twice'),
+      ('resize(8, crop=1)', "resize: got an unknown argument 'crop'; expected"),
+      ('resize(**{})', 'resize: got'),
+      ("rand_augment('m9', mean=(1,))", "an unknown argument 'mean'"),
+      ("rand_augment('m9', 'area', 3)", 'got 3 arguments'),
+      ('random_erasing(1, std=(1,))', "an unknown argument 'std'"),
+      ('random_erasing(1, _=1)', "an unknown argument '_'"),
+      # Literals.
+      ('resize(size)', 'resize: size is size; expected a literal such as 0.5'),
+      ('resize(*[8])', 'resize: size is .*; expected a literal'),
+      ('resize(2 * 8)', r'resize: size is 2 \* 8; expected a literal'),
+      ('flip(1 / 0)', 'flip: probability is .*; expected a literal'),
+      ("flip('a' / 2)", 'flip: probability is .*; expected a literal'),
+      ('rotate((1, open))', 'rotate: degrees is open; expected a literal'),
+      ("flip(__import__('os'))", 'probability is .*; expected a literal'),
+      # Syntax.
+      ('flip |', "a transform is 'flip |'; expected a chain such as"),
+      ('| flip', 'expected a chain such as'),
+      ('flip, flip', 'expected a chain such as'),
+      ('flip & flip', 'expected a chain such as'),
+      ('flip\n| resize(', r"is 'flip \| resize\('; expected a chain"),
+      ("'flip'", 'expected a chain such as'),
+      ('a.b(3)', 'expected a chain such as'),
+      ('flip()()', 'expected a chain such as'),
+      ('flip\0', 'expected a chain such as'),
+      ('lambda: flip', 'expected a chain such as'),
       (
         'flip | rand_augment(m9-mstd0.5-inc1)',
         "^rand_augment: .*'rand_augment\\(m9-mstd0.5-inc1\\)' .* needs quotes",
       ),
-      ('rand_augment(m9)', r'rand_augment: spec must .* \(text in quotes\)'),
-      ('rotate(1e308)', r'rotate: degrees must be a number in \[0, 360\]'),
-      ('rotate((0, 1e308))', r'rotate: degrees .* in \[-360, 360\]'),
-      ('tf_distort(1e308)', r'brightness must be a number in \[0, 255\]'),
-      ('tf_distort(1, (1, 1e308))', r'contrast must .* in \[0, 1000.0\]'),
-      ('color_jitter(1e308)', r'brightness must .* in \[0.0, 1000.0\]'),
-      ('random_erasing(1, aspect=(1e-9, 1))', r'aspect .* in \[0.001, 1000'),
-      (f'center_crop({10**30})', 'size must be at most 65536 pixels'),
-      ('pad_and_crop(65537)', 'padding must be at most 65536 pixels'),
+      ('rand_augment(m9)', r'rand_augment: spec is m9; .* \(text in quotes\)'),
+      # Values.
+      ('resize(0)', 'resize: size is 0; expected .* from 1 to 65536'),
+      ('resize(True)', 'resize: size is True'),
+      (f'center_crop({10**30})', 'center_crop: size is 10*; expected'),
+      ("resize_exact('8')", "resize_exact: height is '8'"),
+      ('resize_exact(8, 0)', 'resize_exact: width is 0'),
+      ('random_crop(8, -1)', 'random_crop: padding is -1; expected'),
+      ('pad_and_crop(1.5)', 'pad_and_crop: padding is 1.5'),
+      (
+        "resize(8, 'cubic')",
+        "is 'cubic'; did you mean 'bicubic'",
+      ),
+      (
+        "rand_augment('m9', 'area')",
+        "interpolation is 'area'; expected one of",
+      ),
+      ('rand_augment(9)', "spec is 9; expected text such as 'm9-"),
+      ('flip(2)', 'flip: probability is 2; expected from 0 to 1'),
+      ('flip(True)', 'flip: probability is True'),
+      ('rotate(1e308)', 'rotate: degrees is 1e.308; expected from 0 to 360'),
+      (
+        'rotate((5, 1))',
+        r'degrees is \(5, 1\); expected two numbers \(low, hi',
+      ),
+      ('rotate((1, 2, 3))', 'degrees is .*; expected two numbers'),
+      ('random_resized_crop(8, (0, 1))', 'scale .*, above 0 and up to 1'),
+      ('random_resized_crop(8, 0.5)', 'scale is 0.5; expected two numbers'),
+      ('random_resized_crop(8, ratio=(0, 1))', 'ratio .* from 0.001 to 1000'),
+      ('random_erasing(1.5)', 'random_erasing: probability is 1.5'),
+      ('random_erasing(1, (0.5, 1.5))', 'area is .* expected two numbers'),
+      ('random_erasing(1, aspect=(1e-9, 1))', 'aspect .* from 0.001 to 1000'),
+      ("random_erasing(1, mode='noise')", 'one of pixel, rand, const'),
+      ('color_jitter(-0.1)', 'color_jitter: brightness is -0.1; expected from'),
+      ('color_jitter(saturation=(-1, 1))', 'saturation is .* two numbers'),
+      ('color_jitter(hue=0.6)', 'hue is 0.6; expected from 0 to 0.5'),
+      ('color_jitter(hue=(-0.6, 0))', 'hue is .* from -0.5 to 0.5'),
+      ('tf_distort(1e308)', 'brightness is 1e.308; expected from 0 to 255'),
+      ('tf_distort(1, (1, 1e308))', 'contrast is .* from 0 to 1000'),
+      # Floats.
       (
         'standardize | resize(8)',
         'resize needs a uint8 image, but stands after',
@@ -181,15 +184,11 @@ class TestParse:
         'tf_distort | flip | color_jitter(0.4)',
         'color_jitter needs a uint8 image, but stands after tf_distort, which',
       ),
+      (None, 'a transform is None; expected text'),
     ],
   )
   def test_refuses(self, text, match, refused):
     with refused(match):
-      parse_transform(text)
-
-  @pytest.mark.parametrize('text', [None, 3, b'flip', ('flip',)])
-  def test_refuses_other_types(self, text, refused):
-    with refused('a transform must be text, not '):
       parse_transform(text)
 
   def test_floats_may_be_cropped_and_mirrored(self):
@@ -223,17 +222,15 @@ class TestTransform:
     assert (out.dtype == np.float32) == gives_floats
 
   def test_from_left_to_right_with_one_generator(self):
-    image = _image()
-    rng = np.random.default_rng(3)
-    expected = transforms.pad_and_crop(image, rng, 2)
-    expected = transforms.flip_left_right(expected, rng)
-    expected = resizing.random_resized_crop(expected, rng, 24)
+    rng, expected = np.random.default_rng(3), _image()
     transform = parse_transform('pad_and_crop(2)|flip|random_resized_crop(24)')
-    out = transform(image, np.random.default_rng(3))
+    for operation in transform.operations:
+      expected = operation(expected, rng)
+    out = transform(_image(), np.random.default_rng(3))
     np.testing.assert_array_equal(out, expected)
 
   @pytest.mark.parametrize('text', _CALLS)
-  def test_the_contract_of_an_operation(self, text):
+  def test_the_contract_of_an_operation(self, text, refused):
     transform, image = _parse(text), _image()
     before = image.copy()
     image.flags.writeable = False
@@ -252,20 +249,18 @@ class TestTransform:
     assert varies == transform.random
     if not transform.random:
       np.testing.assert_array_equal(transform(image), outs[0])
-    grey = parse_transform(text, mean=(0.5,))(
-      image[..., :1], np.random.default_rng(7)
-    )
-    assert grey.shape[-1] == 1
-
-  def test_no_global_randomness(self):
-    transform = _parse(' | '.join(c for c in _CALLS if 'standard' not in c))
-    np.random.seed(0)
-    first = transform(_image(), np.random.default_rng(1))
-    np.random.seed(1)
-    state = np.random.get_state()[1].copy()
-    second = transform(_image(), np.random.default_rng(1))
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    for shape in ((32, 40, 1), (1, 1, 3), (1, 5, 1)):
+      if not text.startswith('random_crop') or shape[0] > 1:
+        small = np.zeros(shape, np.uint8)
+        out = parse_transform(text, mean=(0.5,))(
+          small, np.random.default_rng(7)
+        )
+        assert out.shape[-1] == shape[-1]
+    # OpenCV would scale floats as well.
+    if not transform.operations[0].takes_floats and 'area' not in text:
+      with refused('needs a uint8 image'):
+        for seed in range(20):  # Some do nothing, now and then.
+          transform(np.float32(image), np.random.default_rng(seed))
 
   def test_pickles(self):
     transform = _parse(' | '.join(c for c in _CALLS if 'standard' not in c))
@@ -290,6 +285,3 @@ class TestTransform:
       outs = list(pool.map(load, range(100)))
     for seed, out in enumerate(outs):
       np.testing.assert_array_equal(out, load(seed))
-
-  def test_the_default_is_the_identity(self):
-    assert Transform() == parse_transform('')

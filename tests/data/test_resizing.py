@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from maxsup_jax.data import resizing
-from maxsup_jax.data.resizing import RandomResizedCrop, Resize, ResizeExact
+from maxsup_jax.data.resizing import RandomResizedCrop
 
 _PILLOW = {
   'nearest': Image.Resampling.NEAREST,
@@ -24,54 +24,11 @@ def _pattern():
   return ((3 * i + 2 * j + 40 * c + i * j // 16) % 256).astype(np.uint8)
 
 
-def _weights(length, new_length, interpolation):
-  """The matrix of an antialiased filter, from its definition."""
-  if interpolation == 'bilinear':
-    support = 1
-
-    def kernel(x):
-      return max(0, 1 - abs(x))
-  else:
-    support, a = 2, -0.5  # Keys' cubic.
-
-    def kernel(x):
-      x = abs(x)
-      if x < 1:
-        return (a + 2) * x**3 - (a + 3) * x**2 + 1
-      return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0
-
-  scale = length / new_length
-  stretch = max(scale, 1)
-  weights = np.zeros((new_length, length))
-  for i in range(new_length):
-    center = (i + 0.5) * scale
-    for j in range(length):
-      if abs(j + 0.5 - center) < support * stretch + 1:
-        weights[i, j] = kernel((j + 0.5 - center) / stretch)
-  return weights / weights.sum(1, keepdims=True)
-
-
 class TestResizeExact:
-  @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
-  @pytest.mark.parametrize('shape', [(7, 9), (13, 40), (60, 25), (24, 31)])
-  @pytest.mark.parametrize('channels', [1, 3])
-  def test_equals_the_definition(self, interpolation, shape, channels):
-    # Bicubic weights overshoot; from this range they do not leave the bytes.
-    image = 64 + _random(24, 31, channels) // 2
-    out = resizing.resize_exact(image, *shape, interpolation)
-    rows = _weights(24, shape[0], interpolation)
-    columns = _weights(31, shape[1], interpolation)
-    expected = np.einsum('ih,hwc,jw->ijc', rows, image, columns)
-    assert out.dtype == np.uint8
-    # Rounded twice, once between the axes: half a unit each, the first one
-    # times the sum of the absolute weights, which is at most 1.25.
-    np.testing.assert_allclose(out, expected, atol=1.13)
-    assert np.abs(out - expected).mean() < 0.4
-
   @pytest.mark.parametrize('interpolation', _PILLOW)
   @pytest.mark.parametrize('channels', [1, 3])
-  @pytest.mark.parametrize('shape', [(1, 1), (12, 50), (70, 9)])
-  def test_equals_pillow(self, interpolation, channels, shape):
+  def test_equals_pillow(self, interpolation, channels):
+    shape = (12, 50) if channels == 1 else (70, 9)
     image = _random(33, 20, channels)
     pillow = Image.fromarray(image.squeeze())
     expected = pillow.resize(shape[::-1], _PILLOW[interpolation])
@@ -90,44 +47,17 @@ class TestResizeExact:
     out = resizing.resize_exact(ramp, 4, 4, 'area')
     np.testing.assert_array_equal(out[..., 0], [[0, 25, 75, 100]] * 4)
 
-  @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic', 'area'])
-  def test_nothing_aliases(self, interpolation):
-    stripes = np.zeros((64, 64, 1), np.uint8)
-    stripes[:, ::2] = 200
-    # Picking or interpolating pixels would give 0 or 200 somewhere.
-    out = resizing.resize_exact(stripes, 16, 16, interpolation)
-    inner = out[:, 2:-2].astype(int)  # A half kernel is not quite even.
-    np.testing.assert_allclose(inner, 100, atol=1)
-
   @pytest.mark.parametrize('interpolation', resizing.INTERPOLATIONS)
-  @pytest.mark.parametrize('channels', [2, 4, 5])
-  def test_other_channels_are_scaled_alike(self, interpolation, channels):
-    image = _random(9, 8, channels)
+  def test_other_channels_are_scaled_alike(self, interpolation):
+    image = _random(9, 8, 5)
     out = resizing.resize_exact(image, 5, 11, interpolation)
-    assert out.shape == (5, 11, channels)
-    for c in range(channels):
+    assert out.shape == (5, 11, 5)
+    assert resizing.resize_exact(image, 9, 8, interpolation) is image
+    for c in range(5):
       np.testing.assert_array_equal(
         out[..., c : c + 1],
         resizing.resize_exact(image[..., c : c + 1], 5, 11, interpolation),
       )
-
-  def test_the_right_shape_is_kept(self):
-    image = _random(5, 9, 3)
-    assert resizing.resize_exact(image, 5, 9, 'bicubic') is image
-
-  @pytest.mark.parametrize('interpolation', resizing.INTERPOLATIONS)
-  def test_a_view_that_is_read_only(self, interpolation):
-    image = _random(30, 30, 3)
-    image.flags.writeable = False
-    view = image[3:20:2, 25:4:-1]
-    expected = resizing.resize_exact(view.copy(), 6, 6, interpolation)
-    out = resizing.resize_exact(view, 6, 6, interpolation)
-    np.testing.assert_array_equal(out, expected)
-
-  def test_one_pixel(self):
-    image = np.array([[[10, 20, 30]]], np.uint8)
-    out = resizing.resize_exact(image, 3, 4, 'bicubic')
-    np.testing.assert_array_equal(out, np.broadcast_to(image, (3, 4, 3)))
 
   def test_too_large(self, refused):
     with refused('1x2000 pixels would become one of 224x448000, more than'):
@@ -135,24 +65,14 @@ class TestResizeExact:
 
 
 class TestResize:
-  @pytest.mark.parametrize(
-    ('shape', 'size', 'expected'),
-    [
+  def test_the_shorter_side_gets_the_size(self):
+    for shape, size, expected in (
       ((30, 45, 3), 10, (10, 15, 3)),
       ((45, 30, 1), 10, (15, 10, 1)),
-      ((7, 10, 1), 3, (3, 4, 1)),  # 10 * 3 / 7 = 4.29
       ((3, 5, 1), 7, (7, 11, 1)),  # 11.67 is rounded down.
-      ((8, 10, 1), 2, (2, 2, 1)),
       ((4, 6, 3), 10, (10, 15, 3)),
-      ((5, 5, 3), 2, (2, 2, 3)),
-    ],
-  )
-  def test_the_shorter_side_gets_the_size(self, shape, size, expected):
-    assert resizing.resize(_random(*shape), size).shape == expected
-
-  def test_the_right_size_is_kept(self):
-    image = _random(5, 9, 3)
-    assert resizing.resize(image, 5) is image
+    ):
+      assert resizing.resize(_random(*shape), size).shape == expected
 
   # torchvision 0.28 with Pillow 13, on the image of `_pattern`:
   # zlib.crc32(np.asarray(F.resize(Image.fromarray(image), 20)).tobytes())
@@ -197,14 +117,6 @@ class TestDrawCrop:
       assert distance < 1.95 / math.sqrt(n) + 0.006  # Whole pixels.
     assert abs(np.corrcoef(area, log_ratio)[0, 1]) < 5 / math.sqrt(n)
 
-  def test_every_place_is_reached(self):
-    rng = np.random.default_rng(0)
-    crops = [resizing.draw_crop(3, 3, rng, (1 / 9,) * 2) for _ in range(500)]
-    assert {crop[:2] for crop in crops} == {
-      (i, j) for i in range(3) for j in range(3)
-    }
-    assert {crop[2:] for crop in crops} == {(1, 1)}
-
   def test_the_ratio_is_that_of_width_to_height(self):
     rng = np.random.default_rng(0)
     for shape in ((300, 300), (900, 100), (100, 900)):
@@ -217,21 +129,11 @@ class TestDrawCrop:
     crop = resizing.draw_crop(900, 100, rng, (1, 1), (0.5, 0.8))
     assert crop == (350, 0, 200, 100)
 
-  @pytest.mark.parametrize('ratio', [1e-3, 1e3])
-  def test_no_side_becomes_zero(self, ratio):
-    rng = np.random.default_rng(0)
-    crop = resizing.draw_crop(8, 8, rng, (1, 1), (ratio, ratio))
-    assert sorted(crop[2:]) == [1, 8]
-    crop = resizing.draw_crop(1, 1, rng, (1, 1), (ratio, ratio))
-    assert crop == (0, 0, 1, 1)
-
   @pytest.mark.parametrize(
     ('shape', 'expected'),
     [
       ((1000, 2), (498, 0, 3, 2)),  # 2 / (3 / 4) = 2.67
       ((2, 1000), (0, 498, 2, 3)),  # 2 * 4 / 3 = 2.67
-      ((1000, 6), (496, 0, 8, 6)),
-      ((6, 1001), (0, 496, 6, 8)),
     ],
   )
   def test_what_never_fits_is_central(self, shape, expected):
@@ -252,15 +154,6 @@ class TestDrawCrop:
     assert resizing.draw_crop(90, 90, rng) == (0, 0, 90, 90)
     assert rng.count == 20
 
-  @pytest.mark.parametrize('shape', [(1, 1), (1, 50), (50, 1), (2, 3)])
-  def test_tiny(self, shape):
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-      top, left, height, width = resizing.draw_crop(*shape, rng)
-      assert min(height, width) >= 1
-      assert 0 <= top <= shape[0] - height
-      assert 0 <= left <= shape[1] - width
-
 
 class TestRandomResizedCrop:
   @pytest.mark.parametrize('interpolation', _PILLOW)
@@ -280,22 +173,6 @@ class TestRandomResizedCrop:
       assert out.shape == (24, 24, channels)
       np.testing.assert_array_equal(out.squeeze(), expected)
 
-  def test_pixels_beside_the_crop_have_no_influence(self):
-    image = _random(50, 70, 3)
-    top, left, height, width = resizing.draw_crop(
-      50, 70, np.random.default_rng(1)
-    )
-    other = np.zeros_like(image)
-    inside = np.s_[top : top + height, left : left + width]
-    other[inside] = image[inside]
-    assert (other != image).any()
-    for interpolation in resizing.INTERPOLATIONS:
-      operation = RandomResizedCrop(16, interpolation=interpolation)
-      np.testing.assert_array_equal(
-        operation(image, np.random.default_rng(1)),
-        operation(other, np.random.default_rng(1)),
-      )
-
   def test_equals_torchvision(self):
     # torchvision 0.28 with Pillow 13: F.resized_crop(Image.fromarray(image),
     # 5, 7, 30, 41, [24, 24], InterpolationMode.BICUBIC), as above.
@@ -311,56 +188,3 @@ class TestRandomResizedCrop:
 
     out = RandomResizedCrop(24, interpolation='bicubic')(_pattern(), Given())
     assert zlib.crc32(out.tobytes()) == 429691633
-
-
-@pytest.mark.parametrize(
-  ('operation', 'function', 'arguments'),
-  [
-    (Resize, resizing.resize, (7, 'bicubic')),
-    (ResizeExact, resizing.resize_exact, (7, 9, 'nearest')),
-    (ResizeExact, resizing.resize_exact, (7,)),
-  ],
-)
-def test_operations_call_the_functions(operation, function, arguments):
-  image = _random(20, 30, 3)
-  assert not operation.random
-  for rng in (None, np.random.default_rng(0)):
-    np.testing.assert_array_equal(
-      operation(*arguments)(image, rng), function(image, *arguments)
-    )
-
-
-@pytest.mark.parametrize(
-  ('make', 'match'),
-  [
-    (lambda: Resize(0), 'resize: size must be an integer >= 1, not 0'),
-    (lambda: Resize(2.0), 'resize: size must be an integer >= 1, not 2.0'),
-    (lambda: Resize(True), 'resize: size must be'),
-    (
-      lambda: Resize(8, 'cubic'),
-      'one of nearest, bilinear, bicubic, area, not',
-    ),
-    (lambda: Resize(8, None), 'resize: interpolation must be one of'),
-    (lambda: ResizeExact(8, 0), 'resize_exact: width must be an integer >= 1'),
-    (lambda: ResizeExact('8'), 'resize_exact: height must be an integer'),
-    (lambda: RandomResizedCrop(-1), 'random_resized_crop: size must be'),
-    (lambda: RandomResizedCrop(8, (0, 1)), r'scale .* in \[0, 1\] and above 0'),
-    (lambda: RandomResizedCrop(8, (0.5, 1.1)), r'\(low, high\) in \[0, 1\]'),
-    (lambda: RandomResizedCrop(8, (0.5, 0.1)), 'scale must be two numbers'),
-    (lambda: RandomResizedCrop(8, 0.5), 'scale must be two numbers'),
-    (lambda: RandomResizedCrop(8, ratio=(0, 1)), r'ratio .* \[0.001, 1000'),
-    (lambda: RandomResizedCrop(8, ratio=(1e-9, 1e-9)), 'ratio must be two'),
-    (lambda: RandomResizedCrop(8, ratio=(1, 2, 3)), 'ratio must be two'),
-    (lambda: RandomResizedCrop(8, ratio=(1, math.inf)), 'ratio must be two'),
-    (lambda: RandomResizedCrop(8, interpolation=3), 'interpolation must be'),
-  ],
-)
-def test_refuses(make, match, refused):
-  with refused(match):
-    make()
-
-
-@pytest.mark.parametrize('dtype', [np.float32, np.int32])
-def test_only_bytes(dtype, refused):
-  with refused('resize needs a uint8 image of 1 or 3 channels, not '):
-    resizing.resize(np.zeros((4, 4, 3), dtype), 2)

@@ -1,14 +1,12 @@
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from maxsup_jax.data import ArraySource, open_source, to_arrays
+from maxsup_jax.data import ArraySource, open_source
+from maxsup_jax.errors import UsageError
 
 GREY = tfds.features.Image(shape=(None, None, 1))
 RGB = tfds.features.Image(shape=(None, None, 3))
@@ -33,40 +31,18 @@ class TestArraySource:
     assert source[-1]['label'] == 0
     assert type(source[3]['label']) is int
 
-  def test_ends(self, numbered):
-    with pytest.raises(IndexError):
-      numbered(3)[3]
-    assert [e['label'] for e in numbered(3)] == [0, 1, 2]
-
-  def test_examples_cannot_be_written_to(self, make_images):
-    (images,) = make_images((5, 4, 6, 3))
-    source = ArraySource(images, np.zeros(5, int), 1)
-    with pytest.raises(ValueError, match='read-only'):
-      source[0]['image'][:] = 0
-    images[0] = 0  # The caller's own array still can be.
-
-  @pytest.mark.parametrize(
-    ('images', 'labels', 'message'),
-    [
-      (np.zeros((2, 4, 4, 1)), [0, 1], r'uint8 .*, not float64 \[2, 4, 4, 1\]'),
-      (np.zeros((2, 4), np.uint8), [0, 1], r'not uint8 \[2, 4\]'),
-      (np.zeros((2, 4, 4), np.uint8), [0], r'integers \[2\], not int64 \[1\]'),
-      (np.zeros((2, 4, 4), np.uint8), [0.0, 1.0], 'not float64'),
-      (
-        np.zeros((2, 4, 4), np.uint8),
-        [0, 2],
-        r'mine: example 1 has label 2, outside \[0, 2\)',
-      ),
-      (
-        np.zeros((2, 4, 4), np.uint8),
-        [-1, 0],
-        r'mine: example 0 has label -1, outside \[0, 2\)',
-      ),
-    ],
-  )
-  def test_refuses(self, images, labels, message, refused):
-    with refused(message):
-      ArraySource(images, labels, 2, name='mine')
+  def test_refuses(self, refused):
+    images = np.zeros((2, 4, 4), np.uint8)
+    for pixels, labels, message in (
+      (images / 1, [0, 1], r'are float64 \[2, 4, 4, 1\]; expected uint8'),
+      (images[0], [0, 1], r'are uint8 \[4, 4\]; expected'),
+      (images, [0], r'are int64 \[1\]; expected integers \[2\]'),
+      (images, [0.0, 1.0], 'labels are float64'),
+      (images, [0, 2], r'mine: example 1 has label 2, outside \[0, 2\)'),
+      (images, [-1, 0], r'mine: example 0 has label -1, outside \[0, 2\)'),
+    ):
+      with refused(message):
+        ArraySource(pixels, labels, 2, name='mine')
 
 
 class TestOpenedDataset:
@@ -80,25 +56,16 @@ class TestOpenedDataset:
       {'image': RGB, 'label': CLASSES, 'mask': GREY}, {'train': examples}
     )
     source = open_source('tiny', 'train', data_dir=tmp_path)
+    source = pickle.loads(pickle.dumps(source))
     assert (source.name, len(source)) == ('tiny/train', 3)
     assert source.num_classes == 3
     assert source.label_names == ('cat', 'dog', 'eel')
     assert source.image_shape is None
+    assert source.labels().tolist() == [e['label'] for e in source]
     # tfds writes the examples in an order of its own.
     found = {e['label']: e['image'] for e in source}
     for image, label in zip(images, [1, 0, 2]):
       np.testing.assert_array_equal(found[label], image)
-
-  def test_only_the_asked_image_is_decoded(
-    self, tmp_path, write_dataset, make_images, monkeypatch
-  ):
-    (image,) = make_images((4, 4, 3))
-    features = {'image': RGB, 'label': CLASSES, 'mask': GREY}
-    write_dataset(
-      features, {'train': [{'image': image, 'label': 0, 'mask': b'no image'}]}
-    )
-    source = open_source('tiny', 'train', data_dir=tmp_path)
-    np.testing.assert_array_equal(source[0]['image'], image)
 
   def test_indices(self, data_dir):
     source = open_source('digits', 'test', data_dir=data_dir)
@@ -111,15 +78,6 @@ class TestOpenedDataset:
       source[np.int64(3)]['image'], source[3]['image']
     )
 
-  def test_slices_of_splits(self, data_dir):
-    parts = [
-      open_source('digits', split, data_dir=data_dir)
-      for split in ('train[:90%]', 'train[90%:]')
-    ]
-    whole = open_source('digits', 'train', data_dir=data_dir)
-    assert [len(part) for part in parts] == [1298, 144]
-    _assert_same([*parts[0], *parts[1]], list(whole))
-
   def test_by_directory_and_by_version(self, data_dir, write_dataset, tmp_path):
     path = str(data_dir / 'digits' / '1.0.0')
     assert len(open_source(path, 'test')) == 355
@@ -128,22 +86,6 @@ class TestOpenedDataset:
     write_dataset(features, {'train': [example]}, config='small')
     for name in ('tiny', 'tiny/small', 'tiny:1.0.0', 'tiny/small:1.*.*'):
       assert len(open_source(name, 'train', data_dir=tmp_path)) == 1
-
-  def test_default_data_dir(self, data_dir, monkeypatch):
-    monkeypatch.setattr(tfds.core.constants, 'DATA_DIR', str(data_dir))
-    assert len(open_source('digits', 'test')) == 355
-
-  def test_data_dir_below_home(self, data_dir, monkeypatch):
-    monkeypatch.setenv('HOME', str(data_dir.parent))
-    data_dir = f'~/{data_dir.name}'
-    assert len(open_source('digits', 'test', data_dir=data_dir)) == 355
-    path = f'{data_dir}/digits/1.0.0'
-    assert len(open_source(path, 'test')) == 355
-
-  def test_survives_pickling(self, data_dir):
-    source = open_source('digits', 'test[:20]', data_dir=data_dir)
-    source[0]
-    _assert_same(pickle.loads(pickle.dumps(source)), source)
 
   def test_resized_and_in_colour(self, tmp_path, write_dataset):
     left_dark = np.zeros((8, 12, 1), np.uint8)
@@ -195,10 +137,9 @@ class TestOpenedDataset:
   @pytest.mark.parametrize(
     ('name', 'split', 'num_classes', 'image_shape'),
     [
-      ('cifar10', 'train[:80%]', 10, (32, 32, 3)),
       ('cifar10_corrupted/fog_3', 'test', 10, (32, 32, 3)),
+      ('glyphs/26x100x100_16_easy', 'train', 26, (16, 16, 1)),
       ('imagenet2012', 'validation', 1000, None),
-      ('caltech_birds2011', 'train', 200, None),
     ],
   )
   def test_mocked(self, name, split, num_classes, image_shape):
@@ -215,52 +156,11 @@ class TestOpenedDataset:
     again = open_source(name, split, mock=5)
     for a, b in zip(source, again):
       np.testing.assert_array_equal(a['image'], b['image'])
-    assert len({e['image'].tobytes() for e in source}) == 5
-
-  def test_mocked_embedded_dataset_with_a_config(self):
-    """In a fresh process: nobody has registered its builder yet."""
-    program = (
-      'from maxsup_jax.data import open_source\n'
-      "for name in ('glyphs', 'glyphs/26x100x100_16_easy', 'digits'):\n"
-      "  source = open_source(name, 'train', mock=3)\n"
-      '  print(len(source), source.num_classes, source.image_shape)\n'
-    )
-    out = subprocess.run(
-      [sys.executable, '-c', program], capture_output=True, text=True
-    )
-    assert out.returncode == 0, out.stderr
-    assert out.stdout.splitlines()[1:] == [
-      '3 26 (16, 16, 1)',
-      '3 10 (8, 8, 1)',
-    ]
-
-  @pytest.mark.parametrize('in_memory', [False, True])
-  def test_labels(self, data_dir, in_memory):
-    source = open_source(
-      'digits', 'test', data_dir=data_dir, in_memory=in_memory
-    )
-    labels = source.labels()
-    assert labels.dtype == np.int32
-    assert labels.tolist() == [e['label'] for e in source]
-
-  def test_labels_need_no_image(self, tmp_path, write_dataset):
-    examples = [{'image': b'not a PNG', 'label': k} for k in (2, 0)]
-    write_dataset({'image': RGB, 'label': CLASSES}, {'train': examples})
-    source = open_source('tiny', 'train', data_dir=tmp_path)
-    assert sorted(source.labels()) == [0, 2]
+    with pytest.raises(UsageError, match='cannot be mocked: tfds knows none'):
+      open_source('cifar11', split, mock=5)
 
 
 class TestInMemory:
-  def test_same_examples(self, data_dir):
-    streamed, in_memory = (
-      open_source('digits', 'test', data_dir=data_dir, in_memory=in_memory)
-      for in_memory in (False, True)
-    )
-    assert isinstance(in_memory, ArraySource)
-    _assert_same(in_memory, streamed)
-    for field in ('name', 'num_classes', 'label_names', 'image_shape'):
-      assert getattr(in_memory, field) == getattr(streamed, field)
-
   def test_images_of_several_shapes(
     self, tmp_path, write_dataset, make_images, refused
   ):
@@ -293,12 +193,6 @@ class TestInMemory:
           in_memory=in_memory,
         )
 
-  def test_copies_any_source(self, numbered):
-    source = numbered(4)
-    copy = to_arrays(source)
-    _assert_same(copy, source)
-    assert not np.shares_memory(copy[0]['image'], source[0]['image'])
-
 
 class TestRefuses:
   @pytest.fixture
@@ -308,7 +202,6 @@ class TestRefuses:
     features = {
       'image': RGB,
       'label': CLASSES,
-      'id': tfds.features.Text(),
       'score': tfds.features.Scalar(np.float32),
       'boxes': tfds.features.Tensor(shape=(2, 4), dtype=np.float32),
       'parts': {'head': tfds.features.Scalar(np.int64)},
@@ -317,7 +210,6 @@ class TestRefuses:
     example = {
       'image': image,
       'label': 0,
-      'id': 'x',
       'score': 0.0,
       'boxes': np.zeros((2, 4), np.float32),
       'parts': {'head': 0},
@@ -329,17 +221,15 @@ class TestRefuses:
     ('name', 'message'),
     [
       ('cifar1O', 'unknown dataset .*did you mean .*cifar10.*embedded .digits'),
-      ('digit', 'did you mean digits'),
       ('qqqqqq', "unknown dataset 'qqqqqq': neither"),
       (
         'cifar10',
         'not prepared in {dir}: run `tfds build cifar10 '
         '--file_format=array_record --data_dir={dir}`.*download=True',
       ),
-      ('imagenet_resized/32x32', 'run `tfds build imagenet_resized/32x32 '),
       ('cifar10:9.9.9', 'is not prepared'),
       ('two words', 'not the name of a dataset'),
-      ('digits:2.0.0', "one version and no configs: use 'digits'"),
+      ('digits:2.0.0', "has no 'digits:2.0.0'; expected 'digits'"),
       ('/nowhere/mnist/3.0.1', 'has no dataset_info.json'),
     ],
   )
@@ -347,40 +237,26 @@ class TestRefuses:
     with refused(message.format(dir=tmp_path)):
       open_source(name, 'train', data_dir=tmp_path)
 
-  @pytest.mark.parametrize(
-    'split',
-    ['tran', 'train[:', 'train[:0]', 'train[5:2]', 'train[:9999]', '', None],
-  )
+  @pytest.mark.parametrize('split', ['tran', 'train[:', 'train[5:2]', '', None])
   def test_splits(self, split, data_dir, refused):
     with refused(r'train \(1442\), test \(355\), and slices'):
       open_source('digits', split, data_dir=data_dir)
 
-  @pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-      ({'image_key': 'img'}, "no feature 'img' .image_key.: it has .*image"),
-      (
-        {'label_key': 'class'},
-        "no feature 'class' .label_key.: it has .*label",
-      ),
+  def test_features(self, one_example, tmp_path, refused):
+    for arguments, message in (
+      ({'image_key': 'img'}, "image_key is 'img'; expected a feature .*image"),
       ({'image_key': 'label'}, "'label' of tiny is no image: ClassLabel"),
       ({'image_key': 'parts'}, 'no image: FeaturesDict'),
       ({'image_key': 'boxes'}, 'are float32; only uint8'),
       ({'label_key': 'score'}, 'no class, which is one integer: Scalar'),
       ({'label_key': 'boxes'}, 'no class'),
-      ({'label_key': 'parts'}, 'no class'),
-      ({'label_key': 'id'}, 'no class'),
       ({'label_key': 'number'}, "how many classes 'number' has"),
-      ({'num_classes': 4}, 'has 3 classes, not num_classes=4'),
+      ({'num_classes': 4}, 'num_classes is 4; expected 3, as many as'),
       ({'channels': 1}, 'have 3 channels: channels=1 is only possible'),
-      ({'channels': 0}, 'channels must be positive'),
-      ({'image_size': 0}, 'image_size must be positive'),
-      ({'num_classes': -1}, 'num_classes must be positive'),
-    ],
-  )
-  def test_features(self, arguments, message, one_example, tmp_path, refused):
-    with refused(message):
-      open_source('tiny', 'train', data_dir=tmp_path, **arguments)
+      ({'channels': 0}, 'channels is 0; expected an integer, at least 1'),
+    ):
+      with refused(message):
+        open_source('tiny', 'train', data_dir=tmp_path, **arguments)
 
   def test_another_file_format(self, one_example, tmp_path, refused):
     path = one_example / 'dataset_info.json'
@@ -395,11 +271,6 @@ class TestRefuses:
     with refused(f'tiny is incomplete: {records} is missing'):
       open_source('tiny', 'train', data_dir=tmp_path)
 
-  def test_damaged_metadata(self, one_example, tmp_path, refused):
-    (one_example / 'features.json').unlink()
-    with refused('cannot be read'):
-      open_source(str(one_example), 'train')
-
   def test_a_damaged_image(self, tmp_path, write_dataset, refused):
     write_dataset(
       {'image': RGB, 'label': CLASSES},
@@ -408,20 +279,3 @@ class TestRefuses:
     source = open_source('tiny', 'train', data_dir=tmp_path)
     with refused('tiny/train: example 0 cannot be read'):
       source[0]
-
-  @pytest.mark.parametrize(
-    ('name', 'message'),
-    [
-      ('cifar11', "dataset 'cifar11' cannot be mocked: tfds knows none"),
-      ('cifar10_corrupted/rain_1', 'cannot be mocked'),
-      ('/data/mine', 'cannot be mocked'),
-    ],
-  )
-  def test_mocking_the_unknown(self, name, message, refused):
-    with refused(message):
-      open_source(name, 'train', mock=3)
-
-  def test_unknown_datasets_are_not_downloaded(self, tmp_path, refused):
-    with refused("unknown dataset 'qqqqqq'"):
-      open_source('qqqqqq', 'train', data_dir=tmp_path, download=True)
-    assert not os.listdir(tmp_path)

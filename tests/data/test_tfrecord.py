@@ -1,7 +1,6 @@
 import importlib
 import json
 import os
-import pathlib
 import pickle
 import resource
 import struct
@@ -13,13 +12,9 @@ import tensorflow_datasets as tfds
 from fsspec.implementations.memory import MemoryFileSystem
 
 from maxsup_jax.data import (
-  _optional,
-  _record_files,
-  _record_index,
+  _storage,
   _tfrecord,
   open_source,
-  parse_transform,
-  train_batches,
 )
 from tests.data.tfrecord import as_tfrecord, framed, write_file
 
@@ -67,10 +62,7 @@ def _assert_same(first, second):
 
 
 class TestExamples:
-  @pytest.mark.parametrize(
-    'split',
-    ['train', 'test', 'train[:90%]', 'train[4:17]', 'train[-1:]', 'train+test'],
-  )
+  @pytest.mark.parametrize('split', ['train', 'train[4:17]', 'train+test'])
   def test_are_those_of_array_record(self, both, split):
     a, b = (open_source(str(path), split) for path in both)
     assert not isinstance(a.examples.records, _tfrecord.Records)
@@ -78,21 +70,6 @@ class TestExamples:
     _assert_same(b, a)
     np.testing.assert_array_equal(b.labels(), a.labels())
     assert (b.num_classes, b.image_shape) == (a.num_classes, a.image_shape)
-
-  def test_indices(self, copy):
-    source = open_source(str(copy), 'train[3:20]')
-    for index in (17, -18):
-      with pytest.raises(IndexError):
-        source[index]
-      with pytest.raises(IndexError):
-        source.examples[index]
-    a, b = source[-2], source[15]
-    np.testing.assert_array_equal(a['image'], b['image'])
-
-  def test_by_name(self, copy, tmp_path):
-    source = open_source('tiny', 'train', data_dir=tmp_path / 'copies')
-    assert isinstance(source.examples.records, _tfrecord.Records)
-    assert len(source) == 23
 
   def test_array_record_is_preferred(self, both):
     directory, copy = both
@@ -104,43 +81,11 @@ class TestExamples:
     assert not isinstance(source.examples.records, _tfrecord.Records)
     assert len(source) == 23
 
-  def test_survive_pickling(self, copy):
-    source = open_source(str(copy), 'train')
-    source[0]
-    _assert_same(pickle.loads(pickle.dumps(source)), source)
-
-  @pytest.mark.parametrize(
-    'reading',
-    [
-      {'num_threads': 3},
-      pytest.param({'workers': 1}, marks=pytest.mark.slow),
-    ],
-  )
-  def test_batches(self, both, reading):
-    transform = parse_transform('random_resized_crop(8) | flip')
-    streams = [
-      train_batches(
-        open_source(str(path), 'train'),
-        batch_size=7,
-        seed=3,
-        start_step=2,
-        transform=transform,
-        **arguments,
-      )
-      for path, arguments in zip(both, ({'num_threads': 0}, reading))
-    ]
-    for _ in range(4):
-      a, b = (next(batches) for batches in streams)
-      for key in a:
-        np.testing.assert_array_equal(a[key], b[key])
-    for batches in streams:
-      batches.close()
-
 
 class TestFiles:
   def test_stay_open_but_not_too_many(self, tmp_path, monkeypatch):
     monkeypatch.setattr(resource, 'getrlimit', lambda _: (12, 12))
-    files = _record_files.LocalFiles()
+    files = _storage.LocalFiles()
     for i in range(9):
       (tmp_path / f'{i}').write_bytes(b'0123456789' * i)
     before = len(os.listdir('/proc/self/fd'))
@@ -150,11 +95,6 @@ class TestFiles:
     assert len(os.listdir('/proc/self/fd')) == before + 3
     del files
     assert len(os.listdir('/proc/self/fd')) == before
-
-  @pytest.mark.parametrize('main', ['riegeli', 'tfrecord'])
-  def test_are_found_beside_formats_that_cannot_be_read(self, copy, main):
-    _set_formats(copy / 'dataset_info.json', main, 'riegeli', 'tfrecord')
-    assert len(open_source(str(copy), 'train[:7]')) == 7
 
 
 def _set_formats(path, main, *formats):
@@ -172,26 +112,21 @@ class TestRefuses:
       open_source(str(copy), 'train')
     assert len(open_source(str(copy), 'train[:5]')) == 5
 
-  @pytest.mark.parametrize('left', [-1, -5, 40, 10, 1])
+  @pytest.mark.parametrize('left', [-1, 40, 10])
   def test_a_truncated_file(self, copy, shards, left, refused):
     shards[1].write_bytes(shards[1].read_bytes()[:left])
     with refused(f'{shards[1]} is cut off: it has [0-9]+ bytes'):
       open_source(str(copy), 'train')
 
-  @pytest.mark.parametrize('kept', [0, 3, 7])
+  @pytest.mark.parametrize('kept', [0, 7])
   def test_another_number_of_records(self, copy, shards, kept, refused):
     write_file(shards[3], [b'data'] * kept)
     with refused(f'{shards[3]} has {kept} records, but 6 according to'):
       open_source(str(copy), 'train')
 
-  def test_what_is_no_tfrecord_file(self, copy, shards, refused):
-    shards[0].write_bytes(b'\x1f\x8b' + bytes(100))
-    with refused(f'{shards[0]} is damaged at byte 0, or is no TFRecord file'):
-      open_source(str(copy), 'train')
-
   def test_every_bit_error(self, tmp_path):
     """One in a length is found on opening, one in the data on reading."""
-    path, files = tmp_path / 'file', _record_files.LocalFiles()
+    path, files = tmp_path / 'file', _storage.LocalFiles()
     whole = framed(b'abc') + framed(b'') + framed(b'de')
     path.write_bytes(whole)
     assert _read_all(files, str(path), len(whole)) == [b'abc', b'', b'de']
@@ -213,33 +148,11 @@ class TestRefuses:
       source[5]
     assert source[4]['label'] < 5
 
-  def test_without_a_fast_checksum(self, copy, shards):
-    data = bytearray(shards[0].read_bytes())
-    data[-1] ^= 1  # The checksum of the last record, not its data.
-    shards[0].write_bytes(data)
-    source = open_source(str(copy), 'train')
-    with _optional.without('google_crc32c'):
-      assert source[4]['label'] < 5
-
   def test_a_file_that_changes(self, copy, shards, refused):
     source = open_source(str(copy), 'train')
     write_file(shards[0], [b'other'] * 5)
     with refused(f'example 3 cannot be read: {shards[0]} has changed since'):
       source[3]
-
-  @pytest.mark.parametrize(
-    'split', ['tran', 'train[5:2]', 'train[:0]', '', None]
-  )
-  def test_splits(self, copy, split, refused):
-    with refused(r'train \(23\), test \(3\), and slices'):
-      open_source(str(copy), split)
-
-  def test_other_formats(self, copy, refused):
-    path = copy / 'dataset_info.json'
-    info = json.loads(path.read_text())
-    path.write_text(json.dumps({**info, 'fileFormat': 'riegeli'}))
-    with refused('as riegeli, which is neither array_record nor tfrecord: run'):
-      open_source(str(copy), 'train')
 
 
 class TestIndex:
@@ -265,16 +178,10 @@ class TestIndex:
       '.tfrecord_index.npz'
     ]
 
-  @pytest.mark.parametrize('content', [b'', b'PK', b'\x93NUMPY'])
-  def test_is_made_anew_if_damaged(self, copy, content):
-    expected = [e['label'] for e in open_source(str(copy), 'train')]
-    (copy / '.tfrecord_index.npz').write_bytes(content)
-    assert [e['label'] for e in open_source(str(copy), 'train')] == expected
-
   def test_goes_to_the_cache_if_need_be(self, copy, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     # Not even the superuser can write to a directory that is a file.
-    monkeypatch.setattr(_record_index, '_INDEX', 'dataset_info.json/index.npz')
+    monkeypatch.setattr(_tfrecord, '_INDEX', 'dataset_info.json/index.npz')
     assert len(open_source(str(copy), 'train')) == 23
     (index,) = (tmp_path / 'cache').glob('maxsup_jax/*')
     time = index.stat().st_mtime_ns
@@ -283,16 +190,6 @@ class TestIndex:
     (tmp_path / 'blocked').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'blocked'))
     assert len(open_source(str(copy), 'train')) == 23
-
-
-def test_whoever_has_no_home_has_no_cache(copy, monkeypatch):
-  def fail(self):
-    raise RuntimeError('Could not determine home directory.')
-
-  monkeypatch.setattr(pathlib.Path, 'expanduser', fail)
-  places = _record_index._places(str(copy))
-  assert places == [copy / '.tfrecord_index.npz']
-  assert _record_index._places('gs://bucket/data') == []
 
 
 class _Bucket(MemoryFileSystem):
@@ -323,31 +220,25 @@ def bucket(copy, tmp_path, monkeypatch):
 class TestObjectStorage:
   def test_a_directory(self, both, bucket):
     a = open_source(str(both[0]), 'train')
+    before = bucket.find('gs://bucket')
     for _ in range(2):  # The second time with the index of the first.
       b = open_source('gs://bucket/data/tiny/1.0.0', 'train')
       _assert_same(pickle.loads(pickle.dumps(b)), a)
-
-  def test_a_name(self, both, bucket):
     b = open_source('tiny', 'train[2:9]', data_dir='gs://bucket/data')
     _assert_same(b, open_source(str(both[0]), 'train[2:9]'))
+    # Nothing is written there.
+    assert bucket.find('gs://bucket') == before
 
-  @pytest.mark.parametrize('main', ['array_record', 'tfrecord'])
-  def test_both_formats(self, both, bucket, main):
+  def test_both_formats(self, both, bucket):
     """Of ArrayRecord, which is preferred on a disk, nothing can be read."""
     directory, copy = both
     info = copy / 'dataset_info.json'
-    _set_formats(info, main, 'array_record', 'tfrecord')
+    _set_formats(info, 'array_record', 'array_record', 'tfrecord')
     for path in (info, *directory.glob('*.array_record-*')):
       remote = f'gs://bucket/data/tiny/1.0.0/{path.name}'
       bucket.pipe_file(remote, path.read_bytes())
     source = open_source('gs://bucket/data/tiny/1.0.0', 'train[3:]')
     _assert_same(source, open_source(str(directory), 'train[3:]'))
-
-  def test_nothing_is_written_there(self, bucket, tmp_path):
-    before = bucket.find('gs://bucket')
-    open_source('gs://bucket/data/tiny/1.0.0', 'train')
-    assert bucket.find('gs://bucket') == before
-    assert len(list((tmp_path / 'cache').glob('maxsup_jax/*'))) == 1
 
   def test_reads_no_more_than_the_record(self, bucket, monkeypatch):
     source = open_source('gs://bucket/data/tiny/1.0.0', 'train')
@@ -393,12 +284,6 @@ class TestObjectStorage:
       ):
         open_source(name, 'train', data_dir='gs://bucket/data')
 
-  def test_a_missing_object(self, bucket, refused):
-    path = 'gs://bucket/data/tiny/1.0.0/tiny-train.tfrecord-00003-of-00004'
-    bucket.rm(path)
-    with refused(f'incomplete: {path} is missing'):
-      open_source('gs://bucket/data/tiny/1.0.0', 'train')
-
   def test_array_record(self, bucket, refused):
     path = 'gs://bucket/data/tiny/1.0.0/dataset_info.json'
     info = json.loads(bucket.cat_file(path))
@@ -422,8 +307,8 @@ def test_embedded_datasets_are_not_prepared_there(
 
 
 @pytest.mark.skipif(
-  _record_files._filesystem_class('gs') is not None
-  or _record_files._read_by_tensorflow('gs'),
+  _storage._filesystem_class('gs') is not None
+  or _storage._read_by_tensorflow('gs'),
   reason='a package that reads gs:// is installed',
 )
 def test_a_missing_package(refused):
@@ -432,16 +317,6 @@ def test_a_missing_package(refused):
       open_source(name, 'train', data_dir=data_dir)
   with refused('s3://b/mnist needs a package .*: pip install s3fs$'):
     open_source('s3://b/mnist', 'train')
-
-
-def test_files_of_tensorflow(tmp_path):
-  pytest.importorskip('tensorflow')
-  files, path = _record_files.GfileFiles(), str(tmp_path / 'file')
-  write_file(path, [b'abc', b'', b'de'])
-  size, _ = files.fingerprint(path)
-  assert _read_all(files, path, size) == [b'abc', b'', b'de']
-  with pytest.raises(FileNotFoundError):
-    files.fingerprint(path + '2')
 
 
 def test_the_form_of_a_record():

@@ -8,7 +8,6 @@ import tensorflow_datasets as tfds
 from maxsup_jax.data import (
   LongTailedSource,
   _optional,
-  eval_batches,
   open_source,
   parse_transform,
   train_batches,
@@ -51,11 +50,10 @@ def _assert_equal(first, second):
       np.testing.assert_array_equal(a[key], b[key])
 
 
-@pytest.mark.parametrize(
-  'packages', [(), ('numba',), ('simplejpeg',), ('numba', 'simplejpeg')]
-)
+@pytest.mark.parametrize('packages', [(), ('numba', 'simplejpeg')])
 def test_the_pixels_are_those_of_whole_images(write, packages):
-  source = open_source(write(), 'train')
+  source = LongTailedSource(open_source(write(), 'train'), 0.5, seed=0)
+  assert isinstance(source.undecoded(2)['image'], EncodedImage)
   crop = parse_transform(CROP)
   # A function that does not say so gets whole images.
   with _optional.without('numba', 'simplejpeg'):
@@ -83,23 +81,6 @@ GOLDEN = {
 }
 
 
-def test_a_long_tailed_source(write):
-  source = LongTailedSource(open_source(write(), 'train'), 0.5, seed=0)
-  assert isinstance(source.undecoded(2)['image'], EncodedImage)
-  crop = parse_transform(CROP)
-  _assert_equal(
-    _batches(source, crop),
-    _batches(source, lambda image, rng: crop(image, rng)),
-  )
-
-
-def test_sizes_that_are_set_are_decoded_at_once(write):
-  source = open_source(write(), 'train', image_size=32)
-  image = source.undecoded(0)['image']
-  np.testing.assert_array_equal(image, source[0]['image'])
-  assert image.shape == (32, 32, 3)
-
-
 def test_a_bad_image_is_named(write, refused):
   source = open_source(write(lambda files: [f[:-20] for f in files]), 'train')
   message = r'/train: example \d+ cannot be read: a damaged JPEG file'
@@ -108,22 +89,6 @@ def test_a_bad_image_is_named(write, refused):
       _batches(source, parse_transform(transform))
   with refused(message):
     source[3]
-
-
-def test_a_transform_that_fails_is_named(write, refused):
-  source = open_source(write(), 'train')
-
-  class Fails:
-    takes_encoded = True
-
-    def __call__(self, image, rng):
-      raise ValueError(f'too bad: {type(image).__name__}')
-
-  with refused(
-    r'example \d+, an image of \[\d+, \d+, 3\], cannot be transformed: too '
-    'bad: EncodedImage'
-  ):
-    _batches(source, Fails())
 
 
 def test_labels_that_are_lists(write_dataset, make_images):
@@ -140,18 +105,3 @@ def test_labels_that_are_lists(write_dataset, make_images):
   assert not source.examples._plain
   assert source[0]['label'] == 1
   np.testing.assert_array_equal(source[0]['image'][..., 0], image)
-
-
-def test_evaluation_of_tall_and_of_wide_images(write):
-  """Each of which is scaled in an order of its own."""
-  source = open_source(write(), 'train')
-  shapes = [example['image'].shape for example in source]
-  assert max(h / w for h, w, _ in shapes) > 2
-  assert min(h / w for h, w, _ in shapes) < 1
-  transform = parse_transform('resize(20) | center_crop(20)')
-  batches = [list(eval_batches(source, batch_size=8, transform=transform))]
-  with _optional.without('numba', 'simplejpeg'):
-    batches.append(
-      list(eval_batches(source, batch_size=8, transform=transform))
-    )
-  _assert_equal(*batches)

@@ -108,8 +108,8 @@ def test_stages_have_the_names_of_what_did_the_work(source, monkeypatch):
   """Packages may be there, and not in use."""
   names = {'resize, Numba', 'decode, simplejpeg'}
   assert names <= pipeline.stages(source, 8).keys()
-  monkeypatch.setattr(_resampling, '_checked_kernels', lambda: None)
-  monkeypatch.setattr(_jpeg, '_agrees', lambda: False)
+  monkeypatch.setattr(_resampling, '_checked_kernels', lambda _: None)
+  monkeypatch.setattr(_jpeg, '_agrees', lambda _: False)
   assert not names & pipeline.stages(source, 8).keys()
 
 

@@ -23,16 +23,6 @@ def equations():
 
 
 @pytest.fixture
-def flops():
-  """Counts the operations of a compiled function."""
-
-  def count(fn, *args):
-    return jax.jit(fn).lower(*args).compile().cost_analysis()['flops']
-
-  return count
-
-
-@pytest.fixture
 def random_variables():
   """Draws variables with nothing at its initial value, without compiling."""
 

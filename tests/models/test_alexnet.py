@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +5,7 @@ import pytest
 
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.alexnet import AlexNetCifar, LocalResponseNorm
-from tests.models.torch_reference import TorchNet, compare
+from tests.models.torch_reference import compare
 
 
 def normal(*shape, seed=1):
@@ -45,9 +43,8 @@ def torch_alexnet(net, x):
   return net.dense(x, 'head'), feature_map
 
 
-@pytest.mark.parametrize('size', [(24, 24), (15, 10)])
-def test_same_as_torch(size, random_variables):
-  model, images = AlexNetCifar(5), normal(2, *size, 3)
+def test_same_as_torch(random_variables):
+  model, images = AlexNetCifar(5), normal(2, 15, 10, 3)
   variables = random_variables(model, images)
   # The normalisation must show: it divides by 1.0 for small activations.
   for name in ('conv1', 'conv2'):
@@ -60,38 +57,6 @@ def test_same_as_torch(size, random_variables):
   np.testing.assert_allclose(
     out['penultimate'] @ head['kernel'] + head['bias'], logits, rtol=1e-4
   )
-
-
-def test_training_changes_nothing(random_variables):
-  model, images = AlexNetCifar(5), normal(2, 8, 8, 3)
-  variables = random_variables(model, images)
-  assert set(variables) == {'params'}
-  plain, trained = (
-    str(jax.make_jaxpr(apply)(variables, images))
-    for apply in (model.apply, functools.partial(model.apply, train=True))
-  )
-  assert plain == trained
-
-
-def test_layers_of_the_reference():
-  model = AlexNetCifar(10)
-  images = jax.ShapeDtypeStruct((2, 24, 24, 3), jnp.float32)
-  (_, out), variables = jax.eval_shape(
-    model.init_with_output, jax.random.key(0), images
-  )
-  shapes = {
-    name: (layer['kernel'].shape, layer['bias'].shape)
-    for name, layer in variables['params'].items()
-  }
-  assert shapes == {
-    'conv1': ((5, 5, 3, 64), (64,)),
-    'conv2': ((5, 5, 64, 64), (64,)),
-    'local3': ((2304, 384), (384,)),
-    'local4': ((384, 192), (192,)),
-    'head': ((192, 10), (10,)),
-  }
-  assert out['feature_map'].shape == (2, 6, 6, 64)
-  assert out['penultimate'].shape == (2, 192)
 
 
 def test_initial_values():
@@ -113,46 +78,12 @@ def test_initial_values():
     np.testing.assert_allclose(params[name]['bias'], bias)
 
 
-# ---- Local response normalisation --------------------------------------------
-
-
 def test_normalisation_by_definition():
   x = 30 * normal(2, 3, 3, 20)
   y = LocalResponseNorm().apply({}, x)
   expected = lrn(np.array(x).transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
   assert abs(y / x).min() < 0.8
   np.testing.assert_allclose(y, expected, rtol=1e-5)
-
-
-def test_normalisation_as_in_torch_but_for_the_window():
-  net = TorchNet({})
-  x = 30 * normal(2, 3, 3, 20)
-  x_NCHW = net.torch.from_numpy(np.array(x).transpose(0, 3, 1, 2))
-  # Torch divides alpha by the size of the window.
-  expected = net.functional.local_response_norm(x_NCHW, 9, 0.001, 0.75, 1.0)
-  np.testing.assert_allclose(
-    LocalResponseNorm().apply({}, x), expected.permute(0, 2, 3, 1), rtol=1e-4
-  )
-
-
-def test_normalisation_of_halves():
-  x = 30 * normal(2, 3, 3, 20)
-  y = LocalResponseNorm().apply({}, x.astype(jnp.bfloat16))
-  assert y.dtype == jnp.bfloat16
-  np.testing.assert_allclose(
-    y.astype(jnp.float32), LocalResponseNorm().apply({}, x), rtol=0.02
-  )
-
-
-def test_gradient_of_the_normalisation():
-  x = np.array(30 * normal(1, 20), np.float64)
-  gradient = jax.grad(lambda x: LocalResponseNorm().apply({}, x).sum())(x)
-  steps = 1e-3 * np.eye(20)
-  slope = (lrn(x + steps).sum(1) - lrn(x - steps).sum(1)) / 2e-3
-  np.testing.assert_allclose(gradient[0], slope, rtol=1e-3, atol=1e-4)
-
-
-# ---- Refusals ----------------------------------------------------------------
 
 
 def test_the_image_size_is_fixed():
@@ -162,9 +93,3 @@ def test_the_image_size_is_fixed():
   larger = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
   with pytest.raises(UsageError, match=r'give 4096 values .* learned 2304'):
     jax.eval_shape(model.apply, variables, larger)
-
-
-def test_images_that_are_too_small():
-  images = jax.ShapeDtypeStruct((1, 3, 24, 3), jnp.float32)
-  with pytest.raises(UsageError, match='3x24 are too small for this AlexNet'):
-    jax.eval_shape(AlexNetCifar(5).init, jax.random.key(0), images)

@@ -1,10 +1,11 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
 from maxsup_jax.models.blur_pool import BlurPool
 from maxsup_jax.models.registry import create_model
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
@@ -15,21 +16,24 @@ def normal(*shape, seed=1):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
-@pytest.mark.parametrize('shape', [(2, 5, 8, 3), (1, 1, 1, 2), (2, 2, 1, 1)])
-def test_same_blur_as_torch(shape):
-  x = normal(*shape)
+def test_same_blur_as_torch():
+  x = normal(2, 5, 8, 3)
   net = TorchNet({})
   expected = net.blur(net.torch.from_numpy(np.array(x).transpose(0, 3, 1, 2)))
-  y = BlurPool().apply({}, x)
-  np.testing.assert_allclose(y, expected.permute(0, 2, 3, 1), atol=1e-6)
+  expected = expected.permute(0, 2, 3, 1)
+  for stride in (1, 2):
+    y = BlurPool(stride).apply({}, x)
+    np.testing.assert_allclose(y, expected[:, ::stride, ::stride], atol=1e-6)
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ('stride', 'dtype'), [(1, jnp.bfloat16), (2, jnp.float32)]
+)
 def test_a_tpu_convolves_and_gets_the_same(stride, dtype):
   blur = BlurPool(stride)
   x = normal(2, 7, 6, 5).astype(dtype)
 
+  @functools.partial(jax.jit, static_argnums=0)
   def value_and_gradient(method):
     y, pull = jax.vjp(lambda x: blur.apply({}, x, method=method), x)
     return y, pull(jnp.cos(y))[0]
@@ -55,28 +59,6 @@ def test_each_platform_has_its_own_form():
     assert (text.count('stablehlo.convolution') > 0) == convolutions, platform
 
 
-@pytest.mark.parametrize('shape', [(2, 5, 8, 3), (1, 1, 1, 2)])
-def test_a_stride_skips_positions(shape):
-  x = normal(*shape)
-  np.testing.assert_array_equal(
-    BlurPool(2).apply({}, x), BlurPool().apply({}, x)[:, ::2, ::2]
-  )
-
-
-def test_constants_stay_inside():
-  y = BlurPool().apply({}, jnp.ones((1, 6, 6, 2)))
-  np.testing.assert_array_equal(y[:, 1:-1, 1:-1], 1)
-  np.testing.assert_array_equal(y[0, 0, :, 0], [9 / 16] + [0.75] * 4 + [9 / 16])
-
-
-def test_bfloat16_is_rounded_once():
-  x = normal(2, 6, 6, 4).astype(jnp.bfloat16)
-  y = BlurPool().apply({}, x)
-  assert y.dtype == jnp.bfloat16
-  exact = BlurPool().apply({}, x.astype(jnp.float32))
-  np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
-
-
 def places(model, size=64, channels=3):
   """Paths of the blurs of a model, and the channels that they see."""
   found = {}
@@ -93,9 +75,9 @@ def places(model, size=64, channels=3):
   return found
 
 
-@pytest.mark.parametrize('stem', ['imagenet', 'cifar'])
-def test_places_in_resnet18(stem):
-  assert places(create_model('resnet18', 10, stem=stem, blur_pool=True)) == {
+def test_places_in_resnet18():
+  assert places(create_model('resnet18', 10)) == {}
+  assert places(create_model('resnet18', 10, blur_pool=True)) == {
     'layer2_0/conv1_blur': 64,
     'layer2_0/downsample_conv_blur': 64,
     'layer3_0/conv1_blur': 128,
@@ -105,23 +87,9 @@ def test_places_in_resnet18(stem):
   }
 
 
-def test_places_in_resnet50():
-  assert places(create_model('resnet50', 10, blur_pool=True)) == {
-    'layer2_0/conv2_blur': 128,
-    'layer2_0/downsample_conv_blur': 256,
-    'layer3_0/conv2_blur': 256,
-    'layer3_0/downsample_conv_blur': 512,
-    'layer4_0/conv2_blur': 512,
-    'layer4_0/downsample_conv_blur': 1024,
-  }
-
-
-@pytest.mark.parametrize('stem', ['imagenet', 'cifar'])
-def test_places_in_mobilenet_v2(stem):
-  first = {} if stem == 'cifar' else {'stage2_0/depthwise/blur': 96}
-  model = create_model('mobilenet_v2', 10, stem=stem, blur_pool=True)
+def test_places_in_mobilenet_v2():
+  model = create_model('mobilenet_v2', 10, stem='cifar', blur_pool=True)
   assert places(model) == {
-    **first,
     'stage3_0/depthwise/blur': 144,
     'stage4_0/depthwise/blur': 192,
     'stage6_0/depthwise/blur': 576,
@@ -136,11 +104,6 @@ def test_few_channels_are_left_alone():
   }
   # The stem alone sees the images.
   assert not any('stem' in p for p in places(few, channels=3))
-
-
-@pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v2'])
-def test_no_blur_by_default(name):
-  assert places(create_model(name, 10)) == {}
 
 
 def torch_resnet(bottleneck):
@@ -170,16 +133,12 @@ def torch_resnet(bottleneck):
   return reference
 
 
-@pytest.mark.parametrize('train', [False, True])
-@pytest.mark.parametrize('block', [BasicBlock, BottleneckBlock])
+@pytest.mark.parametrize(
+  ('block', 'train'), [(BasicBlock, True), (BottleneckBlock, False)]
+)
 def test_same_resnet_as_torch(block, train, random_variables):
   model = ResNet(5, (1, 1), block, stem='cifar', width=16, blur_pool=True)
   images = normal(4, 9, 6, 3)
   variables = random_variables(model, images)
   reference = torch_resnet(block is BottleneckBlock)
   compare(model, variables, images, reference, train=train)
-
-
-def test_bad_value():
-  with pytest.raises(UsageError, match='blur_pool: expected True or False'):
-    create_model('resnet18', 10, blur_pool='yes')

@@ -1,16 +1,11 @@
 """MobileNetV2 against torch, its initial values, dropout and refusals."""
 
-import flax.errors
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
-from maxsup_jax.models.drop_path import Dropout
-from maxsup_jax.models.mobilenet import STAGES, MobileNetV2
-from maxsup_jax.models.registry import create_model
+from maxsup_jax.models.mobilenet import MobileNetV2
 from tests.models.torch_reference import compare
 
 # One block with a shortcut, one that widens nothing, strides of 2 and of 1.
@@ -58,9 +53,8 @@ def torch_mobilenet(stem, blur):
 @pytest.mark.parametrize(
   ('stem', 'blur', 'train', 'side'),
   [
-    ('imagenet', False, False, (5, 4)),
     ('imagenet', True, True, (5, 4)),
-    ('cifar', True, True, (17, 16)),
+    ('cifar', False, False, (17, 16)),
   ],
 )
 def test_same_as_torch(stem, blur, train, side, random_variables):
@@ -77,60 +71,6 @@ def test_same_as_torch(stem, blur, train, side, random_variables):
   # The activation is clipped from both sides.
   assert out['feature_map'].max() == 6
   assert out['feature_map'].min() == 0
-
-
-@pytest.mark.parametrize(
-  ('stem', 'size', 'side'),
-  [
-    ('imagenet', 224, 7),
-    ('imagenet', 32, 1),
-    ('cifar', 32, 4),
-  ],
-)
-def test_output_shapes(stem, size, side):
-  model = create_model('mobilenet_v2', 10, stem=stem)
-  images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-  (logits, out), _ = jax.eval_shape(
-    model.init_with_output, jax.random.key(0), images
-  )
-  assert logits.shape == (2, 10)
-  assert out['feature_map'].shape == (2, side, side, 1280)
-
-
-def test_the_count_is_that_of_the_layers():
-  """The parameters, added up by hand from Table 2 of the paper."""
-  count, width = 27 * 32 + 2 * 32, 32
-  for expansion, features, size, _ in STAGES:
-    for _ in range(size):
-      hidden = expansion * width
-      if expansion > 1:
-        count += width * hidden + 2 * hidden
-      count += 9 * hidden + 2 * hidden + hidden * features + 2 * features
-      width = features
-  count += width * 1280 + 2 * 1280 + 1280 * 1000 + 1000
-  assert count == 3_504_872
-
-
-def test_initial_values():
-  model = tiny(stages=((1, 64, 1, 1), (6, 32, 1, 2)))
-
-  def init(key, images):
-    params = model.init(key, images)['params']
-    return params['stage2_0'], params['head']
-
-  block, head = jax.jit(init)(jax.random.key(0), normal(1, 8, 8, 3))
-  for kernel, fan_out in (
-    (block['expand']['conv']['kernel'], 384),
-    (block['depthwise']['conv']['kernel'], 9 * 384),
-    (block['project_conv']['kernel'], 32),
-  ):
-    assert kernel.std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
-  assert head['kernel'].std() == pytest.approx(0.01, rel=0.3)
-  np.testing.assert_array_equal(head['bias'], 0)
-  np.testing.assert_array_equal(block['project_bn']['scale'], 1)
-
-
-# ---- Dropout -----------------------------------------------------------------
 
 
 def train(model, variables, images, key=7):
@@ -159,57 +99,3 @@ def test_dropout_is_before_the_head(random_variables):
   np.testing.assert_allclose(
     logits, 3 + jnp.where(dropped, 0, 2 * features), rtol=1e-5
   )
-
-
-def test_dropout_knows_the_devices():
-  found = []
-
-  def record(call, args, kwargs, context):
-    if isinstance(context.module, Dropout):
-      found.append((context.module.rate, context.module.batch_axis))
-    return call(*args, **kwargs)
-
-  model = tiny(dropout=0.3, batch_axis='devices')
-  with nn.intercept_methods(record):
-    jax.eval_shape(model.init, jax.random.key(0), normal(1, 8, 8, 3))
-  assert found == [(0.3, 'devices')]
-  assert create_model('mobilenet_v2', 10).dropout == 0.2
-
-
-def test_training_needs_a_key_and_evaluation_does_not(random_variables):
-  model, images = tiny(dropout=0.5), normal(2, 8, 8, 3)
-  variables = random_variables(model, images)
-  jax.eval_shape(model.apply, variables, images)
-  with pytest.raises(flax.errors.InvalidRngError):
-    jax.eval_shape(
-      lambda v, x: model.apply(v, x, train=True, mutable=['batch_stats']),
-      variables,
-      images,
-    )
-
-
-# ---- Refusals ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  ('fields', 'message'),
-  [
-    ({'stem': 'tiny'}, "unknown stem 'tiny'; known: cifar, imagenet"),
-    ({'dropout': 1.0}, 'dropout: expected a number in [0, 1), got 1.0'),
-    ({'blur_pool': 1}, 'blur_pool: expected True or False, got 1'),
-    ({'batch_norm_axis': 0}, 'batch_norm_axis: expected an axis name or None'),
-    ({'batch_axis': 0}, 'batch_axis: expected an axis name or None, got 0'),
-  ],
-)
-def test_bad_fields(fields, message):
-  with pytest.raises(UsageError) as error:
-    tiny(**fields)
-  assert message in str(error.value)
-
-
-@pytest.mark.parametrize(('stem', 'smallest'), [('imagenet', 32), ('cifar', 8)])
-def test_images_that_are_too_small(stem, smallest):
-  model = create_model('mobilenet_v2', 10, stem=stem)
-  images = jax.ShapeDtypeStruct((1, smallest, smallest - 1, 3), jnp.float32)
-  with pytest.raises(UsageError, match=f'expected at least {smallest}x'):
-    jax.eval_shape(model.init, jax.random.key(0), images)

@@ -3,8 +3,6 @@ import collections
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
 
 from maxsup_jax.errors import UsageError
@@ -137,18 +135,8 @@ def test_kinds_under_transformations():
   assert kinds['bias'] == 'embedding'
 
 
-def test_partitioned_parameters():
-  class Boxed(nn.Module):
-    @nn.compact
-    def __call__(self, x, *, train):
-      init = nn.with_partitioning(nn.initializers.ones, (None, 'model'))
-      return nn.Dense(3, kernel_init=init)(x)
-
-  kinds = jax.tree.leaves(parameter_kinds(Boxed(), IMAGES))
-  assert sorted(kinds) == ['bias', 'kernel']
-
-
-def tally(name, images):
+def test_every_parameter_of_a_vit():
+  name, images = 'vit_tiny', (1, 224, 224, 3)
   model = create_model(name, 1000)
   shape = jax.ShapeDtypeStruct(images, jnp.float32)
   params = jax.eval_shape(model.init, jax.random.key(0), shape)['params']
@@ -158,22 +146,6 @@ def tally(name, images):
   for kind, leaf in zip(jax.tree.leaves(kinds), jax.tree.leaves(params)):
     assert kind in PARAMETER_KINDS
     sizes[kind] += leaf.size
-  return kinds, sizes
-
-
-def test_resnet50():
-  kinds, sizes = tally('resnet50', (1, 224, 224, 3))
-  shortcut = kinds['layer3_0']['downsample_bn']
-  assert shortcut == {'scale': 'normalization', 'bias': 'normalization'}
-  # 26,560 normalised channels; the head alone has a bias.
-  assert sizes['normalization'] == 2 * 26_560
-  assert sizes['bias'] == 1000
-  assert sizes['kernel'] == 25_557_032 - 2 * 26_560 - 1000
-  assert sizes['embedding'] == 0
-
-
-def test_vit_tiny():
-  kinds, sizes = tally('vit_tiny', (1, 224, 224, 3))
   assert kinds['cls_token'] == kinds['pos_embed'] == 'embedding'
   assert sizes['embedding'] == 198 * 192
   assert sizes['normalization'] == (2 * 12 + 1) * 2 * 192
@@ -181,21 +153,6 @@ def test_vit_tiny():
   assert sizes['kernel'] == 5_717_416 - sum(
     sizes[kind] for kind in ('embedding', 'normalization', 'bias')
   )
-
-
-@pytest.mark.parametrize(
-  ('name', 'images'), [('resnet8', (1, 8, 8, 1)), ('vit_tiny', (1, 16, 16, 3))]
-)
-def test_weight_decay_moves_kernels_alone(name, images):
-  model = create_model(name, 3)
-  kinds = parameter_kinds(model, images)
-  ones = jax.tree.map(lambda _: jnp.ones(2), kinds)
-  decay = optax.add_decayed_weights(0.1, mask=decay_mask(model, images))
-  updates, _ = decay.update(
-    jax.tree.map(jnp.zeros_like, ones), decay.init(ones), ones
-  )
-  for kind, update in zip(jax.tree.leaves(kinds), jax.tree.leaves(updates)):
-    np.testing.assert_allclose(update, 0.1 if kind == 'kernel' else 0)
 
 
 def masked(model, images, **fields):
@@ -225,18 +182,11 @@ def test_kinds_and_layers_to_decay():
   }
 
 
-def test_all_but_biases():
-  model = create_model('resnet8', 10)
-  decays = masked(model, (1, 8, 8, 1), kinds=('kernel', 'normalization'))
-  assert {'bn1/scale', 'bn1/bias', 'layer2_0/downsample_bn/scale'} < decays
-  assert 'head/kernel' in decays
-  assert 'head/bias' not in decays
-
-
-def test_the_causal_norm_head_decays():
-  model = create_model('resnet32_bbn', 10, head='causal_norm')
-  kinds = parameter_kinds(model, (1, 32, 32, 3))
-  assert kinds['head'] == {'kernel': 'kernel'}
+def test_count_parameters():
+  params = {'a': jnp.zeros((2, 3)), 'b': {'c': jnp.zeros(()), 'd': ()}}
+  assert count_parameters(params) == 7
+  assert count_parameters(jax.eval_shape(lambda: params)) == 7
+  assert count_parameters({}) == 0
 
 
 @pytest.mark.parametrize(
@@ -244,33 +194,16 @@ def test_the_causal_norm_head_decays():
   [
     (
       {'kinds': ('kernel', 'weight')},
-      "config.optimizer.decay: unknown 'weight'; "
-      'known: bias, embedding, kernel, normalization',
+      "optimizer.decay is 'weight'; ",
     ),
-    (
-      {'kinds': 'kernel'},
-      "config.optimizer.decay: expected a sequence of names, got 'kernel'",
-    ),
+    ({'kinds': 'kernel'}, "is 'kernel'; expected a sequence of names"),
     (
       {'layers': ('softmax',)},
-      "config.optimizer.decay_layers: unknown 'softmax'; "
-      'known: conv1, conv2, head, local3, local4',
-    ),
-    (
-      {'layers': 3},
-      'config.optimizer.decay_layers: expected a sequence of names, got 3',
+      "is 'softmax'; .*conv1, conv2, head",
     ),
   ],
 )
 def test_unknown_kinds_and_layers(fields, message):
   model = create_model('alexnet_cifar', 10)
-  with pytest.raises(UsageError) as error:
+  with pytest.raises(UsageError, match=message):
     decay_mask(model, (1, 24, 24, 3), **fields)
-  assert str(error.value) == message
-
-
-def test_count_parameters():
-  params = {'a': jnp.zeros((2, 3)), 'b': {'c': jnp.zeros(()), 'd': ()}}
-  assert count_parameters(params) == 7
-  assert count_parameters(jax.eval_shape(lambda: params)) == 7
-  assert count_parameters({}) == 0

@@ -3,8 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax.errors import UsageError
-from maxsup_jax.models.registry import create_model
 from maxsup_jax.models.resnet_bbn import ResNetBBN
 from tests.models.torch_reference import compare
 
@@ -37,43 +35,14 @@ def torch_resnet_bbn(net, x):
   return net.dense(x.mean((2, 3)), 'head'), x
 
 
-@pytest.mark.parametrize('train', [False, True])
-def test_same_as_torch(train, random_variables):
+def test_same_as_torch(random_variables):
   model, images = tiny(), normal(4, 9, 6, 3)
   variables = random_variables(model, images)
-  _, out, _ = compare(model, variables, images, torch_resnet_bbn, train=train)
+  _, out, _ = compare(model, variables, images, torch_resnet_bbn, train=True)
   assert out['feature_map'].shape == (4, 5, 3, 16)
   np.testing.assert_allclose(
     out['penultimate'], out['feature_map'].mean((1, 2)), rtol=1e-5
   )
-
-
-def test_the_count_is_that_of_the_layers():
-  stem = 27 * 16
-  stages = 10 * 9 * 16**2
-  stages += 9 * (16 * 32 + 9 * 32**2)
-  stages += 9 * (32 * 64 + 7 * 64**2)
-  branches = 2 * 2 * 9 * 64**2
-  norms = 2 * (16 + 10 * 16 + 10 * 32 + 8 * 64 + 4 * 64)
-  backbone = stem + stages + branches + norms
-  assert backbone + 128 * 10 + 10 == 538_778
-  assert backbone + 128 * 10 == 538_768
-
-
-def test_shapes():
-  model = create_model('resnet32_bbn', 10)
-  images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-  (_, out), variables = jax.eval_shape(
-    model.init_with_output, jax.random.key(0), images
-  )
-  assert out['feature_map'].shape == (2, 8, 8, 128)
-  names = set(variables['params'])
-  sizes = {1: 5, 2: 5, 3: 4}
-  blocks = {f'layer{s}_{i}' for s in sizes for i in range(sizes[s])}
-  assert names == {'conv1', 'bn1', 'branches', 'head'} | blocks
-  # The shortcut has no parameters.
-  block = variables['params']['layer2_0']
-  assert set(block) == {'conv1', 'bn1', 'conv2', 'bn2'}
 
 
 def test_initial_values():
@@ -93,31 +62,8 @@ def test_initial_values():
   assert (first != second).all()
 
 
-# ---- The causal-norm head ----------------------------------------------------
-
-
-def test_causal_norm_has_the_same_features(random_variables):
-  images = normal(4, 8, 8, 3)
-  linear, causal = tiny(), tiny(classifier='causal_norm')
-  variables = random_variables(causal, images)
-  head = variables['params']['head']
-  assert set(head) == {'kernel'}
-  assert head['kernel'].shape == (16, 5)
-  assert variables['batch_stats']['head']['direction'].shape == (16,)
-  logits, out = jax.jit(causal.apply)(variables, images)
-  assert (logits.shape, logits.dtype) == ((4, 5), jnp.float32)
-  assert abs(logits).max() < 16
-
-  head['bias'] = jnp.zeros(5)
-  del variables['batch_stats']['head']
-  _, expected = jax.jit(linear.apply)(variables, images)
-  np.testing.assert_allclose(
-    out['penultimate'], expected['penultimate'], rtol=1e-5
-  )
-
-
-@pytest.mark.parametrize('axis', [None, 'devices'])
-def test_direction_over_devices(axis, random_variables):
+def test_direction_over_devices(random_variables):
+  axis = 'devices'
   model = tiny(classifier='causal_norm', batch_norm_axis=axis)
   images = normal(8, 8, 8, 3)
   variables = random_variables(model, images)
@@ -130,24 +76,5 @@ def test_direction_over_devices(axis, random_variables):
   step = jax.pmap(step, axis_name='devices', in_axes=(None, 0))
   features, new = step(variables, images.reshape(4, 2, 8, 8, 3))
   means = features.mean(1)
-  if axis is not None:
-    means = jnp.broadcast_to(means.mean(0), means.shape)
+  means = jnp.broadcast_to(means.mean(0), means.shape)
   np.testing.assert_allclose(new, 0.9 * old + means, rtol=1e-5)
-
-
-# ---- Refusals ----------------------------------------------------------------
-
-
-def test_bad_head():
-  with pytest.raises(UsageError) as error:
-    create_model('resnet32_bbn', 10, head='cosine')
-  assert str(error.value) == (
-    "unknown head 'cosine'; known: causal_norm, linear"
-  )
-
-
-def test_images_that_are_too_small():
-  model = create_model('resnet32_bbn', 10)
-  images = jax.ShapeDtypeStruct((1, 3, 4, 3), jnp.float32)
-  with pytest.raises(UsageError, match='3x4 are too small for 3 stages'):
-    jax.eval_shape(model.init, jax.random.key(0), images)

@@ -28,7 +28,7 @@ def assert_same_arrays(a, b):
     np.testing.assert_array_equal(value, b[name], err_msg=name)
 
 
-@pytest.mark.parametrize('suffix', torch_weights.SUFFIXES)
+@pytest.mark.parametrize('suffix', ['.tar', '.safetensors'])
 def test_reads_what_it_wrote(tmp_path, suffix):
   if suffix != '.safetensors':
     pytest.importorskip('torch')
@@ -36,6 +36,8 @@ def test_reads_what_it_wrote(tmp_path, suffix):
   torch_weights.write(path, WEIGHTS)
   assert_same_arrays(torch_weights.read(path), WEIGHTS)
   assert [p.name for p in path.parent.iterdir()] == [path.name]
+  assert torch_weights.is_torch_file(path)
+  assert not torch_weights.is_torch_file(tmp_path)
   before = path.read_bytes()
   with pytest.raises(UsageError, match='is there already'):
     torch_weights.write(path, {})
@@ -92,18 +94,6 @@ def test_what_numpy_does_not_know_is_one_line(save, tmp_path):
   assert '\n' not in str(e.value)
 
 
-def test_names_of_torch_save(tmp_path):
-  """Other programs call the same files so."""
-  pytest.importorskip('torch')
-  torch_weights.write(tmp_path / 'a.pth', WEIGHTS)
-  for name in ('a.ckpt', 'a.pth.tar', 'pytorch_model.bin'):
-    (tmp_path / name).write_bytes((tmp_path / 'a.pth').read_bytes())
-    assert torch_weights.is_torch_file(tmp_path / name)
-    assert_same_arrays(torch_weights.read(tmp_path / name), WEIGHTS)
-  (tmp_path / 'run.bin').mkdir()
-  assert not torch_weights.is_torch_file(tmp_path / 'run.bin')
-
-
 def test_the_weights_inside_a_checkpoint(save):
   torch = pytest.importorskip('torch')
   # As the DeiT code of the authors saves them.
@@ -122,7 +112,7 @@ def test_the_weights_inside_a_checkpoint(save):
     torch_weights.read(path, key='ema')
   with pytest.raises(UsageError, match=r"under 'epoch'"):
     torch_weights.read(path, key='epoch')
-  with pytest.raises(UsageError, match="under 'model'; it is one itself"):
+  with pytest.raises(UsageError, match="under 'model'; it is one"):
     torch_weights.read(save({'x': torch.ones(1)}), key='model')
   with pytest.raises(UsageError, match='x is a int, not an array'):
     torch_weights.read(save({'state_dict': {'x': 3}}))
@@ -146,7 +136,7 @@ def test_no_code_of_a_file_runs(save):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('suffix', torch_weights.SUFFIXES)
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_files_that_cannot_be_read(tmp_path, suffix):
   if suffix != '.safetensors':
     pytest.importorskip('torch')
@@ -163,12 +153,12 @@ def test_files_that_cannot_be_read(tmp_path, suffix):
 
 
 def test_other_files(tmp_path, save):
-  with pytest.raises(UsageError, match=r'expected a name in \.pth, \.pt, '):
+  with pytest.raises(UsageError, match=r'expected one of \.pth, '):
     torch_weights.read(tmp_path / 'weights.npz')
   with pytest.raises(UsageError, match='holds a list, no state dict'):
     torch_weights.read(save([1, 2]))
   torch_weights.write(tmp_path / 'a.safetensors', WEIGHTS)
-  with pytest.raises(UsageError, match='has no keys of checkpoints'):
+  with pytest.raises(UsageError, match="key is 'model'; expected None"):
     torch_weights.read(tmp_path / 'a.safetensors', key='model')
   (tmp_path / 'file').touch()
   with pytest.raises(UsageError, match='cannot be written'):
@@ -243,16 +233,3 @@ def test_no_such_order(tmp_path):
     torch_weights.class_order(tmp_path / 'none.txt', NAMES)
   with pytest.raises(UsageError, match='named twice'):
     torch_weights.class_order(['n01'], ['n01', 'n01'])
-
-
-def test_imagenet_in_tfds_is_in_alphabetical_order():
-  import tensorflow_datasets as tfds
-
-  path = tfds.core.tfds_path('datasets/imagenet2012/labels.txt')
-  names = path.read_text().split()
-  assert len(names) == 1000
-  assert names == sorted(names)
-  lines = [f'val/{name}/x.JPEG\t{i}' for i, name in enumerate(names)]
-  np.testing.assert_array_equal(
-    torch_weights.class_order(lines[::-1], names), np.arange(1000)
-  )

@@ -118,6 +118,7 @@ TINY = [
     (8, 9),
     id='cifar',
   ),
+  pytest.param(MobileNetV2(K, blur_pool=True), (32, 33), id='mobilenet-blur'),
   pytest.param(ViT(K, 24, 2, 3, patch_size=4), (16, 16), id='vit'),
 ]
 
@@ -128,41 +129,45 @@ def test_same_logits_as_torch(model, size):
   assert_same_logits(torch_of(model), model, size)
 
 
-# The real ones, at the smallest image that they take.
-FULL = [
-  ('resnet18', {}, (64, 64)),
-  ('resnet34', {}, (64, 64)),
-  ('resnet50', {}, (64, 64)),
-  ('resnet50', {'blur_pool': True}, (64, 96)),
-  ('resnet101', {}, (64, 64)),
-  ('mobilenet_v2', {}, (64, 64)),
-  ('mobilenet_v2', {'blur_pool': True}, (64, 96)),
-  ('vit_tiny', {}, (224, 224)),
-  ('vit_small', {}, (224, 224)),
-]
+def test_faint_tokens_as_in_torch():
+  """A faint residual stream shows the epsilon of the norms."""
+  model = ViT(K, 24, 1, 3, patch_size=4)
+  net = torch_of(model)
+  for name, value in net.state_dict().items():
+    if not name.startswith(('norm', 'head')):
+      value.mul_(1e-2)
+  assert_same_logits(net, model, (16, 16))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(('name', 'options', 'size'), FULL)
-def test_same_logits_as_torch_in_full(name, options, size):
-  pytest.importorskip('torch')
-  from experiments.benchmark import torch_models
-
-  net = randomized(torch_models.create(name, 1000, **options))
-  model = create_model(name, 1000, **options)
-  assert_same_logits(net, model, size)
-
-
-def test_mobilenet_has_the_same_logits():
-  net = torch_of(MobileNetV2(K, blur_pool=True))
-  assert_same_logits(net, MobileNetV2(K, blur_pool=True), (32, 33))
+def test_same_training_as_torch():
+  torch = pytest.importorskip('torch')
+  net = torch_of(MODEL)
+  before = from_torch(arrays_of(net))
+  before = jax.tree.map(jnp.array, before)  # torch updates in place
+  images = np.random.default_rng(1).normal(size=(4, *SIZE, 3))
+  images = images.astype(np.float32)
+  (logits, _), updates = jax.jit(
+    lambda v, x: MODEL.apply(v, x, train=True, mutable=['batch_stats'])
+  )(before, images)
+  net.train()
+  with torch.no_grad():
+    expected = net(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+  np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+  ours, theirs = (
+    x['batch_stats']['bn1'] for x in (updates, from_torch(arrays_of(net)))
+  )
+  np.testing.assert_allclose(ours['mean'], theirs['mean'], rtol=1e-4, atol=1e-6)
+  # Torch adds the unbiased variance, Flax the biased one.
+  n, old = 4 * 16 * 16, 0.9 * before['batch_stats']['bn1']['var']
+  np.testing.assert_allclose(
+    (ours['var'] - old) * n / (n - 1), theirs['var'] - old, rtol=1e-3, atol=1e-5
+  )
 
 
 BOTH_WAYS = [
   create_model('resnet18', K),
   create_model('resnet50', K, blur_pool=True),
   MobileNetV2(K),
-  MobileNetV2(K, blur_pool=True),
   ViT(K, 12, 11, 3, patch_size=8),
 ]
 
@@ -183,7 +188,7 @@ def test_the_way_back_has_the_same_bits(model):
   net.load_state_dict(tensors, strict=True)
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'mobilenet_v2'])
+@pytest.mark.parametrize('name', ['resnet18', 'mobilenet_v2'])
 def test_blurs_are_named_where_the_model_blurs(name):
   import flax.linen as nn
 
@@ -224,11 +229,10 @@ def assert_same_trees(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(
-  'prefix', ['module.', 'model.', '_orig_mod.', 'module._orig_mod.model.']
-)
+@pytest.mark.parametrize('prefix', ['module.', 'module._orig_mod.model.'])
 def test_prefixes_that_all_names_share(weights, prefix):
   named = {prefix + name: value for name, value in weights.items()}
+  named['n_averaged'] = np.array(3)  # As averaged models have.
   assert_same_trees(from_torch(named), from_torch(weights))
 
 
@@ -243,15 +247,11 @@ def test_a_prefix_that_is_chosen(weights):
     from_torch(named)
   with pytest.raises(UsageError, match=r"begins with 'net\.'; 'student\.co"):
     from_torch(named, prefix='net.')
+  with pytest.raises(UsageError, match='no names in PyTorch are known for'):
+    torch_weights.to_torch({}, create_model('alexnet_cifar', K))
 
 
-def test_what_averaged_models_have_besides(weights):
-  averaged = {f'module.{name}': value for name, value in weights.items()}
-  averaged['n_averaged'] = np.array(3)
-  assert_same_trees(from_torch(averaged), from_torch(weights))
-
-
-@pytest.mark.parametrize('dtype', ['float16', jnp.bfloat16, 'float64'])
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, 'float64'])
 def test_stored_in_another_precision(weights, dtype):
   stored = {
     name: value.astype(dtype) if value.dtype == np.float32 else value
@@ -284,7 +284,7 @@ def changed(weights, removed=(), **added):
     ),
     (
       lambda w: changed(w, bn1__weight=np.zeros(16, int)),
-      'bn1.weight: expected floating point, got int64',
+      'bn1.weight is int64; expected floating point',
     ),
     (
       lambda w: changed(w, fc__weight=np.zeros((9, 32))),
@@ -323,14 +323,6 @@ def test_refuses_other_blurs(weights):
     from_torch(blurred, model)
 
 
-@pytest.mark.parametrize(
-  'name', ['resnet32_bbn', 'resnet56_t2t', 'alexnet_cifar', 'densenet_bc_100']
-)
-def test_models_without_names(name):
-  with pytest.raises(UsageError, match='no names in PyTorch are known for'):
-    torch_weights.to_torch({}, create_model(name, K))
-
-
 def test_a_head_that_is_left_out(weights):
   other = changed(weights, fc__weight=np.zeros((9, 32)), fc__bias=np.zeros(9))
   assert torch_weights.count_classes(other, MODEL) == 9
@@ -353,9 +345,9 @@ def test_classes_in_another_order(weights):
   np.testing.assert_array_equal(logits, np.asarray(plain)[:, order])
   back = torch_weights.to_torch(variables, MODEL, batches=37, class_order=order)
   assert_same_trees(back, weights)
-  with pytest.raises(UsageError, match='each of the 7 classes once, got 6'):
+  with pytest.raises(UsageError, match='has 6 indices; expected each of the 7'):
     from_torch(weights, class_order=order[1:])
-  with pytest.raises(UsageError, match='expected integers, got float64'):
+  with pytest.raises(UsageError, match='is float64; expected integers'):
     from_torch(weights, class_order=order.astype(float))
 
 

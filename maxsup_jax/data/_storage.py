@@ -1,13 +1,13 @@
-"""Reads parts of files, on a disk or in object storage."""
+"""Parts of files, on a disk or in object storage."""
 
 import importlib.util
 import os
 import resource
 import threading
 import weakref
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line
 
 
 class Files(Protocol):
@@ -24,10 +24,7 @@ class Files(Protocol):
 
 
 def files_of(path: str) -> Files:
-  """What reads the files below a directory.
-
-  Args:
-    path: of a directory, such as `/data/mnist/3.0.1` or `gs://bucket/mnist`.
+  """What reads the files below a directory, such as `gs://bucket/mnist`.
 
   Raises:
     UsageError: if no package is installed that reads such files.
@@ -39,12 +36,8 @@ def files_of(path: str) -> Files:
   return FsspecFiles() if _filesystem_class(scheme) else GfileFiles()
 
 
-def check_scheme(path: str) -> None:
-  """Refuses a remote path that no installed package can read.
-
-  Raises:
-    UsageError: if that is so.
-  """
+def check_scheme(path: object) -> None:
+  """Refuses a remote path that no installed package can read."""
   scheme = str(path).partition('://')[0]
   if scheme not in _PACKAGES:
     raise UsageError(
@@ -74,9 +67,9 @@ def remote_exists(path: str) -> bool:
   return True
 
 
-def refusal(path: str, error: Exception) -> UsageError:
+def refusal(path: object, error: Exception) -> UsageError:
   """The line that says why object storage gives nothing."""
-  reason = ' '.join(str(error).split()) or type(error).__name__
+  reason = one_line(error) or type(error).__name__
   return UsageError(f'{path} cannot be read: {reason[:300]}')
 
 
@@ -100,7 +93,7 @@ def _read_by_tensorflow(scheme: str) -> bool:
 class LocalFiles:
   """Files that the system knows; some stay open while this object lives."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._open: dict[str, int] = {}
     self._lock = threading.Lock()
     # Datasets have a thousand files, and a process may open as many.
@@ -108,7 +101,7 @@ class LocalFiles:
     # Not when Python ends: threads may still read ahead.
     weakref.finalize(self, _close, self._open).atexit = False
 
-  def __reduce__(self):
+  def __reduce__(self) -> Any:
     return LocalFiles, ()
 
   def fingerprint(self, path: str) -> tuple[int, int]:
@@ -169,7 +162,7 @@ class FsspecFiles:
     return fs.cat_file(path, start=start, end=start + length)
 
 
-def _fsspec(path):
+def _fsspec(path: str) -> tuple[Any, str]:
   import fsspec
 
   return fsspec.core.url_to_fs(path)  # It keeps the file systems.
@@ -180,12 +173,12 @@ class GfileFiles:
 
   def fingerprint(self, path: str) -> tuple[int, int]:
     try:
-      return int(_gfile().stat(path).length), 0
+      return int(_tensorflow().io.gfile.stat(path).length), 0
     except _tensorflow().errors.NotFoundError as error:
       raise FileNotFoundError(path) from error
 
   def stream(self, path: str) -> BinaryIO:
-    return _gfile().GFile(path, 'rb')
+    return _tensorflow().io.gfile.GFile(path, 'rb')
 
   def read(self, path: str, start: int, length: int) -> bytes:
     with self.stream(path) as file:
@@ -193,11 +186,7 @@ class GfileFiles:
       return file.read(length)
 
 
-def _tensorflow():
+def _tensorflow() -> Any:
   import tensorflow
 
   return tensorflow
-
-
-def _gfile():
-  return _tensorflow().io.gfile
