@@ -117,46 +117,6 @@ def whole_numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
     ) from None
 
 
-def print_table(
-  records: Sequence[dict[str, Any]], *, made_up: bool = False
-) -> None:
-  """Prints evaluation records, a column each.
-
-  Args:
-    records: as in `metrics.jsonl`.
-    made_up: whether the images are random, which is said below then.
-  """
-  titles = [
-    f'{r["split"]}, averaged weights' if r['weights'] == 'ema' else r['split']
-    for r in records
-  ]
-  width = max(14, *(len(t) + 2 for t in titles))
-  print('\n' + ' ' * 18 + ''.join(f'{t:>{width}}' for t in titles))
-  for name, title, form in (
-    ('step', 'step', 'd'),
-    ('examples', 'examples', 'd'),
-    ('accuracy', 'accuracy', '.2%'),
-    ('top5', 'top-5 accuracy', '.2%'),
-    ('accuracy_many', 'many shots', '.2%'),
-    ('accuracy_medium', 'medium shots', '.2%'),
-    ('accuracy_few', 'few shots', '.2%'),
-    ('nll', 'NLL', '.4f'),
-    ('ece', 'ECE, 15 bins', '.2%'),
-    ('objective', 'objective', '.4f'),
-  ):
-    if name in records[0]:
-      values = [
-        'undefined' if r[name] is None else format(r[name], form)
-        for r in records
-      ]
-      print(f'{title:<18}' + ''.join(f'{v:>{width}}' for v in values))
-  if made_up:
-    print(
-      '\nThe images are random, made up (config.dataset.mock): these numbers '
-      'mean nothing.'
-    )
-
-
 def _with_config(argv: list[str], default: str) -> list[str]:
   """Loads the run card of --config and defines the flags of its fields.
 

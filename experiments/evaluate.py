@@ -26,6 +26,7 @@ def main():
   import jax
 
   from maxsup_jax import files, tasks
+  from maxsup_jax.tasks import metrics
   from maxsup_jax.training import agreement
 
   first = jax.process_index() == 0
@@ -39,7 +40,7 @@ def main():
   )
   records = loaded.evaluate()
   if first:
-    _cli.print_table(records, made_up=loaded.task.made_up)
+    print('\n' + metrics.table(records, made_up=loaded.task.made_up))
     if out:
       files.write(out, ''.join(json.dumps(r) + '\n' for r in records))
   return 0

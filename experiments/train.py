@@ -31,6 +31,7 @@ def main():
   _processes.join_processes(saves=True)
   import jax
 
+  from maxsup_jax.tasks import metrics
   from maxsup_jax.training import loop
 
   first = jax.process_index() == 0
@@ -54,7 +55,7 @@ def main():
       print(f'error: {e}', file=sys.stderr)
     return 1
   if first:
-    _cli.print_table(records, made_up=run.task.made_up)
+    print('\n' + metrics.table(records, made_up=run.task.made_up))
     print(f'\nwork directory: {workdir.path}')
   return 0
 

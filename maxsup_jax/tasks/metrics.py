@@ -271,3 +271,45 @@ def shot_groups(
     name: tuple(i for i, count in enumerate(counts) if group(count) == name)
     for name in ('many', 'medium', 'few')
   }
+
+
+def table(
+  records: Sequence[Mapping[str, Any]], *, made_up: bool = False
+) -> str:
+  """Evaluation records as a table, a column each.
+
+  Args:
+    records: as in `metrics.jsonl`.
+    made_up: whether the images are random, which is said below then.
+  """
+  titles = [
+    f'{r["split"]}, averaged weights' if r['weights'] == 'ema' else r['split']
+    for r in records
+  ]
+  width = max(14, *(len(t) + 2 for t in titles))
+  lines = [' ' * 18 + ''.join(f'{t:>{width}}' for t in titles)]
+  for name, title, form in (
+    ('step', 'step', 'd'),
+    ('examples', 'examples', 'd'),
+    ('accuracy', 'accuracy', '.2%'),
+    ('top5', 'top-5 accuracy', '.2%'),
+    ('accuracy_many', 'many shots', '.2%'),
+    ('accuracy_medium', 'medium shots', '.2%'),
+    ('accuracy_few', 'few shots', '.2%'),
+    ('nll', 'NLL', '.4f'),
+    ('ece', 'ECE, 15 bins', '.2%'),
+    ('objective', 'objective', '.4f'),
+  ):
+    if name in records[0]:
+      values = [
+        'undefined' if r[name] is None else format(r[name], form)
+        for r in records
+      ]
+      lines.append(f'{title:<18}' + ''.join(f'{v:>{width}}' for v in values))
+  if made_up:
+    lines += [
+      '',
+      'The images are random, made up (config.dataset.mock): these numbers '
+      'mean nothing.',
+    ]
+  return '\n'.join(lines)

@@ -1,11 +1,11 @@
-"""Training: from a configuration to checkpoints and metrics.
+"""Training: the step, the loop, and what they write. It knows no task.
 
-Import what you need from its modules, such as `maxsup_jax.training.steps`; so
-that the steps alone can be used where neither tfds nor grain is installed.
+Import what you need from its modules, such as `maxsup_jax.training.step`.
 
+  task                                       what training knows of a task
   durations, schedules, optimizers, config   what a run card says
-  state, metrics, steps, parallel            what the devices compute
+  state, step, parallel, sums                what the devices compute
   checkpoints, workdir, tensorboard, clock   what is written
-  evaluation, diagnostics, extraction, npz   what is measured of a state
-  setup, loop, signals                       what puts them together
+  evaluation, run, loop, signals             what puts them together
+  agreement, peers                           what processes tell each other
 """

@@ -1,12 +1,17 @@
 """What the processes of a run tell each other, so that all of them end.
 
 A step needs all processes: where one is gone, the others would wait for it.
-JAX itself notices after 100 s that a process is gone, and then aborts the
-others with a dozen lines of C++. So each process tells every second that it is
-there, and process 0, which has JAX's coordination service, tells all of them to
-end when one has not been heard of for a while; likewise when one of them has
-failed. Nothing here is a collective: a process that waits in one still hears,
-and one that compiles still tells, from a thread.
+The timeouts of `jax.distributed.initialize` end them, too, but by aborting with
+a dozen lines of C++, and they know nothing of a process that has failed and
+still lives, such as one that could not read an image. What they cannot do is
+done here: one line, an exit code that says whether the same command goes on,
+and the reason that another process had.
+
+Each process tells every second that it is there, and process 0, which has JAX's
+coordination service, tells all of them to end when one has not been heard of
+for a while; likewise when one of them has failed. Nothing here is a collective:
+a process that waits in one still hears, and one that compiles still tells, from
+a thread.
 
 Where process 0 itself dies, the service is gone: the others notice at once, but
 JAX, which aborts them, is most often faster.

@@ -9,7 +9,7 @@ import pytest
 
 from maxsup_jax import data, tasks
 from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks import inputs, resolve
+from maxsup_jax.tasks import inputs, metrics, resolve
 from maxsup_jax.tasks.mixing import Mixing
 from maxsup_jax.training import loop
 from maxsup_jax.training import run as run_lib
@@ -185,7 +185,7 @@ def test_what_may_fail_where_sizes_vary():
     inputs.output_shape(Varying(), transform, 'train_transform')
 
 
-def test_a_long_tail_is_reported_by_shots(data_dir, tmp_path, capsys):
+def test_a_long_tail_is_reported_by_shots(data_dir, tmp_path):
   run = build(data_dir, dataset={'imbalance': 0.15})
   counts = run.task.train_source.counts
   assert len(run.task.train_source) == sum(counts)
@@ -206,10 +206,7 @@ def test_a_long_tail_is_reported_by_shots(data_dir, tmp_path, capsys):
   assert total / 355 == pytest.approx(record['accuracy'], abs=1e-6)
   lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
   assert json.loads(lines[-1])['accuracy_few'] is None
-  from experiments import _cli
-
-  _cli.print_table([record])
-  assert re.search(r'few shots +undefined', capsys.readouterr().out)
+  assert re.search(r'few shots +undefined', metrics.table([record]))
 
 
 def test_mock_examples_are_called_made_up(data_dir):
