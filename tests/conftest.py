@@ -1,6 +1,8 @@
 """Four virtual CPU devices for every test: set before jax starts."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +23,20 @@ import pytest
 from tests.classifier import classifier
 
 ROOT = Path(__file__).parents[1]
+# Bytes of memory after which a worker forgets what it has compiled.
+ENOUGH = 2**30
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forgotten_programs():
+  """Compiled programs of a file are of no use to the next one."""
+  yield
+  pages = int(Path('/proc/self/statm').read_text().split()[1])
+  if pages * os.sysconf('SC_PAGE_SIZE') > ENOUGH:
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError):
+      ctypes.CDLL('libc.so.6').malloc_trim(0)
 
 
 @pytest.fixture(scope='session')
