@@ -70,7 +70,7 @@ def _import(name: str) -> types.ModuleType | None:
       return None
     reason = one_line(error) or type(error).__name__
     warnings.warn(
-      f'{name} is installed and cannot be imported ({reason}): '
+      f'{name} is installed but cannot be imported ({reason}): '
       f'{_EFFECTS[name]}',
       stacklevel=2,
     )

@@ -42,8 +42,8 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
         _write(builder, directory)
   except (PermissionError, FileExistsError, NotADirectoryError) as error:
     raise UsageError(
-      f'cannot prepare {builder.name!r} in {directory}: {error.strerror}; set '
-      'data_dir or TFDS_DATA_DIR to a directory that can be written'
+      f'cannot prepare {builder.name!r} in {directory}: {error.strerror}; '
+      'set data_dir or TFDS_DATA_DIR to a writable directory'
     ) from error
   except ImportError as error:
     raise missing_package(builder.name, error) from error
@@ -66,7 +66,7 @@ def _write(builder: tfds.core.DatasetBuilder, directory: pathlib.Path) -> None:
   if directory.exists():  # tfds would take it for the whole dataset.
     raise UsageError(
       f'{directory} is an incomplete copy of a dataset (it has no '
-      'dataset_info.json): remove it, or copy it again'
+      'dataset_info.json); remove it or copy it again'
     )
   try:
     with _silence():

@@ -41,12 +41,12 @@ def check_scheme(path: object) -> None:
   scheme = str(path).partition('://')[0]
   if scheme not in _PACKAGES:
     raise UsageError(
-      f'{path} is of an unknown kind: known are local paths and '
+      f'the scheme of {path} is unknown; expected a local path or '
       f'{", ".join(f"{s}://" for s in _PACKAGES)}'
     )
   if _filesystem_class(scheme) is None and not _read_by_tensorflow(scheme):
     raise UsageError(
-      f'{path} needs a package that reads it: pip install '
+      f'no installed package reads {path}: pip install '
       f'{_PACKAGES[scheme]}{" or tensorflow" if scheme == "gs" else ""}'
     )
 

@@ -62,11 +62,11 @@ def find_records(files: Files, path: str, size: int) -> np.ndarray:
         length, checksum = struct.unpack('<QI', header)
         if checksum != _masked(_crc32c(header[:8])):
           raise DamagedError(
-            f'{path} is damaged at byte {at}, or is no TFRecord file'
+            f'{path} is damaged at byte {at}, or not a TFRecord file'
           )
         at += _HEADER_BYTES + length + _FOOTER_BYTES
       if len(header) < _HEADER_BYTES or at > size:
-        raise DamagedError(f'{path} is cut off: it has {size} bytes')
+        raise DamagedError(f'{path} is truncated at {size} bytes')
       starts.append(at)
   return np.array(starts, np.int64)
 

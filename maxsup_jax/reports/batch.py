@@ -61,7 +61,7 @@ def read(run: Run[Classification], *, split: str, step: int) -> Seen:
   if split == 'train':
     if step >= run.total_steps:
       raise UsageError(
-        f'step is {step}; training ends before step {run.total_steps}'
+        f'step is {step}; expected below {run.total_steps}, where training ends'
       )
     batches = run.task.train_batches(step)
   else:

@@ -90,14 +90,14 @@ def choose_benchmark(name: str | None, trained_on: Sequence[str]) -> Benchmark:
     matches = [b for b in BENCHMARKS.values() if b.clean in parts]
     if not matches:
       raise UsageError(
-        f'dataset: no corrupted version of {dataset!r} is known; choose one of '
+        f'dataset: {dataset!r} has no known corrupted version; choose one of '
         f'{", ".join(BENCHMARKS)} if its classes are the same'
       )
     found += matches
   if len(set(map(id, found))) > 1:
     raise UsageError(
-      f'the runs were trained on {", ".join(sorted(set(trained_on)))}: they '
-      'cannot be compared on one corrupted dataset'
+      f'the runs were trained on {", ".join(sorted(set(trained_on)))}; '
+      'expected one dataset'
     )
   return found[0]
 

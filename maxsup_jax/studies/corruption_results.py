@@ -61,8 +61,7 @@ class Log:
         other = [p.name for p in directory.iterdir() if p.name != '.lock']
         if other and LOG not in other:
           raise UsageError(
-            f'{directory} is not empty and holds no such results; choose '
-            'another'
+            f'{directory} is not empty and has no such results; choose another'
           )
       directory.mkdir(parents=True, exist_ok=True)
 
@@ -106,7 +105,7 @@ class Log:
     for name, identity in identities.items():
       if name in there and (different := _differences(there[name], identity)):
         raise UsageError(
-          f'{self._path.parent} holds results of another {name} '
+          f'{self._path.parent} has the results of another {name} '
           f'({"; ".join(different)}); choose another'
         )
     # The rest of a line that was cut short would spoil the next one.

@@ -188,7 +188,7 @@ def _check_augmentations(loaded: LoadedRun, wanted: Augmentations) -> None:
     raise UsageError(f'pair is {pair}; expected two classes from 0 to {K - 1}')
   if not loaded.task.train_transform.random:
     raise UsageError(
-      'augmentations: the run was trained without any (its '
+      'augmentations: the run was trained without any (see its '
       'config.dataset.train_transform)'
     )
 
@@ -201,7 +201,7 @@ def _augmented(
   found = [np.flatnonzero(labels == k)[: wanted.per_class] for k in wanted.pair]
   for k, indices in zip(wanted.pair, found):
     if not len(indices):
-      raise UsageError(f'pair: {source.name} has no example of class {k}')
+      raise UsageError(f'pair: {source.name} has no examples of class {k}')
   return data.AugmentedSource(
     source,
     np.concatenate(found).tolist(),

@@ -105,13 +105,13 @@ def _make(directory: pathlib.Path) -> None:
     ) from None
   if not os.access(directory, os.W_OK):
     raise UsageError(
-      f'compiled programs cannot be kept in {directory}: it cannot be written'
+      f'compiled programs cannot be kept in {directory}: it is not writable'
     )
   others = stat.S_IWGRP | stat.S_IWOTH
   if status.st_uid != os.getuid() or status.st_mode & others:
     raise UsageError(
       f'compiled programs are not kept in {directory}: other users can write '
-      'there, who could make this program run anything'
+      'there and could make this program run anything'
     )
 
 

@@ -116,12 +116,12 @@ def test_a_head_of_another_size_stays_fresh(build, trained, monkeypatch):
 @pytest.mark.parametrize(
   ('model', 'message'),
   [
-    ({'name': 'resnet8', 'width': 8}, 'its width is 4, here it is 8'),
+    ({'name': 'resnet8', 'width': 8}, 'width is 4 there and 8 here'),
     (
       {'name': 'resnet18', 'width': 4, 'stem': 'cifar'},
-      "its name is 'resnet8', here it is 'resnet18'",
+      "name is 'resnet8' there and 'resnet18' here",
     ),
-    ({'name': 'vit_tiny', 'patch_size': 4}, "here it is 'vit_tiny'"),
+    ({'name': 'vit_tiny', 'patch_size': 4}, "and 'vit_tiny' here"),
     # The same parameters, another network.
     (
       {'name': 'resnet8', 'width': 4, 'blur_pool': True},
@@ -166,9 +166,7 @@ def test_a_head_that_sees_other_features_is_another_model(build, trained):
   kernel = jax.ShapeDtypeStruct((7, 13), np.float32)
   bias = jax.ShapeDtypeStruct((13,), np.float32)
   params = {**shapes.params, 'head': {'kernel': kernel, 'bias': bias}}
-  with pytest.raises(
-    UsageError, match=r'head/kernel is .*, here it is \[7, 13'
-  ):
+  with pytest.raises(UsageError, match=r'head/kernel is .* there and \[7, 13'):
     init_from(shapes.replace(params=params), path, MODEL)
 
 
