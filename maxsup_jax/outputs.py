@@ -1,4 +1,4 @@
-"""What a model said about a split: the one reader and writer of the .npz.
+"""The outputs of a model on a split: the one reader and writer of the .npz.
 
 | array | shape | |
 |---|---|---|
@@ -414,7 +414,7 @@ class NpzWriter:
     self._whole[name] = array
 
   def write_json(self, name: str, value: Any) -> None:
-    """Adds what JSON can hold, as a text."""
+    """Adds a value as JSON text."""
     self.write(name, np.array(json.dumps(value)))
 
   def __exit__(self, kind, *_) -> None:

@@ -36,7 +36,7 @@ def crc32c() -> Callable[[bytes], int] | None:
 
 @contextlib.contextmanager
 def without(*names: str) -> Iterator[None]:
-  """Does without some of the packages, in all threads of this process."""
+  """Disables some of the packages, in all threads of this process."""
   added = set(names) - _banned
   _banned.update(added)
   try:

@@ -44,7 +44,7 @@ _Entry = tuple[tuple[int, int], np.ndarray]
 
 
 class DamagedError(Exception):
-  """A file is not what it should be; the message is one line that names it."""
+  """A file is damaged; the message is one line that names it."""
 
 
 def find_records(files: Files, path: str, size: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def _read_record(files: Files, path: str, start: int, end: int) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Some records of one file, in a row."""
+  """Consecutive records of one file."""
 
   path: str
   starts: np.ndarray  # int64 `[n + 1]`: where the n records begin, and the end.

@@ -62,7 +62,7 @@ class Transform:
 
   @property
   def random(self) -> bool:
-    """Whether any of the operations is."""
+    """Whether any of the operations is random."""
     return any(operation.random for operation in self.operations)
 
   @property

@@ -29,7 +29,7 @@ class UndecodedExample(TypedDict):
 
 
 class Source(Protocol):
-  """What the pipelines need to know of a split.
+  """What the pipelines need to know about a split.
 
   Two more attributes are optional: a method `undecoded(index)`, which gives an
   example whose image is not decoded yet, so that transforms that need a part of
@@ -169,7 +169,7 @@ def to_arrays(source: Source) -> ArraySource:
 def label_error(
   name: str, index: int, label: int, num_classes: int
 ) -> UsageError:
-  """What to tell about an example whose label is out of range."""
+  """The error for an example whose label is out of range."""
   return UsageError(
     f'{name}: the label of example {index} is {label}; expected at least 0 '
     f'and below {num_classes}'

@@ -1,4 +1,4 @@
-"""Do the probabilities of a classifier mean what they say?
+"""Whether the probabilities of a classifier mean what they say.
 
 >>> import numpy as np
 >>> from maxsup_jax.diagnostics import calibration

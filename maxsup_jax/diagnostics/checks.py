@@ -1,4 +1,4 @@
-"""Checks of arrays: what the measurements take, one line for what they do not.
+"""Checks of the arrays that the measurements take, with one-line errors.
 
 Each returns what it checked as a NumPy array, or raises UsageError.
 """
@@ -67,7 +67,7 @@ def matrix(
 
 
 def array(values: ArrayLike, name: str) -> np.ndarray:
-  """Makes an array of what may be lists, which must not be ragged."""
+  """Converts lists to an array; they must not be ragged."""
   try:
     return np.asarray(values)
   except ValueError:  # NumPy's message speaks of an "inhomogeneous shape"

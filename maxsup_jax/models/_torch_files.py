@@ -21,7 +21,7 @@ _WRAPPERS = ('state_dict', 'model', 'model_state_dict')
 
 
 def is_torch_file(path: str | os.PathLike) -> bool:
-  """Whether a path ends as files of PyTorch weights do, and is no directory."""
+  """Whether a path has an ending of PyTorch weights and is not a directory."""
   path = pathlib.Path(path)
   return path.suffix in SUFFIXES and not path.is_dir()
 
@@ -65,7 +65,7 @@ def read(
 def write(
   path: str | os.PathLike, state_dict: Mapping[str, np.ndarray]
 ) -> None:
-  """Writes a state dict into a new file, all of it or nothing.
+  """Writes a state dict to a new file, whole or not at all.
 
   Args:
     path: ends as in `read`. Its directory is made.

@@ -1,4 +1,4 @@
-"""How torchvision and timm name what the models here have.
+"""The names that torchvision and timm give to the parameters of models here.
 
 Every array of a model has one place in a state dict; what a state dict has
 besides are counters of BatchNorm and the constant kernels of BlurPool.

@@ -1,4 +1,4 @@
-"""Weights of PyTorch models as variables of ours, and back.
+"""Converts weights of PyTorch models to Flax variables, and back.
 
 The models are `ResNet` and `MobileNetV2` under torchvision's names, and `ViT`
 under timm's, which DeiT shares. Nothing here needs PyTorch, but for reading and
@@ -40,7 +40,7 @@ def from_torch(
   class_order: np.ndarray | None = None,
   resize_positions: bool = False,
 ) -> dict[str, Any]:
-  """Makes variables of a state dict, every array of which must have its place.
+  """Makes variables of a state dict; every array must have a place in them.
 
   Args:
     state_dict: arrays by their names in torchvision or timm, of any floating

@@ -71,7 +71,7 @@ def check_same_classes(models: Sequence[Outputs]) -> None:
 
 
 def check_same_model(outputs: Outputs, train: Outputs) -> None:
-  """Refuses the training split of another model, as far as files tell.
+  """Refuses the training split of another model, as far as the files tell.
 
   Raises:
     UsageError: if both are the same data, or if weights or metadata differ.

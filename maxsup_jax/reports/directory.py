@@ -44,7 +44,7 @@ class Directory:
   def write(
     self, contents: Mapping[str, bytes | str], results: Mapping[str, Any]
   ) -> None:
-    """Writes all files, and results.json last; removes those of before.
+    """Writes all files, results.json last, and removes older ones.
 
     If it is interrupted, results.json says `incomplete`, and the next run with
     `overwrite` replaces everything.

@@ -85,7 +85,7 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def check_classes(models: list[Measured], options: Options) -> None:
-  """Refuses classes that there are not, before anything is computed."""
+  """Refuses unknown classes, before anything is computed."""
   K = models[0].outputs.num_classes
   if K > 2 and not all(0 <= c < K for c in options.classes):
     raise UsageError(

@@ -1,4 +1,4 @@
-"""The corrupted test sets of tfds: which there are, and how they are read."""
+"""The corrupted test sets of tfds, and how they are read."""
 
 import dataclasses
 import re
@@ -132,7 +132,7 @@ def check_prepared(
   data_dir: str | None,
   mock: int | None = None,
 ) -> dict[tuple[str, int], int]:
-  """How many examples each dataset has; refuses if one is not on disk.
+  """Counts the examples of each dataset; refuses any that is not on disk.
 
   Args:
     benchmark: the corrupted dataset.
@@ -208,7 +208,7 @@ def default_transform(
   corrupted: tuple[int, ...] | None,
   seen: tuple[int, ...],
 ) -> str | None:
-  """How corrupted images are prepared if nobody says it.
+  """The transform of corrupted images, unless the user gives one.
 
   The files of ImageNet-C are 224x224 already: scaling them to 256 and cropping
   224 would show a model something else than what the corruption was made for.

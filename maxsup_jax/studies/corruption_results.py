@@ -79,7 +79,7 @@ class Log:
       yield
 
   def records(self) -> list[Record]:
-    """What is there."""
+    """The records in the file."""
     if not self._path.exists():
       return []
     lines = self._path.read_text().splitlines(keepends=True)
@@ -89,7 +89,7 @@ class Log:
       raise UsageError(f'{self._path} cannot be read: {e}') from None
 
   def add_runs(self, identities: Mapping[str, Record]) -> None:
-    """Says whose results will follow.
+    """Adds runs whose results will follow.
 
     Args:
       identities: of each run, by name.

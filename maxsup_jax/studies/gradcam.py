@@ -134,7 +134,7 @@ def _map_size(
 
 
 def check_agree(networks: Sequence[Network], *, by_index: bool) -> None:
-  """Refuses networks that cannot look at the same images."""
+  """Refuses networks that do not see the same images."""
   first = networks[0]
   for other in networks[1:]:
     shapes = [list(t.task.eval_shape) for t in (first, other)]
@@ -232,7 +232,7 @@ def _covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def targets(
   target: str, labels: Sequence[int | None], networks: Sequence[Network]
 ) -> np.ndarray | None:
-  """What a target means: class ids `[R]`, or None for those predicted.
+  """The classes of a target: ids `[R]`, or None for those predicted.
 
   Raises:
     UsageError: one line, for a target that is unknown or out of range.

@@ -67,7 +67,7 @@ class Study:
   steps: int
 
   def records(self) -> list[dict[str, Any]]:
-    """All numbers of each problem, as JSON knows them."""
+    """All numbers of each problem, as JSON values."""
     return [
       _record(s, [self.paths[s.problem, seed] for seed in self.seeds])
       for s in self.solutions

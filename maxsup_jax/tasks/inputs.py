@@ -10,7 +10,7 @@ from maxsup_jax.errors import UsageError
 def parse_transforms(
   config: ConfigDict,
 ) -> tuple[data.Transform, data.Transform]:
-  """What is done to training images, and to those that are evaluated.
+  """The transforms of training images and of evaluation images.
 
   Bytes are normalised on the device, floats pass as they are. So either both
   transforms give bytes, or both give floats that are standardised.
@@ -89,7 +89,7 @@ def open_split(
 
 
 def check_channels(config: ConfigDict, source: data.Source) -> None:
-  """Refuses a mean or standard deviation that is not for such images."""
+  """Refuses a mean or standard deviation for another number of channels."""
   # Labels are checked as they are read: see at once if all of them are wrong,
   # as where a test split has none.
   channels = source[0]['image'].shape[-1]

@@ -67,7 +67,7 @@ class Mixing:
     device_count: int,
     repeats: int = 1,
   ) -> None:
-    """Refuses what cannot be trained with mixed images; compiles nothing.
+    """Refuses configs that cannot train on mixed images; compiles nothing.
 
     Args:
       objective: is tried on labels that are distributions.

@@ -46,7 +46,7 @@ def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:
 def load_variables(
   directory: Workdir, step: int | None = None, weights: str = 'raw'
 ) -> tuple[int, dict[str, Any]]:
-  """The weights of a run alone, for which no dataset need be there.
+  """The weights of a run alone, without its dataset.
 
   Args:
     directory: of the run.

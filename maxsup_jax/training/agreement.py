@@ -27,7 +27,7 @@ _BLOCK = 4096
 
 
 def gather(value: Any) -> list[Any]:
-  """What every process has given, in their order.
+  """The values of all processes, in their order.
 
   Args:
     value: anything that JSON can hold.
@@ -44,7 +44,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def require_same(config: Mapping[str, Any], **facts: Any) -> None:
-  """Refuses processes that do not run the same.
+  """Refuses processes whose runs differ.
 
   Args:
     config: of the run.

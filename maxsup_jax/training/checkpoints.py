@@ -199,7 +199,7 @@ class Checkpoints:
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Waits until what was saved is on disk."""
+    """Waits until everything saved is on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:

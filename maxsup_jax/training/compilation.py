@@ -1,4 +1,4 @@
-"""Programs that JAX compiled before: where they are kept, and how many count.
+"""The cache of programs that JAX compiled, and a count of compilations.
 
 JAX keeps compiled programs in a directory if it is told one, and a later start
 reads them instead of compiling again. Who can write there can make a run do

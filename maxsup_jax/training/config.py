@@ -87,7 +87,7 @@ def resolve(
   *,
   free_sections: Collection[str] = ('objective',),
 ) -> ConfigDict:
-  """Fills in defaults and refuses what no field has.
+  """Fills in defaults and refuses unknown fields and bad values.
 
   Args:
     config: nested fields, as a run card or a work directory's `config.json`
@@ -115,7 +115,7 @@ def resolve(
 
 
 def fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """The leaves of a nested mapping under dotted names.
+  """The leaves of a nested mapping, by dotted names.
 
   Examples:
     >>> fields({'seed': 0, 'model': {'name': 'resnet8'}})

@@ -186,7 +186,7 @@ class _Loop:
     return last_evaluation(self.workdir) if jax.process_index() == 0 else []
 
   def say_what_differs(self):
-    """Says what another number of devices than before changes."""
+    """Says which results depend on the number of devices, if it changed."""
     before, now = self.devices_before, self.run.devices.count
     fields = self.run.device_dependent
     if before not in (None, now) and fields:

@@ -1,4 +1,4 @@
-"""The work directory: whose it is, and what is written into it.
+"""The work directory: its owner, and what is written into it.
 
 `config.json`, `run.json` and `metrics.jsonl` are plain text; see the README for
 what they hold. Only the first process writes.

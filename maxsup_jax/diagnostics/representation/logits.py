@@ -1,4 +1,4 @@
-"""What an objective did to logits: their density, size and spread."""
+"""What an objective did to the logits: their density, size and spread."""
 
 import dataclasses
 import functools
