@@ -83,7 +83,7 @@ def test_resolved_is_locked():
     ({'schedule': {'cosine_from': 'end'}}, 'expected one of warmup, start'),
     ({'loss_scale': 0.0}, r'config\.loss_scale is 0'),
     ({'diagnostics_every': 5}, r'config\.diagnostics_every is 5 \(int\)'),
-    ([], 'a mapping of fields, not a list'),
+    ([], 'config is a list; expected a mapping of fields'),
   ],
 )
 def test_refuses_in_one_line(given, message):
