@@ -62,7 +62,7 @@ MISTAKES = {
     ([], '--workdir is needed'),
     (['--workdir={tmp}'], 'no config.json'),
     (['--workdir={run}', '--weights=mean'], '--weights=mean'),
-    (['--workdir={run}', '--weights=ema'], "--weights is 'ema'; the run in"),
+    (['--workdir={run}', '--weights=ema'], "--weights is 'ema', but the run"),
     (['--workdir={run}', '--step=7'], 'no checkpoint of step 7 in '),
     (['--workdir={run}', '--split=validation'], 'validation'),
     (['--workdir={run}', '--out={tmp}'], 'is a directory'),
@@ -77,7 +77,7 @@ MISTAKES = {
   'corruptions': [
     ([], '--workdir is needed'),
     (['--workdir=x', '--severities=a'], '--severities is a; expected whole'),
-    (['--workdir={run}'], "--dataset: no corrupted version of 'digits'"),
+    (['--workdir={run}'], "--dataset: 'digits' has no known corrupted"),
   ],
   'diagnose': [
     ([], 'no .npz files given'),

@@ -197,8 +197,8 @@ def test_images_that_cannot_be_read(tmp_path):
       '^images: .*none.png cannot be read: No such file',
     ),
     (str(tmp_path), 'cannot be read: Is a directory'),
-    (str(empty), 'empty.png cannot be read: no image'),
-    (str(text), 'text.png cannot be read: no JPEG, PNG'),
+    (str(empty), 'empty.png cannot be read: an empty file'),
+    (str(text), 'text.png cannot be read: the first bytes'),
   ):
     with pytest.raises(UsageError, match=message) as e:
       gradcam.read_images(['0', item], evaluating(source))

@@ -146,7 +146,7 @@ def test_a_file_of_another_kind(build, tmp_path):
   shapes = jax.eval_shape(build().init_state)
   with pytest.raises(UsageError, match=r'ends with \.pth, \.pt, \.ckpt') as e:
     init_from(shapes, path, MODEL)
-  assert str(e.value).startswith(f'config.init_from: {path}: expected a work')
+  assert str(e.value).startswith(f'config.init_from is {path}; expected a work')
 
 
 def test_a_smaller_model_is_not_taken_for_the_same(build, trained):
@@ -228,7 +228,7 @@ class TestFiles:
   def test_refuses_what_does_not_fit(self, build, file, tmp_path):
     shapes = jax.eval_shape(build(model={**MODEL, 'width': 8}).init_state)
     for path, message in (
-      (file, r'init_from: \S+\.safetensors: bn1.bias: \[4\] in the'),
+      (file, r'init_from: \S+\.safetensors: bn1.bias is \[4\] in the'),
       (tmp_path / 'none.pth', r'init_from: \S+\.pth: no file'),
     ):
       with pytest.raises(UsageError, match=message):
