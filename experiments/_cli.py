@@ -96,14 +96,17 @@ def define_run_flags(*, split: bool = True, step: bool = True) -> None:
 def define_data_dir() -> None:
   """Defines the flag for where datasets are."""
   flags.DEFINE_string(
-    'data_dir', None, "Where datasets are; tfds's own default if not given."
+    'data_dir', None, 'The directory of the datasets; by default that of tfds.'
   )
 
 
 def define_weights() -> None:
   """Defines the flag for raw or averaged weights."""
   flags.DEFINE_enum(
-    'weights', 'raw', ['raw', 'ema'], 'The weights as trained, or averaged.'
+    'weights',
+    'raw',
+    ['raw', 'ema'],
+    'The weights as trained, or their moving average.',
   )
 
 
@@ -113,7 +116,7 @@ def whole_numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(int(t) for t in texts)
   except ValueError:
     raise UsageError(
-      f'--{flag}={",".join(texts)}: expected whole numbers'
+      f'--{flag} is {",".join(texts)}; expected whole numbers'
     ) from None
 
 
@@ -212,8 +215,8 @@ def load_card(card: str) -> Any:
     ) from e
   if not isinstance(config, ConfigDict):
     raise UsageError(
-      f'get_config() of the run card {path!r} gave a {type(config).__name__}; '
-      'expected a ConfigDict'
+      f'get_config() of the run card {path!r} returned a '
+      f'{type(config).__name__}; expected a ConfigDict'
     )
   return config
 

@@ -13,10 +13,10 @@ _NAME = '.compilation_cache'
 _CACHE = flags.DEFINE_string(
   'compilation_cache',
   None,
-  'Where compiled programs are kept, so that the next start need not compile '
-  'them again: a directory, or empty for none (default: what '
-  f'JAX_COMPILATION_CACHE_DIR says, or {_NAME} beside the work directory). '
-  'Several hosts must share it: only process 0 writes into it.',
+  'The directory that keeps compiled programs, so that the next start does '
+  'not compile them again; empty for none (default: '
+  f'JAX_COMPILATION_CACHE_DIR, or {_NAME} beside the work directory). '
+  'Several hosts must share it: only process 0 writes to it.',
 )
 
 

@@ -18,35 +18,34 @@ from maxsup_jax.errors import UsageError
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
   None,
-  'Address of process 0, host:port, where nothing else tells the processes '
-  'where to meet.',
+  'Address of process 0, host:port; needed where the environment does not '
+  'say where to meet.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
   'num_processes',
   None,
-  'How many processes there are, with --coordinator; by default as many as '
-  'mpirun or srun says.',
+  'Number of processes, with --coordinator; by default that of mpirun or srun.',
 )
 _PROCESS_ID = flags.DEFINE_integer(
   'process_id',
   None,
-  'Which of them this one is, with --coordinator; by default as mpirun or srun '
-  'says.',
+  'Number of this process, from 0, with --coordinator; by default that of '
+  'mpirun or srun.',
 )
 _MULTIHOST = flags.DEFINE_bool(
   'multihost',
   None,
-  'Whether to join other processes. By default, if this is one of several on a '
-  'TPU pod slice or of srun or mpirun (Open MPI).',
+  'Whether to join other processes; by default only on a TPU pod slice and '
+  'under srun or mpirun (Open MPI).',
 )
 _JOIN_TIMEOUT = flags.DEFINE_float(
-  'join_timeout', 300, 'Seconds to wait at the start for other processes.'
+  'join_timeout', 300, 'Seconds to wait for the other processes at the start.'
 )
 _PEER_TIMEOUT = flags.DEFINE_float(
   'peer_timeout',
   30,
-  'Seconds without a sign of life after which another process counts as gone, '
-  'and all end.',
+  'Seconds without a heartbeat after which a process counts as gone and all '
+  'others end.',
 )
 # Seconds after which one says whom it is waiting for.
 _PATIENCE = 10
@@ -80,8 +79,8 @@ def join_processes(*, saves: bool = False) -> None:
     tasks = _launchers.tasks_not_started()
     if tasks and _MULTIHOST.value is None:
       print(
-        f'this SLURM job has {tasks} tasks, and this process runs alone: start '
-        'it with srun if it is meant to be one of them',
+        f'this SLURM job has {tasks} tasks, but this process runs alone; '
+        'start it with srun to make it one of them',
         file=sys.stderr,
       )
     return
@@ -100,7 +99,8 @@ def join_processes(*, saves: bool = False) -> None:
     except (ValueError, RuntimeError) as e:
       # What JAX says where it finds no pod slice and no job, too.
       raise UsageError(
-        f'the processes cannot join ({e}); see --coordinator and --nomultihost'
+        f'the processes cannot connect ({e}); see --coordinator and '
+        '--nomultihost'
       ) from e
   _peers = watch(timeout=_PEER_TIMEOUT.value)
   if not saves:
@@ -123,9 +123,9 @@ def refuse_several(program: str, why: str = '') -> None:
       time.sleep(2)  # Process 0 says the same, and may be slower.
       sys.exit(2)
     raise UsageError(
-      f'{program} runs in one process, not in several{why}; start it '
-      'once, and where this is one host of a TPU pod slice, with '
-      'JAX_PLATFORMS=cpu or on another machine'
+      f'{program} runs in one process, not in several{why}; start it once; '
+      'on a host of a TPU pod slice, set JAX_PLATFORMS=cpu or use another '
+      'machine'
     )
 
 
@@ -172,7 +172,9 @@ def _arguments() -> tuple[dict[str, Any], str] | None:
   given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   for flag in (_JOIN_TIMEOUT, _PEER_TIMEOUT):
     if not 0 < flag.value < float('inf'):
-      raise UsageError(f'--{flag.name}={flag.value}: expected a number above 0')
+      raise UsageError(
+        f'--{flag.name} is {flag.value}; expected a number above 0'
+      )
   if _MULTIHOST.value is False:
     if any(value is not None for value in given):
       raise UsageError('--nomultihost and --coordinator contradict each other')
@@ -186,9 +188,9 @@ def _arguments() -> tuple[dict[str, Any], str] | None:
     return None
   if launch.by == 'Open MPI' and launch.method is None:
     raise UsageError(
-      f'Open MPI has started {launch.count} processes, but its version 5 does '
-      'not tell where they can meet: add --coordinator=HOST:PORT, the host of '
-      'rank 0 and a free port; or --nomultihost for each on its own'
+      f'Open MPI started {launch.count} processes, but version 5 does not '
+      'say where they can meet: add --coordinator=HOST:PORT, the host of '
+      'rank 0 and a free port; or add --nomultihost to run each on its own'
     )
   arguments: dict[str, Any] = {}
   if launch.method is not None:
@@ -217,17 +219,17 @@ def _given(
     num_processes, process_id = launch.count, launch.index
   if None in (coordinator, num_processes, process_id):
     raise UsageError(
-      '--coordinator, --num_processes and --process_id belong together'
+      '--coordinator, --num_processes and --process_id must be given together'
     )
   address = re.fullmatch(r'.+:(\d{1,5})', coordinator)
   if not address or not 1 <= int(address[1]) <= 65535:
     raise UsageError(
-      f'--coordinator={coordinator}: expected HOST:PORT, the port from 1 to '
-      '65535'
+      f'--coordinator is {coordinator}; expected HOST:PORT, with a port from '
+      '1 to 65535'
     )
   if not 0 <= process_id < num_processes:
     raise UsageError(
-      f'--process_id={process_id}: expected from 0 to below '
+      f'--process_id is {process_id}; expected at least 0 and below '
       f'--num_processes={num_processes}'
     )
   arguments = {
@@ -269,14 +271,14 @@ def _waiting(text: str) -> Iterator[None]:
       if joined.wait(_PATIENCE):
         return
       print(
-        f'{text}, {limit:g} s at most (--join_timeout); --nomultihost runs it '
-        'on its own',
+        f'{text}, for at most {limit:g} s (--join_timeout); --nomultihost '
+        'runs this one alone',
         file=sys.stderr,
       )
     if joined.wait(max(limit - _PATIENCE, 0) if limit > _PATIENCE else limit):
       return
     print(
-      f'error: {text}, who have not come within {limit:g} s (--join_timeout)',
+      f'error: {text}; gave up after {limit:g} s (--join_timeout)',
       file=sys.stderr,
     )
     sys.stderr.flush()

@@ -35,18 +35,19 @@ CARDS = ('configs/imagenet_convnet.py', 'configs/imagenet_deit.py')
 _TOPOLOGY = flags.DEFINE_string(
   'topology',
   'v5e:2x2',
-  'The kind of TPU and the arrangement of its chips, on one machine: v4:2x2x1, '
-  'v5p:2x2x1, or v5e or v6e with 1x1, 2x2 or 2x4.',
+  'TPU and arrangement of its chips, on one machine: v4:2x2x1, v5p:2x2x1, '
+  'or v5e or v6e with 1x1, 2x2 or 2x4.',
 )
 _DTYPES = flags.DEFINE_list(
   'dtypes',
   None,
-  'Compiles each card once in each, such as bfloat16,float32; its own.',
+  'Dtypes to compile each card in, such as bfloat16,float32; by default its '
+  'own.',
 )
 _FIND_BATCH_SIZE = flags.DEFINE_bool(
   'find_batch_size',
   False,
-  'Where a step does not fit, halve its batch until it does.',
+  'If a step does not fit, halve its batch until it does.',
 )
 _OUT = flags.DEFINE_string(
   'out',

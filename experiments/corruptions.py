@@ -37,13 +37,13 @@ from absl import flags
 from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_multi_string(
-  'workdir', [], 'A run to evaluate; once for each run, to compare them.'
+  'workdir', [], 'A run to evaluate; repeat it to compare runs.'
 )
 _DATASET = flags.DEFINE_string(
   'dataset',
   None,
-  'cifar10_corrupted or imagenet2012_corrupted; by default that of the dataset '
-  'that the runs were trained on.',
+  'cifar10_corrupted or imagenet2012_corrupted; by default the corrupted '
+  'version of the training dataset.',
 )
 _CORRUPTIONS = flags.DEFINE_list(
   'corruptions',
@@ -52,18 +52,18 @@ _CORRUPTIONS = flags.DEFINE_list(
   'the standard ones.',
 )
 _SEVERITIES = flags.DEFINE_list(
-  'severities', ['1', '2', '3', '4', '5'], 'From 1 to 5.'
+  'severities', ['1', '2', '3', '4', '5'], 'Severities, from 1 to 5.'
 )
 _TRANSFORM = flags.DEFINE_string(
   'transform',
   None,
-  "What is done to corrupted images instead of the run's eval_transform, such "
-  "as 'resize(256) | center_crop(224)'; see above.",
+  "Transform of the corrupted images in place of the run's eval_transform, "
+  "such as 'resize(256) | center_crop(224)'; see above.",
 )
 _OUT = flags.DEFINE_string(
   'out',
   None,
-  'The directory of the results; for a single run by default '
+  'Directory of the results; by default, for a single run, '
   'WORKDIR/corruptions/DATASET-STEP, or -ema.',
 )
 _cli.define_run_flags(split=False)
@@ -94,8 +94,8 @@ def main():
     found = corruptions.run(study)
   except KeyboardInterrupt:
     print(
-      f'interrupted; what is finished is in {study.directory}; the same '
-      'command goes on',
+      f'interrupted; finished results are in {study.directory}; the same '
+      'command resumes',
       file=sys.stderr,
     )
     return 130

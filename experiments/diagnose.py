@@ -17,10 +17,10 @@ from absl import flags
 from experiments import _cli, _processes
 
 _OUT = flags.DEFINE_string(
-  'out', None, 'The directory of the report; it is made.'
+  'out', None, 'The directory of the report, which is created.'
 )
 _OVERWRITE = flags.DEFINE_bool(
-  'overwrite', False, 'Replace the report that is in --out.'
+  'overwrite', False, 'Replace the report in --out.'
 )
 _TRAIN = flags.DEFINE_list(
   'train', [], 'Files of the training split, one for each model.'
@@ -28,24 +28,26 @@ _TRAIN = flags.DEFINE_list(
 _NAMES = flags.DEFINE_list(
   'names', [], 'What to call the models, one name for each.'
 )
-_SECTIONS = flags.DEFINE_list('sections', [], 'Only these; by default all.')
+_SECTIONS = flags.DEFINE_list(
+  'sections', [], 'Sections of the report; by default all.'
+)
 _HELD_OUT = flags.DEFINE_float(
   'held_out',
   0.2,
-  'The share of the examples on which temperatures, norms and thresholds are '
-  'chosen; they are reported on the others.',
+  'Share of the examples on which temperatures, norms and thresholds are '
+  'chosen; results are on the others.',
 )
 _SEEDS = flags.DEFINE_list(
   'seeds',
   ['0', '1', '2', '3', '4'],
-  'Of the splits into held-out and other examples; the first one seeds the '
-  'bootstrap, too.',
+  'Seeds of the splits into held-out and other examples; the first also '
+  'seeds the bootstrap.',
 )
 _RESAMPLES = flags.DEFINE_integer(
-  'resamples', 1000, 'Of the bootstrap; 0 for no intervals.'
+  'resamples', 1000, 'Bootstrap resamples; 0 for no intervals.'
 )
-_LEVEL = flags.DEFINE_float('level', 0.95, 'Of the intervals.')
-_BINS = flags.DEFINE_integer('bins', 15, 'Of the calibration errors.')
+_LEVEL = flags.DEFINE_float('level', 0.95, 'Level of the intervals.')
+_BINS = flags.DEFINE_integer('bins', 15, 'Bins of the calibration errors.')
 _CLASSES = flags.DEFINE_list(
   'classes', ['0', '1', '2'], 'The three classes of the projections.'
 )
@@ -61,13 +63,13 @@ def main(paths):
   from maxsup_jax.training.provenance import provenance
 
   if not paths:
-    raise _cli.UsageError('which .npz files? See --help')
+    raise _cli.UsageError('no .npz files given; see --help')
   if _OUT.value is None:
     raise _cli.UsageError('--out is needed: the directory of the report')
   if _TRAIN.value and len(_TRAIN.value) != len(paths):
     raise _cli.UsageError(
-      f'--train has {len(_TRAIN.value)} files; expected one for each of the '
-      f'{len(paths)} models'
+      f'--train has {len(_TRAIN.value)} files; expected {len(paths)}, one '
+      'for each model'
     )
   options = _options()
   sections = _SECTIONS.value or list(report.SECTIONS)

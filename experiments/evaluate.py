@@ -13,7 +13,7 @@ from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run to evaluate.')
 _OUT = flags.DEFINE_string(
-  'out', None, 'Write the numbers to this file, too, one JSON object a line.'
+  'out', None, 'Also write the numbers to this file, one JSON object a line.'
 )
 _cli.define_run_flags()
 flags.declare_key_flag('compilation_cache')

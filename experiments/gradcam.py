@@ -14,13 +14,13 @@ from absl import flags
 from experiments import _cli, _compilation, _processes
 
 _WORKDIR = flags.DEFINE_multi_string(
-  'workdir', [], 'A run to look at; once for each run, in the order of columns.'
+  'workdir', [], 'A run to look at; repeat it for more columns, in this order.'
 )
 _IMAGES = flags.DEFINE_string(
   'images',
   None,
-  'What to show, separated by commas: indices into the split, or image files, '
-  'which are scaled and cropped to the size that the runs were trained on.',
+  'What to show, separated by commas: indices into the split, or image '
+  'files, which are scaled and cropped to the size of the training images.',
 )
 _OUT = flags.DEFINE_string(
   'out', 'gradcam.png', 'The figure to write: .png, .svg or .pdf.'
@@ -31,7 +31,7 @@ _OVERWRITE = flags.DEFINE_bool(
 _TARGET = flags.DEFINE_string(
   'target',
   'predicted',
-  'Evidence for which class: predicted, label or a class id.',
+  'The class to explain: predicted, label or a class id.',
 )
 _NORMALIZE = flags.DEFINE_enum(
   'normalize',
@@ -42,8 +42,9 @@ _NORMALIZE = flags.DEFINE_enum(
 _LAYER = flags.DEFINE_string(
   'layer',
   None,
-  'Whose output to weight, such as layer3_0 or block11/norm1; by default the '
-  'last block of a ResNet and the first norm of the last block of a ViT.',
+  'The layer whose output is weighted, such as layer3_0 or block11/norm1; '
+  'by default the last block of a ResNet and the first norm of the last '
+  'block of a ViT.',
 )
 _cli.define_run_flags()
 _cli.define_weights()

@@ -26,21 +26,21 @@ from experiments import _cli, _processes
 CARD = 'configs/digits.py'
 
 _OUT = flags.DEFINE_string(
-  'out', 'batch.png', 'The picture to write, a .png; one that is there goes.'
+  'out', 'batch.png', 'The .png to write; an existing one is replaced.'
 )
 _STEP = flags.DEFINE_integer(
   'step',
   0,
-  'The batch of which step; with --split=eval the number of the batch.',
+  'Step whose batch to show; with --split=eval, the number of the batch.',
   lower_bound=0,
 )
 _ROWS = flags.DEFINE_integer('rows', 4, 'Rows of images.', lower_bound=1)
-_COLUMNS = flags.DEFINE_integer('columns', 8, 'In a row.', lower_bound=1)
+_COLUMNS = flags.DEFINE_integer('columns', 8, 'Images in a row.', lower_bound=1)
 _SPLIT = flags.DEFINE_enum(
   'split',
   'train',
   ['train', 'eval'],
-  "Of which of the config's splits, so with which transform.",
+  "Which of the config's splits to show, with its transform.",
 )
 _EPOCHS = flags.DEFINE_list(
   'epochs', [], 'Show the same examples, one a row, as these epochs see them.'
@@ -51,7 +51,9 @@ _cli.define_data_dir()
 def main():
   epochs = _checked_epochs()
   if not _OUT.value.lower().endswith('.png'):
-    raise _cli.UsageError(f'--out={_OUT.value}: expected a name ending in .png')
+    raise _cli.UsageError(
+      f'--out is {_OUT.value}; expected a name ending in .png'
+    )
   _processes.refuse_several(
     'show_batch', ': each would have only a part of the batch'
   )
@@ -81,15 +83,15 @@ def _checked_epochs():
     return []
   if not all(e.isdecimal() for e in given):
     raise _cli.UsageError(
-      f'--epochs={",".join(given)}: expected numbers from 0, such as 0,1,2'
+      f'--epochs is {",".join(given)}; expected integers from 0, such as 0,1,2'
     )
   for name in ('step', 'columns'):
     if flags.FLAGS[name].present:
-      raise _cli.UsageError(f'--epochs and --{name} exclude each other')
+      raise _cli.UsageError(f'--epochs and --{name} cannot be combined')
   if _SPLIT.value == 'eval':
     raise _cli.UsageError(
-      '--epochs and --split=eval exclude each other: evaluation is the same in '
-      'every epoch'
+      '--epochs and --split=eval cannot be combined: evaluation is the same '
+      'in every epoch'
     )
   return [int(e) for e in given]
 

@@ -35,25 +35,25 @@ _FILE = flags.DEFINE_string(
 flags.DEFINE_string(
   'key',
   None,
-  'With --file: under which key a .pth has the weights, such as model_ema; by '
-  'default state_dict or model, if it has one of them.',
+  'With --file: key of the weights in a .pth, such as model_ema; by default '
+  'state_dict or model, where present.',
 )
 flags.DEFINE_string(
   'prefix',
   None,
-  'With --file: take the names that begin with it, and no others; by default '
-  'module., model. and _orig_mod. are taken off where all names have them.',
+  'With --file: read only the names that begin with this; by default '
+  'module., model. and _orig_mod. are stripped if all names have them.',
 )
 flags.DEFINE_string(
   'class_order',
   None,
-  "With --file: a text file with the order of the weights' classes, such as "
-  'train_map.txt; by default it is that of the dataset.',
+  'With --file: text file with the class order of the weights, such as '
+  'train_map.txt; by default that of the dataset.',
 )
 flags.DEFINE_bool(
   'resize_positions',
   False,
-  'With --file: resample positions that are for another size of images.',
+  'With --file: resample position embeddings learned at another image size.',
 )
 _cli.define_data_dir()
 _OUT = flags.DEFINE_string(
@@ -66,7 +66,7 @@ _WEIGHTS = flags.DEFINE_enum(
   'weights',
   'raw',
   ['raw', 'ema'],
-  'With --out: the weights themselves or their averages.',
+  'With --out: the weights as trained, or their moving average.',
 )
 _IMPORTS = ('key', 'prefix', 'class_order', 'resize_positions', 'data_dir')
 _EXPORTS = ('step', 'weights')
@@ -74,15 +74,18 @@ _EXPORTS = ('step', 'weights')
 
 def main():
   if _WORKDIR.value is None:
-    raise _cli.UsageError('--workdir is needed: of weights to read or to write')
+    raise _cli.UsageError(
+      '--workdir is needed: the run to make, with --file, or to export, '
+      'with --out'
+    )
   if (_FILE.value is None) == (_OUT.value is None):
     raise _cli.UsageError('expected --file, to import, or --out, to export')
   others, needed = (_IMPORTS, _FILE) if _OUT.value else (_EXPORTS, _OUT)
   for name in others:
     if flags.FLAGS[name].present:
-      raise _cli.UsageError(f'--{name} belongs to --{needed.name}')
+      raise _cli.UsageError(f'--{name} needs --{needed.name}')
   if _OUT.value and flags.FLAGS['config'].present:
-    raise _cli.UsageError('--config belongs to --file: a run has its own')
+    raise _cli.UsageError('--config needs --file: a run has its own config')
   _processes.refuse_several('torch_weights')
   from maxsup_jax.tasks import torch_runs
 

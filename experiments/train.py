@@ -17,8 +17,8 @@ from experiments import _cli, _compilation, _processes
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  'Where to write. A run of the same config that is there is resumed. By '
-  'default a directory under runs/, named after the config.',
+  'Directory of the run; an unfinished run of the same config there is '
+  'resumed. By default a directory under runs/, named after the config.',
 )
 _cli.define_data_dir()
 flags.declare_key_flag('compilation_cache')

@@ -31,7 +31,7 @@ from experiments import _cli
 
 _OUT = flags.DEFINE_string('out', None, 'The directory for all files.')
 _OVERWRITE = flags.DEFINE_bool(
-  'overwrite', False, 'Replace the results that are in --out.'
+  'overwrite', False, 'Replace the results in --out.'
 )
 _NUM_CLASSES = flags.DEFINE_integer('num_classes', 10, 'K.', lower_bound=2)
 _PER_CLASS = flags.DEFINE_integer(
@@ -54,12 +54,12 @@ _STEPS = flags.DEFINE_integer(
 )
 _LR = flags.DEFINE_float('lr', 1.0, 'Its learning rate.')
 _SEEDS = flags.DEFINE_list(
-  'seeds', ['0', '1', '2', '3', '4'], 'Of the random starts.'
+  'seeds', ['0', '1', '2', '3', '4'], 'Seeds of the random starts.'
 )
 _INIT_SCALE = flags.DEFINE_float(
   'init_scale',
   None,
-  'Standard deviation of the starts; D^(-1/2) if not given.',
+  'Standard deviation of the starts; by default D^(-1/2).',
 )
 
 # What results.json calls itself.
@@ -128,7 +128,7 @@ def _numbers(flag, texts, kind):
       values.append(kind(text))
     except ValueError:
       raise _cli.UsageError(
-        f'--{flag} has {text!r}; expected {kind.__name__}s, comma separated'
+        f'--{flag} has {text!r}; expected comma-separated {kind.__name__}s'
       ) from None
   if not values:
     raise _cli.UsageError(f'--{flag} is empty')
@@ -171,7 +171,7 @@ def _print(records):
     for record in records
   ]
   _print_table('NC2 when', names, records, rows)
-  print('\nmean over the seeds, and range; - where a seed does not get there')
+  print('\nmean over the seeds, and range; - where a seed does not reach it')
 
 
 def _print_table(title, names, records, rows):

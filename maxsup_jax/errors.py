@@ -1,4 +1,4 @@
-"""The exception for bad input, and the checks that every room needs.
+"""The exception for bad input, and the checks that all packages share.
 
 Each check takes the name of an argument and its value, and returns the value
 or raises one line: what it is, and what was expected.
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class UsageError(ValueError):
-  """Something the user passed in cannot be used; the message is one line.
+  """The user passed something that cannot be used; the message is one line.
 
   The command-line programs print the message alone and exit with code 2. Any
   other exception is a fault of the program and keeps its traceback.
@@ -112,7 +112,7 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
-  """Checks one of these names.
+  """Checks that a value is one of these names.
 
   Examples:
     >>> one_of('mode', 'pairs', ('batch', 'pair'))
@@ -135,7 +135,7 @@ Expected one of batch, pair
 def unknown(
   what: str, name: Any, known: Iterable[str], *, prefix: str = ''
 ) -> UsageError:
-  """The error for a name that nothing has, with the nearest one that is known.
+  """The error for an unknown name, with the nearest known one.
 
   Examples:
     >>> raise unknown('field config.sed', 'sed', ('seed', 'model'))

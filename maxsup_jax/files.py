@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, and never in another's place."""
+"""Writes files whole or not at all, and never over others unasked."""
 
 import contextlib
 import math
@@ -37,7 +37,7 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def one_line_errors(path: str | os.PathLike) -> Iterator[None]:
-  """Says of a file that cannot be written why, in one line."""
+  """Turns the failure to write a file into a one-line error."""
   try:
     yield
   except OSError as e:

@@ -1,4 +1,4 @@
-"""What a model said about a split: the one reader and writer of the .npz.
+"""The outputs of a model on a split: the one reader and writer of the .npz.
 
 | array | shape | |
 |---|---|---|
@@ -204,10 +204,11 @@ def _checked(
     class_names = tuple(str(c) for c in np.ravel(arrays['class_names']))
     if len(class_names) != K:
       raise UsageError(
-        f'class_names has {len(class_names)} names; there are {K} classes'
+        f'class_names has {len(class_names)} names; expected {K}, one for '
+        'each class'
       )
   if len(labels) < 2:
-    raise UsageError('there is one example; expected at least 2')
+    raise UsageError('there is 1 example; expected at least 2')
   metadata = _json(arrays, 'metadata', dict)
   history = _json(arrays, 'history', list)
   _check_history(history)
@@ -234,12 +235,12 @@ def _augmented(arrays: dict[str, np.ndarray], K: int):
   if not there:
     return None, None
   if len(there) == 1:
-    raise UsageError(f'{" and ".join(names)} belong together')
+    raise UsageError(f'{" and ".join(names)} must be given together')
   logits = checks.finite(arrays['augmented_logits'], 'augmented_logits')
   if logits.ndim != 3 or logits.shape[1] < 2 or logits.shape[2] != K:
     raise UsageError(
       f'augmented_logits has the shape {logits.shape}; expected [examples, '
-      f'augmentations, {K}], at least 2 augmentations'
+      f'augmentations, {K}] with at least 2 augmentations'
     )
   labels = checks.class_ids(arrays['augmented_labels'], K, 'augmented_labels')
   checks.same_length(augmented_logits=logits, augmented_labels=labels)
@@ -259,7 +260,9 @@ def _json(arrays: dict[str, np.ndarray], key: str, kind: type) -> Any:
     raise UsageError(f'{key} is not JSON ({e})') from None
   if not isinstance(value, kind):
     wanted = 'an object' if kind is dict else 'a list'
-    raise UsageError(f'{key} is JSON, but not {wanted}')
+    raise UsageError(
+      f'{key} is a JSON {type(value).__name__}; expected {wanted}'
+    )
   return value
 
 
@@ -267,7 +270,7 @@ def _check_history(history: list) -> None:
   """Refuses records of diagnostics that could not be drawn."""
   for i, record in enumerate(history):
     if not isinstance(record, dict):
-      raise UsageError(f'history[{i}] is no JSON object')
+      raise UsageError(f'history[{i}] is not a JSON object')
     if record.get('kind') != 'diagnostics':
       continue
     if not isinstance(record.get('split'), str):
@@ -275,7 +278,7 @@ def _check_history(history: list) -> None:
     for key in ('step', 'epoch', *_DRAWN):
       value = record.get(key)
       if not (isinstance(value, int | float) or value is None):
-        raise UsageError(f'history[{i}] has {key} {value!r}; expected a number')
+        raise UsageError(f'history[{i}]: {key} is {value!r}; expected a number')
 
 
 def _head_error(logits, features, weights, bias):
@@ -405,13 +408,13 @@ class NpzWriter:
     """
     array = np.asarray(array)
     if name in self._members or name in self._whole:
-      raise ValueError(f'there is a member {name!r} already')
+      raise ValueError(f'the array {name!r} has already been written')
     if array.dtype.hasobject:
       raise ValueError(f'{name!r} holds Python objects')
     self._whole[name] = array
 
   def write_json(self, name: str, value: Any) -> None:
-    """Adds what JSON can hold, as a text."""
+    """Adds a value as JSON text."""
     self.write(name, np.array(json.dumps(value)))
 
   def __exit__(self, kind, *_) -> None:
@@ -484,8 +487,8 @@ class NpzWriter:
       free += self._partial.stat().st_blocks * 512
     if needed > free:
       raise UsageError(
-        f'{self.path} needs {_gigabytes(needed)} while it is written; '
-        f'{_gigabytes(free)} are free there'
+        f'writing {self.path} needs {_gigabytes(needed)}; {_gigabytes(free)} '
+        'are free there'
       )
 
 

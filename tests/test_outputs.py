@@ -85,7 +85,7 @@ def test_a_single_logit_is_binary(write_npz):
     ({'bias': np.ones(4)}, r'bias has the shape \(4,\); expected \(5,\)'),
     (
       {'augmented_logits': np.ones((2, 3, 5))},
-      r'augmented_logits and augmented_labels belong together',
+      r'augmented_logits and augmented_labels must be given together',
     ),
     (
       {
@@ -101,10 +101,10 @@ def test_a_single_logit_is_binary(write_npz):
       },
       r'augmented_labels has 1 classes; expected 2',
     ),
-    ({'class_names': np.array(['a'])}, r'class_names has 1 names; there are 5'),
+    ({'class_names': np.array(['a'])}, r'class_names has 1 names; expected 5'),
     ({'metadata': np.array('{')}, r'metadata is not JSON'),
-    ({'history': np.array('{}')}, r'history is no JSON that holds a list'),
-    ({'history': np.array('[1]')}, r'history\[0\] is no JSON object'),
+    ({'history': np.array('{}')}, r'history is a JSON dict; expected a list'),
+    ({'history': np.array('[1]')}, r'history\[0\] is not a JSON object'),
     (
       {'history': np.array('[{"kind": "diagnostics", "split": null}]')},
       r'history\[0\] has no split',
@@ -115,7 +115,7 @@ def test_a_single_logit_is_binary(write_npz):
           '[{"kind": "diagnostics", "split": "a", "nc1": "x"}]'
         )
       },
-      r"history\[0\] has nc1 'x'; expected a number",
+      r"history\[0\]: nc1 is 'x'; expected a number",
     ),
     (
       {'labels': np.array([None] * 400, object)},
@@ -277,7 +277,7 @@ def test_refuses_what_cannot_be_written(tmp_path):
   for path, members, message in (
     (tmp_path, MEMBERS, 'is a directory'),
     ('/dev/null/x.npz', MEMBERS, 'cannot be written: File exists'),
-    (tmp_path / 'x.npz', huge, r'needs 4,000,000\.02 GB .* GB are free'),
+    (tmp_path / 'x.npz', huge, r'needs 4,000,000\.02 GB; .* GB are free'),
   ):
     with (
       pytest.raises(UsageError, match=message) as e,
@@ -302,7 +302,7 @@ def test_asks_for_the_space_of_what_is_there_twice(tmp_path, monkeypatch):
     raise KeyError
   usage.free = 7_900_000_000
   with (
-    pytest.raises(UsageError, match=r'needs 8\.02 GB .* 7\.90 GB'),
+    pytest.raises(UsageError, match=r'needs 8\.02 GB; 7\.90 GB'),
     NpzWriter(tmp_path / 'x', members),
   ):
     pass

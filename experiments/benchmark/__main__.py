@@ -47,8 +47,8 @@ _SUITE = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
   'out',
   None,
-  'Write everything, each round too, to this file as JSON; empty for none '
-  '(default: runs/benchmark-SUITE.json).',
+  'Write everything, including each round, to this file as JSON; empty for '
+  'none (default: runs/benchmark-SUITE.json).',
 )
 for _name, _text in {
   'model': 'A name of maxsup_jax.models. step: resnet18 on CPU, else resnet50. '

@@ -44,7 +44,7 @@ def measure(*, shapes: Any, **given: Any) -> dict[str, Any]:
   if s.batch_size < classes:
     raise UsageError(
       f'--batch_size is {s.batch_size}; expected at least {classes}, the '
-      'classes'
+      'number of classes'
     )
   timers = {**_host_timers(s), **_collapse_timers(s)}
   orders, seconds = timing.time_in_turn(timers, s.rounds, 1)

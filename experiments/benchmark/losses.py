@@ -72,8 +72,8 @@ def shape_of(text: str, low: tuple[int, int] = (1, 1)) -> tuple[int, int]:
   shape = tuple(map(int, match.groups())) if match else (0, 0)
   if shape[0] < low[0] or shape[1] < low[1]:
     raise UsageError(
-      f'--shapes is {text!r}; expected EXAMPLESxCLASSES, such as 4096x1000, at '
-      f'least {low[0]}x{low[1]}'
+      f'--shapes is {text!r}; expected EXAMPLESxCLASSES, such as 4096x1000 '
+      f'and at least {low[0]}x{low[1]}'
     )
   return shape
 
@@ -315,8 +315,8 @@ def _check(name, kind, ours, other, dtype):
   tolerance = _TOLERANCES[dtype]
   if not max(values, rows) <= tolerance:
     raise UsageError(
-      f'{name}: ours and {kind} are {values:.2g} apart in value and {rows:.2g} '
-      f'in gradients, relatively; expected at most {tolerance:g}'
+      f'{name}: ours and {kind} are {values:.2g} apart in value and '
+      f'{rows:.2g} in gradients (relative); expected at most {tolerance:g}'
     )
 
 

@@ -115,7 +115,7 @@ def check_pixels(s: Any, source: Any) -> None:
   if not np.array_equal(*batches):
     raise UsageError(
       f'the pixels differ with and without {" and ".join(_FASTER)}; expected '
-      'the same'
+      'equal ones'
     )
 
 

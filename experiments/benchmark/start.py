@@ -76,7 +76,7 @@ def _run(card, *arguments, success):
   )
   if done.returncode != success:
     last = (done.stderr.strip().splitlines() or ['nothing was said'])[-1]
-    raise UsageError(f'--card={card} cannot be run: {last}')
+    raise UsageError(f'--card is {card}, which fails: {last}')
   return done.stderr
 
 

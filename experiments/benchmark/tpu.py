@@ -45,8 +45,8 @@ def prepare(who: str) -> None:
   """
   if importlib.util.find_spec('libtpu') is None:
     raise UsageError(
-      f'{who} compiles with libtpu, which is not installed; pip install libtpu'
-      ", or 'jax[tpu]' for the version of it that this jax asks for"
+      f'{who} needs libtpu, which is not installed: pip install libtpu, or '
+      "'jax[tpu]' for the version that matches this jax"
     )
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)

@@ -243,8 +243,8 @@ def check_arrays(
   distance = _norm(list(gaps.values())) / size if size else np.nan
   if not distance <= _TOLERANCES[what]:
     raise UsageError(
-      f'JAX and PyTorch compute different {what}, {distance:.2g} apart, '
-      f'relatively, and most in {max(gaps, key=gaps.get)}; expected at most '
+      f'JAX and PyTorch compute different {what}, {distance:.2g} apart '
+      f'(relative), most in {max(gaps, key=gaps.get)}; expected at most '
       f'{_TOLERANCES[what]:g}'
     )
   return distance
@@ -266,7 +266,7 @@ def check_equal(
     if not abs(value - values['jax']) <= tolerance * abs(values['jax']):
       raise UsageError(
         f'the steps compute different losses, {name} {value} and JAX '
-        f'{values["jax"]}; expected at most {tolerance:g} apart, relatively'
+        f'{values["jax"]}; expected at most {tolerance:g} apart (relative)'
       )
 
 
@@ -285,7 +285,7 @@ def _measured(s, name, torch, device):
       timing.say(f'compiling {name}, PyTorch, {variant}')
       runners[variant] = pair.in_torch(variant)
   if not runners:
-    raise UsageError(f'no variant of PyTorch runs: {reasons}')
+    raise UsageError(f'every variant of PyTorch fails: {reasons}')
   # The second step comes after an update by the optimizers that are timed.
   losses = []
   for least in (0.0, _AFTER_UPDATE):

@@ -75,7 +75,8 @@ def _from_directory(
   if not there:
     raise UsageError(
       f'{directory} is not a dataset prepared by tfds: it has no '
-      'dataset_info.json (a version has one, such as mnist/3.0.1)'
+      'dataset_info.json; expected the directory of a version, such as '
+      'mnist/3.0.1'
     )
   try:
     return tfds.builder_from_directory(directory)
@@ -97,7 +98,7 @@ def _form_of(name: str) -> tfds.core.DatasetBuilder:
       return tfds.builder(name)
   except (tfds.core.DatasetNotFoundError, ValueError) as error:
     raise UsageError(
-      f'dataset {name!r} cannot be mocked: tfds knows none of this name'
+      f'dataset {name!r} cannot be mocked: tfds has no dataset of this name'
     ) from error
 
 
@@ -113,13 +114,15 @@ def _prepare_embedded(
   module = importlib.import_module(EMBEDDED[base])  # Registers the builder.
   if base in _CONFIGURED:
     if slash and not config:
-      raise UsageError(f'{name!r} names no config: {_CONFIGURED[base]!r} does')
+      raise UsageError(
+        f'dataset {name!r} needs a config, as in {_CONFIGURED[base]!r}'
+      )
     config = module.parse_name(config).name  # The one of its several names.
   where = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
   if '://' in where:
     raise UsageError(
-      f'the embedded dataset {base!r} is prepared on a local disk, not in '
-      f'{where}: set data_dir or TFDS_DATA_DIR to a local directory'
+      f'the embedded dataset {base!r} cannot be prepared in {where}: set '
+      'data_dir or TFDS_DATA_DIR to a local directory'
     )
   root = pathlib.Path(where).expanduser()
   directory = root / base / config / str(tfds.builder_cls(base).VERSION)
@@ -139,8 +142,8 @@ def _from_name(
     base = naming.parse_builder_name_kwargs(name)[0].name
   except ValueError as error:
     raise UsageError(
-      f'{name!r} is not the name of a dataset: expected name, name/config or '
-      'name:1.2.3, or a path that starts with /, ./, ../, ~ or gs://'
+      f'dataset is {name!r}; expected name, name/config or name:1.2.3, or a '
+      'path that starts with /, ./, ../, ~ or gs://'
     ) from error
   if base in EMBEDDED:
     known = f'{base!r}'
@@ -206,8 +209,8 @@ def _check_format(builder: tfds.core.DatasetBuilder) -> None:
   formats = _formats(builder)
   if '://' in str(builder.data_dir) and 'tfrecord' not in formats:
     raise UsageError(
-      f'{builder.data_dir} is prepared as {" and ".join(sorted(formats))}: of '
-      'remote datasets only tfrecord can be read; copy it to a local disk'
+      f'{builder.data_dir} is prepared as {" and ".join(sorted(formats))}: '
+      'only tfrecord can be read remotely; copy it to a local disk'
     )
   if formats.isdisjoint(('array_record', 'tfrecord')):
     raise UsageError(

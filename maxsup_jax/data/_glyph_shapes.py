@@ -86,8 +86,8 @@ def load_shapes() -> tuple[tuple[np.ndarray, ...], ...]:
     outlines = read_outlines(directory / name)
     if fingerprint(outlines) != expected:
       raise UsageError(
-        f'{directory / name} has other outlines than the font that the glyphs '
-        'are defined with: install a matplotlib from 3.9 to 3.11 from PyPI'
+        f'the outlines in {directory / name} differ from those of the font '
+        'that defines the glyphs: install matplotlib 3.9 to 3.11 from PyPI'
       )
     cap_height = max(y for _, y in outlines['H'].points)
     shapes.append(
@@ -123,7 +123,7 @@ def read_outlines(path: pathlib.Path) -> dict[str, Outline]:
   except Exception as error:  # Of the file system, fontTools, struct, ...
     raise UsageError(
       f'{path}, a font that matplotlib ships, cannot be read '
-      f'({type(error).__name__}): install matplotlib from PyPI again'
+      f'({type(error).__name__}): reinstall matplotlib from PyPI'
     ) from error
   return outlines
 

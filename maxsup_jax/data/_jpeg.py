@@ -33,7 +33,7 @@ _MARGIN = 4
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What a JPEG file says of itself."""
+  """What the header of a JPEG file says."""
 
   height: int
   width: int
@@ -108,7 +108,7 @@ def shortened(encoded: bytes, header: Header, rows: int) -> bytearray | None:
 
 
 def decode(encoded: bytes | bytearray, header: Header) -> np.ndarray | None:
-  """Decodes a JPEG file: uint8 `[H, W, C]`; None where Pillow has to do it."""
+  """Decodes a JPEG file: uint8 `[H, W, C]`, or None if Pillow must do it."""
   package = usable()
   # Where the end is missing, libjpeg fills the picture up.
   if package is None or encoded.rfind(_END, header.scan_at) < 0:

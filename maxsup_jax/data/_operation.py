@@ -84,8 +84,8 @@ def check_pair(
   except (TypeError, ValueError):
     least = f'from {low:g}' if above is None else f'above {above:g} and up'
     raise UsageError(
-      f'{name} is {shown(value)}; expected two numbers (low, high), {least} to '
-      f'{high:g}'
+      f'{name} is {shown(value)}; expected two numbers (low, high), {least} '
+      f'to {high:g}'
     ) from None
 
 

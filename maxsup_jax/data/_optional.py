@@ -36,7 +36,7 @@ def crc32c() -> Callable[[bytes], int] | None:
 
 @contextlib.contextmanager
 def without(*names: str) -> Iterator[None]:
-  """Does without some of the packages, in all threads of this process."""
+  """Disables some of the packages, in all threads of this process."""
   added = set(names) - _banned
   _banned.update(added)
   try:
@@ -70,7 +70,7 @@ def _import(name: str) -> types.ModuleType | None:
       return None
     reason = one_line(error) or type(error).__name__
     warnings.warn(
-      f'{name} is installed and cannot be imported ({reason}): '
+      f'{name} is installed but cannot be imported ({reason}): '
       f'{_EFFECTS[name]}',
       stacklevel=2,
     )

@@ -27,8 +27,8 @@ def to_pillow(image: np.ndarray, operation: str) -> Image.Image:
   channels = image.shape[-1]
   if image.dtype != np.uint8 or channels not in (1, 3):
     raise UsageError(
-      f'{operation} needs a uint8 image of 1 or 3 channels, not '
-      f'{image.dtype} of {channels}'
+      f'{operation} got a {image.dtype} image of {channels} channels; '
+      'expected uint8 with 1 or 3 channels'
     )
   return Image.fromarray(image[..., 0] if channels == 1 else image)
 

@@ -1,4 +1,4 @@
-"""Prepares an embedded dataset on disk once, whoever asks first."""
+"""Prepares an embedded dataset on disk, once, whichever process asks first."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ _visible: TextIO | None = None
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
-  """Prepares an embedded dataset, unless that is done already.
+  """Prepares an embedded dataset, unless it is already prepared.
 
   Several processes of one machine may call this at once: the first one writes,
   the others wait for it. tfds writes to a temporary directory and renames that
@@ -42,8 +42,8 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
         _write(builder, directory)
   except (PermissionError, FileExistsError, NotADirectoryError) as error:
     raise UsageError(
-      f'cannot prepare {builder.name!r} in {directory}: {error.strerror}; set '
-      'data_dir or TFDS_DATA_DIR to a directory that can be written'
+      f'cannot prepare {builder.name!r} in {directory}: {error.strerror}; '
+      'set data_dir or TFDS_DATA_DIR to a writable directory'
     ) from error
   except ImportError as error:
     raise missing_package(builder.name, error) from error
@@ -55,7 +55,7 @@ def is_prepared(directory: pathlib.Path | epath.Path) -> bool:
 
 
 def missing_package(name: str, error: ImportError) -> UsageError:
-  """What to tell who prepares a dataset without a package that it needs."""
+  """The error for preparing a dataset without a package that it needs."""
   return UsageError(
     f'preparing {name!r} needs {error.name}, which is not installed: pip '
     'install "maxsup_jax[train,prepare]"'
@@ -66,7 +66,7 @@ def _write(builder: tfds.core.DatasetBuilder, directory: pathlib.Path) -> None:
   if directory.exists():  # tfds would take it for the whole dataset.
     raise UsageError(
       f'{directory} is an incomplete copy of a dataset (it has no '
-      'dataset_info.json): remove it, or copy it again'
+      'dataset_info.json); remove it or copy it again'
     )
   try:
     with _silence():
@@ -90,7 +90,7 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
 def track(
   items: Iterable[T], description: str, unit: str, total: int | None = None
 ) -> Iterator[T]:
-  """Passes items on and shows the progress and the time left, if it is long."""
+  """Passes items on, and shows progress and remaining time if it takes long."""
   import tqdm
 
   stream = _visible or sys.stderr

@@ -24,7 +24,7 @@ class Files(Protocol):
 
 
 def files_of(path: str) -> Files:
-  """What reads the files below a directory, such as `gs://bucket/mnist`.
+  """The reader of the files below a directory, such as `gs://bucket/mnist`.
 
   Raises:
     UsageError: if no package is installed that reads such files.
@@ -41,12 +41,12 @@ def check_scheme(path: object) -> None:
   scheme = str(path).partition('://')[0]
   if scheme not in _PACKAGES:
     raise UsageError(
-      f'{path} is of an unknown kind: known are local paths and '
+      f'the scheme of {path} is unknown; expected a local path or '
       f'{", ".join(f"{s}://" for s in _PACKAGES)}'
     )
   if _filesystem_class(scheme) is None and not _read_by_tensorflow(scheme):
     raise UsageError(
-      f'{path} needs a package that reads it: pip install '
+      f'no installed package reads {path}: pip install '
       f'{_PACKAGES[scheme]}{" or tensorflow" if scheme == "gs" else ""}'
     )
 
@@ -68,7 +68,7 @@ def remote_exists(path: str) -> bool:
 
 
 def refusal(path: object, error: Exception) -> UsageError:
-  """The line that says why object storage gives nothing."""
+  """The error that says why object storage cannot be read."""
   reason = one_line(error) or type(error).__name__
   return UsageError(f'{path} cannot be read: {reason[:300]}')
 
@@ -91,7 +91,7 @@ def _read_by_tensorflow(scheme: str) -> bool:
 
 
 class LocalFiles:
-  """Files that the system knows; some stay open while this object lives."""
+  """Files of the operating system; some stay open while this object lives."""
 
   def __init__(self) -> None:
     self._open: dict[str, int] = {}
@@ -144,7 +144,7 @@ def _close(descriptors: dict[str, int]) -> None:
 
 
 class FsspecFiles:
-  """Files in object storage, by way of fsspec: gcsfs, s3fs, adlfs."""
+  """Files in object storage, through fsspec: gcsfs, s3fs, adlfs."""
 
   # Of the files while they are indexed: most of each is read anyway.
   _BLOCK_BYTES = 8 * 2**20
@@ -169,7 +169,7 @@ def _fsspec(path: str) -> tuple[Any, str]:
 
 
 class GfileFiles:
-  """Files in object storage, by way of TensorFlow."""
+  """Files in object storage, through TensorFlow."""
 
   def fingerprint(self, path: str) -> tuple[int, int]:
     try:

@@ -180,8 +180,8 @@ def _records(builder: Any, name: str, split: str) -> Any:
   except (ValueError, TypeError) as error:
     sizes = [f'{s} ({i.num_examples})' for s, i in builder.info.splits.items()]
     raise UsageError(
-      f'{name} has no examples for split {split!r}: its splits are '
-      f"{', '.join(sizes)}, and slices of them such as 'train[:90%]'"
+      f'split is {split!r}, which gives no examples of {name}; its splits '
+      f"are {', '.join(sizes)}, and slices of them, such as 'train[:90%]'"
     ) from error
   if tfrecord:
     return _tfrecords(str(builder.data_dir), name, instructions)
@@ -214,8 +214,7 @@ def _tfrecords(
     count, expected = len(starts[path]) - 1, instruction.examples_in_shard
     if count != expected:
       raise UsageError(
-        f'{name}: {path} has {count} records, but {expected} according to '
-        'dataset_info.json'
+        f'{name}: {path} has {count} records; dataset_info.json says {expected}'
       )
     first, last = instruction.skip, instruction.skip + instruction.take
     shards.append(_tfrecord.Shard(path, starts[path][first : last + 1]))

@@ -44,7 +44,7 @@ _Entry = tuple[tuple[int, int], np.ndarray]
 
 
 class DamagedError(Exception):
-  """A file is not what it should be; the message is one line that names it."""
+  """A file is damaged; the message is one line that names it."""
 
 
 def find_records(files: Files, path: str, size: int) -> np.ndarray:
@@ -62,11 +62,11 @@ def find_records(files: Files, path: str, size: int) -> np.ndarray:
         length, checksum = struct.unpack('<QI', header)
         if checksum != _masked(_crc32c(header[:8])):
           raise DamagedError(
-            f'{path} is damaged at byte {at}, or is no TFRecord file'
+            f'{path} is damaged at byte {at}, or not a TFRecord file'
           )
         at += _HEADER_BYTES + length + _FOOTER_BYTES
       if len(header) < _HEADER_BYTES or at > size:
-        raise DamagedError(f'{path} is cut off: it has {size} bytes')
+        raise DamagedError(f'{path} is truncated at {size} bytes')
       starts.append(at)
   return np.array(starts, np.int64)
 
@@ -91,7 +91,7 @@ def _read_record(files: Files, path: str, start: int, end: int) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Some records of one file, in a row."""
+  """Consecutive records of one file."""
 
   path: str
   starts: np.ndarray  # int64 `[n + 1]`: where the n records begin, and the end.

@@ -170,8 +170,8 @@ def _decode_with_pillow(encoded: bytes, channels: int | None) -> np.ndarray:
     width, height = image.size
     if width * height > _pillow.MAX_PIXELS:
       raise UsageError(
-        f'a {name} file of {height}x{width} pixels, more than the '
-        f'{_pillow.MAX_PIXELS} allowed'
+        f'a {name} file of {height}x{width} pixels; expected at most '
+        f'{_pillow.MAX_PIXELS} pixels'
       )
     image.load()
     if channels is None and name == 'PNG' and encoded[25] == 4:
@@ -217,9 +217,10 @@ def _find_format(
   if start.startswith(b'RIFF') and start.endswith(b'WEBP'):
     return 'WebP', WebPImagePlugin.WebPImageFile
   if not start:
-    raise UsageError('no image: it has no bytes')
+    raise UsageError('an empty file; expected an image')
   raise UsageError(
-    f'no JPEG, PNG, WebP, BMP or GIF file: its first bytes are {start!r}'
+    f'the first bytes are {start!r}; expected a JPEG, PNG, WebP, BMP or GIF '
+    'file'
   )
 
 

@@ -96,7 +96,9 @@ class RandomErasing(Operation, name='random_erasing'):
 
   def _apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if image.dtype != np.uint8:
-      raise UsageError(f'random_erasing needs a uint8 image, not {image.dtype}')
+      raise UsageError(
+        f'random_erasing got a {image.dtype} image; expected uint8'
+      )
     if rng.random() >= self.probability:
       return image
     height, width, channels = image.shape

@@ -95,8 +95,8 @@ class LongTailedSource:
     there = np.bincount(labels_N, minlength=K)
     if not there.all():
       raise UsageError(
-        f'{source.name} has no example of class {there.argmin()}: it cannot '
-        'become long-tailed'
+        f'{source.name} has no examples of class {there.argmin()}, so it '
+        'cannot become long-tailed'
       )
     largest = int(there.min()) if largest is None else largest
     counts = long_tailed_counts(K, largest, ratio)
@@ -104,7 +104,7 @@ class LongTailedSource:
       if count > available:
         raise UsageError(
           f'{source.name} has {available} examples of class {label}; a '
-          f'long-tailed split with {largest} of class 0 needs {count}'
+          f'long-tailed split with {largest} of class 0 needs {count} of them'
         )
     if 0 in counts:
       raise UsageError(

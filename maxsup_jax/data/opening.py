@@ -120,7 +120,8 @@ def _image_shape(
   shape = feature.shape
   if not isinstance(shape, tuple) or len(shape) not in (2, 3):
     raise UsageError(
-      f'the feature {key!r} of {name} is no image: {type(feature).__name__}'
+      f'the feature {key!r} of {name} is {type(feature).__name__}; expected '
+      'an image'
     )
   if feature.np_dtype != np.uint8:
     raise UsageError(
@@ -131,12 +132,12 @@ def _image_shape(
   channels = channels or stored
   if channels is None:
     raise UsageError(
-      f'{name} does not say how many channels its images have: set channels'
+      f'{name} does not say how many channels its images have; set channels'
     )
   if stored not in (None, 1, channels):
     raise UsageError(
-      f'the images of {name} have {stored} channels: channels={channels} is '
-      'only possible for grey images'
+      f'the images of {name} have {stored} channels: channels={channels} '
+      'needs grey images'
     )
   return height, width, channels
 
@@ -147,8 +148,8 @@ def _classes(
   """The number of classes and their names, where a dataset has names."""
   if feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
     raise UsageError(
-      f'the feature {key!r} of {name} is no class, which is one integer: '
-      f'{type(feature).__name__}'
+      f'the feature {key!r} of {name} is {type(feature).__name__}; expected '
+      'a class, one integer'
     )
   known: int | None = getattr(feature, 'num_classes', None)
   if num_classes is not None and known not in (None, num_classes):
@@ -159,6 +160,6 @@ def _classes(
   count = known or num_classes
   if count is None:
     raise UsageError(
-      f'{name} does not say how many classes {key!r} has: set num_classes'
+      f'{name} does not say how many classes {key!r} has; set num_classes'
     )
   return count, tuple(feature.names) if known is not None else None

@@ -267,8 +267,8 @@ class _BatchRows:
       first = self.transformed(0, self.source[0]['image'], None)
     if first.dtype not in (np.uint8, np.float32):
       raise UsageError(
-        f'{name}: images are {first.dtype}; expected uint8, or float32 once '
-        'transformed'
+        f'{name}: images are {first.dtype}; expected uint8, or float32 after '
+        'a transform'
       )
     batch = {
       'image': np.zeros((self.num_rows, *first.shape), first.dtype),
@@ -278,9 +278,9 @@ class _BatchRows:
     for row, image in enumerate(images):
       if image.shape != first.shape or image.dtype != first.dtype:
         raise UsageError(
-          f'{name}: the images of a batch must have one shape, but one is '
-          f'{first.dtype} {list(first.shape)} and one is {image.dtype} '
-          f'{list(image.shape)}: set image_size, or crop them'
+          f'{name}: the images of a batch are {first.dtype} '
+          f'{list(first.shape)} and {image.dtype} {list(image.shape)}; '
+          'expected one shape: set image_size, or crop them'
         )
       batch['image'][row] = image
     batch['label'][: len(labels)] = labels

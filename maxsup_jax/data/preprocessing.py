@@ -62,7 +62,7 @@ class Transform:
 
   @property
   def random(self) -> bool:
-    """Whether any of the operations is."""
+    """Whether any of the operations is random."""
     return any(operation.random for operation in self.operations)
 
   @property
@@ -224,8 +224,8 @@ def _check_floats(operations: Sequence[Operation]) -> None:
   for operation in operations:
     if maker is not None and not operation.takes_floats:
       raise UsageError(
-        f'{operation.name} needs a uint8 image, but stands after '
-        f'{maker.name}, which makes floats'
+        f'{operation.name} needs a uint8 image, but follows {maker.name}, '
+        'which makes floats'
       )
     if operation.gives_floats:
       maker = operation
@@ -240,7 +240,7 @@ def _no_chain(text: str) -> UsageError:
         ast.parse(link.strip())
       except (SyntaxError, ValueError, RecursionError, MemoryError):
         return UsageError(
-          f'{match[1]}: the arguments in {link.strip()!r} cannot be read; text '
+          f'{match[1]}: cannot parse the arguments in {link.strip()!r}; text '
           "needs quotes, as in rand_augment('m9-mstd0.5-inc1')"
         )
   return UsageError(

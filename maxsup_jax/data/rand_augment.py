@@ -68,11 +68,11 @@ def parse_spec(text: str) -> Spec:
     match = re.fullmatch(r'(m|mstd|inc|n)(\d+|\d*\.\d+)', part)
     if not match or (kinds[match[1]] is int and '.' in match[2]):
       raise UsageError(
-        f'{part!r} in {text!r} is not one of mN, mstdX, incN and '
-        "nN, as in 'm9-mstd0.5-inc1'"
+        f'{part!r} in {text!r} is unknown; expected mN, mstdX, incN or nN, '
+        "as in 'm9-mstd0.5-inc1'"
       )
     if match[1] in values:
-      raise UsageError(f'{match[1]} comes twice in {text!r}')
+      raise UsageError(f'{match[1]} appears twice in {text!r}')
     values[match[1]] = kinds[match[1]](match[2])
   # A larger mstd stands for a uniform magnitude in timm.
   limits = {'m': (0, _MOST), 'mstd': (0, 100), 'inc': (0, 1), 'n': (1, 100)}

@@ -71,9 +71,9 @@ def resize_exact(
   # An image of one pixel by thousands would fill the memory.
   if height * width > _pillow.MAX_PIXELS:
     raise UsageError(
-      f'resize: an image of {image.shape[0]}x{image.shape[1]} pixels would '
-      f'become one of {height}x{width}, more than the {_pillow.MAX_PIXELS} '
-      'pixels allowed'
+      f'resize would make {height}x{width} pixels of an image of '
+      f'{image.shape[0]}x{image.shape[1]}; expected at most '
+      f'{_pillow.MAX_PIXELS} pixels'
     )
   if interpolation == 'area':
     shrinks = height <= image.shape[0] and width <= image.shape[1]

@@ -29,7 +29,7 @@ class UndecodedExample(TypedDict):
 
 
 class Source(Protocol):
-  """What the pipelines need to know of a split.
+  """What the pipelines need to know about a split.
 
   Two more attributes are optional: a method `undecoded(index)`, which gives an
   example whose image is not decoded yet, so that transforms that need a part of
@@ -151,9 +151,9 @@ def to_arrays(source: Source) -> ArraySource:
     example = source[index]
     if example['image'].shape != shape:
       raise UsageError(
-        f'{source.name}: in_memory needs images of one shape, but example 0 is '
-        f'{list(shape)} and example {index} is '
-        f'{list(example["image"].shape)}: set image_size'
+        f'{source.name}: in_memory needs images of one shape; example 0 is '
+        f'{list(shape)}, example {index} is {list(example["image"].shape)}: '
+        'set image_size'
       )
     images_NHWC[index] = example['image']
     labels_N[index] = example['label']
@@ -169,9 +169,10 @@ def to_arrays(source: Source) -> ArraySource:
 def label_error(
   name: str, index: int, label: int, num_classes: int
 ) -> UsageError:
-  """What to tell about an example whose label is out of range."""
+  """The error for an example whose label is out of range."""
   return UsageError(
-    f'{name}: example {index} has label {label}, outside [0, {num_classes})'
+    f'{name}: the label of example {index} is {label}; expected at least 0 '
+    f'and below {num_classes}'
   )
 
 

@@ -22,7 +22,8 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return image
   if image.shape[-1] != 1:
     raise ValueError(
-      f'an image of {image.shape[-1]} channels cannot become one of {channels}'
+      f'an image of {image.shape[-1]} channels cannot be converted to '
+      f'{channels}'
     )
   return np.repeat(image, channels, axis=-1)
 

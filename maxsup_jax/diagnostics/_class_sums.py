@@ -102,7 +102,7 @@ def added(state: State, sums: Sequence) -> State:
     shape, expected = (jax.tree.leaves(x)[0].shape for x in (other, mine))
     if shape != expected:
       raise UsageError(
-        f'the sums have the shape {shape}; expected {expected}, that of what '
+        f'the sums have the shape {shape}; expected {expected}, like those '
         'they are added to'
       )
   return _added(state, tuple(sums))
@@ -178,11 +178,11 @@ def check_means(
   if len(empty) and not allow_empty:
     some = ', '.join(map(str, empty[:5])) + ', ...' * (len(empty) > 5)
     which = f'class {some} has' if len(empty) == 1 else f'classes {some} have'
-    raise UsageError(f'{which} no examples, so no mean')
+    raise UsageError(f'{which} no examples, and thus no mean')
   bad_K = present_K & ~np.isfinite(means_KD).all(1)
   if bad_K.any():
     raise UsageError(
-      f'the features of class {int(bad_K.argmax())} are not all finite, or too '
-      'large to add up'
+      f'the features of class {int(bad_K.argmax())} are not all finite, or '
+      'too large to sum'
     )
   return present_K

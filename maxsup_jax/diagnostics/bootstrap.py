@@ -93,7 +93,7 @@ def bootstrap(
   References: Efron, 1979.
   """
   if not statistics:
-    raise UsageError('there are no statistics to resample')
+    raise UsageError('statistics is empty; expected at least one')
   resamples = integer('resamples', resamples, low=1)
   values = {name: np.empty(resamples) for name in statistics}
   for i, weights in enumerate(_resamples(n, resamples, seed)):
@@ -174,5 +174,5 @@ def _samples(samples: ArrayLike) -> np.ndarray:
       'expected numbers [resamples]'
     )
   if np.isinf(samples).any():
-    raise UsageError('samples hold an infinity')
+    raise UsageError('samples contain an infinity')
   return samples.astype(np.float64)

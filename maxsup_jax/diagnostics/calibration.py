@@ -1,4 +1,4 @@
-"""Do the probabilities of a classifier mean what they say?
+"""Whether the probabilities of a classifier mean what they say.
 
 >>> import numpy as np
 >>> from maxsup_jax.diagnostics import calibration
@@ -200,7 +200,8 @@ def reliability_curve(
   one_of('convention', convention, CONVENTIONS)
   if binning == 'equal_mass' and convention != 'right':
     raise UsageError(
-      f'convention is {convention!r}; bins of equal mass know only the default'
+      f'convention is {convention!r}; expected the default for bins of equal '
+      'mass'
     )
   weights_N = None
   if weights is not None:
@@ -641,7 +642,7 @@ def temperature_scaling(
   N = len(labels_N)
   if N < 2:
     raise UsageError(
-      'temperature scaling needs 2 examples or more: one to fit, one to report'
+      'temperature scaling needs at least 2 examples: one to fit, one to report'
     )
   fit_fraction = number('fit_fraction', fit_fraction, above=0, below=1)
   count = min(max(round(fit_fraction * N), 1), N - 1)

@@ -1,4 +1,4 @@
-"""Checks of arrays: what the measurements take, one line for what they do not.
+"""Checks of the arrays that the measurements take, with one-line errors.
 
 Each returns what it checked as a NumPy array, or raises UsageError.
 """
@@ -47,7 +47,7 @@ def class_scores(
   if single == 'refused':
     raise UsageError(
       f'{name} holds the single logit of a binary classifier; expected one '
-      'for every class, as the result depends on where 0 is'
+      'for each class, as the result depends on where 0 is'
     )
   if single == 'symmetric':
     return np.concatenate([-logits / 2, logits / 2], 1)
@@ -67,11 +67,13 @@ def matrix(
 
 
 def array(values: ArrayLike, name: str) -> np.ndarray:
-  """Makes an array of what may be lists, which must not be ragged."""
+  """Converts lists to an array; they must not be ragged."""
   try:
     return np.asarray(values)
   except ValueError:  # NumPy's message speaks of an "inhomogeneous shape"
-    raise UsageError(f'{name} is no array: its rows differ in length') from None
+    raise UsageError(
+      f'{name} is not an array: its rows differ in length'
+    ) from None
 
 
 def finite(values: ArrayLike, name: str, limit: float = LARGEST) -> np.ndarray:
@@ -90,7 +92,7 @@ def finite(values: ArrayLike, name: str, limit: float = LARGEST) -> np.ndarray:
     with np.errstate(over='ignore'):
       values = values.astype(np.float32)
   if not values.size:
-    raise UsageError(f'{name} is empty: it has the shape {values.shape}')
+    raise UsageError(f'{name} is empty, of the shape {values.shape}')
   # In float32 all but infinity are small enough. Both ends are NaN if an
   # element is.
   limit = min(limit, float(np.finfo(values.dtype).max))
@@ -219,12 +221,12 @@ def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
     )
   if weights.dtype.kind not in 'biu':
     raise UsageError(
-      f'weights has the dtype {weights.dtype}; expected integers, how often '
-      'each example counts'
+      f'weights has the dtype {weights.dtype}; expected integers, the count '
+      'of each example'
     )
   _refuse_any(weights < 0, weights, 'weights', 'at least 0')
   if not weights.any():
-    raise UsageError('weights are all 0: no example is left')
+    raise UsageError('weights are all 0; expected at least one above 0')
   if weights.sum(dtype=np.float64) >= 2.0**31:
     raise UsageError('weights add up to 2**31 or more; expected less')
   return weights.astype(np.int64, copy=False)

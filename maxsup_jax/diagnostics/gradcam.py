@@ -63,7 +63,7 @@ def class_gradients(
   logits, activations = jax.eval_shape(forward, 0.0)
   if len(logits.shape) != 2:
     raise UsageError(
-      f'forward returns logits of the shape {logits.shape}; expected [B, K]'
+      f'forward returned logits of the shape {logits.shape}; expected [B, K]'
     )
   B, K = logits.shape
   if classes is not None:
@@ -131,8 +131,8 @@ def gradcam(activations: ArrayLike, gradients: ArrayLike) -> jax.Array:
   if activations.ndim != 4 or activations.shape != gradients.shape:
     raise UsageError(
       f'activations has the shape {activations.shape} and gradients '
-      f'{gradients.shape}; expected [B, h, w, C] for both (tokens become such '
-      'an array by tokens_to_map)'
+      f'{gradients.shape}; expected [B, h, w, C] for both (tokens_to_map '
+      'gives it for tokens)'
     )
   dtype = jnp.promote_types(activations.dtype, jnp.float32)
   activations, gradients = activations.astype(dtype), gradients.astype(dtype)

@@ -111,8 +111,8 @@ def mutual_information(
   N, L = y_NL.shape
   if L < 2:
     raise UsageError(
-      f'differences has the shape {y_NL.shape}; expected at least 2 samples of '
-      'each example'
+      f'differences has the shape {y_NL.shape}; expected at least 2 samples '
+      'per example'
     )
   # Centred, so that means lose no digits where the differences share an offset.
   y_NL = y_NL.astype(np.float64)

@@ -50,7 +50,7 @@ class Plane:
     if features.shape[1] != D:
       raise UsageError(
         f'features has the shape {features.shape}; expected [examples, {D}], '
-        'as the plane was made for'
+        'the number of features of the plane'
       )
     # The appended 1 adds the last row of the basis to every point.
     shift = self.basis[D:].sum(0) - self.origin @ self.basis
@@ -191,7 +191,7 @@ def class_mean_plane(
   classes = _three(classes)
   missing = [k for k in classes if k not in labels]
   if missing:
-    raise UsageError(f'there is no example of the class {missing[0]}')
+    raise UsageError(f'there are no examples of class {missing[0]}')
   groups = [features[labels == k].astype(np.float64) for k in classes]
   means = np.stack([group.mean(0) for group in groups])
   _check_span(means, 'means', classes)
@@ -235,8 +235,8 @@ def _check_span(
   if flat:
     a, b, c = classes
     raise UsageError(
-      f'the {name} of the classes {a}, {b} and {c} lie on a line, or in a '
-      'point; three that span a plane are needed'
+      f'the {name} of the classes {a}, {b} and {c} lie on a line or in a '
+      'point; expected three that span a plane'
     )
 
 

@@ -43,7 +43,7 @@ def shape(name: str, values: ArrayLike, expected: tuple, why: str = '') -> None:
 
 
 def of_logits(logits_BK: jax.Array) -> str:
-  """Says in a message which logits a shape does not fit."""
+  """The part of a message that says which logits a shape does not fit."""
   return f' for logits of shape {logits_BK.shape}'
 
 

@@ -11,7 +11,7 @@ from maxsup_jax.losses import _checks
 
 
 class Target(NamedTuple):
-  """What a loss needs to know of the labels.
+  """What a loss needs to know about the labels.
 
   Attributes:
     logit: `[B]`, z_y for a class id y, <y, z> for a distribution y.

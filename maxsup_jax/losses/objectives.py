@@ -540,7 +540,8 @@ def make_objective(
   if weights is None:
     if mean is not None:
       raise errors.UsageError(
-        'objective.class_weights_mean without objective.class_weights'
+        'objective.class_weights_mean is set; expected '
+        'objective.class_weights as well'
       )
     return objective
   if np.ndim(weights) != 1 or len(weights) != (num_classes or len(weights)):

@@ -187,8 +187,8 @@ def piecewise_alpha(
   bounds = [errors.integer('boundaries', bound, 1) for bound in boundaries]
   if len(values) != len(bounds) + 1:
     raise errors.UsageError(
-      f'values are {len(values)}; expected one more than the {len(bounds)} '
-      'boundaries'
+      f'there are {len(values)} values; expected one more than the '
+      f'{len(bounds)} boundaries'
     )
   if any(a >= b for a, b in itertools.pairwise(bounds)):
     raise errors.UsageError(

@@ -21,7 +21,7 @@ _WRAPPERS = ('state_dict', 'model', 'model_state_dict')
 
 
 def is_torch_file(path: str | os.PathLike) -> bool:
-  """Whether a path ends as files of PyTorch weights do, and is no directory."""
+  """Whether a path has an ending of PyTorch weights and is not a directory."""
   path = pathlib.Path(path)
   return path.suffix in SUFFIXES and not path.is_dir()
 
@@ -65,7 +65,7 @@ def read(
 def write(
   path: str | os.PathLike, state_dict: Mapping[str, np.ndarray]
 ) -> None:
-  """Writes a state dict into a new file, all of it or nothing.
+  """Writes a state dict to a new file, whole or not at all.
 
   Args:
     path: ends as in `read`. Its directory is made.
@@ -78,7 +78,7 @@ def write(
   path = pathlib.Path(path)
   _check_suffix(path)
   if path.exists():
-    raise UsageError(f'{path} is there already; choose another file')
+    raise UsageError(f'{path} exists; choose another file')
   # Neither package minds strides: safetensors writes the memory as it lies.
   arrays = {n: np.array(value, order='C') for n, value in state_dict.items()}
   if path.suffix in PICKLES:
@@ -95,7 +95,7 @@ def write(
 def _check_suffix(path: pathlib.Path) -> None:
   if path.suffix not in SUFFIXES:
     raise UsageError(
-      f'{path} has another ending; expected one of {", ".join(SUFFIXES)}'
+      f'{path} has an unknown ending; expected one of {", ".join(SUFFIXES)}'
     )
 
 
@@ -149,7 +149,7 @@ def _read_pickle(path: pathlib.Path) -> Any:
         'because that could run any code; save the state dict alone'
       ) from None
     raise UsageError(
-      f'{path} is damaged, or no file that torch.save wrote '
+      f'{path} is damaged, or was not written by torch.save '
       f'({type(error).__name__})'
     ) from error
 
@@ -159,7 +159,9 @@ def _unwrap(
 ) -> Mapping[str, Any]:
   """The state dict in what was loaded."""
   if not isinstance(loaded, Mapping):
-    raise UsageError(f'{path} holds a {type(loaded).__name__}, no state dict')
+    raise UsageError(
+      f'{path} holds a {type(loaded).__name__}; expected a state dict'
+    )
   inner = [k for k, value in loaded.items() if isinstance(value, Mapping)]
   if key is None:
     if not inner:
@@ -167,7 +169,7 @@ def _unwrap(
     key = next((k for k in _WRAPPERS if k in inner), None)
     if key is None:
       raise UsageError(
-        f'{path} is a checkpoint; under which key are the weights? '
+        f'{path} is a checkpoint; set key to that of the weights, one of '
         f'{", ".join(map(str, inner))}'
       )
   if not isinstance(loaded.get(key), Mapping):
@@ -236,7 +238,7 @@ def class_order(
     where, lines = 'the order of classes', list(source)
   known = set(names)
   if len(known) != len(names):
-    raise UsageError('names: a class is named twice')
+    raise UsageError('names contains a class twice')
   indices: dict[str, int] = {}
   owners: dict[int, str] = {}
   bare: bool | None = None  # Whether the lines are names alone.
@@ -247,28 +249,29 @@ def class_order(
     path, index = _split(line, here)
     if bare not in (None, index is None):
       raise UsageError(
-        f'{here}: some lines have an index and others none: {line!r}'
+        f'{here}: {line!r}; expected an index on every line or on none'
       )
     bare = index is None
     name = _class_in(path, known, here)
     if index is None:
       if name in indices:
-        raise UsageError(f'{here}: class {name} comes a second time')
+        raise UsageError(f'{here}: class {name} is repeated')
       index = len(indices)
     if indices.setdefault(name, index) != index:
       raise UsageError(
-        f'{here}: class {name} has index {index}, and {indices[name]} before'
+        f'{here}: class {name} has index {index}, but {indices[name]} on an '
+        'earlier line'
       )
     if owners.setdefault(index, name) != name:
       raise UsageError(
-        f'{here}: index {index} is of class {name}, and of {owners[index]} '
-        'before'
+        f'{here}: index {index} is class {name}, but {owners[index]} on an '
+        'earlier line'
       )
   missing = [name for name in names if name not in indices]
   if missing:
     raise UsageError(
       f'{where}: {len(missing)} of the {len(names)} classes have no line, '
-      f'{missing[0]} is the first'
+      f'first {missing[0]}'
     )
   order = np.array([indices[name] for name in names], np.int64)
   if order.max() >= len(names) or order.min() < 0:

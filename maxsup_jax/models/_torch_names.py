@@ -1,4 +1,4 @@
-"""How torchvision and timm name what the models here have.
+"""The names that torchvision and timm give to the parameters of models here.
 
 Every array of a model has one place in a state dict; what a state dict has
 besides are counters of BatchNorm and the constant kernels of BlurPool.
@@ -64,8 +64,8 @@ def names_of(model: nn.Module, variables: Any) -> Names:
   kind = next((k for k in _KINDS if isinstance(model, k)), None)
   if kind is None:
     raise UsageError(
-      f'no names in PyTorch are known for a {type(model).__name__}; they are '
-      f'for {", ".join(k.__name__ for k in _KINDS)}'
+      f'a {type(model).__name__} has no known PyTorch names; expected one of '
+      f'{", ".join(k.__name__ for k in _KINDS)}'
     )
   module_name, strided = _KINDS[kind]
   places: list[Place] = []

@@ -150,6 +150,6 @@ class AlexNetCifar(nn.Module):
       learned = len(self.get_variable('params', 'local3')['kernel'])
       if learned != size:
         raise UsageError(
-          f'images give {size} values to local3, which learned {learned}: '
+          f'images give {size} values to local3, which learned {learned}; '
           'the image size is fixed at init'
         )

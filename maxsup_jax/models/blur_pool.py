@@ -66,7 +66,7 @@ class BlurPool(nn.Module):
 def before_stride(
   x: jax.Array, size: int, stride: int, *, blur: bool, name: str
 ) -> tuple[jax.Array, int]:
-  """Blurs what a strided convolution is about to see, where `blur` is asked.
+  """Blurs the input of a strided convolution, if `blur` is set.
 
   Inputs of fewer than 16 channels, such as images, stay as they are.
 

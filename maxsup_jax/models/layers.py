@@ -113,7 +113,5 @@ def saliency_layer(model: nn.Module) -> str:
   """
   layer = getattr(model, 'saliency_layer', None)
   if layer is None:
-    raise UsageError(
-      f'no layer is known to look at in a {type(model).__name__}; name one'
-    )
+    raise UsageError(f'a {type(model).__name__} has no default layer; name one')
   return layer

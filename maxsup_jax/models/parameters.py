@@ -1,4 +1,4 @@
-"""What every parameter of a model is, told by the layer that owns it.
+"""The kind of every parameter of a model, as told by the layer that owns it.
 
 Names do not tell: the scale of a BatchNorm inside a ResNet's shortcut is called
 neither 'bn' nor 'bias', and the bias of a multi-head projection has two
@@ -41,7 +41,7 @@ _LINEAR = (
 
 
 def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
-  """Labels every parameter with what it is.
+  """Labels every parameter with its kind.
 
   Subclasses of Flax's layers count as those layers, and so do the linear ones
   of this package. A parameter that a module of another class owns directly is

@@ -1,4 +1,4 @@
-"""Weights of PyTorch models as variables of ours, and back.
+"""Converts weights of PyTorch models to Flax variables, and back.
 
 The models are `ResNet` and `MobileNetV2` under torchvision's names, and `ViT`
 under timm's, which DeiT shares. Nothing here needs PyTorch, but for reading and
@@ -40,7 +40,7 @@ def from_torch(
   class_order: np.ndarray | None = None,
   resize_positions: bool = False,
 ) -> dict[str, Any]:
-  """Makes variables of a state dict, every array of which must have its place.
+  """Makes variables of a state dict; every array must have a place in them.
 
   Args:
     state_dict: arrays by their names in torchvision or timm, of any floating
@@ -81,8 +81,8 @@ def from_torch(
   for name in ('dist_token', 'head_dist.weight', 'head_dist.bias'):
     if name in given:
       raise UsageError(
-        f'the weights are of a distilled DeiT: they have {name!r}, and no '
-        'model here has a second token and head'
+        f'the weights have {name!r}, as a distilled DeiT does; no model here '
+        'has its second token and head'
       )
   _check_blur(given, names)
   in_head = {f'{names.head}.weight', f'{names.head}.bias'}
@@ -181,8 +181,8 @@ def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   sides = [math.isqrt(count) for count in (old, new)]
   if [side**2 for side in sides] != [old, new]:
     raise UsageError(
-      f'pos_embed: positions of {old} patches cannot be resampled for {new}: '
-      'not both are of square images'
+      f'pos_embed: positions of {old} patches cannot be resampled to {new}; '
+      'expected square images for both'
     )
   if old == new:
     return value
@@ -204,12 +204,13 @@ def _stripped(
     if not chosen:
       first = next(iter(given), None)
       raise UsageError(
-        f'no name in the weights begins with {prefix!r}; {first!r} is the first'
+        f'prefix is {prefix!r}, but no name in the weights begins with it; '
+        f'the first is {first!r}'
       )
     return {n.removeprefix(prefix): value for n, value in chosen.items()}
   given = {n: v for n, v in given.items() if n not in _BOOKKEEPING}
   if not given:
-    raise UsageError('the weights are empty: there is no array in them')
+    raise UsageError('the weights are empty; expected at least one array')
   while shared := [p for p in PREFIXES if all(n.startswith(p) for n in given)]:
     given = {n.removeprefix(shared[0]): value for n, value in given.items()}
   return given
@@ -220,7 +221,7 @@ def _check_blur(given: Mapping[str, np.ndarray], names: Names) -> None:
   for name in given:
     if name.endswith('.blur_filter') and not names.blurs:
       raise UsageError(
-        f'the weights have BlurPool ({name!r}), and the model has not: set '
+        f'the weights have BlurPool ({name!r}), but the model does not; set '
         'blur_pool=True'
       )
   blurred = any(name.endswith('.blur_filter') for name in given)
@@ -228,15 +229,15 @@ def _check_blur(given: Mapping[str, np.ndarray], names: Names) -> None:
     plain = name.replace('.blur_filter', '.weight')
     if not blurred and plain in given:
       raise UsageError(
-        f'the model has blur_pool=True, and the weights have no BlurPool: '
-        f'{plain!r} is there, and no {name!r}'
+        'the model has blur_pool=True, but the weights have no BlurPool: '
+        f'{plain!r} in place of {name!r}'
       )
     if name in given:
       kernel = np.asarray(given[name], np.float32)
       if kernel.shape != shape:
         raise UsageError(
-          f'{name}: {list(kernel.shape)} in the weights, {list(shape)} in the '
-          'model'
+          f'{name} is {list(kernel.shape)} in the weights; expected '
+          f'{list(shape)}'
         )
       # Powers of two: no precision rounds them.
       if not (kernel == _BLUR).all():
@@ -263,8 +264,8 @@ def _check_names(
   for name, value in given.items():
     if name not in known:
       raise UsageError(
-        f'the model has no place for {name!r}, {list(value.shape)}, of the '
-        'state dict'
+        f'the state dict has {name!r}, {list(value.shape)}, which the model '
+        'lacks'
       )
 
 

@@ -215,7 +215,7 @@ class ViT(nn.Module):
       learned: int = self.get_variable('params', 'pos_embed').shape[1]
       if learned != count:
         raise UsageError(
-          f'images of {count - 1} patches, but positions were learned for '
-          f'{learned - 1}: the image size is fixed at init'
+          f'images give {count - 1} patches, but positions were learned for '
+          f'{learned - 1}; the image size is fixed at init'
         )
     return self.param('pos_embed', normal_02, (1, count, self.dim))

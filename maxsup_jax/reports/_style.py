@@ -1,4 +1,4 @@
-"""How all figures look, and how they become files."""
+"""The look of all figures, and how they become files."""
 
 import base64
 import contextlib
@@ -104,7 +104,7 @@ def panels(
 
 
 def thin(*arrays: np.ndarray, limit: int = 1500) -> Sequence[np.ndarray]:
-  """Keeps so many points of a curve as can be seen, dense at its start."""
+  """Keeps as many points of a curve as can be seen, denser at its start."""
   n = len(arrays[0])
   if n <= limit:
     return arrays
@@ -149,5 +149,5 @@ def png(figure: Figure, dpi: int = 200) -> bytes:
 
 
 def data_address(svg_bytes: bytes) -> str:
-  """An SVG as an address that holds it."""
+  """An SVG as a data URL."""
   return 'data:image/svg+xml;base64,' + base64.b64encode(svg_bytes).decode()

@@ -27,7 +27,7 @@ _LINE = 0.135  # inches
 
 
 class Seen(NamedTuple):
-  """A batch, and what the model makes of it first.
+  """A batch, and the images that the model gets from it.
 
   Attributes:
     batch: as the pipeline gives it, without padding.
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 
 def read(run: Run[Classification], *, split: str, step: int) -> Seen:
-  """Reads the batch of a step, and does to it what the step does first.
+  """Reads the batch of a step, and normalises and mixes it as the step does.
 
   Args:
     run: on one device, so that it is the global batch.
@@ -61,7 +61,7 @@ def read(run: Run[Classification], *, split: str, step: int) -> Seen:
   if split == 'train':
     if step >= run.total_steps:
       raise UsageError(
-        f'step is {step}; training ends before step {run.total_steps}'
+        f'step is {step}; expected below {run.total_steps}, where training ends'
       )
     batches = run.task.train_batches(step)
   else:

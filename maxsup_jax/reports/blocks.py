@@ -97,7 +97,7 @@ class Curves:
     self.columns: dict[str, list] = {}
 
   def add(self, length: int, **columns) -> None:
-    """Adds so many rows; a single value is repeated."""
+    """Adds rows; a single value is repeated in all of them."""
     for name, values in columns.items():
       single = isinstance(values, str) or np.ndim(values) == 0
       values = [values] * length if single else list(np.asarray(values))
@@ -123,7 +123,7 @@ def percent(value: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-  """A number with so many significant digits; '—' where it is undefined."""
+  """A number with some significant digits; '—' where it is undefined."""
   if value is None or undefined(value):
     return '—'
   if isinstance(value, numbers.Integral) or value == 0:
@@ -137,7 +137,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def undefined(value: float | None) -> bool:
-  """Whether there is no such number."""
+  """Whether a number is undefined."""
   return value is None or (isinstance(value, float) and math.isnan(value))
 
 

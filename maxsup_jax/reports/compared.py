@@ -30,7 +30,7 @@ def read_all(
     UsageError: one line.
   """
   if names and len(names) != len(paths):
-    raise UsageError(f'{len(names)} names for {len(paths)} files')
+    raise UsageError(f'names has {len(names)} names for {len(paths)} files')
   models = []
   wanted: Sequence[str | None] = names or [None] * len(paths)
   for path, name in zip(paths, wanted):
@@ -48,7 +48,7 @@ def read_all(
       for i, m in enumerate(models)
     ]
     if len({m.name for m in models}) < len(models):
-      raise UsageError('the files have equal names; give them distinct ones')
+      raise UsageError('some files have the same name; give distinct names')
   check_same_classes(models)
   return models
 
@@ -59,18 +59,19 @@ def check_same_classes(models: Sequence[Outputs]) -> None:
     known = m.class_names and models[0].class_names
     if known and m.class_names != models[0].class_names:
       raise UsageError(
-        f'{m.path} has other class_names than {models[0].path}, or in another '
-        'order; models of one report share their classes'
+        f'the class_names of {m.path} differ from those of {models[0].path}; '
+        'the models of a report must have the same classes in the same order'
       )
     if m.num_classes != models[0].num_classes:
       raise UsageError(
         f'{m.path} has {m.num_classes} classes, {models[0].path} '
-        f'{models[0].num_classes}; models of one report share their classes'
+        f'{models[0].num_classes}; the models of a report must have the same '
+        'classes'
       )
 
 
 def check_same_model(outputs: Outputs, train: Outputs) -> None:
-  """Refuses the training split of another model, as far as files tell.
+  """Refuses the training split of another model, as far as the files tell.
 
   Raises:
     UsageError: if both are the same data, or if weights or metadata differ.
@@ -80,7 +81,7 @@ def check_same_model(outputs: Outputs, train: Outputs) -> None:
     outputs.logits, train.logits
   ):
     raise UsageError(
-      f'{train.path} holds the logits of {outputs.path}; expected those of the '
+      f'{train.path} has the logits of {outputs.path}; expected those of the '
       'training split'
     )
   for array in ('weights', 'bias'):
@@ -92,14 +93,15 @@ def check_same_model(outputs: Outputs, train: Outputs) -> None:
       and not np.array_equal(a.astype(np.float32), b.astype(np.float32))
     ):
       raise UsageError(
-        f'{train.path} has other {array} than {outputs.path}; {hint}'
+        f'{train.path} and {outputs.path} differ in {array}; {hint}'
       )
   for key in ('model', 'objective', 'seed', 'step', 'weights'):
     a, b = outputs.metadata.get(key), train.metadata.get(key)
     plain = isinstance(a, str | int) and isinstance(b, str | int)
     if plain and str(a) != str(b):
       raise UsageError(
-        f'{train.path} is of {key} {b!r}, {outputs.path} of {a!r}; {hint}'
+        f'{train.path} and {outputs.path} differ in {key}, {b!r} and {a!r}; '
+        f'{hint}'
       )
 
 

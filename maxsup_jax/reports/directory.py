@@ -34,7 +34,7 @@ class Directory:
   ):
     self.path, self._kind = Path(path), kind
     if '\0' in str(path):
-      raise UsageError(f'{str(path)!r} cannot be written: it holds a NUL')
+      raise UsageError(f'{str(path)!r} cannot be written: it contains a NUL')
     with files.one_line_errors(path):
       self._old = self._check(overwrite)
       self.path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class Directory:
   def write(
     self, contents: Mapping[str, bytes | str], results: Mapping[str, Any]
   ) -> None:
-    """Writes all files, and results.json last; removes those of before.
+    """Writes all files, results.json last, and removes older ones.
 
     If it is interrupted, results.json says `incomplete`, and the next run with
     `overwrite` replaces everything.
@@ -94,13 +94,12 @@ class Directory:
     found = self._results()
     if found is None:
       raise UsageError(
-        f'{self.path} is not empty and holds no {self._kind} of this '
-        'version; choose another'
+        f'{self.path} is not empty and has no {self._kind} of this version; '
+        'choose another'
       )
     if not overwrite:
       raise UsageError(
-        f'{self.path} holds a {self._kind}; choose another, or add '
-        'overwrite=True'
+        f'{self.path} has a {self._kind}; choose another, or add overwrite=True'
       )
     names = found.get('files')
     # Somebody may have changed the list: only plain names are files of ours.

@@ -85,8 +85,9 @@ def gradcam_figure(
   R, H, W, C = images.shape
   if len(rows) != R or any(c.maps.shape != (R, H, W) for c in columns):
     raise UsageError(
-      f'images has the shape {images.shape}; there are {len(rows)} row titles '
-      f'and maps of the shapes {[c.maps.shape for c in columns]}'
+      f'images has the shape {images.shape}, which does not match '
+      f'{len(rows)} row titles and maps of the shapes '
+      f'{[c.maps.shape for c in columns]}'
     )
   if C not in (1, 3):
     raise UsageError(f'images have {C} channels; expected 1 or 3')
@@ -152,7 +153,7 @@ def check_path(path: str | pathlib.Path) -> str:
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in FORMATS:
     raise UsageError(
-      f'{path} does not say what to write; expected a name that ends in '
+      f'{path} has an unknown ending; expected a name that ends in '
       f'{", ".join(FORMATS)}'
     )
   return suffix

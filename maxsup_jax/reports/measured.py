@@ -113,7 +113,7 @@ def held_out(n: int, options: Options) -> str:
 
 
 def over_splits(options: Options) -> str:
-  """What a number over all splits is, in words."""
+  """Describes a number over all splits, in words."""
   if len(options.seeds) == 1:
     return 'one random split'
   return f'median and range over {len(options.seeds)} random splits'

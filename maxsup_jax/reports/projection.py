@@ -44,8 +44,8 @@ def section(models: list[Measured], options: Options) -> Section:
           )
         if kind == 'template_plane' and not m.outputs.linear:
           raise UsageError(
-            f'{m.outputs.path} has weights that do not give its logits: the '
-            'plane of its templates would not show them'
+            f'the weights of {m.outputs.path} do not give its logits, so '
+            'their plane would not show them'
           )
         drawn[m.name] = _project(m, kind, options)
       except UsageError as e:
@@ -85,7 +85,7 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def check_classes(models: list[Measured], options: Options) -> None:
-  """Refuses classes that there are not, before anything is computed."""
+  """Refuses unknown classes, before anything is computed."""
   K = models[0].outputs.num_classes
   if K > 2 and not all(0 <= c < K for c in options.classes):
     raise UsageError(
@@ -146,7 +146,7 @@ def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
     of_class = np.flatnonzero(outputs.labels == c)
     if not len(of_class):
       raise UsageError(
-        f'{outputs.path} has no example of {outputs.class_name(c)}'
+        f'{outputs.path} has no examples of {outputs.class_name(c)}'
       )
     rows.append(random.permutation(of_class)[:_PER_CLASS])
   return np.sort(np.concatenate(rows))

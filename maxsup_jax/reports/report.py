@@ -45,7 +45,7 @@ PAGE = 'report.html'
 
 
 def check_sections(names: Sequence[str]) -> None:
-  """Refuses a section that there is not."""
+  """Refuses unknown sections."""
   for name in names:
     if name not in SECTIONS:
       raise UsageError(

@@ -135,7 +135,7 @@ def measure(outputs: Outputs) -> dict[str, float | None]:
 
 
 def other_head(outputs: Outputs) -> str:
-  """What to know of features and weights that do not give the logits."""
+  """The note on features and weights that do not give the logits."""
   return (
     f'the logits of {outputs.path} differ from features · weights + bias by up '
     f'to {outputs.head_error:.2g} standard deviations, so this linear layer is '

@@ -224,7 +224,7 @@ def condition_figure(problem: unconstrained.Problem) -> Figure:
   if problem.epsilon >= 1:
     raise UsageError(
       f'epsilon is {problem.epsilon:.6g}, so the minimiser is 0 for every '
-      'alpha; condition numbers are for less than 1'
+      'alpha; condition numbers need epsilon below 1'
     )
   figure = _figure((13.5, 4.4))
   axes = figure.subplots(1, 4)
@@ -358,11 +358,11 @@ def _by_problem(
 ) -> dict[tuple[str, float], list[unconstrained.Trajectory]]:
   """Trajectories by (objective, alpha), checked to be comparable."""
   if not trajectories:
-    raise UsageError('no trajectories to draw')
+    raise UsageError('there are no trajectories; expected at least one')
   groups: dict[tuple[str, float], list[unconstrained.Trajectory]] = {}
   first = trajectories[0]
   if first.problem.per_class == 1:
-    raise UsageError('NC1 is 0 with one example a class: nothing to draw')
+    raise UsageError('NC1 is 0 with one example a class; expected at least 2')
   for path in trajectories:
     if _with(path.problem, 0) != _with(first.problem, 0):
       raise UsageError(
@@ -372,7 +372,7 @@ def _by_problem(
     if (path.learning_rate, path.scale) != (first.learning_rate, first.scale):
       raise UsageError('the trajectories differ in learning rate or scale')
     if not np.array_equal(path.steps, first.steps):
-      raise UsageError('the trajectories have recorded different steps')
+      raise UsageError('the trajectories recorded different steps')
     key = path.problem.objective, path.problem.alpha
     groups.setdefault(key, []).append(path)
   return groups

@@ -1,4 +1,4 @@
-"""The corrupted test sets of tfds: which there are, and how they are read."""
+"""The corrupted test sets of tfds, and how they are read."""
 
 import dataclasses
 import re
@@ -90,14 +90,14 @@ def choose_benchmark(name: str | None, trained_on: Sequence[str]) -> Benchmark:
     matches = [b for b in BENCHMARKS.values() if b.clean in parts]
     if not matches:
       raise UsageError(
-        f'dataset: no corrupted version of {dataset!r} is known; choose one of '
+        f'dataset: {dataset!r} has no known corrupted version; choose one of '
         f'{", ".join(BENCHMARKS)} if its classes are the same'
       )
     found += matches
   if len(set(map(id, found))) > 1:
     raise UsageError(
-      f'the runs were trained on {", ".join(sorted(set(trained_on)))}: they '
-      'cannot be compared on one corrupted dataset'
+      f'the runs were trained on {", ".join(sorted(set(trained_on)))}; '
+      'expected one dataset'
     )
   return found[0]
 
@@ -132,7 +132,7 @@ def check_prepared(
   data_dir: str | None,
   mock: int | None = None,
 ) -> dict[tuple[str, int], int]:
-  """How many examples each dataset has; refuses if one is not on disk.
+  """Counts the examples of each dataset; refuses any that is not on disk.
 
   Args:
     benchmark: the corrupted dataset.
@@ -208,7 +208,7 @@ def default_transform(
   corrupted: tuple[int, ...] | None,
   seen: tuple[int, ...],
 ) -> str | None:
-  """How corrupted images are prepared if nobody says it.
+  """The transform of corrupted images, unless the user gives one.
 
   The files of ImageNet-C are 224x224 already: scaling them to 256 and cropping
   224 would show a model something else than what the corruption was made for.

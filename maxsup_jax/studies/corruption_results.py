@@ -61,8 +61,7 @@ class Log:
         other = [p.name for p in directory.iterdir() if p.name != '.lock']
         if other and LOG not in other:
           raise UsageError(
-            f'{directory} is not empty and holds no such results; choose '
-            'another'
+            f'{directory} is not empty and has no such results; choose another'
           )
       directory.mkdir(parents=True, exist_ok=True)
 
@@ -80,7 +79,7 @@ class Log:
       yield
 
   def records(self) -> list[Record]:
-    """What is there."""
+    """The records in the file."""
     if not self._path.exists():
       return []
     lines = self._path.read_text().splitlines(keepends=True)
@@ -90,7 +89,7 @@ class Log:
       raise UsageError(f'{self._path} cannot be read: {e}') from None
 
   def add_runs(self, identities: Mapping[str, Record]) -> None:
-    """Says whose results will follow.
+    """Adds runs whose results will follow.
 
     Args:
       identities: of each run, by name.
@@ -106,7 +105,7 @@ class Log:
     for name, identity in identities.items():
       if name in there and (different := _differences(there[name], identity)):
         raise UsageError(
-          f'{self._path.parent} holds results of another {name} '
+          f'{self._path.parent} has the results of another {name} '
           f'({"; ".join(different)}); choose another'
         )
     # The rest of a line that was cut short would spoil the next one.

@@ -109,10 +109,10 @@ def prepare(
   """
   names = run_names(workdirs)
   if len(set(names)) < len(names):
-    raise UsageError('workdir: a run is given twice')
+    raise UsageError('workdir lists a run twice')
   if len(workdirs) > 1 and not out:
     raise UsageError(
-      'out is needed with several runs: a directory for the results'
+      'out is needed for several runs: the directory of the results'
     )
   configs = [tasks.open_workdir(w).config() for w in workdirs]
   benchmark = choose_benchmark(dataset, [c.dataset.name for c in configs])
@@ -191,8 +191,8 @@ def _checked_transform(
   named = [n is not None and not all(map(str.isdigit, n)) for n in names]
   if all(named) and names[0] != names[1]:
     raise UsageError(
-      f'the classes of {source.name} are not those of {clean.name}, or have '
-      'another order'
+      f'the classes of {source.name} differ from those of {clean.name}, or '
+      'their order does'
     )
   if transform is None:
     transform = default_transform(
@@ -206,8 +206,8 @@ def _checked_transform(
   batches.close()
   if tuple(shape) != task.eval_shape:
     raise UsageError(
-      f'the images of {source.name} are {list(shape)} in the end, the model '
-      f'sees {list(task.eval_shape)}: see transform'
+      f'the transformed images of {source.name} are {list(shape)}; expected '
+      f'{list(task.eval_shape)}, as the model saw; see transform'
     )
   return transform
 
@@ -224,7 +224,8 @@ def _batches(
     raise UsageError(f'transform: {error}') from error
   if parsed.random:
     raise UsageError(
-      f'transform is {transform!r}, which is random; evaluation must not be'
+      f'transform is {transform!r}, which is random; evaluation needs one '
+      'that is not'
     )
   return task.eval_batches(source, transform=parsed)
 

@@ -134,27 +134,27 @@ def _map_size(
 
 
 def check_agree(networks: Sequence[Network], *, by_index: bool) -> None:
-  """Refuses networks that cannot look at the same images."""
+  """Refuses networks that do not see the same images."""
   first = networks[0]
   for other in networks[1:]:
     shapes = [list(t.task.eval_shape) for t in (first, other)]
     if shapes[0] != shapes[1]:
       raise UsageError(
         f'the images of {first.name} are {shapes[0]}, those of {other.name} '
-        f'{shapes[1]}: their maps cannot be compared'
+        f'{shapes[1]}, so their maps cannot be compared'
       )
     texts = [t.task.eval_transform.text for t in (first, other)]
     if texts[0] != texts[1]:
       raise UsageError(
-        f'{first.name} sees images after {texts[0]!r}, {other.name} after '
-        f'{texts[1]!r}: their maps cannot be compared'
+        f'the transform of {first.name} is {texts[0]!r}, that of '
+        f'{other.name} {texts[1]!r}, so their maps cannot be compared'
       )
     sources = [t.task.eval_source.name for t in (first, other)]
     if by_index and sources[0] != sources[1]:
       raise UsageError(
         f'{first.name} was evaluated on {sources[0]}, {other.name} on '
-        f'{sources[1]}: an index means another image; set split, or give '
-        'image files'
+        f'{sources[1]}, so an index means different images; set split, or '
+        'give image files'
       )
 
 
@@ -187,8 +187,8 @@ def read_images(items: Sequence[str], task: Classification) -> Images:
       index = int(item)
       if not 0 <= index < len(source):
         raise UsageError(
-          f'images: {index} is not an index of {source.name}, which has '
-          f'{len(source)} images: from 0 to {len(source) - 1}'
+          f'images: {index} is not an index of {source.name}; expected from '
+          f'0 to {len(source) - 1}'
         )
       example = source[index]
       label = int(example['label'])
@@ -232,7 +232,7 @@ def _covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def targets(
   target: str, labels: Sequence[int | None], networks: Sequence[Network]
 ) -> np.ndarray | None:
-  """What a target means: class ids `[R]`, or None for those predicted.
+  """The classes of a target: ids `[R]`, or None for those predicted.
 
   Raises:
     UsageError: one line, for a target that is unknown or out of range.
@@ -242,8 +242,8 @@ def targets(
   if target == 'label':
     if None in labels:
       raise UsageError(
-        '--target=label: the label of an image file is not known; give '
-        '--target=predicted or a class id'
+        '--target is label, which an image file does not have; expected '
+        'predicted or a class id'
       )
     return np.array(labels)
   if not re.fullmatch(r'\d+', target):
@@ -254,7 +254,8 @@ def targets(
     K = one.task.eval_source.num_classes
     if int(target) >= K:
       raise UsageError(
-        f'target is {target}; {one.name} has the classes 0 to {K - 1}'
+        f'target is {target}; expected from 0 to {K - 1}, the classes of '
+        f'{one.name}'
       )
   return np.full(len(labels), int(target))
 

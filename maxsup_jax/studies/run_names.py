@@ -1,4 +1,4 @@
-"""What several runs are called where they stand side by side."""
+"""Names of several runs, to show side by side."""
 
 import os
 from collections.abc import Sequence

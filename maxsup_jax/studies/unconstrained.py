@@ -67,7 +67,7 @@ class Study:
   steps: int
 
   def records(self) -> list[dict[str, Any]]:
-    """All numbers of each problem, as JSON knows them."""
+    """All numbers of each problem, as JSON values."""
     return [
       _record(s, [self.paths[s.problem, seed] for seed in self.seeds])
       for s in self.solutions
@@ -97,12 +97,13 @@ def make_problems(
     ]
   if not chosen:
     raise UsageError(
-      'objectives and alphas leave nothing to do: an alpha of 0 is ce'
+      'objectives and alphas leave nothing to do, as an alpha of 0 is ce'
     )
   if chosen[0].epsilon >= 1:
     raise UsageError(
-      f'epsilon = K sqrt(n lambda_w lambda_h) is {chosen[0].epsilon:.6g}, and '
-      'the minimiser 0 from 1 on; try a smaller lambda_w or lambda_h'
+      f'epsilon = K sqrt(n lambda_w lambda_h) is {chosen[0].epsilon:.6g}; '
+      'expected below 1, as the minimiser is 0 otherwise; try a smaller '
+      'lambda_w or lambda_h'
     )
   return chosen
 

@@ -66,8 +66,8 @@ def build(
   )
   if len(train_source) < batch_size:
     raise UsageError(
-      f'config.batch_size is {batch_size}; {train_source.name} has only '
-      f'{len(train_source)} examples'
+      f'config.batch_size is {batch_size}; expected at most '
+      f'{len(train_source)}, the examples of {train_source.name}'
     )
   lengths = Lengths.of(
     config, data.steps_per_epoch(len(train_source), batch_size)
@@ -83,7 +83,7 @@ def build(
   if 'teacher_logits' in objective.needs:
     raise UsageError(
       f'objective: {config.objective.name!r} needs the logits of a teacher, '
-      'which the training program does not have; apply it in a step of your own'
+      'which this program does not have; use it in your own training step'
     )
   task = Classification(
     config=config,
@@ -121,8 +121,8 @@ def build(
   fresh = jax.eval_shape(run.init_state)
   if run.diagnostics_every and 'bias' not in fresh.params['head']:
     raise UsageError(
-      f'config.diagnostics_every needs a linear classifier, which the head of '
-      f'{config.model.name!r} is not'
+      'config.diagnostics_every needs a linear classifier; the head of '
+      f'{config.model.name!r} is not linear'
     )
   return run
 
@@ -167,9 +167,8 @@ def _check_sizes(task: Classification) -> None:
       jax.eval_shape(run)
     except UsageError as error:
       raise UsageError(
-        f'config.dataset.eval_transform gives images of '
-        f'{list(task.eval_shape)}, train_transform of '
-        f'{list(task.image_shape)}: {error}'
+        f'config.dataset.eval_transform gives {list(task.eval_shape)} '
+        f'images, train_transform {list(task.image_shape)}: {error}'
       ) from error
 
 
@@ -180,8 +179,8 @@ def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
   if _SET_ELSEWHERE in known:
     if _SET_ELSEWHERE in options:
       raise UsageError(
-        f'config.model.{_SET_ELSEWHERE} is set by config.batch_norm, '
-        'cross_device or per_device'
+        f'config.model.{_SET_ELSEWHERE} cannot be set; set config.batch_norm '
+        'to cross_device or per_device'
       )
     if config.batch_norm == 'cross_device':
       options[_SET_ELSEWHERE] = AXIS

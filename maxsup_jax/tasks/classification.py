@@ -353,11 +353,12 @@ def check_votes(task: Classification) -> None:
   if not {'kernel', 'bias'} <= set(head):
     raise UsageError(
       f'{needs} a linear classifier with a bias; that of {task.name!r} has '
-      f'{" and ".join(sorted(head)) or "no parameters"} only'
+      f'only {" and ".join(sorted(head)) or "no parameters"}'
     )
   channels = outputs['feature_map'].shape[-1]
   if channels != outputs['penultimate'].shape[-1]:
     raise UsageError(
-      f'{needs} to apply the classifier at every position; that of '
-      f'{task.name!r} does not take the {channels} channels of its feature map'
+      f'{needs} a classifier that applies at every position; that of '
+      f'{task.name!r} does not take the {channels} channels of its feature '
+      'map'
     )

@@ -91,7 +91,7 @@ def default_config() -> ConfigDict:
 
 
 def resolve(config: Mapping[str, Any]) -> ConfigDict:
-  """Fills in defaults and refuses what no field has.
+  """Fills in defaults and refuses unknown fields and bad values.
 
   Args:
     config: nested fields, as a run card or a work directory's `config.json`
@@ -134,7 +134,7 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
 
 
 def default_workdir(config: ConfigDict) -> str:
-  """Where a run belongs, if nobody says so: `runs/` and a name.
+  """The default directory of a run: `runs/` and a name.
 
   The same configuration has the same directory; another one another.
 

@@ -23,7 +23,7 @@ from maxsup_jax.training.provenance import provenance
 
 @dataclasses.dataclass(frozen=True)
 class Augmentations:
-  """What is written besides, for the mutual information of Müller et al.
+  """What is also written, for the mutual information of Müller et al.
 
   Attributes:
     count: random augmentations of each example, those of training; 5 there.
@@ -90,7 +90,7 @@ def outputs(
 
 
 def default_path(loaded: LoadedRun) -> Path:
-  """Where the outputs of a run belong, if nobody says so."""
+  """The default file for the outputs of a run."""
   # A split may be written as in 'train[:10%]'.
   name = re.sub(r'[^\w.+-]+', '_', loaded.split).strip('_')
   ema = '-ema' if loaded.weights == 'ema' else ''
@@ -104,7 +104,7 @@ def extract(
   augmentations: Augmentations | None = None,
   overwrite: bool = False,
 ) -> Extracted:
-  """Writes what a trained run gives for every example of its evaluation split.
+  """Writes the outputs of a trained run on its evaluation split.
 
   The file holds what `maxsup_jax.outputs` says, with the lines of the run's
   `metrics.jsonl` up to the checkpoint. Images are not augmented, nor is the
@@ -188,7 +188,7 @@ def _check_augmentations(loaded: LoadedRun, wanted: Augmentations) -> None:
     raise UsageError(f'pair is {pair}; expected two classes from 0 to {K - 1}')
   if not loaded.task.train_transform.random:
     raise UsageError(
-      'augmentations: the run was trained without any (its '
+      'augmentations: the run was trained without any (see its '
       'config.dataset.train_transform)'
     )
 
@@ -201,7 +201,7 @@ def _augmented(
   found = [np.flatnonzero(labels == k)[: wanted.per_class] for k in wanted.pair]
   for k, indices in zip(wanted.pair, found):
     if not len(indices):
-      raise UsageError(f'pair: {source.name} has no example of class {k}')
+      raise UsageError(f'pair: {source.name} has no examples of class {k}')
   return data.AugmentedSource(
     source,
     np.concatenate(found).tolist(),

@@ -10,7 +10,7 @@ from maxsup_jax.errors import UsageError
 def parse_transforms(
   config: ConfigDict,
 ) -> tuple[data.Transform, data.Transform]:
-  """What is done to training images, and to those that are evaluated.
+  """The transforms of training images and of evaluation images.
 
   Bytes are normalised on the device, floats pass as they are. So either both
   transforms give bytes, or both give floats that are standardised.
@@ -31,20 +31,21 @@ def parse_transforms(
       raise UsageError(f'config.dataset.{field}: {error}') from error
   if transforms[1].random:
     raise UsageError(
-      f'config.dataset.eval_transform is {dataset.eval_transform!r}, which is '
-      'random; evaluation must not be'
+      f'config.dataset.eval_transform is {dataset.eval_transform!r}, which '
+      'is random; evaluation needs one that is not'
     )
   for field, transform in zip(fields, transforms):
     if transform.gives_floats and not transform.standardizes:
       raise UsageError(
         f'config.dataset.{field} is {dataset[field]!r}, which makes floats '
-        "that nothing normalises; add '| standardize'"
+        "but does not normalise them; add '| standardize'"
       )
   if transforms[0].gives_floats != transforms[1].gives_floats:
     with_it, without = fields if transforms[0].gives_floats else fields[::-1]
     raise UsageError(
       f'config.dataset.{with_it} standardises images and {without} does not, '
-      "so training and evaluation would differ; add '| standardize' there"
+      "so training and evaluation would differ; add '| standardize' to the "
+      'latter'
     )
   train, evaluation = transforms
   return train, evaluation
@@ -88,7 +89,7 @@ def open_split(
 
 
 def check_channels(config: ConfigDict, source: data.Source) -> None:
-  """Refuses a mean or standard deviation that is not for such images."""
+  """Refuses a mean or standard deviation for another number of channels."""
   # Labels are checked as they are read: see at once if all of them are wrong,
   # as where a test split has none.
   channels = source[0]['image'].shape[-1]

@@ -235,7 +235,8 @@ def _group_accuracy(
   K, ids = len(classes['count']), sorted(set(ids))
   if ids and not 0 <= ids[0] <= ids[-1] < K:
     raise ValueError(
-      f'the group {name!r} has the classes {ids}; expected from 0 to below {K}'
+      f'the group {name!r} has the classes {ids}; expected at least 0 and '
+      f'below {K}'
     )
   correct, count = (float(classes[n][ids].sum()) for n in ('correct', 'count'))
   return correct / count if count else float('nan')
@@ -309,7 +310,7 @@ def table(
   if made_up:
     lines += [
       '',
-      'The images are random, made up (config.dataset.mock): these numbers '
-      'mean nothing.',
+      'The images are random (config.dataset.mock), so these numbers mean '
+      'nothing.',
     ]
   return '\n'.join(lines)

@@ -67,7 +67,7 @@ class Mixing:
     device_count: int,
     repeats: int = 1,
   ) -> None:
-    """Refuses what cannot be trained with mixed images; compiles nothing.
+    """Refuses configs that cannot train on mixed images; compiles nothing.
 
     Args:
       objective: is tried on labels that are distributions.
@@ -88,14 +88,14 @@ class Mixing:
     if share % 2:
       raise UsageError(
         f'config.batch_size is {batch_size}, which is {share} on each of '
-        f'{device_count} devices; config.mixing pairs the examples of a '
-        'device: expected an even number'
+        f'{device_count} devices; expected an even number, as config.mixing '
+        'pairs the examples of a device'
       )
     if repeats > 1 and batch_size < 2 * repeats:
       raise UsageError(
-        f'config.batch_size is {batch_size}, and config.dataset.repeats '
-        f'{repeats}; config.mixing would mix images with themselves: expected '
-        f'a batch of at least {2 * repeats}'
+        f'config.batch_size is {batch_size} and config.dataset.repeats '
+        f'{repeats}, so config.mixing would mix images with themselves; '
+        f'expected a batch of at least {2 * repeats}'
       )
     soft = jnp.full((1, 2, num_classes), 1 / num_classes)
     inputs = dict.fromkeys(objective.needs, soft)
@@ -237,8 +237,8 @@ def mix_images(
   B, H, W, _ = images.shape
   if B % 2:
     raise UsageError(
-      f'mixing pairs the examples of a device, which has {B}; expected an even '
-      'number'
+      f'a device has {B} examples; expected an even number, as mixing pairs '
+      'them'
     )
   if not jnp.issubdtype(images.dtype, jnp.floating):
     images = images.astype(jnp.float32)

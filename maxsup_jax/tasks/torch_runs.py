@@ -59,12 +59,12 @@ def import_weights(
         ', or delete it if an import was ended in the middle: it has no '
         'checkpoint'
       )
-    raise UsageError(f'{directory.path} is there already; choose another{hint}')
+    raise UsageError(f'{directory.path} exists; choose another{hint}')
   given = resolve(config)
   if given.init_from is not None:
     raise UsageError(
-      f'config.init_from is {given.init_from!r}; expected None: the weights '
-      'come from the file'
+      f'config.init_from is {given.init_from!r}; expected None, as the '
+      'weights come from the file'
     )
   resolved = resolve({**given.to_dict(), 'init_from': str(directory.path)})
   state_dict = torch_weights.read(file, key=key)

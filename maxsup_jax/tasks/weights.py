@@ -46,7 +46,7 @@ def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:
 def load_variables(
   directory: Workdir, step: int | None = None, weights: str = 'raw'
 ) -> tuple[int, dict[str, Any]]:
-  """The weights of a run alone, for which no dataset need be there.
+  """The weights of a run alone, without its dataset.
 
   Args:
     directory: of the run.
@@ -75,7 +75,7 @@ def check_weights(
   errors.one_of('weights', weights, ('raw', 'ema'))
   if weights == 'ema' and config['ema_decay'] is None:
     raise UsageError(
-      f"weights is 'ema'; the run in {directory.path} keeps no averaged "
+      f"weights is 'ema', but the run in {directory.path} has no averaged "
       'weights (its config.ema_decay is None)'
     )
 
@@ -147,8 +147,8 @@ def _checkpoint(path: str | os.PathLike) -> tuple[Workdir, int]:
   """The directory that `init_from` names, and its newest step."""
   if os.path.isfile(path):
     raise UsageError(
-      f'config.init_from: {os.fspath(path)}: expected a work directory, or a '
-      f'file whose name ends with {", ".join(torch_weights.SUFFIXES)}'
+      f'config.init_from is {os.fspath(path)}; expected a work directory, or '
+      f'a file whose name ends with {", ".join(torch_weights.SUFFIXES)}'
     )
   with errors.within('config.init_from: '):
     directory = open_workdir(path)
@@ -199,8 +199,8 @@ def _check_models(
   for name in dict.fromkeys(['name', *given, *own]):
     if given.get(name) != own.get(name):
       raise UsageError(
-        f'{there} has another model: its {name} is {given.get(name)!r}, here '
-        f'it is {own.get(name)!r}'
+        f'{there} has another model: {name} is {given.get(name)!r} there and '
+        f'{own.get(name)!r} here'
       )
 
 
@@ -226,8 +226,8 @@ def _merge(
     if shapes[0] != shapes[1]:
       what = 'parameter' if kind == 'params' else 'statistic'
       raise UsageError(
-        f'{there} has another model: its {what} {name} is {shapes[0]}, here it '
-        f'is {shapes[1]}'
+        f'{there} has another model: {what} {name} is {shapes[0]} there and '
+        f'{shapes[1]} here'
       )
     merged[name] = jnp.asarray(other[name], own[name].dtype)
   return flax.traverse_util.unflatten_dict(merged, sep='/')

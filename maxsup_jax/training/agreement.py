@@ -27,7 +27,7 @@ _BLOCK = 4096
 
 
 def gather(value: Any) -> list[Any]:
-  """What every process has given, in their order.
+  """The values of all processes, in their order.
 
   Args:
     value: anything that JSON can hold.
@@ -44,7 +44,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def require_same(config: Mapping[str, Any], **facts: Any) -> None:
-  """Refuses processes that do not run the same.
+  """Refuses processes whose runs differ.
 
   Args:
     config: of the run.
@@ -63,8 +63,8 @@ def require_same(config: Mapping[str, Any], **facts: Any) -> None:
     ]
     if different:
       raise UsageError(
-        f'process 0 and process {index} do not run the same '
-        f'({"; ".join(different)}); start all with the same command'
+        f'process 0 and process {index} differ ({"; ".join(different)}); '
+        'start all processes with the same command'
       )
 
 
@@ -87,5 +87,5 @@ def require_seen(what: str, directory: Any, seen: Callable[[], bool]) -> None:
     if not found:
       raise UsageError(
         f'process {index} does not see {what} of process 0 in {told[0][1]}; '
-        'the work directory must be shared by all processes'
+        'all processes must share the work directory'
       )

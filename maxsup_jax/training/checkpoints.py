@@ -158,7 +158,7 @@ class Checkpoints:
     if count:
       raise UsageError(
         f'none of the {count} checkpoints in {self._directory} can be read; '
-        'move the work directory away to start again from step 0'
+        'move the work directory away to restart from step 0'
       )
     return None
 
@@ -199,7 +199,7 @@ class Checkpoints:
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Waits until what was saved is on disk."""
+    """Waits until everything saved is on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
@@ -222,8 +222,8 @@ class Checkpoints:
       chex.assert_trees_all_equal_shapes_and_dtypes(like, read['state'])
     except AssertionError as e:
       raise UsageError(
-        f'the checkpoint {self._directory / str(step)} is of another state: '
-        f'{errors.one_line(e)[:300]}'
+        f'the checkpoint {self._directory / str(step)} does not match the '
+        f'state: {errors.one_line(e)[:300]}'
       ) from None
     return read['state'], read['extra']
 
@@ -231,7 +231,7 @@ class Checkpoints:
     """Where a checkpoint is, being whole."""
     if step not in self.steps():
       raise UsageError(
-        f'no checkpoint of step {step} in {self._directory}; there are: '
+        f'no checkpoint of step {step} in {self._directory}; known: '
         f'{", ".join(map(str, self.steps())) or "none"}'
       )
     path = self._directory / str(step)

@@ -1,4 +1,4 @@
-"""Programs that JAX compiled before: where they are kept, and how many count.
+"""The cache of programs that JAX compiled, and a count of compilations.
 
 JAX keeps compiled programs in a directory if it is told one, and a later start
 reads them instead of compiling again. Who can write there can make a run do
@@ -105,13 +105,13 @@ def _make(directory: pathlib.Path) -> None:
     ) from None
   if not os.access(directory, os.W_OK):
     raise UsageError(
-      f'compiled programs cannot be kept in {directory}: it cannot be written'
+      f'compiled programs cannot be kept in {directory}: it is not writable'
     )
   others = stat.S_IWGRP | stat.S_IWOTH
   if status.st_uid != os.getuid() or status.st_mode & others:
     raise UsageError(
       f'compiled programs are not kept in {directory}: other users can write '
-      'there, who could make this program run anything'
+      'there and could make this program run anything'
     )
 
 

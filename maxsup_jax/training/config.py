@@ -87,7 +87,7 @@ def resolve(
   *,
   free_sections: Collection[str] = ('objective',),
 ) -> ConfigDict:
-  """Fills in defaults and refuses what no field has.
+  """Fills in defaults and refuses unknown fields and bad values.
 
   Args:
     config: nested fields, as a run card or a work directory's `config.json`
@@ -107,7 +107,7 @@ def resolve(
     config = config.to_dict()
   if not isinstance(config, Mapping):
     raise UsageError(
-      f'a configuration is a mapping of fields, not a {type(config).__name__}'
+      f'config is a {type(config).__name__}; expected a mapping of fields'
     )
   _merge(defaults, config, '', free_sections)
   _check(defaults)
@@ -115,7 +115,7 @@ def resolve(
 
 
 def fields(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """The leaves of a nested mapping under dotted names.
+  """The leaves of a nested mapping, by dotted names.
 
   Examples:
     >>> fields({'seed': 0, 'model': {'name': 'resnet8'}})
@@ -174,7 +174,7 @@ def _merge(
     elif isinstance(into.get_ref(name).get(), ConfigDict):
       if not isinstance(value, Mapping):
         raise UsageError(
-          f'config.{field} is {value!r}; expected fields: '
+          f'config.{field} is {value!r}; expected a mapping of '
           f'{", ".join(into[name])}'
         )
       _merge(into[name], value, f'{field}.', free_sections)

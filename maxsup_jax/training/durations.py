@@ -62,7 +62,7 @@ def to_steps(
     )
   if round(steps) >= 2**31:
     raise UsageError(
-      f'config.{field} is {duration!r}, which is {steps:g} steps; the step is '
-      'counted with 32 bits'
+      f'config.{field} is {duration!r}, which is {steps:g} steps; expected a '
+      'count that fits in 32 bits'
     )
   return round(steps)

@@ -97,7 +97,7 @@ class _Loop:
     if extra.get('train_examples', examples) != examples:
       raise UsageError(
         f'{run.task.train_name} has {examples} examples; the run in '
-        f'{workdir.path} was started with {extra["train_examples"]}'
+        f'{workdir.path} started with {extra["train_examples"]}'
       )
     self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
     self.step = int(state.step)
@@ -145,7 +145,7 @@ class _Loop:
 
   def run_to_end(self, began, programs):
     run = self.run
-    self.say(f'{run.summary()}; into {self.workdir.path}')
+    self.say(f'{run.summary()}; writing to {self.workdir.path}')
     if self.step:
       self.say(f'resuming from the checkpoint of step {self.step}')
     self.say_what_differs()
@@ -186,13 +186,13 @@ class _Loop:
     return last_evaluation(self.workdir) if jax.process_index() == 0 else []
 
   def say_what_differs(self):
-    """Says what another number of devices than before changes."""
+    """Says which results depend on the number of devices, if it changed."""
     before, now = self.devices_before, self.run.devices.count
     fields = self.run.device_dependent
     if before not in (None, now) and fields:
       self.say(
-        f'trained on {before} devices before and on {now} now: with '
-        f'{" and ".join(fields)} the results depend on their number'
+        f'trained on {before} devices before and on {now} now; with '
+        f'{" and ".join(fields)}, the results depend on their number'
       )
 
   def collect(self, lag=0):
@@ -326,7 +326,7 @@ def last_evaluation(workdir: Workdir) -> list[dict[str, Any]]:
   records = [r for r in workdir.metrics() if r['kind'] == 'eval']
   if not records:
     raise UsageError(
-      f'the run in {workdir.path} is finished, but its metrics.jsonl is gone; '
-      'see experiments.evaluate'
+      f'the run in {workdir.path} is finished, but its metrics.jsonl is '
+      'gone; evaluate it with experiments.evaluate'
     )
   return [r for r in records if r['step'] == records[-1]['step']]

@@ -85,11 +85,11 @@ def make_optimizer(
   errors.number('eps', eps, above=0)
   if clip_decayed and name != 'sgd':
     raise UsageError(
-      f'clip_decayed is True, but the decay of {name!r} never joins the '
+      f'clip_decayed is True, but {name!r} does not add its decay to the '
       'gradient; expected False, or the optimizer sgd'
     )
   if clip_decayed and clip_norm is None:
-    raise UsageError('clip_decayed is True; expected clip_norm beside it')
+    raise UsageError('clip_decayed is True; expected clip_norm as well')
   before = [] if clip_value is None else [optax.clip(clip_value)]
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   if name == 'adamw':

@@ -96,7 +96,7 @@ class Devices:
     return jax.tree.map(shape, tree)
 
   def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
-    """Shards batches, each while the one before is computed with."""
+    """Shards batches, each while the step runs on the one before."""
     ahead = None
     for batch in batches:
       sharded = self.shard(batch)

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, so that all of them end.
+"""How the processes of a run tell each other to end.
 
 A step needs all processes: where one is gone, the others would wait for it.
 The timeouts of `jax.distributed.initialize` end them, too, but by aborting with
@@ -106,7 +106,7 @@ class Peers:
     _leave(code)
 
   def close(self) -> None:
-    """Stops to watch, before a process ends as it should."""
+    """Stops watching, before a process ends normally."""
     self._closed.set()
     self._set(f'{_DONE}{self._index}', '')
     self._thread.join()

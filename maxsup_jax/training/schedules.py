@@ -94,18 +94,16 @@ def learning_rate_schedule(
   errors.number('factor', factor, above=0)
   if not 0 <= warmup_steps < total_steps:
     raise UsageError(
-      f'warmup is {warmup_steps} steps; expected from 0 to less than the '
-      f'{total_steps} steps of training'
+      f'warmup is {warmup_steps} steps; expected at least 0 and below '
+      f'{total_steps}, the steps of training'
     )
   if list(milestones) != sorted(m for m in set(milestones) if m > warmup_steps):
     raise UsageError(
-      f'milestones are the steps {list(milestones)}; expected increasing ones '
-      f'after the {warmup_steps} of the warm-up'
+      f'milestones are {list(milestones)}; expected increasing steps after '
+      f'{warmup_steps}, the end of the warm-up'
     )
   if (per == 'epoch' or name == 'exponential') and not steps_per_epoch:
-    raise UsageError(
-      f'the schedule {name!r} per {per} needs to be told steps_per_epoch'
-    )
+    raise UsageError(f'the schedule {name!r} per {per} needs steps_per_epoch')
   rate = _after_warmup(
     name,
     peak,

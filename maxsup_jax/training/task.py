@@ -1,4 +1,4 @@
-"""What training knows of a task: the contract between a task and the loop."""
+"""What training knows about a task: the contract between task and loop."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -30,7 +30,7 @@ class Aux(NamedTuple):
 
 
 class Measurement(NamedTuple):
-  """What a task measures of a split beside its evaluation.
+  """What a task measures on a split besides its evaluation.
 
   Attributes:
     record: numbers by name, for a line of `metrics.jsonl`.
@@ -68,11 +68,11 @@ class Task(Protocol):
 
   @property
   def train_examples(self) -> int:
-    """How many they are."""
+    """The number of training examples."""
 
   @property
   def made_up(self) -> bool:
-    """Whether they are random, made up to try things out."""
+    """Whether the training examples are random, to try things out."""
 
   @property
   def eval_split(self) -> str:

@@ -1,4 +1,4 @@
-"""The work directory: whose it is, and what is written into it.
+"""The work directory: its owner, and what is written into it.
 
 `config.json`, `run.json` and `metrics.jsonl` are plain text; see the README for
 what they hold. Only the first process writes.
@@ -113,13 +113,13 @@ class Workdir:
       if all(p.name.startswith(ours) for p in self.path.iterdir()):
         return
       raise UsageError(
-        f'the work directory {self.path} is not empty and holds no run; choose '
+        f'the work directory {self.path} is not empty and has no run; choose '
         'another'
       )
     different = config_lib.differences(self.config(), config)
     if different:
       raise UsageError(
-        f'the work directory {self.path} holds a run of another config '
+        f'the work directory {self.path} has a run of another config '
         f'({"; ".join(different)}); choose another'
       )
 

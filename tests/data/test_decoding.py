@@ -182,8 +182,11 @@ class TestRefuses:
   @pytest.mark.parametrize(
     ('encoded', 'match'),
     [
-      (b'', '^no image: it has no bytes$'),
-      (b'<html>\n404</html>', r"first bytes are b'<html>\\n404</'$"),
+      (b'', '^an empty file; expected an image$'),
+      (
+        b'<html>\n404</html>',
+        r"first bytes are b'<html>\\n404</'; expected a JPEG",
+      ),
       (b'\xff\xd8\xff\xe0', '^a damaged JPEG file: '),
       (b'RIFF\x10\0\0\0WEBPVP8 ', '^a damaged WebP file: '),
       (b'GIF89a', '^a damaged GIF file: '),
@@ -232,7 +235,7 @@ class TestRefuses:
     bmp = bytearray(_file('bmp'))
     bmp[18:26] = struct.pack('<ii', side, side)
     for encoded in (png, bytes(bmp)):
-      with refused(f'of {side}x{side} pixels, more than the 89478485 allowed'):
+      with refused(f'of {side}x{side} pixels; expected at most 89478485'):
         decode(encoded, 3)
     with refused("channels is '3'; expected 1, 3 or None"):
       decode(_file('png'), '3')

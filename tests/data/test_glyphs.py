@@ -135,7 +135,7 @@ class TestNames:
     [
       ('glyphs/26', 'image_size .* is 26; .* multiple of 8 from 16 to 128'),
       ('glyphs/26x', "'26x' in 'glyphs/26x' .* such as 'glyphs/26x10000_32_me"),
-      ('glyphs/', "names no config: 'glyphs/26x10000_32_medium' does"),
+      ('glyphs/', "needs a config, as in 'glyphs/26x10000_32_medium'"),
       ('glyphs/medium_32', "'32' in .* cannot be read"),
       ('glyphs/026x100', "'026x100' in .* cannot be read"),
       ('glyphs/26x100_32_medium_', "'' in .* cannot be read"),

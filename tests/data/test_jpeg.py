@@ -134,7 +134,7 @@ class TestRefuses:
   def test_bombs(self, monkeypatch, refused):
     monkeypatch.setattr(_pillow, 'MAX_PIXELS', 20 * 30 - 1)
     for see in (decoding.EncodedImage.decode, lambda image: image.upper(3)):
-      with refused('a JPEG file of 20x30 pixels, more than the 599 allowed'):
+      with refused('a JPEG file of 20x30 pixels; expected at most 599'):
         see(EncodedImage(_encode(_noise(20, 30)), 3))
 
 

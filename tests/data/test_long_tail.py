@@ -148,7 +148,7 @@ def test_what_cannot_be_long_tailed(refused, source):
   with refused('has 9 examples of class 1; .* with 30 of class 0 needs 15'):
     LongTailedSource(unequal, 0.5, seed=0, largest=30)
   gap = ArraySource(np.zeros((9, 1, 1), np.uint8), [0, 2, 0] * 3, 3)
-  with refused('has no example of class 1'):
+  with refused('has no examples of class 1'):
     LongTailedSource(gap, 0.5, seed=0)
   with refused('seed is -1; expected'):
     LongTailedSource(source, 0.5, seed=-1)

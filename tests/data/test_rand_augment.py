@@ -32,14 +32,14 @@ def test_specifications():
 @pytest.mark.parametrize(
   ('text', 'match'),
   [
-    ('', "rand_augment: '' in '' is not one of mN, mstdX, incN and nN"),
-    ('m9-p0.5', "'p0.5' in 'm9-p0.5' is not one of"),
+    ('', "rand_augment: '' in '' is unknown; expected mN, mstdX, incN or nN"),
+    ('m9-p0.5', "'p0.5' in 'm9-p0.5' is unknown"),
     ('m9.5', "'m9.5' in 'm9.5'"),
     ('m9-rand', "'rand' in"),
     ('m11', "m in 'm11' is 11; expected .* from 0 to 10"),
     ('m9-mstd101', 'is 101.0; expected from 0 to 100'),
     ('n0', "n in 'n0' is 0; expected .* from 1 to 100"),
-    ('m9-m8', "m comes twice in 'm9-m8'"),
+    ('m9-m8', "m appears twice in 'm9-m8'"),
   ],
 )
 def test_specifications_that_are_refused(text, match, refused):

@@ -38,8 +38,8 @@ class TestArraySource:
       (images[0], [0, 1], r'are uint8 \[4, 4\]; expected'),
       (images, [0], r'are int64 \[1\]; expected integers \[2\]'),
       (images, [0.0, 1.0], 'labels are float64'),
-      (images, [0, 2], r'mine: example 1 has label 2, outside \[0, 2\)'),
-      (images, [-1, 0], r'mine: example 0 has label -1, outside \[0, 2\)'),
+      (images, [0, 2], r'mine: the label of example 1 is 2; expected'),
+      (images, [-1, 0], r'mine: the label of example 0 is -1; expected'),
     ):
       with refused(message):
         ArraySource(pixels, labels, 2, name='mine')
@@ -156,7 +156,7 @@ class TestOpenedDataset:
     again = open_source(name, split, mock=5)
     for a, b in zip(source, again):
       np.testing.assert_array_equal(a['image'], b['image'])
-    with pytest.raises(UsageError, match='cannot be mocked: tfds knows none'):
+    with pytest.raises(UsageError, match='cannot be mocked: tfds has no'):
       open_source('cifar11', split, mock=5)
 
 
@@ -184,7 +184,7 @@ class TestInMemory:
       {'train': [{'image': image, 'label': label} for label in (0, 1, 9, 1)]},
     )
     for in_memory in (True, False):
-      with refused(r'tiny/train: example \d has label 9, outside \[0, 2\)'):
+      with refused(r'tiny/train: the label of example \d is 9; expected'):
         open_source(
           'tiny',
           'train',
@@ -228,7 +228,7 @@ class TestRefuses:
         '--file_format=array_record --data_dir={dir}`.*download=True',
       ),
       ('cifar10:9.9.9', 'is not prepared'),
-      ('two words', 'not the name of a dataset'),
+      ('two words', "dataset is 'two words'; expected name"),
       ('digits:2.0.0', "has no 'digits:2.0.0'; expected 'digits'"),
       ('/nowhere/mnist/3.0.1', 'has no dataset_info.json'),
     ],
@@ -245,14 +245,17 @@ class TestRefuses:
   def test_features(self, one_example, tmp_path, refused):
     for arguments, message in (
       ({'image_key': 'img'}, "image_key is 'img'; expected a feature .*image"),
-      ({'image_key': 'label'}, "'label' of tiny is no image: ClassLabel"),
-      ({'image_key': 'parts'}, 'no image: FeaturesDict'),
+      (
+        {'image_key': 'label'},
+        "'label' of tiny is ClassLabel; expected an image",
+      ),
+      ({'image_key': 'parts'}, 'FeaturesDict; expected an image'),
       ({'image_key': 'boxes'}, 'are float32; only uint8'),
-      ({'label_key': 'score'}, 'no class, which is one integer: Scalar'),
-      ({'label_key': 'boxes'}, 'no class'),
+      ({'label_key': 'score'}, 'Scalar; expected a class'),
+      ({'label_key': 'boxes'}, '; expected a class'),
       ({'label_key': 'number'}, "how many classes 'number' has"),
       ({'num_classes': 4}, 'num_classes is 4; expected 3, as many as'),
-      ({'channels': 1}, 'have 3 channels: channels=1 is only possible'),
+      ({'channels': 1}, 'have 3 channels: channels=1 needs grey'),
       ({'channels': 0}, 'channels is 0; expected an integer, at least 1'),
     ):
       with refused(message):

@@ -30,7 +30,7 @@ def test_grey_becomes_colour():
   out = transforms.to_channels(image, 3)
   np.testing.assert_array_equal(out, np.concatenate([image] * 3, axis=-1))
   assert transforms.to_channels(out, 3) is out
-  with pytest.raises(ValueError, match='4 channels cannot become one of 3'):
+  with pytest.raises(ValueError, match='4 channels cannot be converted to 3'):
     transforms.to_channels(_random(5, 6, 4), 3)
 
 

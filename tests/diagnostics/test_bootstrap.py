@@ -111,7 +111,7 @@ def test_a_pair_is_undefined_where_either_is():
   ('call', 'message'),
   [
     (lambda: bootstrap.resamples(0, 1), 'n is 0'),
-    (lambda: bootstrap.bootstrap({}, 3), 'no statistics'),
+    (lambda: bootstrap.bootstrap({}, 3), 'statistics is empty'),
     (
       lambda: bootstrap.bootstrap({'a': lambda w: np.inf}, 3),
       "statistic 'a' returned inf; expected a finite number or NaN",
@@ -119,7 +119,7 @@ def test_a_pair_is_undefined_where_either_is():
     (lambda: bootstrap.bootstrap({'a': lambda w: None}, 2), 'returned None'),
     (lambda: bootstrap.interval([0.0, 1.0], 1.0), 'level is 1.0'),
     (lambda: bootstrap.interval([[1.0]]), r'samples have the shape \(1, 1\)'),
-    (lambda: bootstrap.interval([1.0, np.inf]), 'samples hold an infinity'),
+    (lambda: bootstrap.interval([1.0, np.inf]), 'samples contain an infinity'),
     (
       lambda: bootstrap.paired_interval([1.0, 2.0], [1.0]),
       'differ: samples_a 2, samples_b 1',

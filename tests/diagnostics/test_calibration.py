@@ -266,8 +266,8 @@ def test_a_confidence_on_an_edge_falls_where_training_puts_it():
     ({'bins': 0}, 'bins is 0'),
     ({'binning': 'mass'}, "binning is 'mass'; expected one of equal_width"),
     ({'convention': 'up'}, "convention is 'up'; expected one of right"),
-    ({'binning': 'equal_mass', 'convention': 'left'}, 'know only the default'),
-    ({'weights': [0, 0]}, 'weights are all 0: no example is left'),
+    ({'binning': 'equal_mass', 'convention': 'left'}, 'expected the default'),
+    ({'weights': [0, 0]}, 'weights are all 0; expected'),
     ({'bins': 2.5}, 'bins is 2.5; expected an integer, at least 1'),
   ],
 )

@@ -46,7 +46,7 @@ def test_the_largest_numbers_are_taken():
     ),
     (np.float64(1e200), r'x is 1e\+200; expected numbers'),
     ([1e200, np.nan], r'x\[0\] is 1e\+200'),
-    ([[0.0], [0.0, 1.0]], r'x is no array: its rows differ in length'),
+    ([[0.0], [0.0, 1.0]], r'x is not an array: its rows differ in length'),
     (['a'], r'x has the dtype <U1; expected floating point'),
   ],
 )
@@ -84,10 +84,10 @@ def test_labels_that_cannot_say_the_number_of_classes(labels, message):
     ([1, 2], r'weights has the shape \(2,\); expected \(3,\), one for each'),
     (
       [1.0, 2, 3],
-      'weights has the dtype float64; expected integers, how often',
+      'weights has the dtype float64; expected integers, the count',
     ),
     ([1, -1, 1], r'weights\[1\] is -1; expected at least 0'),
-    ([0, 0, 0], 'weights are all 0: no example is left'),
+    ([0, 0, 0], 'weights are all 0; expected'),
     ([2**62] * 3, r'weights add up to 2\*\*31 or more; expected less'),
     (np.array([2**64 - 1, 1, 0], np.uint64), 'weights add up to'),
   ],

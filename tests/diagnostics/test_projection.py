@@ -133,7 +133,7 @@ def test_what_is_refused(weights, classes, bias, message):
 def test_class_means_are_refused(rng):
   features, labels = clusters(rng)
   for arguments, message in (
-    ((features, labels, (4, 0, 3)), 'no example of the class 3'),
+    ((features, labels, (4, 0, 3)), 'no examples of class 3'),
     ((features, labels[1:], CLASSES), 'numbers of examples differ'),
     ((features, -labels, CLASSES), r'labels\[0\] is -4'),
     ((np.ones_like(features), labels, CLASSES), 'means .* lie on a line'),

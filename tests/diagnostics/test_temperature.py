@@ -193,7 +193,7 @@ def test_bad_input_is_one_line(arguments, message):
 
 
 def test_a_split_needs_two_examples_and_a_fraction():
-  with pytest.raises(UsageError, match='needs 2 examples or more'):
+  with pytest.raises(UsageError, match='needs at least 2 examples'):
     calibration.temperature_scaling(np.eye(2)[:1], np.array([0]))
   for fraction in (0, 1, np.nan, None, 'a'):
     with pytest.raises(UsageError, match='fit_fraction is'):

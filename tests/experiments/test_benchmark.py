@@ -143,7 +143,7 @@ REFUSED = [
   ),
   ({'suite': 'pipeline', 'image_size': '9999'}, 'from 1 to 1024'),
   ({'suite': 'pipeline', 'batch_size': '385'}, 'from 1 to 384'),
-  ({'suite': 'start', 'card': 'no.py'}, "cannot be run: .* no run card 'no"),
+  ({'suite': 'start', 'card': 'no.py'}, "which fails: .*no run card 'no"),
   ({'suite': 'losses', 'shapes': '7x7'}, 'enough memory; try smaller --shapes'),
 ]
 

@@ -52,7 +52,7 @@ def test_report_of_two_files(file, run_program, tmp_path):
   before = (out / 'results.json').read_bytes()
   code, _, err = run_program(*command)
   assert code == 2
-  assert 'holds a report; choose another, or add --overwrite' in err
+  assert 'has a report; choose another, or add --overwrite' in err
   assert (out / 'results.json').read_bytes() == before
   code, _, err = run_program(*command, '--overwrite')
   assert code == 0, err

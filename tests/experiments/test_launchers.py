@@ -262,16 +262,22 @@ def test_jax_itself_finds_the_hosts_of_pod_slices(tpu, arguments, environment):
 @pytest.mark.parametrize(
   ('values', 'message'),
   [
-    ({'num_processes': 2}, 'belong together'),
-    ({'coordinator': 'h:1', 'process_id': 1}, 'belong together'),
+    ({'num_processes': 2}, 'must be given together'),
+    ({'coordinator': 'h:1', 'process_id': 1}, 'must be given together'),
     ({'multihost': False, 'coordinator': 'h:1'}, 'contradict each other'),
-    ({'join_timeout': 0.0}, r'--join_timeout=0.0: expected a number above 0'),
-    ({'peer_timeout': -1.0}, r'--peer_timeout=-1.0'),
+    (
+      {'join_timeout': 0.0},
+      r'--join_timeout is 0.0; expected a number above 0',
+    ),
+    ({'peer_timeout': -1.0}, '--peer_timeout is -1.0'),
     (
       {'coordinator': 'h:65536', 'num_processes': 2, 'process_id': 1},
-      'the port from 1 to 65535',
+      'a port from 1 to 65535',
     ),
-    ({'coordinator': 'h:0', 'num_processes': 2, 'process_id': 1}, '=h:0: exp'),
+    (
+      {'coordinator': 'h:0', 'num_processes': 2, 'process_id': 1},
+      'is h:0; expected',
+    ),
   ],
 )
 def test_flags_that_contradict_each_other(arguments, values, message):

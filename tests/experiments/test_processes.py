@@ -232,8 +232,8 @@ def test_who_runs_something_else_is_refused(start, program, tmp_path):
   codes, _, errs = ends(processes)
   assert codes == [2, 2], errs
   assert errs == [
-    'error: process 0 and process 1 do not run the same (config.seed: 0 and '
-    '7); start all with the same command\n',
+    'error: process 0 and process 1 differ (config.seed: 0 and 7); start all '
+    'processes with the same command\n',
     '',
   ]
   assert not path.exists()
@@ -259,7 +259,7 @@ def test_a_work_directory_that_is_not_shared(program, tmp_path):
     assert codes == [2, 2], errs
     assert errs == [
       'error: process 1 does not see the files of process 0 in '
-      f'{paths[0]}; the work directory must be shared by all processes\n',
+      f'{paths[0]}; all processes must share the work directory\n',
       '',
     ]
     left = sorted(p.name for p in paths[0].iterdir())
@@ -344,8 +344,8 @@ def test_nobody_else_comes(program):
   codes, _, errs = ends([process])
   assert codes == [2]
   assert errs == [
-    'error: process 1 of 2 waits for the others at localhost:9, who have not '
-    'come within 2 s (--join_timeout)\n'
+    'error: process 1 of 2 waits for the others at localhost:9; gave up after '
+    '2 s (--join_timeout)\n'
   ]
 
 

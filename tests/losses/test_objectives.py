@@ -441,7 +441,7 @@ def test_configurations(config, objective):
     ),
     (
       {'name': 'ce', 'class_weights_mean': 'weights'},
-      'class_weights_mean without objective.class_weights',
+      'class_weights_mean is set; expected objective.class_weights',
     ),
     (linear_config(end=-0.1), 'objective: alpha is -0.1; expected at least 0'),
     (linear_config(end='x'), "objective.alpha: end is 'x'; expected"),

@@ -245,9 +245,11 @@ def test_a_prefix_that_is_chosen(weights):
     UsageError, match=r"has no 'bn1.bias'; it has 'student\.bn"
   ):
     from_torch(named)
-  with pytest.raises(UsageError, match=r"begins with 'net\.'; 'student\.co"):
+  with pytest.raises(
+    UsageError, match=r"prefix is 'net\.', .* first is 'student\.co"
+  ):
     from_torch(named, prefix='net.')
-  with pytest.raises(UsageError, match='no names in PyTorch are known for'):
+  with pytest.raises(UsageError, match='has no known PyTorch names'):
     torch_weights.to_torch({}, create_model('alexnet_cifar', K))
 
 
@@ -276,7 +278,7 @@ def changed(weights, removed=(), **added):
     (lambda w: changed(w, ['bn1.weight']), "has no 'bn1.weight'"),
     (
       lambda w: changed(w, layer9=np.zeros((2, 3))),
-      r"no place for 'layer9', \[2, 3\], of the state dict",
+      r"the state dict has 'layer9', \[2, 3\], which the model lacks",
     ),
     (
       lambda w: changed(w, conv1__weight=np.zeros((16, 3, 3, 3))),
@@ -292,11 +294,11 @@ def changed(weights, removed=(), **added):
     ),
     (
       lambda w: changed(w, layer2__0__conv1__blur_filter=np.zeros(1)),
-      r"have BlurPool \('layer2.0.conv1.blur_filter'\), and the model has not",
+      r"have BlurPool \('layer2.0.conv1.blur_filter'\), but the model does not",
     ),
     (
       lambda w: changed(w, head_dist__bias=np.zeros(7)),
-      "distilled DeiT: they have 'head_dist.bias'",
+      "have 'head_dist.bias', as a distilled DeiT does",
     ),
   ],
 )
@@ -308,7 +310,7 @@ def test_refuses_other_weights(weights, change, message):
 
 def test_refuses_other_blurs(weights):
   model = ResNet(K, (1, 1), BasicBlock, width=16, blur_pool=True)
-  with pytest.raises(UsageError, match='blur_pool=True, and the weights have'):
+  with pytest.raises(UsageError, match='blur_pool=True, but the weights have'):
     from_torch(weights, model)
   blurred = arrays_of(torch_of(model))
   lacking = changed(blurred, ['layer2.0.conv1.blur_filter'])
@@ -376,5 +378,5 @@ def test_positions_of_another_size():
   ):
     torch_weights.from_torch(weights, model, like)
   oblong = shapes_of(model, (8, 12))
-  with pytest.raises(UsageError, match='not both are of square images'):
+  with pytest.raises(UsageError, match='expected square images for both'):
     torch_weights.from_torch(weights, model, oblong, resize_positions=True)

@@ -106,7 +106,7 @@ def test_the_last_batch_of_evaluation_has_no_padding(build):
 
 def test_steps_that_are_not_there(build):
   run = build(eval_batch_size=100, duration='7 steps')
-  with pytest.raises(UsageError, match='step is 7; training ends'):
+  with pytest.raises(UsageError, match='step is 7; expected below'):
     pictures.read(run, split='train', step=7)
   with pytest.raises(UsageError, match='digits/test has only 4 batches of 100'):
     pictures.read(run, split='eval', step=4)

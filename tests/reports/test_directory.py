@@ -28,7 +28,7 @@ def test_files_and_results(tmp_path):
 def test_replaced_only_when_asked_and_nothing_stale_stays(tmp_path):
   Directory(tmp_path, 'report').write({'a': '1', 'b': '2'}, {})
   before = content(tmp_path)
-  with pytest.raises(UsageError, match='holds a report; choose another, or'):
+  with pytest.raises(UsageError, match='has a report; choose another, or'):
     Directory(tmp_path, 'report')
   assert content(tmp_path) == before
   (tmp_path / 'notes.txt').write_text('mine')
@@ -57,7 +57,7 @@ def test_anything_else_is_left_alone(tmp_path, overwrite):
   (tmp_path / 'thesis').mkdir()
   (tmp_path / 'thesis' / 'thesis.tex').write_text('precious')
   for name in ('other', 'broken', 'thesis'):
-    with pytest.raises(UsageError, match='is not empty and holds no report'):
+    with pytest.raises(UsageError, match='is not empty and has no report'):
       Directory(tmp_path / name, 'report', overwrite=overwrite)
   with pytest.raises(UsageError, match='is a file'):
     Directory(tmp_path / 'thesis' / 'thesis.tex', 'report')

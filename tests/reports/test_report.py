@@ -386,5 +386,5 @@ def test_weights_of_another_layer_are_told(two_models):
     b.text for s in sections for b in s.blocks if isinstance(b, blocks.Note)
   ]
   assert any('are the weights transposed?' in n for n in notes)
-  assert any('weights that do not give its logits' in n for n in notes)
+  assert any('do not give its logits' in n for n in notes)
   assert 'not_available' in sections[1].numbers['CE']['template_plane']

@@ -190,15 +190,15 @@ def test_images_that_cannot_be_read(tmp_path):
   empty.touch()
   text.write_text('no image')
   for item, message in (
-    ('5', 'which has 5 images: from 0 to 4'),
+    ('5', 'expected from 0 to 4'),
     ('-1', '-1 is not an index'),
     (
       str(tmp_path / 'none.png'),
       '^images: .*none.png cannot be read: No such file',
     ),
     (str(tmp_path), 'cannot be read: Is a directory'),
-    (str(empty), 'empty.png cannot be read: no image'),
-    (str(text), 'text.png cannot be read: no JPEG, PNG'),
+    (str(empty), 'empty.png cannot be read: an empty file'),
+    (str(text), 'text.png cannot be read: the first bytes'),
   ):
     with pytest.raises(UsageError, match=message) as e:
       gradcam.read_images(['0', item], evaluating(source))
@@ -232,8 +232,8 @@ def test_targets(restored):
   assert gradcam.targets('label', [1, 4], runs).tolist() == [1, 4]
   assert gradcam.targets('9', [1, None], runs).tolist() == [9, 9]
   for target, message in (
-    ('label', 'the label of an image file is not known'),
-    ('10', 'small has the classes 0 to 9'),
+    ('label', 'label, which an image file does not have'),
+    ('10', 'from 0 to 9, the classes of small'),
     ('-1', 'expected predicted, label or a class id'),
     ('best', 'expected predicted, label or a class id'),
   ):
@@ -253,7 +253,7 @@ def test_networks_that_cannot_be_compared(small, large, restored, data_dir):
   with pytest.raises(UsageError, match='digits/test, train on digits/train'):
     gradcam.check_agree([restored, train], by_index=True)
   other = changed(restored, eval_transform=parse_transform('standardize'))
-  with pytest.raises(UsageError, match="sees images after '', small after"):
+  with pytest.raises(UsageError, match="is '', that of small"):
     gradcam.check_agree([restored, other], by_index=True)
   larger = gradcam.network(load_run(large, data_dir=data_dir), 'large')
   with pytest.raises(UsageError, match=r'\[8, 8, 1\], those of large \[16, 16'):

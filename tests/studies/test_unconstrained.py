@@ -87,7 +87,7 @@ def test_it_writes_and_prints(run_program, tmp_path):
     ({'alphas': [1.5]}, 'alpha is 1.5; expected from 0 to 1'),
     ({'objectives': ['ce', 'mse']}, "objectives is 'mse'; expected one of"),
     ({'dim': 2}, 'dim is 2'),
-    ({'lambda_w': 100.0}, 'and the minimiser 0 from 1 on'),
+    ({'lambda_w': 100.0}, 'expected below 1, as the minimiser'),
   ],
 )
 def test_problems_that_cannot_be(changes, message):

@@ -53,7 +53,7 @@ def test_resolved_is_locked():
     ({'seed': -1}, r'config\.seed is -1'),
     ({'model': 'resnet50'}, r'config\.model is .*expected a mapping'),
     ({'objective': {'alpha': 1}}, r'config\.objective is .*with a name'),
-    ({'optimizer': 'sgd'}, r'config\.optimizer is .*expected fields'),
+    ({'optimizer': 'sgd'}, r'config\.optimizer is .*expected a mapping of'),
     ({'batch_size': 0}, r'config\.batch_size is 0'),
     ({'eval_batch_size': -3}, r'config\.eval_batch_size is -3'),
     ({'keep_checkpoints': 0}, r'config\.keep_checkpoints is 0'),
@@ -83,7 +83,7 @@ def test_resolved_is_locked():
     ({'schedule': {'cosine_from': 'end'}}, 'expected one of warmup, start'),
     ({'loss_scale': 0.0}, r'config\.loss_scale is 0'),
     ({'diagnostics_every': 5}, r'config\.diagnostics_every is 5 \(int\)'),
-    ([], 'a mapping of fields, not a list'),
+    ([], 'config is a list; expected a mapping of fields'),
   ],
 )
 def test_refuses_in_one_line(given, message):

@@ -319,7 +319,7 @@ class TestInitFrom:
 
   @pytest.mark.parametrize(
     ('width', 'message'),
-    [(8, 'its width is 4, here it is 8'), (4, 'not the work directory')],
+    [(8, 'width is 4 there and 8 here'), (4, 'not the work directory')],
   )
   def test_refuses_before_it_writes(
     self, trained, data_dir, tmp_path, width, message

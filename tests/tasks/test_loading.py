@@ -130,7 +130,10 @@ def test_what_is_not_there_is_one_line(workdir, data_dir, tmp_path):
   for call, message in (
     (lambda: tasks.load_run(tmp_path, **load), 'no config.json'),
     (lambda: tasks.load_run(path, 7, **load), 'no checkpoint of step 7'),
-    (lambda: tasks.load_run(bbn, weights='ema'), "weights is 'ema'; the run"),
+    (
+      lambda: tasks.load_run(bbn, weights='ema'),
+      "weights is 'ema', but the run",
+    ),
     (lambda: tasks.load_run(path, weights='mean'), "weights is 'mean'"),
     (lambda: tasks.load_run(path, split='no', **load), "'no'"),
   ):

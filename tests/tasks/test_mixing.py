@@ -271,7 +271,7 @@ def test_refuses(settings, message):
 
 
 def test_refuses_an_odd_part_of_a_batch():
-  with pytest.raises(UsageError, match='has 3; expected an even number'):
+  with pytest.raises(UsageError, match='has 3 examples; expected an even'):
     mix(KEY, np.zeros((3, 4, 4, 1)), np.zeros(3, int), 2, mixup=1.0)
   mixing = Mixing(mixup=1.0)
   told = {'name': 'ce', 'num_classes': 3, 'batch_size': 12}

@@ -98,7 +98,7 @@ def test_a_run_without_averages(file, data_dir, tmp_path):
   assert state.ema is None
   out = tmp_path / 'out.safetensors'
   for options, message in (
-    ({'weights': 'ema'}, 'the run in .* keeps no averaged'),
+    ({'weights': 'ema'}, 'the run in .* has no averaged'),
     ({'step': 3}, 'no checkpoint of step 3'),
   ):
     with pytest.raises(UsageError, match=message):
@@ -117,9 +117,7 @@ def test_it_is_not_taken_for_a_run_from_scratch(file, data_dir, tmp_path):
   with pytest.raises(UsageError, match=r'init_from: .*imported. there, None'):
     directory.check(resolve(CONFIG))
   directory.check(resolve({**CONFIG, 'init_from': str(path)}))
-  with pytest.raises(
-    UsageError, match=r'imported is there already; choose another$'
-  ):
+  with pytest.raises(UsageError, match=r'imported exists; choose another$'):
     imported(file, path, data_dir)
 
 
@@ -146,7 +144,7 @@ def test_classes_in_another_order(run, file, data_dir, tmp_path):
       'init_from is .runs/other.; exp',
     ),
     ({'model': {'name': 'resnet8', 'width': 8}}, {}, r'\[4\] in the weights'),
-    ({'model': {'name': 'alexnet_cifar'}}, {}, 'no names in PyTorch are known'),
+    ({'model': {'name': 'alexnet_cifar'}}, {}, 'has no known PyTorch names'),
     ({}, {'key': 'model'}, 'has no keys of checkpoints'),
     ({}, {'prefix': 'net.'}, "no name in the weights begins with 'net.'"),
     ({}, {'class_order': 'no_such.txt'}, r'no_such\.txt cannot be read'),

@@ -116,12 +116,12 @@ def test_a_head_of_another_size_stays_fresh(build, trained, monkeypatch):
 @pytest.mark.parametrize(
   ('model', 'message'),
   [
-    ({'name': 'resnet8', 'width': 8}, 'its width is 4, here it is 8'),
+    ({'name': 'resnet8', 'width': 8}, 'width is 4 there and 8 here'),
     (
       {'name': 'resnet18', 'width': 4, 'stem': 'cifar'},
-      "its name is 'resnet8', here it is 'resnet18'",
+      "name is 'resnet8' there and 'resnet18' here",
     ),
-    ({'name': 'vit_tiny', 'patch_size': 4}, "here it is 'vit_tiny'"),
+    ({'name': 'vit_tiny', 'patch_size': 4}, "and 'vit_tiny' here"),
     # The same parameters, another network.
     (
       {'name': 'resnet8', 'width': 4, 'blur_pool': True},
@@ -146,7 +146,7 @@ def test_a_file_of_another_kind(build, tmp_path):
   shapes = jax.eval_shape(build().init_state)
   with pytest.raises(UsageError, match=r'ends with \.pth, \.pt, \.ckpt') as e:
     init_from(shapes, path, MODEL)
-  assert str(e.value).startswith(f'config.init_from: {path}: expected a work')
+  assert str(e.value).startswith(f'config.init_from is {path}; expected a work')
 
 
 def test_a_smaller_model_is_not_taken_for_the_same(build, trained):
@@ -166,9 +166,7 @@ def test_a_head_that_sees_other_features_is_another_model(build, trained):
   kernel = jax.ShapeDtypeStruct((7, 13), np.float32)
   bias = jax.ShapeDtypeStruct((13,), np.float32)
   params = {**shapes.params, 'head': {'kernel': kernel, 'bias': bias}}
-  with pytest.raises(
-    UsageError, match=r'head/kernel is .*, here it is \[7, 13'
-  ):
+  with pytest.raises(UsageError, match=r'head/kernel is .* there and \[7, 13'):
     init_from(shapes.replace(params=params), path, MODEL)
 
 
@@ -230,7 +228,7 @@ class TestFiles:
   def test_refuses_what_does_not_fit(self, build, file, tmp_path):
     shapes = jax.eval_shape(build(model={**MODEL, 'width': 8}).init_state)
     for path, message in (
-      (file, r'init_from: \S+\.safetensors: bn1.bias: \[4\] in the'),
+      (file, r'init_from: \S+\.safetensors: bn1.bias is \[4\] in the'),
       (tmp_path / 'none.pth', r'init_from: \S+\.pth: no file'),
     ):
       with pytest.raises(UsageError, match=message):

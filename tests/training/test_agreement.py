@@ -29,7 +29,7 @@ def test_what_must_be_the_same(monkeypatch):
   dataset, changes = {'num_threads': 3, 'in_memory': False}, {}
   agreement.require_same(resolve({}), train_examples=3)
   changes = {'train_examples': 4}
-  with pytest.raises(UsageError, match=r'same \(train examples: 3 and 4\)'):
+  with pytest.raises(UsageError, match=r'differ \(train examples: 3 and 4\)'):
     agreement.require_same(resolve({}), train_examples=3)
   dataset = {'name': 'glyphs'}
   with pytest.raises(UsageError, match=r"name: 'digits' and 'glyphs'; train"):

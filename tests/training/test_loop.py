@@ -247,8 +247,8 @@ def test_what_depends_on_the_number_of_devices_is_said(
 ):
   changes = {'batch_norm': 'per_device', 'duration': '8 steps'}
   line = (
-    'trained on 1 devices before and on 2 now: with config.batch_norm '
-    "'per_device' the results depend on their number"
+    'trained on 1 devices before and on 2 now; with config.batch_norm '
+    "'per_device', the results depend on their number"
   )
   interrupt_at(monkeypatch, 6)
   for devices, resumes in ((1, False), (1, True), (2, True)):

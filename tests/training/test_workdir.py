@@ -46,7 +46,7 @@ def test_another_config_is_refused_and_nothing_changes(tmp_path):
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
   (tmp_path / 'thesis.tex').write_text('!')
-  with pytest.raises(UsageError, match='holds no run'):
+  with pytest.raises(UsageError, match='has no run'):
     Workdir(tmp_path).check(CONFIG)
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
   with pytest.raises(UsageError, match='is a file'):

@@ -337,8 +337,8 @@ def check_size(values: np.ndarray, name: str) -> None:
   top = float(max(values.max(), -values.min()))
   if top and not _SMALLEST <= top <= _LARGEST:
     raise UsageError(
-      f'the largest of {name} is {top:.3g} in size; expected from '
-      f'{_SMALLEST:g} to {_LARGEST:g}, or 0: scale them'
+      f'the largest absolute value of {name} is {top:.3g}; expected 0, or '
+      f'from {_SMALLEST:g} to {_LARGEST:g}; scale them'
     )
 
 

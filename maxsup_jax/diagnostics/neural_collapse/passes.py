@@ -200,8 +200,8 @@ class ClassMeans(NamedTuple):
     if (spread < _SMALLEST).any() or (spread > _LARGEST).any():
       raise UsageError(
         f'the class means differ by {spread[0]:.1g}; expected from '
-        f'{_SMALLEST:g} to {_LARGEST:g}, as squares are float32: scale the '
-        'features'
+        f'{_SMALLEST:g} to {_LARGEST:g}, as their squares are float32; scale '
+        'the features'
       )
     return between
 

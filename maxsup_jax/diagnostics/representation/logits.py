@@ -1,4 +1,4 @@
-"""What an objective did to logits: their density, size and spread."""
+"""What an objective did to the logits: their density, size and spread."""
 
 import dataclasses
 import functools
@@ -106,7 +106,8 @@ def logit_density(
     h = _rule(bandwidth, len(values), squares)
     if not h > 0:
       raise UsageError(
-        'the logits are all equal: give the bandwidth as a number'
+        'the logits are all equal, so no bandwidth follows from them; give '
+        'it as a number'
       )
   if h < 2 * width:
     raise UsageError(

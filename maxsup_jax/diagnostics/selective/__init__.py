@@ -1,4 +1,4 @@
-"""Selective classification: accept the surest predictions, and count errors.
+"""Selective classification: accept confident predictions and count errors.
 
 A confidence is a number per example, larger is surer; `scores` computes those
 of logits that are in use, and `fit_pnorm` fits one. `risk_coverage` sorts the

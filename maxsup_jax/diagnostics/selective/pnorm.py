@@ -131,7 +131,7 @@ def fit_pnorm(
   wrong = errors(logits, labels)
   grid = tuple(grid)
   if not grid:
-    raise UsageError('grid is empty; expected norms to try')
+    raise UsageError('grid is empty; expected at least one norm')
   exponents = tuple(_exponent(p) for p in grid)
   msp_aurc = _aurc(scores(logits, ('msp',))['msp'], wrong)
   if centered and checks.class_scores(logits).shape[1] == 2:
@@ -161,8 +161,8 @@ def _normalizable(logits: ArrayLike) -> np.ndarray:
   logits = checks.array(logits, 'logits')
   if logits.ndim == 1 or logits.shape[1:] == (1,):
     raise UsageError(
-      'the single logit of a binary classifier cannot be normalised: its sign '
-      'is all that would be left; use the MSP'
+      'the single logit of a binary classifier cannot be normalised, as '
+      'only its sign would remain; use the MSP'
     )
   return checks.class_scores(logits)
 

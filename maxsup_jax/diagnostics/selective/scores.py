@@ -209,7 +209,7 @@ def pool_pixels(
   if logits.ndim < 2 or logits.shape[:-1] != labels.shape:
     raise UsageError(
       f'the shapes of logits, {logits.shape}, and labels, {labels.shape}, do '
-      'not fit; expected [..., classes] and [...]'
+      'not match; expected [..., classes] and [...]'
     )
   labels = labels.reshape(-1)
   if ignore_label is None:

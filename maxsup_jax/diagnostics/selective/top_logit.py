@@ -131,7 +131,9 @@ def expected_suppression(
   alpha = number('alpha', alpha)
   P = checks.shares(error_probability, 'error_probability')
   if (target == 'soft') != (top_probability is not None):
-    raise UsageError("top_probability belongs to target='soft', and only there")
+    raise UsageError(
+      "top_probability belongs to target='soft'; give both or neither"
+    )
   if target == 'maxsup':
     return np.full(P.shape, alpha * (1 - 1 / K))
   if top_probability is None:

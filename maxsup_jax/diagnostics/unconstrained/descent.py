@@ -134,7 +134,7 @@ def gradient_descent(
   if record is not None:
     recorded = checks.class_ids(record, steps + 1, 'record')
     if (np.diff(recorded) <= 0).any():
-      raise UsageError('record does not increase; expected increasing steps')
+      raise UsageError('record is not increasing; expected increasing steps')
   with _double_precision():
     measured = _descend(
       _start(problem, seed, scale),
@@ -148,7 +148,7 @@ def gradient_descent(
   if bad.any():
     raise UsageError(
       f'gradient descent diverged before step {recorded[bad.argmax()]}; '
-      f'learning_rate is {learning_rate}, try a smaller one'
+      f'learning_rate is {learning_rate}; try a smaller one'
     )
   return Trajectory(
     problem=problem,

@@ -81,7 +81,7 @@ class Problem:
     one_of('objective', self.objective, OBJECTIVES)
     if self.objective == 'ce' and self.alpha:
       raise UsageError(
-        f'alpha is {self.alpha}; the objective ce has none, expected 0'
+        f'alpha is {self.alpha}; expected 0, as the objective ce has none'
       )
     if self.objective == 'ls' and self.alpha > 1:
       raise UsageError(
@@ -306,8 +306,8 @@ def hessian_spectrum(problem: Problem) -> HessianSpectrum:
   """
   if problem.trivial:
     raise UsageError(
-      f'the minimiser is W = H = 0, as epsilon + alpha is '
-      f'{problem.epsilon + problem.alpha:.6g}; the spectrum is for less than 1'
+      f'epsilon + alpha is {problem.epsilon + problem.alpha:.6g}, so the '
+      'minimiser is W = H = 0; expected below 1'
     )
   K, n, outside = (
     problem.num_classes,

@@ -102,7 +102,7 @@ def test_bad_input_is_one_line(logits, labels):
     ({'bandwidth': 'best'}, "bandwidth is 'best'; expected one of scott"),
     ({'bandwidth': 0}, 'bandwidth is 0; expected above 0'),
     ({'logits': logits * np.nan}, r'logits\[0, 0\] is nan'),
-    ({'logits': np.ones((4, 3))}, 'the logits are all equal: give'),
+    ({'logits': np.ones((4, 3))}, 'the logits are all equal, so'),
   ):
     with pytest.raises(UsageError, match=message):
       logit_density(**{'logits': logits} | arguments)

@@ -109,7 +109,7 @@ def test_thresholds():
     ({'scale': math.nan}, 'scale is nan'),
     ({'seed': None}, 'seed is None'),
     ({'steps': 4, 'record': [0, 5]}, 'record.1. is 5; expected from 0 to 4'),
-    ({'record': [2, 2]}, 'record does not increase'),
+    ({'record': [2, 2]}, 'record is not increasing'),
     ({'record': []}, 'record has the dtype'),
     ({'learning_rate': 1e9, 'steps': 200}, 'diverged before step'),
   ],

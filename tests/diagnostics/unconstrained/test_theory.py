@@ -59,7 +59,7 @@ def test_the_objective_is_that_of_the_losses(x64, objective, alpha):
     ({'per_class': 0}, 'per_class is 0'),
     ({'dim': 2}, 'dim is 2; expected an integer, at least 3'),
     ({'objective': 'mse'}, "objective is 'mse'; expected one of ce, ls, max"),
-    ({'alpha': 0.1}, 'alpha is 0.1; the objective ce has none'),
+    ({'alpha': 0.1}, 'alpha is 0.1; expected 0, as'),
     ({'objective': 'ls', 'alpha': 1.01}, 'alpha is 1.01; expected from 0 to 1'),
     ({'lambda_w': 0.0}, 'lambda_w is 0.0; expected from 1e-100 to 1e'),
     ({'lambda_h': None}, 'lambda_h is None'),
