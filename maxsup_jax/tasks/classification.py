@@ -98,8 +98,8 @@ class Classification:
     """Classes with many, medium and few training examples, of a long tail."""
     if self.config.dataset.imbalance is None:
       return None
-    assert isinstance(self.train_source, data.LongTailedSource)
-    return metrics.shot_groups(self.train_source.counts)
+    source: Any = self.train_source  # A `LongTailedSource`.
+    return metrics.shot_groups(source.counts)
 
   def init_variables(self, key: jax.Array) -> dict[str, Any]:
     """Fresh parameters and statistics."""

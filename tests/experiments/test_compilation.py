@@ -32,6 +32,7 @@ def start(run_program, workdir, *arguments):
   return first_step(err)
 
 
+@pytest.mark.slow
 def test_by_default_it_is_kept_beside_the_work_directory(run_program, tmp_path):
   seconds, compiled, read = start(run_program, tmp_path / 'one')
   assert seconds > 0.1

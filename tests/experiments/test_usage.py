@@ -308,7 +308,7 @@ def test_a_card_that_cannot_be_loaded(tmp_path, text, message):
     _cli.load_card(str(card))
 
 
-def test_digits_card_knows_every_loss_and_model(data_dir):
+def test_digits_card_knows_every_loss_and_kind_of_model(data_dir):
   from configs import common
 
   get_config = runpy.run_path('configs/digits.py')['get_config']
@@ -316,7 +316,9 @@ def test_digits_card_knows_every_loss_and_model(data_dir):
     assert common.model_options(model).items() <= entry.options.items()
   cards = [f'loss={loss}' for loss in common.OBJECTIVES]
   cards += [f'loss={loss},alpha=linear' for loss in ('ce', 'ls', 'maxsup')]
-  cards += [f'model={model},seed=3' for model in MODELS]
+  # Larger ones of a kind differ in their numbers of layers alone.
+  large = {'resnet34', 'resnet50', 'resnet101', 'vit_small', 'vit_base'}
+  cards += [f'model={m},seed=3' for m in MODELS if m not in large]
   for card in cards:
     run = tasks.build(resolve(get_config(card)), data_dir=data_dir)
     assert run.total_steps == 30 * (1442 // 64)
