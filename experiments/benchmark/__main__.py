@@ -9,25 +9,17 @@ same round. Nothing is timed before it was found to compute the same as what it
 is compared with. The suites:
 
   step         the training step with cross-entropy, label smoothing and MaxSup,
-               of `experiments.train`, on all devices, on synthetic images that
-               lie there already; needs neither datasets nor grain.
+               on all devices, on synthetic images that lie there already.
   train        the step of ResNet-50 and DeiT-S beside the same in PyTorch,
-               plain, channels_last and through torch.compile; the ratio is
-               about the fastest. On a CPU also what else XLA offers there.
+               plain, channels_last and through torch.compile.
   losses       value and gradient of each loss against optax's cross-entropy,
                the loss as one would write it with optax, and PyTorch. With
                --target=tpu they are compiled for a TPU v5e on a machine without
                one, and not timed; that needs `pip install libtpu`.
   diagnostics  the tables of a report, the bootstrap and neural collapse.
-  pipeline     images/s from JPEG files to batches, beside PIL and, where they
-               are installed, torchvision and tf.data; and each stage alone.
+  pipeline     images/s from JPEG files to batches, beside PIL.
   start        from the command of a run to its first step, without and with the
                programs that an earlier start has compiled; and `--help`.
-
-FLOPs "as written" are XLA's count before it optimises, without multiplications
-with padding; "as compiled" lacks, on GPUs, what XLA hands to cuBLAS and cuDNN
-(github.com/jax-ml/jax/issues/22249). Numbers of different machines compare only
-with the same flags.
 """
 
 import importlib
@@ -39,10 +31,20 @@ from experiments import _cli, _processes
 from maxsup_jax import files
 from maxsup_jax.errors import one_of
 
+# The flags of each. The module of that name has `measure`, which takes them and
+# gives the sections `settings` and `results` of the record, and `describe`,
+# which gives a record as lines.
+SUITES = {
+  'step': ('model', 'batch_size', 'rounds'),
+  'train': ('model', 'batch_size', 'rounds'),
+  'losses': ('target', 'shapes', 'losses', 'rounds'),
+  'diagnostics': ('rounds',),
+  'pipeline': ('rounds',),
+  'start': ('rounds',),
+}
+
 _SUITE = flags.DEFINE_string(
-  'suite',
-  'step',
-  'What to measure: step, train, losses, diagnostics, pipeline, start.',
+  'suite', 'step', f'What to measure: {", ".join(SUITES)}.'
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -50,68 +52,12 @@ _OUT = flags.DEFINE_string(
   'Write everything, including each round, to this file as JSON; empty for '
   'none (default: runs/benchmark-SUITE.json).',
 )
-for _name, _text in {
-  'model': 'A name of maxsup_jax.models. step: resnet18 on CPU, else resnet50. '
-  'train: resnet50 and vit_small.',
-  'dtype': 'step, train: of the computation; float32 on CPU, else bfloat16. '
-  'losses: of the logits; float32.',
-  'target': 'losses: here, or tpu to compile for a TPU without one.',
-  'card': 'start: the run card; configs/digits.py.',
-}.items():
-  flags.DEFINE_string(_name, None, _text)
-for _name, _text in {
-  'shapes': 'Examples x classes. losses: 4096x1000,1024x21843,8192x32000. '
-  'diagnostics: 50000x1000.',
-  'losses': 'losses: some of them; all.',
-  'variants': 'train: how PyTorch runs: plain, channels_last, compiled; all of '
-  'them. On GPUs channels_last, compiled, max_autotune.',
-}.items():
-  flags.DEFINE_list(_name, None, _text)
-for _name, _low, _text in (
-  (
-    'image_size',
-    1,
-    'Side of the images. step: 32 on CPU, else 224; below 64 a ResNet has the '
-    'stem for CIFAR. train, pipeline: 224.',
-  ),
-  (
-    'batch_size',
-    1,
-    'step: images in a step, over all devices; 16 a device on CPU, else 256. '
-    'train: 8 on CPU, else 256. pipeline: 64. diagnostics: rows in an update '
-    'of neural collapse; 4096.',
-  ),
-  ('num_classes', 2, 'step: 100 on CPU, else 1000. train: 1000.'),
-  (
-    'rounds',
-    2,
-    'How often all take turns. losses: what takes a minute, but 5 to 20.',
-  ),
-  (
-    'steps_per_round',
-    1,
-    'Steps of each in a round. step, train: 1 on CPU, else 20. pipeline: 3. '
-    'losses: what takes some time.',
-  ),
-  ('features', 1, 'diagnostics: of an example; 2048.'),
-  ('resamples', 1, 'diagnostics: of the bootstrap; 1000.'),
-):
-  flags.DEFINE_integer(_name, None, _text, lower_bound=_low)
-
-_TURNS = ('rounds', 'steps_per_round')
-_STEP = ('model', 'image_size', 'batch_size', 'num_classes', 'dtype', *_TURNS)
-
-# The flags of each. The module of that name has `measure`, which takes them and
-# gives the sections `settings` and `results` of the record, and `describe`,
-# which gives a record as lines.
-SUITES = {
-  'step': _STEP,
-  'train': (*_STEP, 'variants'),
-  'losses': ('target', 'shapes', 'losses', 'dtype', *_TURNS),
-  'diagnostics': ('shapes', 'features', 'batch_size', 'resamples', 'rounds'),
-  'pipeline': ('image_size', 'batch_size', *_TURNS),
-  'start': ('card', 'rounds'),
-}
+flags.DEFINE_string('model', None, 'step, train: a name of maxsup_jax.models.')
+flags.DEFINE_string('target', None, 'losses: tpu, to compile for one.')
+flags.DEFINE_list('shapes', None, 'losses: examples x classes, as 4096x1000.')
+flags.DEFINE_list('losses', None, 'losses: some of them; all.')
+flags.DEFINE_integer('batch_size', None, 'step, train: images in a step.', 1)
+flags.DEFINE_integer('rounds', None, 'How often all take turns.', 2)
 
 
 def _given(suite):

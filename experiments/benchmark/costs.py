@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -58,113 +58,66 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
   return None if tflops is None else tflops * 1e12
 
 
-def memory_bandwidth(device_kind: str) -> float | None:
-  """The peak of one device's memory in bytes/s; None if not known."""
-  known = _DEVICES.get(device_kind)
-  return known and known.bandwidth * 1e9
-
-
 def memory_capacity(device_kind: str) -> int | None:
   """The bytes of a TPU's memory, not all for programs; None if not known."""
   known = _DEVICES.get(device_kind)
   return known and known.gibibytes and known.gibibytes * 2**30
 
 
-def peak_memory(devices: Sequence[jax.Device]) -> int | None:
-  """The most bytes ever in use on one of the devices; None if not known."""
-  stats = [device.memory_stats() or {} for device in devices]
-  peaks = [s['peak_bytes_in_use'] for s in stats if 'peak_bytes_in_use' in s]
-  return max(peaks, default=None)
-
-
 def compile_step(
   step: Callable, mapped: Any, state: Any, batch: Any
 ) -> tuple[Any, dict[str, Any]]:
-  """Compiles a training step, and reads what the compiler says.
+  """Compiles a training step, `mapped` over the devices.
 
-  Args:
-    step: the per-device step.
-    mapped: the same over the devices.
-    state: as on the devices, with their axis in front, or its shapes.
-    batch: likewise.
+  State and batch are as on the devices, with their axis in front, or shapes.
 
   Returns:
-    The program, None where memory is missing, and a part of a record: of the
-    program no more is known then than what it needs.
+    The program, None where memory is missing, and a part of a record.
   """
-  start = time.perf_counter()
   lowered = mapped.lower(state, batch)
-  middle = time.perf_counter()
+  start = time.perf_counter()
   program, lacks = compile_or_lack(lowered.compile)
+  seconds = time.perf_counter() - start
   return program, {
-    'lower_seconds': middle - start,
-    'compile_seconds': time.perf_counter() - middle,
+    'compile_seconds': seconds,
     'fits': program is not None,
     'lacks': lacks,
-    'flops_per_device': {
-      'as_written': flops_as_written(step, state, batch),
-      'as_compiled': program and flops(program),
-    },
-    'bytes_accessed_per_device': program and bytes_accessed(program),
+    'flops_per_device': {'as_written': flops_as_written(step, state, batch)},
+    'bytes_accessed_per_device': (
+      program and counted(program, 'bytes accessed')
+    ),
     'memory_bytes_per_device': program and memory(program),
   }
 
 
-def compile_or_lack(
-  compile: Callable[[], Any],
-) -> tuple[Any, dict[str, Any] | None]:
-  """Compiles, or says how much memory was missing.
-
-  Returns:
-    The program and None; or None and what the compiler said: `message`, and
-    where it tells them the bytes `needed` and `available`.
-  """
+def compile_or_lack(compile: Callable[[], Any]) -> tuple[Any, str | None]:
+  """Gives the program and None; or None and what is said of the memory."""
   try:
     return compile(), None
   except jax.errors.JaxRuntimeError as error:
-    message = one_line(error)
-    if 'RESOURCE_EXHAUSTED' not in message:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-  size = r'([\d.]+)([KMGT]?)'
-  found = re.search(
-    rf'\({size}\) exceeds available HBM \({size}\)', message
-  ) or re.search(rf'Used {size} of {size} hbm', message)
-  lacks = {'needed': None, 'available': None, 'message': message[:500]}
-  if found:
-    scale = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-    lacks['needed'] = round(float(found[1]) * scale[found[2]])
-    lacks['available'] = round(float(found[3]) * scale[found[4]])
-  return None, lacks
+    return None, one_line(error)[:500]
 
 
 def flops_as_written(step: Callable, state: Any, batch: Any) -> float | None:
   """XLA's count of the FLOPs of one device's part of a step, not optimised.
 
-  Only the CPU backend counts before it compiles, so it is asked everywhere;
-  None where JAX runs without it.
+  Only the CPU backend counts before it compiles, so it is asked everywhere.
   """
   try:
     cpu = jax.local_devices(backend='cpu')[0]
-  except RuntimeError:
+  except RuntimeError:  # JAX runs without it.
     return None
   one_device = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), (state, batch)
   )
   with jax.default_device(cpu):
-    return flops(Devices([cpu]).map(step).lower(*one_device))
+    return counted(Devices([cpu]).map(step).lower(*one_device), 'flops')
 
 
-def flops(program: Any) -> float | None:
+def counted(program: Any, name: str) -> float | None:
   """XLA's count for a lowered or compiled program, on one device."""
-  return _counted(program, 'flops')
-
-
-def bytes_accessed(program: Any) -> float | None:
-  """XLA's count of what a compiled program reads and writes in memory."""
-  return _counted(program, 'bytes accessed')
-
-
-def _counted(program, name):
   count = (program.cost_analysis() or {}).get(name, 0)
   return float(count) if count > 0 else None  # -1 stands for unknown
 
@@ -184,18 +137,6 @@ def memory(compiled: Any) -> dict[str, int] | None:
   return {**parts, 'total': sum(parts.values()) - 2 * parts['aliased']}
 
 
-def rate(
-  flops: float | None, seconds: float, peak: float | None
-) -> dict[str, float | None]:
-  """FLOP/s, and their share of the peak; None for what is not known."""
-  per_second = None if flops is None else flops / seconds
-  known = per_second is not None and peak is not None
-  return {
-    'flops_per_second_per_device': per_second,
-    'share_of_peak': per_second / peak if known else None,
-  }
-
-
 def bound(
   flops: float | None,
   accessed: float | None,
@@ -206,24 +147,21 @@ def bound(
 ) -> dict[str, Any]:
   """What a step takes at least, at the peaks of one device.
 
-  A bound by the compiler's counts for one device, and no measurement: FLOPs as
-  written at the peak rate, and every access at the bandwidth of the memory,
-  both at once. What is not known is None.
+  By the compiler's counts: FLOPs at the peak rate, and every access at the
+  bandwidth of the memory, both at once. What is not known is None.
   """
-  peak, bandwidth = (
-    peak_flops(device_kind, dtype),
-    memory_bandwidth(device_kind),
-  )
-  compute = flops / peak if flops and peak else None
-  memory = accessed / bandwidth if accessed and bandwidth else None
-  known = compute is not None and memory is not None
-  step = max(compute, memory) if known else None
+  peak, known = peak_flops(device_kind, dtype), _DEVICES.get(device_kind)
+  parts = {
+    'compute': flops / peak if flops and peak else None,
+    'memory': accessed / known.bandwidth / 1e9 if accessed and known else None,
+  }
+  limit = None if None in parts.values() else max(parts, key=parts.get)
+  step = limit and parts[limit]
   return {
-    'compute_seconds': compute,
-    'memory_seconds': memory,
+    **{f'{name}_seconds': seconds for name, seconds in parts.items()},
     'step_seconds': step,
-    'limit': ('compute' if compute >= memory else 'memory') if known else None,
-    'images_per_second': batch_size / step if known else None,
+    'limit': limit,
+    'images_per_second': step and batch_size / step,
   }
 
 
@@ -242,9 +180,7 @@ def hardware() -> dict[str, Any]:
 
 def _host_cpu() -> str | None:
   """The name of the host's processor, where Linux tells it."""
-  try:
-    text = pathlib.Path('/proc/cpuinfo').read_text()
-  except OSError:
-    return None
-  names = [x for x in text.splitlines() if x.startswith('model name')]
-  return names[0].partition(':')[2].strip() if names else None
+  path = pathlib.Path('/proc/cpuinfo')
+  text = path.read_text() if path.exists() else ''
+  found = re.search(r'^model name\s*: (.*)$', text, re.MULTILINE)
+  return found and found[1].strip()

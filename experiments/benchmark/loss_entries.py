@@ -1,10 +1,7 @@
-"""The losses that the suite `losses` measures, a row each.
-
-To add one, add a row to `LOSSES`. Whatever a row names as its competitor must
-compute the same values: the suite refuses to time it otherwise.
-"""
+"""The losses that the suite `losses` measures: to add one, add a row."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,55 +14,39 @@ ALPHA, GAMMA, MARGIN, TAU = 0.1, 2.0, 1.0, 0.04
 
 
 class Entry(NamedTuple):
-  """A row of `LOSSES`.
+  """A row of `LOSSES`: a title, and functions that compute the same.
 
-  A loss is a function of logits `[B, K]`, of class ids `[B]` and of what
-  `extras` made (None without it), and gives one value per example. It is
-  differentiated with respect to the logits only.
-
-  Attributes:
-    title: what the report calls it.
-    loss: the loss of this package.
-    extras: makes the further arrays that the loss takes, any tree of them, of
-      a random key, B and K. It is compiled, and its arrays are no constants of
-      the loss.
-    largest_classes: the largest K at which it is measured; None for any.
-    composition: the same loss as one would write it without this package.
-    torch: likewise in PyTorch, the module being its first argument.
+  Each is a function of logits `[B, K]`, of class ids `[B]` and, if there is
+  `extras`, of what that made of a random key, B and K, and gives one value per
+  example: the loss of this package, the same as one would write it without
+  this package, and likewise in PyTorch, the module being its first argument.
   """
 
   title: str
   loss: Callable[..., jax.Array]
-  extras: Callable[[jax.Array, int, int], Any] | None = None
-  largest_classes: int | None = None
   composition: Callable[..., jax.Array] | None = None
   torch: Callable[..., Any] | None = None
+  extras: Callable[[jax.Array, int, int], Any] | None = None
 
 
-def baseline(logits, labels, extras=None):
+def baseline(logits, labels):
   """What every loss is compared with."""
-  del extras
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _smoothed_one_hot(logits, labels, _):
-  labels_BK = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-  return optax.softmax_cross_entropy(
-    logits, optax.smooth_labels(labels_BK, ALPHA)
-  )
+def _smoothed_one_hot(z, y):
+  labels_BK = jax.nn.one_hot(y, z.shape[-1], dtype=z.dtype)
+  return optax.softmax_cross_entropy(z, optax.smooth_labels(labels_BK, ALPHA))
 
 
-def _torch_cross_entropy(torch, logits, labels, **options):
-  return torch.nn.functional.cross_entropy(
-    logits, labels, reduction='none', **options
-  )
+def _torch_ce(torch, z, y, **options):
+  return torch.nn.functional.cross_entropy(z, y, reduction='none', **options)
 
 
-def _torch_maxsup(torch, logits, labels, _):
+def _torch_maxsup(torch, z, y):
   """As in the authors' code, but for the mean over the examples."""
-  top = logits.topk(1, -1).values.squeeze(-1)
-  penalty = top - logits.mean(-1)
-  return _torch_cross_entropy(torch, logits, labels) + ALPHA * penalty
+  penalty = z.topk(1, -1).values.squeeze(-1) - z.mean(-1)
+  return _torch_ce(torch, z, y) + ALPHA * penalty
 
 
 def _random_logits(key, batch, classes):
@@ -77,156 +58,102 @@ def _soft_labels(key, batch, classes):
   return jax.nn.softmax(jax.random.normal(key, (classes, classes)))
 
 
-def _focal(logits, labels, _):
+def _focal(z, y):
   """What a user writes first; loses its digits as the probability nears 1."""
-  surprise = baseline(logits, labels)
+  surprise = baseline(z, y)
   return (1 - jnp.exp(-surprise)) ** GAMMA * surprise
 
 
-def _torch_focal(torch, logits, labels, _):
-  surprise = _torch_cross_entropy(torch, logits, labels)
-  return (1 - torch.exp(-surprise)) ** GAMMA * surprise
+def _with_entropy(z, y):
+  log_q = jax.nn.log_softmax(z)
+  return baseline(z, y) + ALPHA * jnp.sum(jnp.exp(log_q) * log_q, -1)
 
 
-def _with_entropy(logits, labels, _):
-  log_q = jax.nn.log_softmax(logits)
-  entropy = -jnp.sum(jnp.exp(log_q) * log_q, -1)
-  return baseline(logits, labels) - ALPHA * entropy
+def _with_margin(z, y):
+  gaps = z.max(-1, keepdims=True) - z
+  return baseline(z, y) + ALPHA * jax.nn.relu(gaps - MARGIN).mean(-1)
 
 
-def _with_margin(logits, labels, _):
-  gaps = logits.max(-1, keepdims=True) - logits
-  penalty = jax.nn.relu(gaps - MARGIN).mean(-1)
-  return baseline(logits, labels) + ALPHA * penalty
+def _normalized(z, y):
+  norm = jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-7
+  return baseline(z / norm / TAU, y)
 
 
-def _torch_with_margin(torch, logits, labels, _):
-  gaps = logits.max(-1, keepdim=True).values - logits
-  penalty = torch.relu(gaps - MARGIN).mean(-1)
-  return _torch_cross_entropy(torch, logits, labels) + ALPHA * penalty
+def _mixed(z, y, targets):
+  return 0.5 * baseline(z, y) + 0.5 * optax.softmax_cross_entropy(z, targets)
 
 
-def _normalized(logits, labels, _):
-  norm = jnp.linalg.norm(logits, axis=-1, keepdims=True) + 1e-7
-  return baseline(logits / norm / TAU, labels)
+def _regularization_only(z, y):
+  penalty = losses.smoothing_regularization(z, y, ALPHA, normalization='below')
+  return losses.cross_entropy(z, y) + penalty
 
 
-def _distilled(logits, labels, teacher_logits):
-  teacher_BK = jax.nn.softmax(teacher_logits)
-  imitation = optax.softmax_cross_entropy(logits, teacher_BK)
-  return 0.5 * baseline(logits, labels) + 0.5 * imitation
+def _amplification_only(z, y):
+  penalty = losses.error_amplification(z, y, ALPHA, normalization='above')
+  return losses.cross_entropy(z, y) + penalty
 
 
-def _torch_distilled(torch, logits, labels, teacher_logits):
-  imitation = torch.nn.functional.cross_entropy(
-    logits, teacher_logits.softmax(-1), reduction='none'
-  )
-  return 0.5 * _torch_cross_entropy(torch, logits, labels) + 0.5 * imitation
+def _adaptive_maxsup(z, y):
+  alpha = losses.confidence_alpha(z, 0.0, ALPHA)
+  return losses.maxsup_cross_entropy(z, y, alpha)
+
+
+def _distilled(z, y, teacher):
+  return losses.distillation_cross_entropy(z, y, 0.5, teacher_logits=teacher)
+
+
+def _matched(z, y, teacher):
+  return losses.logit_matching_cross_entropy(z, y, teacher_logits=teacher)
+
+
+def _ours(name, *args, **options):
+  """A loss of the package with its arguments behind the labels."""
+  loss = getattr(losses, f'{name}_cross_entropy')
+  return lambda z, y: loss(z, y, *args, **options)
 
 
 LOSSES: dict[str, Entry] = {
-  'ce': Entry(
-    'CE',
-    lambda z, y, _: losses.cross_entropy(z, y),
-    torch=lambda torch, z, y, _: _torch_cross_entropy(torch, z, y),
-  ),
+  'ce': Entry('CE', losses.cross_entropy, torch=_torch_ce),
   'ls': Entry(
     'LS',
-    lambda z, y, _: losses.label_smoothing_cross_entropy(z, y, ALPHA),
-    composition=_smoothed_one_hot,
-    torch=lambda torch, z, y, _: _torch_cross_entropy(
-      torch, z, y, label_smoothing=ALPHA
-    ),
+    _ours('label_smoothing', ALPHA),
+    _smoothed_one_hot,
+    partial(_torch_ce, label_smoothing=ALPHA),
   ),
   'maxsup': Entry(
     'MaxSup',
-    lambda z, y, _: losses.maxsup_cross_entropy(z, y, ALPHA),
-    composition=lambda z, y, _: (
-      baseline(z, y) + ALPHA * (z.max(-1) - z.mean(-1))
-    ),
-    torch=_torch_maxsup,
+    _ours('maxsup', ALPHA),
+    lambda z, y: baseline(z, y) + ALPHA * (z.max(-1) - z.mean(-1)),
+    _torch_maxsup,
   ),
   'ols': Entry(
     'OLS',
-    lambda z, y, targets: losses.ols_cross_entropy(z, y, targets),
+    losses.ols_cross_entropy,
+    lambda z, y, targets: _mixed(z, y, targets[y]),
     extras=_soft_labels,
-    # The soft labels of 32,000 classes take as much as the logits of so many
-    # examples.
-    largest_classes=21843,
-    composition=lambda z, y, targets: (
-      0.5 * baseline(z, y) + 0.5 * optax.softmax_cross_entropy(z, targets[y])
-    ),
   ),
-  'zipf': Entry('Zipf', lambda z, y, _: losses.zipf_cross_entropy(z, y, ALPHA)),
-  'adaptive_ls': Entry(
-    'adaptive LS, self',
-    lambda z, y, _: losses.adaptive_smoothing_cross_entropy(z, y, ALPHA),
-  ),
-  'regularization_only': Entry(
-    'regularization only',
-    lambda z, y, _: (
-      losses.cross_entropy(z, y)
-      + losses.smoothing_regularization(z, y, ALPHA, normalization='below')
-    ),
-  ),
-  'error_amplification_only': Entry(
-    'amplification only',
-    lambda z, y, _: (
-      losses.cross_entropy(z, y)
-      + losses.error_amplification(z, y, ALPHA, normalization='above')
-    ),
-  ),
-  'adaptive_maxsup': Entry(
-    'MaxSup, adaptive',
-    lambda z, y, _: losses.maxsup_cross_entropy(
-      z, y, losses.confidence_alpha(z, 0.0, ALPHA)
-    ),
-  ),
+  'zipf': Entry('Zipf', _ours('zipf', ALPHA)),
+  'adaptive_ls': Entry('adaptive LS, self', _ours('adaptive_smoothing', ALPHA)),
+  'regularization_only': Entry('regularization only', _regularization_only),
+  'error_amplification_only': Entry('amplification only', _amplification_only),
+  'adaptive_maxsup': Entry('MaxSup, adaptive', _adaptive_maxsup),
   'logit_penalty': Entry(
     'logit penalty',
-    lambda z, y, _: losses.logit_penalty_cross_entropy(z, y, ALPHA),
-    composition=lambda z, y, _: baseline(z, y) + ALPHA * jnp.sum(z**2, -1) / 2,
+    _ours('logit_penalty', ALPHA),
+    lambda z, y: baseline(z, y) + ALPHA * jnp.sum(z**2, -1) / 2,
   ),
   'confidence_penalty': Entry(
-    'confidence penalty',
-    lambda z, y, _: losses.confidence_penalty_cross_entropy(z, y, ALPHA),
-    composition=_with_entropy,
+    'confidence penalty', _ours('confidence_penalty', ALPHA), _with_entropy
   ),
-  'logit_norm': Entry(
-    'LogitNorm',
-    lambda z, y, _: losses.logit_norm_cross_entropy(z, y, TAU),
-    composition=_normalized,
-  ),
-  'focal': Entry(
-    'focal',
-    lambda z, y, _: losses.focal_cross_entropy(z, y, GAMMA),
-    composition=_focal,
-    torch=_torch_focal,
-  ),
-  'mbls': Entry(
-    'MbLS',
-    lambda z, y, _: losses.mbls_cross_entropy(z, y, ALPHA, margin=MARGIN),
-    composition=_with_margin,
-    torch=_torch_with_margin,
-  ),
-  'acls': Entry(
-    'ACLS',
-    lambda z, y, _: losses.acls_cross_entropy(z, y, ALPHA, margin=MARGIN),
-  ),
+  'logit_norm': Entry('LogitNorm', _ours('logit_norm', TAU), _normalized),
+  'focal': Entry('focal', _ours('focal', GAMMA), _focal),
+  'mbls': Entry('MbLS', _ours('mbls', ALPHA, margin=MARGIN), _with_margin),
+  'acls': Entry('ACLS', _ours('acls', ALPHA, margin=MARGIN)),
   'distillation': Entry(
     'distillation',
-    lambda z, y, teacher: losses.distillation_cross_entropy(
-      z, y, 0.5, teacher_logits=teacher
-    ),
-    extras=_random_logits,
-    composition=_distilled,
-    torch=_torch_distilled,
-  ),
-  'logit_matching': Entry(
-    'logit matching',
-    lambda z, y, teacher: losses.logit_matching_cross_entropy(
-      z, y, teacher_logits=teacher
-    ),
+    _distilled,
+    lambda z, y, teacher: _mixed(z, y, jax.nn.softmax(teacher)),
     extras=_random_logits,
   ),
+  'logit_matching': Entry('logit matching', _matched, extras=_random_logits),
 }

@@ -1,6 +1,8 @@
 """The suite `losses`: value and gradient of each loss, side by side."""
 
-import dataclasses
+import functools
+import math
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,17 +16,11 @@ from experiments.benchmark import costs, report, timing, torch_step, tpu
 from experiments.benchmark.loss_entries import LOSSES, Entry, baseline
 from maxsup_jax.errors import UsageError, one_of
 
-DTYPES = ('float32', 'bfloat16')
 SHAPES = ('4096x1000', '1024x21843', '8192x32000')
 KINDS = ('ours', 'composed', 'torch')
 
-# Reading the logits for the sum of exponentials, reading them again for the
-# gradient, and writing it.
-LIMIT_PASSES = 3
-
-# How far values and gradients of competitors may be apart, relatively to the
-# baseline's: of another order of sums, and of TF32 or bfloat16.
-_TOLERANCES = {'float32': 1e-3, 'bfloat16': 5e-2}
+# How far values and gradients of competitors may be apart, relatively.
+_TOLERANCE = 1e-3
 
 _SEED = 0
 
@@ -43,45 +39,32 @@ _USABLE = 0.9
 _OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'out of memory', "can't allocate")
 
 
-def settings(**given: Any) -> Any:
-  """Reads the flags; None takes the default."""
+def _shape(text):
+  match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text.strip())
+  if not match:
+    raise UsageError(
+      f'--shapes is {text!r}; expected EXAMPLESxCLASSES, such as 4096x1000'
+    )
+  return int(match[1]), int(match[2])
+
+
+def measure(**given: Any) -> dict[str, Any]:
+  """Compiles the losses at every shape and, on this machine, times them."""
   s = timing.filled(
     {
       'target': 'here',
       'shapes': SHAPES,
       'losses': LOSSES,
-      'dtype': DTYPES[0],
       'rounds': None,
-      'steps_per_round': None,
     },
     given,
   )
-  one_of('--target', s.target, ('here', 'tpu'))
-  one_of('--dtype', s.dtype, DTYPES)
+  runs = one_of('--target', s.target, ('here', 'tpu')) == 'here'
   # Twice the same name is one row.
-  s.losses = tuple(
+  s.losses = list(
     dict.fromkeys(one_of('--losses', x, LOSSES) for x in s.losses)
   )
-  s.shapes = tuple(map(shape_of, s.shapes))
-  return s
-
-
-def shape_of(text: str, low: tuple[int, int] = (1, 1)) -> tuple[int, int]:
-  """Reads such as 64x10, with the smallest allowed."""
-  match = re.fullmatch(r'(\d+)x(\d+)', text.strip())
-  shape = tuple(map(int, match.groups())) if match else (0, 0)
-  if shape[0] < low[0] or shape[1] < low[1]:
-    raise UsageError(
-      f'--shapes is {text!r}; expected EXAMPLESxCLASSES, such as 4096x1000 '
-      f'and at least {low[0]}x{low[1]}'
-    )
-  return shape
-
-
-def measure(**given: Any) -> dict[str, Any]:
-  """Compiles the losses at every shape and, on this machine, times them."""
-  s = settings(**given)
-  runs = s.target == 'here'
+  s.shapes = list(map(_shape, s.shapes))
   device = jax.local_devices()[0] if runs else tpu.devices(tpu.TOPOLOGY)[0]
   torch, no_torch = None, f'nothing runs with --target={s.target}'
   if runs:
@@ -89,7 +72,7 @@ def measure(**given: Any) -> dict[str, Any]:
   shapes = []
   for shape in s.shapes:
     timing.say(f'{list(shape)}')
-    shapes.append(_Shape(s, device, torch, *shape).measure())
+    shapes.append(_measure_shape(s, device, torch, shape))
     # JAX keeps what it traced and compiled, and with it the memory.
     jax.clear_caches()
   return {
@@ -99,260 +82,194 @@ def measure(**given: Any) -> dict[str, Any]:
       'torch_threads': torch and torch.get_num_threads(),
       'no_torch': no_torch,
     },
-    'results': {
-      'platform': device.platform,
-      'device_kind': device.device_kind,
-      'memory_bandwidth': costs.memory_bandwidth(device.device_kind),
-      'shapes': shapes,
+    'results': {'device_kind': device.device_kind, 'shapes': shapes},
+  }
+
+
+def _measure_shape(s, device, torch, shape):
+  """The section of a shape."""
+  size = 4 * math.prod(shape)
+  section = {
+    'batch': shape[0],
+    'classes': shape[1],
+    'logits_bytes': size,
+    # Logits and gradient at least.
+    'reason': _lacks(device, 2 * size) if s.target == 'here' else None,
+  }
+  if section['reason']:
+    return section
+
+  def make():
+    keys = jax.random.split(jax.random.key(_SEED))
+    logits_BK = jax.random.normal(keys[0], shape)
+    return logits_BK, jax.random.randint(keys[1], shape[:1], 0, shape[1])
+
+  inputs = jax.jit(make)() if s.target == 'here' else jax.eval_shape(make)
+  entries = {'baseline': Entry('optax CE', baseline)}
+  entries |= {name: LOSSES[name] for name in s.losses}
+  rows, timers, first = {}, {}, {}
+  for name, entry in entries.items():
+    timing.say(f'compiling {name}')
+    rows[name], ready = _compiled(entry, s, device, torch, inputs, size)
+    found = {}
+    for kind, step in ready.items():
+      try:
+        found[kind] = _first(step)
+      except RuntimeError as e:
+        if not any(text in str(e) for text in _OUT_OF_MEMORY):
+          raise
+        rows[name][kind]['reason'] = 'it ran out of memory'
+        continue
+      rows[name][kind]['value'] = found[kind][0]
+      if 'ours' in found:
+        _check(name, kind, found['ours'], found[kind])
+      timers[name, kind] = _timer(step, torch, device)
+      first[name, kind] = timers[name, kind](1)
+  base = rows['baseline']['ours']
+  if base['reason']:
+    return {**section, 'reason': base['reason']}
+  seconds = {}
+  if timers:
+    count = int(_TURN_SECONDS / first['baseline', 'ours'])
+    count = max(min(count, _MOST_STEPS), 1)
+    one_round = count * sum(first.values())
+    rounds = int(_SHAPE_SECONDS / one_round)
+    rounds = s.rounds or max(min(rounds, _MOST_ROUNDS), _FEWEST_ROUNDS)
+    section |= {'rounds': rounds, 'steps_per_round': count}
+    seconds = timing.time_in_turn(timers, rounds, count)
+
+  def over(a, b):
+    both = a in seconds and b in seconds
+    return timing.ratios(seconds[a], seconds[b]) if both else None
+
+  for name, kinds in rows.items():
+    for kind, row in kinds.items():
+      if row:
+        times = seconds.get((name, kind))
+        row |= {
+          'bytes_ratio': row['passes'] and row['passes'] / base['passes'],
+          'seconds': times and timing.summary(times),
+          'ratio_to_baseline': over((name, kind), ('baseline', 'ours')),
+        }
+  return {
+    **section,
+    'baseline': base,
+    'losses': {
+      name: {
+        'title': entries[name].title,
+        **rows[name],
+        **{
+          f'ratio_to_{kind}': over((name, 'ours'), (name, kind))
+          for kind in KINDS[1:]
+        },
+      }
+      for name in s.losses
     },
   }
 
 
-class _Shape:
-  """The losses at one shape, each by `KINDS`."""
-
-  def __init__(self, s, device, torch, batch, classes):
-    self._s, self._device, self._torch = s, device, torch
-    self._shape = batch, classes
-    self._bytes = batch * classes * jnp.dtype(s.dtype).itemsize
-    self._runs = s.target == 'here'
-
-  def measure(self) -> dict[str, Any]:
-    """The section of this shape."""
-    batch, classes = self._shape
-    section = {
-      'batch': batch,
-      'classes': classes,
-      'logits_bytes': self._bytes,
-      # Logits and gradient at least.
-      'reason': self._lacks(2 * self._bytes),
-    }
-    if section['reason']:
-      return section
-
-    def make():
-      keys = jax.random.split(jax.random.key(_SEED))
-      logits_BK = jax.random.normal(keys[0], self._shape, self._s.dtype)
-      return logits_BK, jax.random.randint(keys[1], (batch,), 0, classes)
-
-    inputs = jax.jit(make)() if self._runs else jax.eval_shape(make)
-    base = self._programs('baseline', Entry('', baseline), inputs)['ours']
-    if base.reason:
-      return {**section, 'reason': base.reason}
-    losses = {n: self._programs(n, LOSSES[n], inputs) for n in self._s.losses}
-    if self._runs:
-      everything = {'baseline ours': base} | {
-        f'{name} {kind}': program
-        for name, programs in losses.items()
-        for kind, program in programs.items()
-      }
-      ready = {n: x for n, x in everything.items() if x.reason is None}
-      section |= self._time(base, ready)
-    bandwidth = costs.memory_bandwidth(self._device.device_kind)
-    section['limit_bytes'] = LIMIT_PASSES * self._bytes
-    limit = section['limit_bytes'] / bandwidth if bandwidth else None
-    section |= {
-      'limit_seconds': limit,
-      'baseline': self._row(base, base, limit),
-    }
-    section['losses'] = {
-      name: {
-        'title': LOSSES[name].title,
-        **{kind: self._row(programs.get(kind), base, limit) for kind in KINDS},
-        **{
-          f'ratio_to_{kind}': _over(programs['ours'], programs.get(kind))
-          for kind in KINDS[1:]
-        },
-      }
-      for name, programs in losses.items()
-    }
-    return section
-
-  def _lacks(self, needed):
-    """The reason why something of so many bytes is not run, or None."""
-    free = free_memory(self._device) if self._runs else None
-    if free is None or needed <= free:
-      return None
-    return f'it needs {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free'
-
-  def _programs(self, name, entry, inputs):
-    """What competes, compiled and run once, by kind."""
-    extras, most = None, entry.largest_classes
-    if most and self._shape[1] > most:
-      return {'ours': _Program(reason=f'measured up to K = {most}')}
-    if entry.extras:
-      key = jax.random.key(_SEED)
-      make = jax.jit(lambda: entry.extras(key, *self._shape))
-      extras = jax.eval_shape(make)
-      size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(extras))
-      if lacks := self._lacks(size):
-        return {'ours': _Program(reason=lacks)}
-      extras = make() if self._runs else extras
-    inputs, programs = (*inputs, extras), {}
-    for kind, loss in (('ours', entry.loss), ('composed', entry.composition)):
-      if loss is not None:
-        timing.say(f'compiling {name}, {kind}')
-        compiled = compile_loss(self._device, loss, inputs)
-        memory = costs.memory(compiled) or {}
-        needs = memory.get('temporaries', 0) + memory.get('outputs', 0)
-        programs[kind] = _Program(
-          compiled, lambda p=compiled: p(*inputs), needs
-        )
-    if self._torch and entry.torch:
-      step = torch_loss(self._torch, entry.torch, inputs)
-      programs['torch'] = _Program(None, step, _TORCH_COPIES * self._bytes)
-    if self._runs:
-      for program in programs.values():
-        self._try(program)
-      for kind, program in programs.items():
-        _check(name, kind, programs['ours'], program, self._s.dtype)
-    return programs
-
-  def _try(self, program):
-    """Runs a program twice, or notes why it cannot be run."""
-    program.reason = self._lacks(program.needs)
-    if program.reason:
-      return
-    try:
-      value, gradient = program.step()
-      rows = gradient[:64]  # All would fill the memory.
-      rows = rows if isinstance(rows, jax.Array) else rows.cpu().float()
-      program.value, program.rows = float(value), np.asarray(rows, np.float64)
-      del gradient
-      # The first time, pages and kernels were not there yet.
-      program.first_seconds = self._timer(program)(1)
-    except RuntimeError as e:
-      if not any(text in str(e) for text in _OUT_OF_MEMORY):
-        raise
-      program.reason = 'it ran out of memory'
-
-  def _timer(self, program):
-    last = []
-
-    def wait():
-      for value, gradient in last:
-        if isinstance(value, jax.Array):
-          jax.block_until_ready((value, gradient))
-        elif gradient.is_cuda:
-          self._torch.cuda.synchronize()
-      last.clear()
-
-    def step():
-      last.clear()  # Or two gradients would be held.
-      last.append(program.step())
-      if self._device.platform == 'cpu':
-        # Steps in flight would share the cores, and hold a gradient each.
-        wait()
-
-    return timing.timer(step, wait)
-
-  def _time(self, base, programs):
-    count = self._s.steps_per_round or _clip(
-      _TURN_SECONDS / base.first_seconds, 1, _MOST_STEPS
-    )
-    one_round = count * sum(x.first_seconds for x in programs.values())
-    rounds = self._s.rounds or _clip(
-      _SHAPE_SECONDS / one_round, _FEWEST_ROUNDS, _MOST_ROUNDS
-    )
-    timers = {name: self._timer(x) for name, x in programs.items()}
-    orders, seconds = timing.time_in_turn(timers, rounds, count)
-    for name, program in programs.items():
-      program.seconds = seconds[name]
-    return {
-      'rounds': rounds,
-      'steps_per_round': count,
-      'round_orders': orders,
-    }
-
-  def _row(self, program, base, limit):
-    if program is None:
-      return None
-    accessed = program.compiled and costs.bytes_accessed(program.compiled)
-    memory = program.compiled and costs.memory(program.compiled)
-    base_bytes = costs.bytes_accessed(base.compiled)
-    known = accessed and base_bytes
-    taken = program.seconds and timing.summary(program.seconds)
-    return {
-      'reason': program.reason,
-      'value': program.value,
+def _compiled(entry, s, device, torch, inputs, size):
+  """A row of each kind of a loss, and the step of those that can be run."""
+  runs, shape = s.target == 'here', inputs[0].shape
+  key = jax.random.key(_SEED)
+  make = jax.jit(lambda: [entry.extras(key, *shape)] if entry.extras else [])
+  shapes = (*inputs, *jax.eval_shape(make))
+  rows, steps, everything = dict.fromkeys(KINDS), {}, None
+  for kind, loss in zip(KINDS, (entry.loss, entry.composition, entry.torch)):
+    if loss is None or (kind == 'torch' and torch is None):
+      continue
+    program, accessed, memory = None, None, {}
+    if kind != 'torch':
+      program = compile_loss(device, loss, shapes)
+      accessed = costs.counted(program, 'bytes accessed')
+      memory = costs.memory(program) or {}
+    # The gradient is as large as the logits; extras are made of others.
+    needs = 2 * memory.get('arguments', 0) + memory.get('temporaries', 0)
+    rows[kind] = {
+      'reason': _lacks(device, needs or _TORCH_COPIES * size) if runs else None,
+      'value': None,
       'bytes_accessed': accessed,
-      'bytes_ratio': accessed / base_bytes if known else None,
-      'passes': accessed and accessed / self._bytes,
-      'memory_bytes': memory,
-      'temporaries_share': memory and memory['temporaries'] / self._bytes,
-      'seconds': taken,
-      'ratio_to_baseline': _over(program, base),
-      'times_limit': taken['median'] / limit if taken and limit else None,
+      'passes': accessed and accessed / size,
+      'temporaries_share': memory['temporaries'] / size if memory else None,
     }
+    if runs and not rows[kind]['reason']:
+      everything = everything or (*inputs, *make())
+      steps[kind] = (
+        torch_loss(torch, loss, everything)
+        if kind == 'torch'
+        else functools.partial(program, *everything)
+      )
+  return rows, steps
 
 
-@dataclasses.dataclass
-class _Program:
-  """A loss as one of `KINDS`, what it needs beyond its inputs, what it gave."""
-
-  compiled: Any = None
-  step: Callable[[], Any] | None = None
-  needs: int = 0
-  reason: str | None = None
-  value: float | None = None
-  rows: np.ndarray | None = None
-  first_seconds: float | None = None
-  seconds: list[float] | None = None
-
-
-def _over(program, other):
-  if not (other and program.seconds and other.seconds):
+def _lacks(device, needed):
+  """The reason why something of so many bytes is not run, or None."""
+  free = free_memory(device)
+  if free is None or needed <= free:
     return None
-  return timing.ratios(program.seconds, other.seconds)
+  return f'it needs {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free'
 
 
-def _check(name, kind, ours, other, dtype):
+def _first(step):
+  """Value and first gradients; all of them would fill the memory."""
+  value, gradient = step()
+  rows = gradient[:64]
+  rows = rows if isinstance(rows, jax.Array) else rows.cpu().float()
+  return float(value), np.asarray(rows, np.float64)
+
+
+def _timer(step, torch, device):
+  last = []
+
+  def wait():
+    jax.block_until_ready(last)
+    if torch and torch.cuda.is_available():
+      torch.cuda.synchronize()
+    last.clear()
+
+  def take():
+    last.clear()  # Or two gradients would be held.
+    last.append(step())
+    if device.platform == 'cpu':
+      # Steps in flight would share the cores, and hold a gradient each.
+      wait()
+
+  return timing.timer(take, wait)
+
+
+def _check(name, kind, ours, other):
   """Refuses a competitor whose value or first gradients are not ours."""
-  if ours.rows is None or other.rows is None:
-    return
-  values = abs(other.value - ours.value) / max(abs(ours.value), 1e-6)
-  rows = np.linalg.norm(other.rows - ours.rows) / np.linalg.norm(ours.rows)
-  tolerance = _TOLERANCES[dtype]
-  if not max(values, rows) <= tolerance:
+  values = abs(other[0] - ours[0]) / max(abs(ours[0]), 1e-6)
+  rows = np.linalg.norm(other[1] - ours[1]) / np.linalg.norm(ours[1])
+  if not max(values, rows) <= _TOLERANCE:
     raise UsageError(
-      f'{name}: ours and {kind} are {values:.2g} apart in value and '
-      f'{rows:.2g} in gradients (relative); expected at most {tolerance:g}'
+      f'{name}: ours and {kind} are {values:.2g} apart in value and {rows:.2g} '
+      f'in gradients, relatively; expected at most {_TOLERANCE:g}'
     )
-
-
-def _clip(value, low, high):
-  return min(max(int(value), low), high)
 
 
 def compile_loss(device: jax.Device, loss: Callable, inputs: Any) -> Any:
-  """Compiles the mean loss and its gradient with respect to the logits.
+  """Compiles the mean loss and its gradient; the device need not exist."""
 
-  The inputs are logits, labels and extras, or their shapes; the device need not
-  exist.
-  """
-
-  def program(logits, labels, extras):
+  def program(logits, labels, *extras):
     def mean(z):
-      return jnp.mean(loss(z, labels, extras), dtype=jnp.float32)
+      return jnp.mean(loss(z, labels, *extras), dtype=jnp.float32)
 
     return jax.value_and_grad(mean)(logits)
 
-  sharding = SingleDeviceSharding(device)
-  return (
-    jax.jit(program, in_shardings=sharding, out_shardings=sharding)
-    .lower(*inputs)
-    .compile()
+  where = dict.fromkeys(
+    ('in_shardings', 'out_shardings'), SingleDeviceSharding(device)
   )
+  return jax.jit(program, **where).lower(*inputs).compile()
 
 
 def torch_loss(torch: Any, loss: Callable, inputs: Any) -> Callable[[], Any]:
   """The same of a loss in PyTorch, as it comes: not compiled."""
-  logits, labels, extras = jax.tree.map(torch.from_dlpack, inputs)
-  logits.requires_grad_()
-  labels = labels.to(torch.int64)
+  logits, labels, *extras = map(torch.from_dlpack, inputs)
+  logits, labels = logits.requires_grad_(), labels.to(torch.int64)
 
   def step():
-    mean = loss(torch, logits, labels, extras).mean()
+    mean = loss(torch, logits, labels, *extras).mean()
     (gradient,) = torch.autograd.grad(mean, logits)
     return mean.detach(), gradient
 
@@ -364,54 +281,38 @@ def free_memory(device: jax.Device) -> float | None:
   stats = device.memory_stats() or {}
   if 'bytes_limit' in stats:
     return _USABLE * (stats['bytes_limit'] - stats['bytes_in_use'])
-  try:
-    with open('/proc/meminfo') as lines:
-      found = [x for x in lines if x.startswith('MemAvailable:')]
-  except OSError:
-    return None
-  return _USABLE * 1024 * int(found[0].split()[1]) if found else None
+  path = pathlib.Path('/proc/meminfo')
+  text = path.read_text() if path.exists() else ''
+  found = re.search(r'MemAvailable: *(\d+)', text)
+  return found and _USABLE * 1024 * int(found[1])
 
 
 def describe(record: Mapping[str, Any]) -> list[str]:
-  """What ran on what, a table for each shape, and what it means."""
-  s, results = record['settings'], record['results']
-  compiled = s['target'] != 'here'
-  where = 'compiled for' if compiled else 'on'
-  lines = [f'Value and gradient {where} {results["device_kind"]}']
+  """A table for each shape, and what it means."""
+  lines = [f'Value and gradient on {record["results"]["device_kind"]}']
   columns = (
     ('time', 'ratio_to_baseline', report.spread('.2f')),
     ('bytes', 'bytes_ratio', '.3f'),
     ('passes', 'passes', '.2f'),
     ('temp.', 'temporaries_share', '.1%'),
-    ('limit', 'times_limit', '.2f'),
     ('torch', 'ratio_to_torch.median', '.2f'),
-  )[compiled : 4 if compiled else None]
-  for shape in results['shapes']:
-    title = f'[{shape["batch"]}, {shape["classes"]}]'
-    if shape['reason']:
-      lines += ['', f'{title}: not measured, {shape["reason"]}']
-      continue
-    rows, notes = {'optax CE': shape['baseline']}, []
-    for loss in shape['losses'].values():
-      rows[loss['title']] = {
-        **loss['ours'],
-        'ratio_to_torch': loss['ratio_to_torch'],
-      }
+    ('', 'reason', lambda reason: f'not measured, {reason}'),
+  )
+  for shape in record['results']['shapes']:
+    rows = {}
+    if not shape['reason']:
+      rows['optax CE'] = {**shape['baseline'], 'reason': None}
+    for loss in shape.get('losses', {}).values():
+      torch = {'ratio_to_torch': loss['ratio_to_torch']}
+      rows[loss['title']] = {**loss['ours'], **torch}
       if loss['composed']:
         rows[f'  composed {loss["title"]}'] = loss['composed']
-      for kind in KINDS:
-        if loss[kind] and loss[kind]['reason']:
-          notes.append(
-            f'Not measured: {loss["title"]}, {kind}: {loss[kind]["reason"]}'
-          )
-    lines += ['', *report.table(rows, columns, title=title)]
-    lines += report.wrapped(*notes)
+    title = f'[{shape["batch"]}, {shape["classes"]}]'
+    table = report.table(rows or {'': shape}, columns, title=title)
+    lines += ['', *table]
   return [
     *lines,
     '',
-    *report.wrapped(
-      'Time and bytes over those of optax CE. passes, temp.: bytes accessed, '
-      'as XLA counts them, and temporary memory in sizes of the logits. limit: '
-      f'time over that of {LIMIT_PASSES} passes at full bandwidth.'
-    ),
+    'Time and bytes: over those of optax CE; torch: time over that of PyTorch.',
+    'passes, temp.: bytes accessed, temporary memory, in sizes of the logits.',
   ]

@@ -5,11 +5,10 @@ of three real photographs that scikit-learn and matplotlib bring along, written
 as JPEG with the sampling of colours and about the size of ImageNet's files.
 """
 
-import contextlib
 import io
 import pathlib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,6 @@ _SIZES = {
 }
 # High, because these photographs have less detail than most.
 _QUALITIES = (97, 101)
-_CLASSES = 10
 
 
 def make_photos(count: int) -> list[bytes]:
@@ -38,12 +36,8 @@ def make_photos(count: int) -> list[bytes]:
   photos = []
   for _ in range(count):
     width, height = sizes[rng.integers(len(sizes))]
-    large_enough = [
-      original
-      for original in originals
-      if original.width >= width and original.height >= height
-    ]
-    original = large_enough[rng.integers(len(large_enough))]
+    large = [x for x in originals if x.width >= width and x.height >= height]
+    original = large[rng.integers(len(large))]
     most = min(original.width / width, original.height / height)
     scale = rng.uniform(1, most)
     crop_width, crop_height = int(scale * width), int(scale * height)
@@ -52,15 +46,14 @@ def make_photos(count: int) -> list[bytes]:
     photo = original.crop((left, top, left + crop_width, top + crop_height))
     if rng.random() < 0.5:
       photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    file = io.BytesIO()
-    photo.resize((width, height), Image.Resampling.BICUBIC).save(
-      file, 'JPEG', quality=int(rng.integers(*_QUALITIES)), subsampling='4:2:0'
-    )
+    file, quality = io.BytesIO(), int(rng.integers(*_QUALITIES))
+    photo = photo.resize((width, height), Image.Resampling.BICUBIC)
+    photo.save(file, 'JPEG', quality=quality, subsampling='4:2:0')
     photos.append(file.getvalue())
   return photos
 
 
-def _originals() -> list[Any]:
+def _originals():
   import matplotlib
   import sklearn.datasets
   from PIL import Image
@@ -73,55 +66,21 @@ def _originals() -> list[Any]:
 
 def write_files(photos: Sequence[bytes], directory: pathlib.Path) -> list[str]:
   """Writes each photograph to a file; gives the paths."""
-  directory.mkdir()
-  paths = []
-  for number, photo in enumerate(photos):
-    path = directory / f'{number:06}.JPEG'
+  paths = [directory / f'{number:06}.JPEG' for number in range(len(photos))]
+  for path, photo in zip(paths, photos):
     path.write_bytes(photo)
-    paths.append(str(path))
-  return paths
+  return [str(path) for path in paths]
 
 
-def write_dataset(photos: Sequence[bytes], directory: pathlib.Path) -> str:
-  """Writes them as tfds does its `imagenet2012`; gives the directory."""
-  import tensorflow_datasets as tfds
+class Files:
+  """Reads the photographs one by one, as a dataset of tfds its records."""
 
-  class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Photographs."""
+  def __init__(self, paths: Sequence[str]):
+    self._paths = paths
 
-    name = 'photos'
-    VERSION = tfds.core.Version('1.0.0')
-    url_infos: ClassVar = {}  # tfds would look for a file of checksums.
+  def __len__(self) -> int:
+    return len(self._paths)
 
-    def _info(self):
-      features = tfds.features.FeaturesDict(
-        {
-          'file_name': tfds.features.Text(),
-          'image': tfds.features.Image(encoding_format='jpeg'),
-          'label': tfds.features.ClassLabel(num_classes=_CLASSES),
-        }
-      )
-      return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-      return {'train': self._generate_examples()}
-
-    def _generate_examples(self):
-      for number, photo in enumerate(photos):
-        yield (
-          number,
-          {
-            'file_name': f'{number:06}.JPEG',
-            'image': photo,
-            'label': number % _CLASSES,
-          },
-        )
-
-  builder = Photos(data_dir=directory, file_format='array_record')
-  silence = io.StringIO()
-  with (
-    contextlib.redirect_stdout(silence),
-    contextlib.redirect_stderr(silence),
-  ):
-    builder.download_and_prepare()
-  return str(builder.data_dir)
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    path = pathlib.Path(self._paths[index])
+    return {'image': path.read_bytes(), 'label': index % 10}

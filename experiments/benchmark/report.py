@@ -5,13 +5,10 @@ import json
 import operator
 import os
 import pathlib
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from maxsup_jax.training.provenance import provenance
-
-UNKNOWN = '-'
 
 # A title, where the value is ('a.b' is row['a']['b']), and how it is written: a
 # format, a unit that takes an SI prefix, or a function.
@@ -25,13 +22,9 @@ def table(
   title: str = '',
   across: bool = False,
 ) -> list[str]:
-  """Aligned lines, a row for each item.
+  """Aligned lines, a row for each item; or a column, `across`.
 
-  Args:
-    rows: the items by name.
-    columns: what is told of each; what is None or missing is a dash.
-    title: of the table.
-    across: whether items are columns, where more is told than there are items.
+  What is None or missing is a dash.
   """
   cells = [[title, *(column[0] for column in columns)]]
   for name, row in rows.items():
@@ -50,12 +43,12 @@ def _cell(row, path, form):
   try:
     value = functools.reduce(operator.getitem, path.split('.'), row)
   except (KeyError, TypeError):
-    return UNKNOWN
+    value = None
   if value is None:
-    return UNKNOWN
+    return '-'
   if callable(form):
     return form(value)
-  return with_unit(value, form) if form[:1].isalpha() else format(value, form)
+  return _with_unit(value, form) if form[:1].isalpha() else format(value, form)
 
 
 def spread(form: str, scale: float = 1) -> Callable[[Mapping[str, float]], str]:
@@ -71,15 +64,7 @@ def spread(form: str, scale: float = 1) -> Callable[[Mapping[str, float]], str]:
   return text
 
 
-def with_unit(value: float | None, unit: str) -> str:
-  """A value with an SI prefix.
-
-  Examples:
-    >>> with_unit(989.4e12, 'FLOP/s')
-    '989.40 TFLOP/s'
-  """
-  if value is None:
-    return UNKNOWN
+def _with_unit(value, unit):
   for scale, letter in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
     if value >= scale:
       return f'{value / scale:.2f} {letter}{unit}'
@@ -103,27 +88,12 @@ def publish(
 
   hardware = {**costs.hardware(), **started['hardware']}
   record = {**started, 'hardware': hardware, **measured}
-  settings = (f'{name} {x}' for name, x in record['settings'].items())
-  lines = wrapped(
-    ', '.join(settings),
-    f'{hardware["device_count"]} {hardware["device_kind"]} device(s) of '
-    f'{hardware["process_count"]} process(es); host: '
-    f'{hardware["host_cpu"] or "unknown processor"}, '
-    f'{hardware["host_cpu_count"]} CPUs, load {hardware["host_load"]:.1f} '
-    'before the start',
-    ', '.join(f'{name} {x}' for name, x in record['versions'].items()),
-    f'commit {record["git_commit"] or "unknown"}; {record["time"]}',
+  print(
+    f'{hardware["device_count"]} {hardware["device_kind"]}; '
+    f'{hardware["host_cpu_count"]} CPUs, {hardware["host_cpu"]}, load '
+    f'{hardware["host_load"]:.1f}; jax {record["versions"]["jax"]}'
   )
-  print('\n'.join([*lines, '', *describe(record)]))
+  print('\n'.join(['', *describe(record)]))
   if out:
     out.write_text(json.dumps(record, indent=2) + '\n')
     print(f'\nwritten to {out}')
-
-
-def wrapped(*paragraphs: str) -> list[str]:
-  """Lines of at most 80 columns."""
-  return [
-    line
-    for paragraph in paragraphs
-    for line in textwrap.wrap(paragraph, 80, subsequent_indent='  ')
-  ]

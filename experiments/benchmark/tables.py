@@ -3,10 +3,8 @@
   python -m experiments.benchmark.tables
 
 The table between `<!-- performance -->` and `<!-- end of performance -->` in
-docs/speed.md gets its rows from all of experiments/results/*.json, that of
-`<!-- tried -->` from train-cpu.json; what stands behind `<!-- price:NAME -->`
-in docs/losses.md becomes the price of that loss. No number in them is typed by
-hand: to add one, write a benchmark's --out into experiments/results.
+docs/speed.md gets its rows from all of experiments/results/*.json; what is
+behind `<!-- price:NAME -->` in docs/losses.md becomes the price of that loss.
 """
 
 import json
@@ -35,13 +33,7 @@ Rows = Iterable[tuple[str, str]]
 
 
 def with_prices(page: str, compiled: Record, timed: Record) -> str:
-  """The page with the prices of the records.
-
-  Args:
-    page: its text.
-    compiled: the record of `--suite=losses --target=tpu`.
-    timed: the record of a run.
-  """
+  """The page with the prices of the records: compiled for a TPU, and timed."""
   bytes_accessed, times = _losses_at(compiled, SHAPE), _losses_at(timed, SHAPE)
   tiled = _losses_at(compiled, TILED_SHAPE)
 
@@ -62,31 +54,18 @@ def _losses_at(record, shape):
   raise _cli.UsageError(f'the record has no losses of shape {list(shape)}')
 
 
-def with_table(page: str, name: str, table: str) -> str:
-  """The page with another table.
-
-  Args:
-    page: its text.
-    name: the table is between `<!-- NAME -->` and `<!-- end of NAME -->`.
-    table: in Markdown, without an end of line.
-
-  Raises:
-    UsageError: if the page has no place for the table.
-  """
-  start, end = f'<!-- {name} -->\n', f'<!-- end of {name} -->'
+def with_table(page: str, table: str) -> str:
+  """The page with another table of performance, in Markdown."""
+  start, end = '<!-- performance -->\n', '<!-- end of performance -->'
   before, found, rest = page.partition(start)
   _, found_end, after = rest.partition(end)
   if not (found and found_end):
-    raise _cli.UsageError(f'the page has no <!-- {name} --> table')
+    raise _cli.UsageError('the page has no <!-- performance --> table')
   return f'{before}{start}{table}\n{end}{after}'
 
 
 def performance(records: Mapping[str, Record]) -> str:
-  """The table of performance: a row or more for each record, suite after suite.
-
-  Args:
-    records: what the benchmarks wrote, by the names of their files.
-  """
+  """The table of performance: a row or more of each record, by file names."""
   lines = [
     '| measured | result; ratios with quartiles | on | record |',
     '|---|---|---|---|',
@@ -98,21 +77,6 @@ def performance(records: Mapping[str, Record]) -> str:
     file = f'[{name}](../experiments/results/{name})'
     for row in _ROWS[record['suite']](record['settings'], record['results']):
       lines.append(f'| {" | ".join(row)} | {_machine(record)} | {file} |')
-  return '\n'.join(lines)
-
-
-def tried(record: Record) -> str:
-  """What XLA offers on a CPU, from a record of the suite `train`."""
-  from experiments.benchmark.xla_cpu import PARTS
-
-  found = record['results']['on_cpu']
-  lines = ['| tried | time over that of the first row |', '|---|---|']
-  lines += [
-    f'| {title}: {name} | {spread(".2f")(row["ratio"])} |'
-    for part, title in PARTS.items()
-    for name, row in found[part].items()
-  ]
-  lines += [f'| block: {name} | not known to it |' for name in found['unknown']]
   return '\n'.join(lines)
 
 
@@ -140,21 +104,20 @@ def _losses(s, results) -> Rows:
     found = {n: shape['losses'].get(n) for n in ('ls', 'maxsup')}
     what = f'logits [{shape["batch"]}, {shape["classes"]}]'
     if s['target'] == 'tpu':
+      bytes_ = _each(found, lambda x: f'{x["ours"]["bytes_ratio"]:.4f}')
+      where = f'{what}, compiled for {results["device_kind"]}'
       yield (
-        f'bytes accessed by value and gradient, {what}, compiled for '
-        f'{results["device_kind"]}',
-        'over optax CE: '
-        + _each(found, lambda x: f'{x["ours"]["bytes_ratio"]:.4f}'),
+        f'bytes accessed by value and gradient, {where}',
+        f'over optax CE: {bytes_}',
       )
-    else:
-      over = _each(
-        found, lambda x: spread('.2f')(x['ours']['ratio_to_baseline'])
-      )
-      torch = _each(found, lambda x: spread('.2f')(x['ratio_to_torch']))
-      yield (
-        f'value and gradient of a loss, {what}',
-        f'over optax CE: {over}; over PyTorch: {torch}',
-      )
+      continue
+    base = {n: x['ours']['ratio_to_baseline'] for n, x in found.items()}
+    over = _each(base, spread('.2f'))
+    torch = {n: x['ratio_to_torch'] for n, x in found.items()}
+    yield (
+      f'value and gradient of a loss, {what}',
+      f'over optax CE: {over}; over PyTorch: ' + _each(torch, spread('.2f')),
+    )
 
 
 def _diagnostics(s, results) -> Rows:
@@ -192,35 +155,39 @@ def _start(s, results) -> Rows:
 
 
 def _pipeline(s, results) -> Rows:
-  size = s['image_size']
-  for part, title in (
-    ('per_core', f'training images, {size} px, one core'),
-    ('evaluation', f'images to evaluate, {size} px, one core'),
-    ('all_cores', f'training images, {size} px, {s["cpus"]} cores'),
-  ):
+  titles = {
+    'per_core': 'training images, {} px, one core',
+    'evaluation': 'images to evaluate, {} px, one core',
+    'all_cores': f'training images, {{}} px, {s["cpus"]} cores',
+  }
+  for part, title in titles.items():
+    # Evaluation is in older records only.
     found = [
       f'{name} {x["images_per_second"]:,.0f} images/s'
       + ('' if name == 'pil' else f', {spread(".2f")(x["speedup"])} times PIL')
-      for name, x in results[part]['variants'].items()
+      for name, x in results.get(part, {'variants': {}})['variants'].items()
     ]
-    kilobytes = s['mean_bytes'] / 1e3
-    yield (
-      f'from {kilobytes:.0f} KB JPEG files to batches of {title}',
-      '; '.join(found),
-    )
+    if found:
+      yield (
+        f'from {s["mean_bytes"] / 1e3:.0f} KB JPEG files to batches of '
+        + title.format(s['image_size']),
+        '; '.join(found),
+      )
 
 
 def _train(s, results) -> Rows:
   size = s['image_size']
   for name, row in results['models'].items():
-    ours, theirs = row['programs']['jax'], row['programs'][row['reference']]
+    ours, theirs = (
+      _seconds(row['programs'][n]['step_seconds']['median'])
+      for n in ('jax', row['reference'])
+    )
     yield (
       f'training step, {name}, {s["batch_size"]} images of {size}x{size}, '
       f'{s["dtype"]}, beside PyTorch {s["torch"]} ({row["reference"]}, its '
       'fastest)',
-      f'{_seconds(ours["step_seconds"]["median"])}, PyTorch '
-      f'{_seconds(theirs["step_seconds"]["median"])}; time of PyTorch over '
-      f'ours {spread(".3f")(row["torch_over_jax"])}{_share(ours)}',
+      f'{ours}, PyTorch {theirs}; time of PyTorch over ours '
+      f'{spread(".3f")(row["torch_over_jax"])}{_share(row["programs"]["jax"])}',
     )
 
 
@@ -234,9 +201,7 @@ def _compile_tpu(s, results) -> Rows:
       f'{s["device_count"]} {s["device_kind"]}, not run'
     )
     if not row['fits']:
-      largest = row['largest_batch_size']
-      advice = '' if largest is None else f'; a batch of {largest} in all does'
-      yield measured, f'does not fit{advice}'
+      yield measured, 'does not fit'
       continue
     memory, bound = row['memory_bytes_per_device'], row['bound']
     yield (
@@ -288,13 +253,8 @@ def pages() -> dict[pathlib.Path, str]:
     path.name: json.loads(path.read_text()) for path in RESULTS.glob('*.json')
   }
   prices = records['losses-tpu-v5e-compiled.json'], records['losses-cpu.json']
-  table = tried(records['train-cpu.json'])
   return {
-    SPEED: with_table(
-      with_table(SPEED.read_text(), 'performance', performance(records)),
-      'tried',
-      table,
-    ),
+    SPEED: with_table(SPEED.read_text(), performance(records)),
     PAGE: with_prices(PAGE.read_text(), *prices),
   }
 

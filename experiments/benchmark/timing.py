@@ -5,17 +5,10 @@ import random
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-# MaxSup may take this much longer than cross-entropy. The paper reports 3:51
-# minutes an epoch for both: Zhou et al., NeurIPS 2025, Table 16.
-TARGET = 0.01
-
-# With fewer, quartiles say little about the spread.
-_ENOUGH_ROUNDS = 5
 
 # So many things have 24 orders, which some rounds can go through.
 _FEW = 4
@@ -28,10 +21,7 @@ def timer(
 ) -> Callable[[int], float]:
   """Takes a number of steps in a row, and gives the seconds of one.
 
-  Args:
-    step: what is timed.
-    wait: returns once everything that was started is there.
-    clock: in seconds.
+  `wait` returns once everything that was started is there.
   """
 
   def seconds_per_step(count: int) -> float:
@@ -47,51 +37,33 @@ def timer(
 
 def time_in_turn(
   timers: Mapping[str, Callable[[int], float]], rounds: int, count: int
-) -> tuple[list[list[str]], dict[str, list[float]]]:
+) -> dict[str, list[float]]:
   """Times several things round by round, in an order that keeps changing.
 
-  Args:
-    timers: see `timer`.
-    rounds: how many rounds are timed. One more goes before, for clocks and
-      caches to settle.
-    count: steps in a turn.
+  Nothing always runs first, or always after another. One more round goes
+  before, for clocks and caches to settle.
 
   Returns:
-    The order of each round, and the seconds of each timer, a number a round.
+    The seconds of a step of each, a number a round.
   """
+  draw, names = random.Random(0), list(timers)
+  cycle = itertools.cycle(itertools.permutations(names))
+  seconds = {name: [] for name in names}
   for run in timers.values():
     run(count)
-  cycle = _orders(list(timers))
-  orders, seconds = [], {name: [] for name in timers}
   for i in range(rounds):
     say(f'round {i + 1} of {rounds}')
-    orders.append(list(next(cycle)))
-    for name in orders[-1]:
+    few = len(names) <= _FEW
+    for name in next(cycle) if few else draw.sample(names, len(names)):
       seconds[name].append(timers[name](count))
-  return orders, seconds
-
-
-def _orders(names: Sequence[str]) -> Iterator[Sequence[str]]:
-  """Orders in which nothing always runs first, or always after another."""
-  if len(names) <= _FEW:
-    yield from itertools.cycle(itertools.permutations(names))
-  # Of all orders of many, the first ones differ in the last few places only.
-  draw = random.Random(0)
-  while True:
-    yield draw.sample(names, len(names))
+  return seconds
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
   """The rounds, their median, quartiles and extremes, interpolated linearly."""
-  low, q1, median, q3, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
-  return {
-    'per_round': list(values),
-    'median': float(median),
-    'quartile_1': float(q1),
-    'quartile_3': float(q3),
-    'min': float(low),
-    'max': float(high),
-  }
+  names = 'min', 'quartile_1', 'median', 'quartile_3', 'max'
+  found = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist()
+  return {'per_round': list(values), **dict(zip(names, found))}
 
 
 def ratios(
@@ -103,34 +75,6 @@ def ratios(
   round down cancels out.
   """
   return summary([a / b for a, b in zip(seconds, baseline, strict=True)])
-
-
-def verdict(ratio: Mapping[str, Any], target: float = TARGET) -> dict[str, Any]:
-  """Whether a ratio exceeds 1 by at most `target`, as far as one can tell.
-
-  Returns:
-    `met`, which is None if one cannot tell, `text`, the reason in words, and
-    the numbers that decided.
-  """
-  spread = ratio['quartile_3'] - ratio['quartile_1']
-  if len(ratio['per_round']) < _ENOUGH_ROUNDS:
-    met, text = None, f'fewer than {_ENOUGH_ROUNDS} rounds cannot tell'
-  elif spread > target:
-    met = None
-    text = (
-      f'the quartiles of the ratio are {spread:.2%} apart, more than the '
-      'target: this machine cannot tell'
-    )
-  else:
-    met = ratio['median'] <= 1 + target
-    text = 'the target is met' if met else 'the target is missed'
-  return {
-    'ratio_at_most': 1 + target,
-    'ratio': ratio['median'],
-    'spread': spread,
-    'met': met,
-    'text': text,
-  }
 
 
 def filled(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Any:

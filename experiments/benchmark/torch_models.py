@@ -1,12 +1,8 @@
 """The models in PyTorch, under the names of torchvision and timm.
 
-What `maxsup_jax.models` is compared with, in speed and in logits. Names, shapes
-and computation are those of torchvision (ResNet, He et al. 2016; MobileNetV2,
-Sandler et al. 2018) and of timm (ViT, DeiT, Touvron et al. 2021), with no need
-for either.
-
-  model = create('resnet50', 1000, blur_pool=True).eval()
-  logits = model(images_NCHW)
+What `maxsup_jax.models` is compared with, in speed and in logits: names, shapes
+and computation of torchvision (ResNet, MobileNetV2) and of timm (ViT, DeiT).
+All take images [B, 3, H, W] and give logits [B, K].
 """
 
 import functools
@@ -98,7 +94,7 @@ class Bottleneck(_ResidualBlock):
 
 
 class ResNet(nn.Module):
-  """Images [B, 3, H, W] to logits [B, K]."""
+  """With the stem for ImageNet."""
 
   def __init__(
     self,
@@ -174,7 +170,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-  """Images [B, 3, H, W] to logits [B, K]."""
+  """Inverted residuals."""
 
   def __init__(
     self, num_classes: int, dropout: float = 0.2, blur_pool: bool = False
@@ -256,7 +252,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-  """Images [B, 3, H, W] to logits [B, K], from the class token."""
+  """With a class token."""
 
   def __init__(
     self,
@@ -304,14 +300,5 @@ MODELS = {
 
 
 def create(name: str, num_classes: int, **options: Any) -> nn.Module:
-  """A model of `MODELS`, in training mode; its weights are to be loaded.
-
-  Args:
-    name: as in `maxsup_jax.models`.
-    num_classes: K.
-    **options: ResNets: `width` (64), `blur_pool` (False). `mobilenet_v2`:
-      `dropout` (0.2), `blur_pool` (False). ViTs: `image_size` (224),
-      `patch_size` (16), and `dim`, `depth` and `heads` in place of those that
-      the name stands for.
-  """
+  """A model of `MODELS`, in training mode; its weights are to be loaded."""
   return MODELS[name](num_classes=num_classes, **options)

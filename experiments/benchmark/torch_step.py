@@ -9,7 +9,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,45 +34,29 @@ def find_torch(device: jax.Device) -> tuple[Any, str | None]:
   return torch, None
 
 
-class Variant(NamedTuple):
-  """A way to run the step: memory format, torch.compile's mode, and where."""
-
-  channels_last: bool
-  compiled: str | None  # '' is its default.
-  platforms: tuple[str, ...]
-
-
+# Memory format, torch.compile's mode ('' is its default), and where it is run.
 VARIANTS = {
-  'plain': Variant(False, None, ('cpu',)),
-  'channels_last': Variant(True, None, ('cpu', 'gpu')),
-  'compiled': Variant(True, '', ('cpu', 'gpu')),
-  'max_autotune': Variant(True, 'max-autotune', ('gpu',)),
+  'plain': ('contiguous_format', None, ('cpu',)),
+  'channels_last': ('channels_last', None, ('cpu', 'gpu')),
+  'compiled': ('channels_last', '', ('cpu', 'gpu')),
+  'max_autotune': ('channels_last', 'max-autotune', ('gpu',)),
 }
 
 
 def variants_of(platform: str) -> tuple[str, ...]:
   """The variants that are tried on a platform; the first is not compiled."""
-  return tuple(n for n, v in VARIANTS.items() if platform in v.platforms)
+  return tuple(n for n, v in VARIANTS.items() if platform in v[-1])
 
 
 def lacks(variant: str, platform: str) -> str | None:
   """What a variant lacks here, or None."""
-  if VARIANTS[variant].compiled is None:
+  if VARIANTS[variant][1] is None:
     return None
   if platform == 'cpu' and not (shutil.which('g++') or shutil.which('clang++')):
     return 'torch.compile needs a C++ compiler'
   if platform == 'gpu' and importlib.util.find_spec('triton') is None:
     return 'torch.compile needs triton'
   return None
-
-
-def configure(torch: Any, platform: str) -> None:
-  """What PyTorch's guides set to train fast; JAX multiplies alike."""
-  torch.backends.cudnn.benchmark = True
-  if platform == 'gpu':
-    # float32 is TF32 then, as by JAX's default.
-    torch.set_float32_matmul_precision('high')
-    torch.backends.cudnn.allow_tf32 = True
 
 
 @contextlib.contextmanager
@@ -91,21 +75,9 @@ def exact(torch: Any) -> Iterator[None]:
 
 
 class Step:
-  """A model in PyTorch with an optimizer, and the step that trains it.
+  """A net with its weights and an optimizer, and the step that trains it.
 
-  Args:
-    torch: the module.
-    net: maps images [B, 3, H, W] to logits.
-    weights: its state dict, as numpy arrays.
-    batch: uint8 images [B, H, W, 3] and labels.
-    variant: one of `VARIANTS`.
-    platform: 'cpu' or 'gpu'.
-    dtype: of the computation; 'bfloat16' is autocast.
-    optimizer: 'sgd' or 'adamw'; all parameters decay.
-    options: of the optimizer, as of `make_optimizer`.
-    alpha: of MaxSup.
-    mean: of the images in [0, 1], per channel.
-    std: likewise.
+  It maps images [B, 3, H, W] to logits; bfloat16 is autocast.
   """
 
   def __init__(
@@ -127,12 +99,8 @@ class Step:
     self._torch = torch
     self._cuda = platform == 'gpu'
     device = 'cuda' if self._cuda else 'cpu'
-    if self._cuda:
-      torch.cuda.reset_peak_memory_stats()
-    chosen = VARIANTS[variant]
-    layout = (
-      torch.channels_last if chosen.channels_last else torch.contiguous_format
-    )
+    layout, mode, _ = VARIANTS[variant]
+    layout = getattr(torch, layout)
     # The arrays of JAX may not be written to.
     tensors = {n: torch.from_numpy(np.array(w)) for n, w in weights.items()}
     net.load_state_dict(tensors, strict=True)
@@ -159,8 +127,8 @@ class Step:
       cross_entropy = torch.nn.functional.cross_entropy(logits, labels)
       return cross_entropy + alpha * penalty.mean()
 
-    if chosen.compiled is not None:
-      loss = torch.compile(loss, mode=chosen.compiled or None)
+    if mode is not None:
+      loss = torch.compile(loss, mode=mode or None)
     self._net, self._forward, self._loss = net, forward, loss
     options = dict(options)
     kinds = {'sgd': torch.optim.SGD, 'adamw': torch.optim.AdamW}
@@ -187,10 +155,6 @@ class Step:
   def seconds_per_step(self, count: int) -> float:
     """Takes steps in a row, and waits until the last is done."""
     return timing.timer(self._step, self._wait)(count)
-
-  def peak_memory(self) -> int | None:
-    """The most bytes of a GPU that were allocated since this was made."""
-    return self._torch.cuda.max_memory_allocated() if self._cuda else None
 
   def _wait(self):
     if self._cuda:

@@ -1,7 +1,6 @@
 """A TPU to compile for, on a machine that has none."""
 
 import importlib.util
-import math
 import os
 from typing import Any
 
@@ -9,19 +8,12 @@ from maxsup_jax.errors import UsageError, one_of
 
 TOPOLOGY = 'v5e:2x2'
 
-# What one machine has, and how libtpu is to see it. pmap cannot be compiled for
-# more: JAX would have to run on each of the machines.
-TOPOLOGIES: dict[str, dict[str, Any]] = {
-  # A chip of a v4 is two cores, which work as one device.
-  'v4:2x2x1': {'chip_config_name': 'megacore'},
-  'v5e:1x1': {},
-  'v5e:2x2': {},
-  'v5e:2x4': {},
-  'v5p:2x2x1': {},
-  'v6e:1x1': {},
-  'v6e:2x2': {},
-  'v6e:2x4': {},
-}
+# What one machine has. pmap cannot be compiled for more: JAX would have to run
+# on each of the machines.
+TOPOLOGIES = (
+  *('v4:2x2x1', 'v5e:1x1', 'v5e:2x2', 'v5e:2x4'),
+  *('v5p:2x2x1', 'v6e:1x1', 'v6e:2x2', 'v6e:2x4'),
+)
 
 # libtpu asks the cloud for what it runs on, unless it is told. Its lock keeps
 # two processes from one TPU; here there is none, and two may compile.
@@ -35,14 +27,7 @@ _ENVIRONMENT = {
 
 
 def prepare(who: str) -> None:
-  """Sets the environment; to be called before jax is imported.
-
-  Args:
-    who: compiles with libtpu, for the message.
-
-  Raises:
-    UsageError: if libtpu is not installed.
-  """
+  """Sets the environment for libtpu; call it before jax is imported."""
   if importlib.util.find_spec('libtpu') is None:
     raise UsageError(
       f'{who} needs libtpu, which is not installed: pip install libtpu, or '
@@ -57,12 +42,14 @@ def devices(name: str) -> list[Any]:
   from jax.experimental import topologies
 
   one_of('--topology', name, TOPOLOGIES)
+  # A chip of a v4 is two cores, which work as one device.
+  options = {'chip_config_name': 'megacore'} if name.startswith('v4') else {}
   shape = [int(n) for n in name.partition(':')[2].split('x')]
-  found = topologies.get_topology_desc(
-    platform='tpu',
-    topology_name=name,
-    chips_per_host_bounds=(*shape, 1, 1)[:3],
-    **TOPOLOGIES[name],
-  ).devices
-  assert len(found) == math.prod(shape), found
-  return list(found)
+  return list(
+    topologies.get_topology_desc(
+      platform='tpu',
+      topology_name=name,
+      chips_per_host_bounds=(*shape, 1, 1)[:3],
+      **options,
+    ).devices
+  )

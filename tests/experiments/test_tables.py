@@ -42,47 +42,8 @@ def test_prices_are_filled_in_and_replaced(passes, shown):
 
 
 def test_a_table_is_replaced():
-  page = 'a\n<!-- x -->\nold\n<!-- end of x -->\nb'
-  filled = tables.with_table(page, 'x', '| new |')
-  assert filled == 'a\n<!-- x -->\n| new |\n<!-- end of x -->\nb'
-  for other in ('no table', 'a\n<!-- x -->\nno end'):
-    with pytest.raises(UsageError, match='no <!-- x -->'):
-      tables.with_table(other, 'x', '')
-
-
-def test_a_record_is_told_with_its_spread_and_its_machine():
-  def ratio(median, low, high):
-    return {'median': median, 'quartile_1': low, 'quartile_3': high}
-
-  step = {'step_seconds': {'median': 0.25}, 'share_of_peak': 0.417}
-  record = {
-    'suite': 'step',
-    'versions': {'jax': '1.2.3'},
-    'hardware': {
-      'platform': 'gpu',
-      'device_kind': 'Big GPU',
-      'device_count': 4,
-      'host_cpu': 'Small CPU',
-      'host_cpu_count': 8,
-    },
-    'settings': {
-      'model': 'resnet50',
-      'model_options': {},
-      'batch_size': 64,
-      'image_size': 224,
-      'dtype': 'bfloat16',
-    },
-    'results': {
-      'objectives': {
-        'ce': step | {'ratio_to_ce': ratio(1, 1, 1)},
-        'maxsup': step | {'ratio_to_ce': ratio(1.0044, 0.99, 1.02)},
-      }
-    },
-  }
-  row = tables.performance({'x.json': record}).splitlines()[2]
-  assert row == (
-    '| training step, resnet50, 64 images of 224x224, bfloat16 | CE 250 ms, '
-    'MaxSup 250 ms; over CE: MaxSup 1.004 (0.990–1.020); 42% of the peak '
-    'FLOP/s | 4 Big GPU; 8 CPUs, Small CPU; jax 1.2.3 | '
-    '[x.json](../experiments/results/x.json) |'
-  )
+  head, end = 'a\n<!-- performance -->\n', '<!-- end of performance -->\nb'
+  assert tables.with_table(f'{head}old\n{end}', 'new') == f'{head}new\n{end}'
+  for other in ('no table', head):
+    with pytest.raises(UsageError, match='no <!-- performance -->'):
+      tables.with_table(other, '')

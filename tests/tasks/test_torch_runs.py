@@ -146,7 +146,7 @@ def test_classes_in_another_order(run, file, data_dir, tmp_path):
     ({'model': {'name': 'resnet8', 'width': 8}}, {}, r'\[4\] in the weights'),
     ({'model': {'name': 'alexnet_cifar'}}, {}, 'has no known PyTorch names'),
     ({}, {'key': 'model'}, "key is 'model'"),
-    ({}, {'prefix': 'net.'}, "no name in the weights begins with 'net.'"),
+    ({}, {'prefix': 'net.'}, "prefix is 'net.', but no name"),
     ({}, {'class_order': 'no_such.txt'}, r'no_such\.txt cannot be read'),
   ],
 )

@@ -125,7 +125,7 @@ def test_a_head_of_another_size_stays_fresh(build, trained, monkeypatch):
     # The same parameters, another network.
     (
       {'name': 'resnet8', 'width': 4, 'blur_pool': True},
-      'its blur_pool is False, here it is True',
+      'blur_pool is False there and True here',
     ),
   ],
 )
@@ -156,7 +156,7 @@ def test_a_smaller_model_is_not_taken_for_the_same(build, trained):
   name, _ = params.popitem()
   while name == 'head':
     name, _ = params.popitem()
-  with pytest.raises(UsageError, match=rf'{name}/\S+ is \[.*is not there'):
+  with pytest.raises(UsageError, match=rf'{name}/\S+ is \[.*not there here'):
     init_from(shapes.replace(params=params), path, MODEL)
 
 
@@ -228,7 +228,7 @@ class TestFiles:
   def test_refuses_what_does_not_fit(self, build, file, tmp_path):
     shapes = jax.eval_shape(build(model={**MODEL, 'width': 8}).init_state)
     for path, message in (
-      (file, r'init_from: \S+\.safetensors: bn1.bias is \[4\] in the'),
+      (file, r'init_from: \S+\.safetensors: bn1.bias: \[4\] in the'),
       (tmp_path / 'none.pth', r'init_from: \S+\.pth: no file'),
     ):
       with pytest.raises(UsageError, match=message):

@@ -90,5 +90,5 @@ def test_groups_without_examples():
   assert np.isnan(means['accuracy_absent'])
   assert files.jsonable(means)['accuracy_absent'] is None
   for ids in ((3,), (-1, 0)):
-    with pytest.raises(ValueError, match='expected from 0 to below 3'):
+    with pytest.raises(ValueError, match='at least 0 and below 3'):
       metrics.means(sums, {'few': ids})
