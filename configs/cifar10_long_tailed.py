@@ -19,7 +19,7 @@ with the ResNet-32 of Zhou et al. 2020 (BBN, arXiv 1912.02413).
 
 Accuracy on the test images in the paper, in %, without spread, as overall
 (many / medium); many: classes of more than 100 training images, low (few in
-`maxsup_jax.training.evaluation.shot_groups`): of fewer than 20.
+`maxsup_jax.tasks.metrics.shot_groups`): of fewer than 20.
 
   imbalance    focal               ls                  maxsup
   50  "val"    77.4 (76.0 / 89.7)  81.2 (81.6 / 77.0)  82.1 (82.5 / 78.1)

@@ -1,4 +1,4 @@
-"""What the programs share: flags, one-line errors, tables.
+"""What the programs share: flags and one-line errors.
 
 Nothing heavy is imported here, so that `--help` answers at once.
 """
@@ -17,6 +17,8 @@ from experiments import _processes
 from maxsup_jax.errors import UsageError
 
 USAGE_EXIT_CODE = 2
+# Fields that `--config.FIELD=None` has reset.
+RESET: dict[str, None] = {}
 
 # When the program began, but for the start of Python itself.
 BEGAN = time.perf_counter()
@@ -153,8 +155,11 @@ def _with_config(argv: list[str], default: str) -> list[str]:
         )
       parent, level = level, level[part]
     if match and match[2] == 'None' and not free:
-      # A flag would take it for a text.
+      # A flag would take it for a text. What was given before counts no more.
+      earlier = rf'--?config\.{re.escape(match[1])}='
+      rest = [a for a in rest if not re.match(earlier, a)]
       parent[name] = None
+      RESET[match[1]] = None
     else:
       rest.append(argument)
   argv = rest

@@ -18,6 +18,7 @@ is a bound by them at the device's peaks, and no measurement.
 Exit codes: 0 every step fits, 1 one does not, 2 the input is wrong.
 """
 
+import re
 import sys
 
 from absl import flags
@@ -81,7 +82,10 @@ def _configs():
 
   from maxsup_jax.tasks import resolve
 
+  if sum(bool(re.fullmatch('--?config(=.*)?', a)) for a in sys.argv[1:]) > 1:
+    raise _cli.UsageError('--config is given twice; expected one card')
   values = config_flags.get_override_values(flags.FLAGS['config'])
+  values = {**_cli.RESET, **values}
   given = _cli.take_card(sys.argv[1:], '')[1]
   configs = []
   for card in [given] if given else CARDS:

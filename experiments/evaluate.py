@@ -34,10 +34,10 @@ def main():
   given = {name: flags.FLAGS[name].value for name in ('step', 'split')}
   workdir = tasks.open_workdir(_WORKDIR.value)
   agreement.require_same(workdir.config(), **given)
-  _compilation.keep_compiled(workdir.path)
   loaded = tasks.load_run(
     _WORKDIR.value, data_dir=flags.FLAGS.data_dir, **given
   )
+  _compilation.keep_compiled(loaded.workdir.path)
   records = loaded.evaluate()
   if first:
     print('\n' + metrics.table(records, made_up=loaded.task.made_up))

@@ -68,13 +68,13 @@ def main():
     augmentations = extraction.Augmentations(
       _AUGMENTATIONS.value, pair, _PER_CLASS.value
     )
-  _compilation.keep_compiled(tasks.open_workdir(_WORKDIR.value).path)
   loaded = tasks.load_run(
     _WORKDIR.value,
     **{
       n: flags.FLAGS[n].value for n in ('step', 'weights', 'data_dir', 'split')
     },
   )
+  _compilation.keep_compiled(loaded.workdir.path)
   found = extraction.extract(
     loaded,
     _OUT.value,

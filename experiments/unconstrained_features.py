@@ -33,16 +33,16 @@ _OUT = flags.DEFINE_string('out', None, 'The directory for all files.')
 _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace the results in --out.'
 )
-_NUM_CLASSES = flags.DEFINE_integer('num_classes', 10, 'K.', lower_bound=2)
-_PER_CLASS = flags.DEFINE_integer(
+flags.DEFINE_integer('num_classes', 10, 'K.', lower_bound=2)
+flags.DEFINE_integer(
   'per_class', 10, 'n, examples of each class.', lower_bound=2
 )
 _DIM = flags.DEFINE_integer(
   'dim', 32, 'D, features of an example, at least K - 1.', lower_bound=1
 )
-_LAMBDA_W = flags.DEFINE_float('lambda_w', 1e-3, 'Penalty of the weights.')
-_LAMBDA_H = flags.DEFINE_float('lambda_h', 1e-3, 'Penalty of the features.')
-_LAMBDA_B = flags.DEFINE_float('lambda_b', 1e-3, 'Penalty of the bias.')
+flags.DEFINE_float('lambda_w', 1e-3, 'Penalty of the weights.')
+flags.DEFINE_float('lambda_h', 1e-3, 'Penalty of the features.')
+flags.DEFINE_float('lambda_b', 1e-3, 'Penalty of the bias.')
 _ALPHAS = flags.DEFINE_list(
   'alphas', ['0', '0.05', '0.1', '0.2'], 'Strengths of LS and MaxSup.'
 )

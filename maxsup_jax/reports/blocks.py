@@ -74,7 +74,7 @@ class Section:
   """A part of the report.
 
   Attributes:
-    name: as in --sections and in results.json.
+    name: as in `SECTIONS` and in results.json.
     title: its heading.
     blocks: what the page shows.
     numbers: for results.json: nested mappings, lists, numbers, strings.

@@ -76,7 +76,7 @@ def check_same_model(outputs: Outputs, train: Outputs) -> None:
   Raises:
     UsageError: if both are the same data, or if weights or metadata differ.
   """
-  hint = 'give the files of --train in the order of the models'
+  hint = 'give the files of the training split in the order of the models'
   if outputs.logits.shape == train.logits.shape and np.array_equal(
     outputs.logits, train.logits
   ):

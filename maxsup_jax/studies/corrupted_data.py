@@ -121,7 +121,7 @@ def choose_corruptions(
   known = {name: name for name in STANDARD + EXTRA}
   aliases = {alias: name for name, alias in benchmark.renamed.items()} | known
   for name in given:
-    errors.one_of('corruptions', name, ('all', *aliases))
+    errors.one_of('corruptions', name, aliases)
   return tuple(dict.fromkeys(aliases[name] for name in given))
 
 

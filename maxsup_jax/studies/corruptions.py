@@ -109,7 +109,7 @@ def prepare(
   """
   names = run_names(workdirs)
   if len(set(names)) < len(names):
-    raise UsageError('workdir lists a run twice')
+    raise UsageError('workdir: a run is listed twice')
   if len(workdirs) > 1 and not out:
     raise UsageError(
       'out is needed for several runs: the directory of the results'
@@ -374,9 +374,10 @@ def write(study: Study, found: dict[str, Any], picture: bytes) -> None:
     for record in (one['clean'], *one['datasets'])
   ]
   text = json.dumps(found, indent=2, allow_nan=False)
-  files.write(study.directory / 'results.csv', results.to_csv(rows))
-  files.write(study.directory / 'corruptions.png', picture)
-  files.write(study.directory / 'results.json', text + '\n')
+  with results.Log(study.directory).opened():
+    files.write(study.directory / 'results.csv', results.to_csv(rows))
+    files.write(study.directory / 'corruptions.png', picture)
+    files.write(study.directory / 'results.json', text + '\n')
 
 
 def caption(study: Study) -> str:

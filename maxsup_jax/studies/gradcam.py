@@ -242,7 +242,7 @@ def targets(
   if target == 'label':
     if None in labels:
       raise UsageError(
-        '--target is label, which an image file does not have; expected '
+        'target is label, which an image file does not have; expected '
         'predicted or a class id'
       )
     return np.array(labels)

@@ -97,7 +97,7 @@ def make_problems(
     ]
   if not chosen:
     raise UsageError(
-      'objectives and alphas leave nothing to do, as an alpha of 0 is ce'
+      'alphas: these objectives leave nothing to do, as an alpha of 0 is ce'
     )
   if chosen[0].epsilon >= 1:
     raise UsageError(

@@ -109,8 +109,9 @@ def build(
       task.model, (1, *image_shape), optimizer.decay, optimizer.decay_layers
     ),
   )
+  mixing = task.mixing  # It checks its own numbers.
   if training:
-    task.mixing.check(
+    mixing.check(
       objective,
       name=config.objective.name,
       num_classes=K,
@@ -119,7 +120,7 @@ def build(
       repeats=config.dataset.repeats,
     )
   fresh = jax.eval_shape(run.init_state)
-  if run.diagnostics_every and 'bias' not in fresh.params['head']:
+  if run.diagnostics_every and 'bias' not in fresh.params.get('head', {}):
     raise UsageError(
       'config.diagnostics_every needs a linear classifier; the head of '
       f'{config.model.name!r} is not linear'

@@ -249,6 +249,11 @@ class Classification:
         split of evaluation.
       transform: what is done to the images; by default `eval_transform`.
     """
+    if isinstance(split, str) and split not in self.measured_splits:
+      raise UsageError(
+        f'split is {split!r}; expected {" or ".join(self.measured_splits)} '
+        '(load_run(split=...) opens others)'
+      )
     trains = split == self.config.dataset.train_split
     source = self.train_source if trains else self.eval_source
     if split is not None and not isinstance(split, str):

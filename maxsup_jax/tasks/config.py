@@ -91,7 +91,7 @@ def default_config() -> ConfigDict:
 
 
 def resolve(config: Mapping[str, Any]) -> ConfigDict:
-  """Fills in defaults and refuses unknown fields and bad values.
+  """Fills in defaults and refuses unknown fields and wrong types.
 
   Args:
     config: nested fields, as a run card or a work directory's `config.json`
@@ -101,7 +101,8 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
     A complete, locked configuration.
 
   Raises:
-    UsageError: for an unknown field, or a value of the wrong type.
+    UsageError: for an unknown field, a value of the wrong type, or one out of a
+      range that `build` does not check.
 
   Examples:
     >>> config = resolve({'optimizer': {'learning_rate': 0.5}})

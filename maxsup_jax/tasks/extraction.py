@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from scipy.special import logsumexp
 from tqdm import tqdm
@@ -125,6 +126,10 @@ def extract(
     UsageError: if the file exists or cannot be written, or if the run was
       trained without augmentations and some are asked for.
   """
+  if jax.process_count() > 1:
+    raise UsageError(
+      'extract runs in one process: each would have only a part of every batch'
+    )
   run, task = loaded.run, loaded.task
   if out is None:
     out = default_path(loaded)

@@ -5,8 +5,10 @@ import os
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from maxsup_jax import files
+from maxsup_jax.data import Source
 from maxsup_jax.tasks.building import build
 from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.weights import check_weights, open_workdir
@@ -76,6 +78,8 @@ def load_run(
   data_dir: str | None = None,
   split: str | None = None,
   devices: Devices | None = None,
+  model: nn.Module | None = None,
+  sources: tuple[Source, Source] | None = None,
 ) -> LoadedRun:
   """Opens a trained run: its configuration, data, model and a checkpoint.
 
@@ -88,6 +92,8 @@ def load_run(
     data_dir: where datasets are prepared; None for the default of tfds.
     split: evaluates another split than the configuration says.
     devices: by default all devices of all processes.
+    model: what was given to `build`, if the run was built so.
+    sources: likewise.
 
   Returns:
     The run, on the host.
@@ -99,6 +105,7 @@ def load_run(
   Examples:
     Class probabilities of a few test images, in a notebook::
 
+      import jax
       from maxsup_jax import tasks
       loaded = tasks.load_run('runs/maxsup')
       batch = next(loaded.task.eval_batches())
@@ -117,6 +124,8 @@ def load_run(
       eval_split=split,
       devices=devices,
       training=False,
+      model=model,
+      sources=sources,
     )
     state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
   split = split or config.dataset.eval_split

@@ -100,8 +100,8 @@ def resolve(
     A complete, unlocked configuration.
 
   Raises:
-    UsageError: for an unknown field, or a value of the wrong type or out of its
-      range.
+    UsageError: for an unknown field, a value of the wrong type, or one out of a
+      range that nothing else checks.
   """
   if isinstance(config, ConfigDict):
     config = config.to_dict()

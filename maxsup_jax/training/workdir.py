@@ -1,7 +1,7 @@
 """The work directory: its owner, and what is written into it.
 
-`config.json`, `run.json` and `metrics.jsonl` are plain text; see the README for
-what they hold. Only the first process writes.
+`config.json`, `run.json` and `metrics.jsonl` are plain text; docs/training.md
+says what they hold. Only the first process writes.
 """
 
 import contextlib
@@ -135,6 +135,10 @@ class Workdir:
       UsageError: if it holds another run, or another process is using it; if
         the processes do not run the same, or do not share the directory.
     """
+    if not self._writes and jax.process_index() == 0:
+      raise UsageError(
+        f'{self.path} is open for reading only; open it with writes=True'
+      )
     self.check(config)
     # Nobody writes before everybody has looked.
     found = versions()
