@@ -141,6 +141,10 @@ def test_what_is_not_there_is_one_line(workdir, data_dir, tmp_path):
       call()
     assert '\n' not in str(e.value)
   loaded = tasks.load_run(path, **load)
+  with pytest.raises(UsageError, match="split is 'validation'; expected train"):
+    loaded.task.eval_batches('validation')
+  with pytest.raises(UsageError, match='is open for reading only'):
+    loop.train(loaded.run, tasks.open_workdir(path))
   out = tmp_path / 'out.npz'
   out.touch()
   augmentations = extraction.Augmentations
