@@ -358,7 +358,7 @@ def check_votes(task: Classification) -> None:
   if not {'kernel', 'bias'} <= set(head):
     raise UsageError(
       f'{needs} a linear classifier with a bias; that of {task.name!r} has '
-      f'only {" and ".join(sorted(head)) or "no parameters"}'
+      f'only {" and ".join(sorted(head)) or "other parameters"}'
     )
   channels = outputs['feature_map'].shape[-1]
   if channels != outputs['penultimate'].shape[-1]:

@@ -250,14 +250,14 @@ class TestTrainBatches:
       def __getitem__(self, index):
         return {'image': images[index], 'label': 0}
 
-    with refused('ragged: the images of a batch must have one shape'):
+    with refused('ragged: the images of a batch are .*expected one shape'):
       next(train_batches(Ragged(), batch_size=4, seed=0))
 
   def test_errors_come_through_workers(self, numbered, refused):
     batches = train_batches(
       numbered(5), batch_size=5, seed=0, workers=1, transform=_to_float64
     )
-    with refused('images are float64; expected uint8, or float32 once'):
+    with refused('images are float64; expected uint8, or float32 after'):
       next(batches)
     batches.close()
 

@@ -55,7 +55,7 @@ MISTAKES = {
   'evaluate': [
     ([], '--workdir is needed'),
     (['--workdir={tmp}'], 'no config.json'),
-    (['--workdir={broken}'], 'not a list'),
+    (['--workdir={broken}'], 'config is a list; expected'),
     (['--workdir={run}', '--out=/dev/null/x'], '/dev/null/x cannot be written'),
   ],
   'extract': [

@@ -15,7 +15,7 @@ class Golden(NamedTuple):
   mixed: np.ndarray
 
 
-@pytest.fixture(scope='package', autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def fast_compilation():
   """Compiling takes most of the time here, and the arrays are tiny."""
   jax.config.update('jax_disable_most_optimizations', True)

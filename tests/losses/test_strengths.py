@@ -125,7 +125,7 @@ def test_what_is_refused():
       with pytest.raises(UsageError, match=message):
         make(**arguments)
   for values, boundaries, message in (
-    ([0.1], [2], 'values are 1; expected one more than the 1 boundaries'),
+    ([0.1], [2], 'there are 1 values; expected one more'),
     ([0.1, 0.2, 0.3], [5, 5], r'boundaries are \[5, 5\]; expected increasing'),
     ([0.1, 0.2], [0], 'boundaries is 0; expected an integer'),
     ([0.1, '0.2'], [1], "values is '0.2'; expected"),

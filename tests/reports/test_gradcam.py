@@ -115,7 +115,7 @@ def test_nothing_overlaps_or_is_cut_off():
 
 
 def test_what_is_refused(tmp_path):
-  with pytest.raises(UsageError, match=r'x\.jpeg does not say'):
+  with pytest.raises(UsageError, match=r'x\.jpeg has an unknown ending'):
     save(figure(), tmp_path / 'x.jpeg')
   with pytest.raises(UsageError, match=r'\.png, \.svg, \.pdf'):
     check_path('figure')

@@ -313,7 +313,7 @@ def test_the_benchmark_is_that_of_the_dataset():
   assert choose(None, ['~/tfds/imagenet2012/5.1.0']).clean == 'imagenet2012'
   assert choose('cifar10_corrupted', ['digits']).clean == 'cifar10'
   for arguments, message in (
-    ((None, ['cifar100']), "version of 'cifar100' is known"),
+    ((None, ['cifar100']), "'cifar100' has no known corrupted version"),
     ((None, ['cifar10', 'imagenet2012']), 'cannot be compared'),
     (('cifar10', ['cifar10']), 'expected one of cifar10_corrupted'),
   ):

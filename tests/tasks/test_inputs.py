@@ -149,7 +149,11 @@ def test_training_and_evaluation_see_their_transforms(data_dir):
 @pytest.mark.parametrize(
   ('train', 'evaluated', 'message'),
   [
-    ('tf_distort | flip', '', "train_transform is 'tf_distort .* normalises"),
+    (
+      'tf_distort | flip',
+      '',
+      "train_transform is 'tf_distort .* not normalise",
+    ),
     ('standardize | tf_distort', 'standardize', 'train_transform .* normalis'),
     ('tf_distort | standardize', '', 'dataset.train_transform standardises'),
     ('flip', 'standardize', 'eval_transform standardises .* train_transform'),

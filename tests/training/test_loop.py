@@ -330,7 +330,7 @@ def test_what_the_program_cannot_give_an_objective_is_refused(train, tmp_path):
     (
       {'name': 'ce', 'class_weights': [1.0, 2.0]},
       resnet,
-      'class_weights must be 10 numbers, one for each class, got 2',
+      r'class_weights is \[1.0, 2.0\]; expected 10 numbers',
     ),
   ):
     with pytest.raises(UsageError, match=message):

@@ -318,5 +318,5 @@ def test_votes_need_a_linear_head_with_a_bias():
   check_votes(task(Linear()))
   with pytest.raises(UsageError, match='with a feature map'):
     check_votes(task(Linear(), votes))
-  with pytest.raises(UsageError, match='has no parameters only'):
+  with pytest.raises(UsageError, match='has only other parameters'):
     check_votes(task(Headless(), votes))
