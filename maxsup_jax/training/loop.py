@@ -72,6 +72,10 @@ def train(
     NonFiniteError: when a number is not finite; no checkpoint holds it.
   """
   began = time.perf_counter() if began is None else began
+  if jax.process_index() == 0 and not workdir.writes:
+    raise UsageError(
+      f'{workdir.path} is open for reading only; open it with writes=True'
+    )
   if not workdir.has_checkpoints:
     run.check_first_state()
   with contextlib.ExitStack() as stack:

@@ -54,6 +54,11 @@ class Workdir:
     self._resolve = resolve
 
   @property
+  def writes(self) -> bool:
+    """Whether this process writes here."""
+    return self._writes
+
+  @property
   def checkpoints(self) -> Path:
     """The directory of the checkpoints."""
     return self.path / 'checkpoints'
@@ -135,10 +140,6 @@ class Workdir:
       UsageError: if it holds another run, or another process is using it; if
         the processes do not run the same, or do not share the directory.
     """
-    if not self._writes and jax.process_index() == 0:
-      raise UsageError(
-        f'{self.path} is open for reading only; open it with writes=True'
-      )
     self.check(config)
     # Nobody writes before everybody has looked.
     found = versions()

@@ -314,7 +314,7 @@ def test_the_benchmark_is_that_of_the_dataset():
   assert choose('cifar10_corrupted', ['digits']).clean == 'cifar10'
   for arguments, message in (
     ((None, ['cifar100']), "'cifar100' has no known corrupted version"),
-    ((None, ['cifar10', 'imagenet2012']), 'cannot be compared'),
+    ((None, ['cifar10', 'imagenet2012']), 'expected one dataset'),
     (('cifar10', ['cifar10']), 'expected one of cifar10_corrupted'),
   ):
     with pytest.raises(UsageError, match=message):
