@@ -75,7 +75,8 @@ def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
   with nn.intercept_methods(record):
     params = jax.eval_shape(
       functools.partial(model.init, train=False),
-      jax.random.key(0),
+      # Its shape alone: a key would be the first program to be compiled.
+      jax.eval_shape(lambda: jax.random.key(0)),
       jax.ShapeDtypeStruct(images_shape, jnp.float32),
     )['params']
 

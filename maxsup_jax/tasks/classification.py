@@ -346,10 +346,12 @@ def check_votes(task: Classification) -> None:
   if 'votes' not in task.objective.needs:
     return
   needs = "objective: ranking 'votes' needs"
-  image = jnp.zeros((1, *task.image_shape))
-  (_, outputs), variables = jax.eval_shape(
-    lambda: task.model.init_with_output(jax.random.key(0), image, train=False)
-  )
+
+  def init():
+    image = jnp.zeros((1, *task.image_shape))
+    return task.model.init_with_output(jax.random.key(0), image, train=False)
+
+  (_, outputs), variables = jax.eval_shape(init)
   if 'feature_map' not in outputs:
     raise UsageError(
       f'{needs} a model with a feature map; {task.name!r} has none'
