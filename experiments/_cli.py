@@ -69,8 +69,8 @@ def run(
     return rest
 
   def guarded(argv):
-    # orbax logs every save as a warning.
-    logging.set_verbosity(logging.ERROR)
+    # orbax logs every save as a warning, and its failures beside raising them.
+    logging.set_verbosity(logging.FATAL)
     try:
       with _processes.ending_together():
         return main(argv[1:]) if files else main()

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import math
 import numbers
+import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -178,8 +179,21 @@ def within(prefix: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException | str) -> str:
-  """The text of an error without line breaks."""
-  return ' '.join(str(error).split())
+  """The text of an error without line breaks, and not longer than a message."""
+  return printable(' '.join(str(error).split())[:300])
+
+
+def printable(text: str) -> str:
+  r"""Text without what steers a terminal, such as the colours of ANSI.
+
+  Examples:
+    >>> printable('\x1b[31mred\x1b[0m')
+    'red'
+  """
+  text = re.sub(r'\x1b\[[0-?]*[ -/]*[@-~]', '', text)
+  # Lone surrogates cannot be written as UTF-8.
+  text = text.encode('utf-8', 'replace').decode()
+  return ''.join(c for c in text if c in '\n\t' or c.isprintable())
 
 
 def shown(value: Any) -> str:

@@ -1,13 +1,21 @@
 """Writes files whole or not at all, and never over others unasked."""
 
 import contextlib
+import errno
+import glob
 import math
 import os
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line
+
+
+class WriteError(UsageError):
+  """Something cannot be written, as where a disk is full."""
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -21,6 +29,8 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
     UsageError: if it cannot be written; nothing is left of the attempt.
   """
   path = Path(path)
+  # Nobody writes for so long what is in memory already.
+  remove_leftovers(path, older_than=3600)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   encoded = content.encode() if isinstance(content, str) else content
   with one_line_errors(path):
@@ -35,15 +45,40 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
       raise
 
 
+def remove_leftovers(path: str | os.PathLike, *, older_than: float) -> None:
+  """Removes what `write` left beside a file where its process was killed.
+
+  Args:
+    path: of the file.
+    older_than: seconds since it was last written to.
+  """
+  path = Path(path)
+  for left in path.parent.glob(f'.{glob.escape(path.name)}.*'):
+    with contextlib.suppress(OSError):  # Another process was first.
+      age = time.time() - left.stat().st_mtime
+      if left.suffix[1:].isdigit() and age >= older_than:
+        left.unlink()
+
+
 @contextlib.contextmanager
 def one_line_errors(path: str | os.PathLike) -> Iterator[None]:
   """Turns the failure to write a file into a one-line error."""
   try:
     yield
   except OSError as e:
-    raise UsageError(
-      f'{os.fspath(path)} cannot be written: {e.strerror or e}'
-    ) from None
+    raise unwritable(path, e) from None
+
+
+def unwritable(path: str | os.PathLike, error: Exception) -> WriteError:
+  """The error that says what cannot be written, and how much room there is."""
+  reason = getattr(error, 'strerror', None) or one_line(error)
+  code = getattr(error, 'errno', None)
+  # TensorStore has no numbers.
+  if code in (errno.ENOSPC, errno.EDQUOT) or 'RESOURCE_EXHAUSTED' in reason:
+    there = next(p for p in Path(path).absolute().parents if p.exists())
+    free = shutil.disk_usage(there).free / 1e6
+    reason = f'no space is left on the disk ({free:,.1f} MB are free)'
+  return WriteError(f'{os.fspath(path)} cannot be written: {reason[:300]}')
 
 
 def check_writable(path: str | os.PathLike) -> Path:
@@ -55,12 +90,21 @@ def check_writable(path: str | os.PathLike) -> Path:
   path = Path(path)
   with one_line_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_irregular(path)
     new = not path.exists()
     path.open('a').close()
     if new:
       # Nothing is there until there is something to write.
       path.unlink()
   return path
+
+
+def _refuse_irregular(path: Path) -> None:
+  """Refuses what is no file: replacing /dev/null would leave none."""
+  if path.is_dir():
+    raise UsageError(f'{path} is a directory')
+  if path.exists() and not path.is_file():
+    raise UsageError(f'{path} is not a regular file')
 
 
 def refuse_existing(
@@ -76,8 +120,8 @@ def refuse_existing(
     UsageError: if there is one.
   """
   path = Path(path)
-  if path.is_dir():
-    raise UsageError(f'{path} is a directory')
+  with one_line_errors(path):
+    _refuse_irregular(path)
   if path.exists() and not overwrite:
     raise UsageError(f'{path} exists; overwrite=True replaces it')
 

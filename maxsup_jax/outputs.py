@@ -35,7 +35,7 @@ from numpy.typing import DTypeLike
 
 from maxsup_jax import files
 from maxsup_jax.diagnostics import checks
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line, printable
 
 _KNOWN = (
   'logits',
@@ -147,24 +147,53 @@ def _arrays(
   path: str | os.PathLike,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """The arrays of a file that have a meaning here, and the others' names."""
+  arrays: dict[str, np.ndarray] = {}
+  others = []
   try:
-    with open(path, 'rb') as stream:
-      file = np.load(stream, allow_pickle=False)
-      if not isinstance(file, np.lib.npyio.NpzFile):
-        raise UsageError(f'{path} is not an npz file of named arrays')
-      with file:
-        return (
-          {k: file[k] for k in file.files if k in _KNOWN},
-          [k for k in file.files if k not in _KNOWN],
-        )
-  except UsageError:
-    raise
+    with zipfile.ZipFile(path) as archive:
+      for info in archive.infolist():
+        name = info.filename.removesuffix('.npy')
+        if name in arrays or name in others:
+          raise UsageError(f'{path} has two arrays {name!r}')
+        # It also compares the two names that the archive has of a member.
+        with archive.open(info) as member:
+          if name in _KNOWN:
+            arrays[name] = _array(member, info.file_size, name)
+          else:
+            others.append(name)
   except FileNotFoundError:
     raise UsageError(f'no file {path}') from None
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+  except UsageError as e:
+    raise UsageError(f'{path}: {e}') from None
+  # What is damaged fails in zipfile, zlib, tokenize, struct, ...
+  except Exception as e:
     raise UsageError(
-      f'{path} cannot be read as an npz file of plain arrays'
+      f'{path} cannot be read as an npz file of plain arrays: '
+      f'{one_line(e) or type(e).__name__}'
     ) from None
+  return arrays, others
+
+
+def _array(member: IO[bytes], size: int, name: str) -> np.ndarray:
+  """Reads a member, to its end: only there its checksum is compared."""
+  version = npy.read_magic(member)
+  header = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+  }[version]
+  shape, _, dtype = header(member)
+  if dtype.hasobject:
+    raise UsageError(
+      f'{name} holds Python objects; expected numbers, or text as in '
+      'np.array(names, dtype=str)'
+    )
+  # Before memory is taken for what a damaged header claims.
+  if math.prod(shape) * dtype.itemsize != size - member.tell():
+    raise ValueError(f'the size of {name!r} is not that of its header')
+  member.seek(0)
+  array = npy.read_array(member, allow_pickle=False)
+  member.read()
+  return array.astype(dtype.newbyteorder('='), copy=False)
 
 
 def _checked(
@@ -201,7 +230,7 @@ def _checked(
   augmented_logits, augmented_labels = _augmented(arrays, K)
   class_names = None
   if 'class_names' in arrays:
-    class_names = tuple(str(c) for c in np.ravel(arrays['class_names']))
+    class_names = tuple(printable(str(c)) for c in arrays['class_names'].flat)
     if len(class_names) != K:
       raise UsageError(
         f'class_names has {len(class_names)} names; expected {K}, one for '
@@ -213,7 +242,7 @@ def _checked(
   history = _json(arrays, 'history', list)
   _check_history(history)
   return Outputs(
-    name=name or str(metadata.get('name') or path.stem),
+    name=printable(name or str(metadata.get('name') or path.stem)),
     path=str(path),
     logits=logits,
     labels=labels,
@@ -256,14 +285,22 @@ def _json(arrays: dict[str, np.ndarray], key: str, kind: type) -> Any:
     return kind()
   try:
     value = json.loads(str(arrays[key]))
-  except ValueError as e:
-    raise UsageError(f'{key} is not JSON ({e})') from None
+  except (ValueError, RecursionError) as e:
+    raise UsageError(f'{key} is not JSON ({one_line(e)})') from None
   if not isinstance(value, kind):
     wanted = 'an object' if kind is dict else 'a list'
     raise UsageError(
       f'{key} is a JSON {type(value).__name__}; expected {wanted}'
     )
-  return value
+  return _all_printable(value)
+
+
+def _all_printable(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {printable(k): _all_printable(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [_all_printable(v) for v in value]
+  return printable(value) if isinstance(value, str) else value
 
 
 def _check_history(history: list) -> None:

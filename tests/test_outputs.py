@@ -10,6 +10,7 @@ import pytest
 from maxsup_jax import outputs as archive
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import NpzWriter
+from tests.classifier import classifier
 
 
 def test_everything_is_read(write_npz):
@@ -119,7 +120,7 @@ def test_a_single_logit_is_binary(write_npz):
     ),
     (
       {'labels': np.array([None] * 400, object)},
-      r'cannot be read as an npz file of plain arrays',
+      r'labels holds Python objects; expected numbers, or text',
     ),
   ],
 )
@@ -138,7 +139,7 @@ def test_files_that_are_no_archives(tmp_path):
   with pytest.raises(UsageError, match='cannot be read'):
     archive.read(tmp_path / 'text.npz')
   np.save(tmp_path / 'bare.npy', np.zeros(3))
-  with pytest.raises(UsageError, match='not an npz file of named arrays'):
+  with pytest.raises(UsageError, match='cannot be read as an npz'):
     archive.read(tmp_path / 'bare.npy')
   full = tmp_path / 'full.npz'
   np.savez(full, logits=np.zeros((100, 3)), labels=np.zeros(100, int))
@@ -318,7 +319,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path):
       file._targets['logits'] = Full()
       file.append('logits', ARRAYS['logits'])
 
-  with pytest.raises(UsageError, match='cannot be written: No space left'):
+  with pytest.raises(UsageError, match='cannot be written: no space is left'):
     fill()
   assert list(tmp_path.iterdir()) == []
 
@@ -345,3 +346,31 @@ def test_refuses_rows_that_were_not_promised(tmp_path):
     with pytest.raises(ValueError, match='already'):
       file.write('a', np.zeros(1))
   assert [p.name for p in tmp_path.iterdir()] == ['y.npz']
+
+
+def test_bytes_in_another_order_are_the_same_numbers(write_npz):
+  arrays = classifier()
+  swapped = {k: v.astype(v.dtype.newbyteorder('>')) for k, v in arrays.items()}
+  a = archive.read(write_npz('a', arrays))
+  b = archive.read(write_npz('b', swapped))
+  np.testing.assert_array_equal(a.logits, b.logits)
+  assert b.logits.dtype.isnative
+
+
+def test_nothing_read_steers_a_terminal(write_npz):
+  names = np.array(['a', 'b\x1b[31m', 'c', 'd', 'e\u202e'])
+  metadata = json.dumps({'name': '\x1b[2Jx\x07', 'more': ['\x1b[0m']})
+  outputs = archive.read(
+    write_npz('a', class_names=names, metadata=np.array(metadata))
+  )
+  assert outputs.name == 'x'
+  assert outputs.class_names == ('a', 'b', 'c', 'd', 'e')
+  assert outputs.metadata['more'] == ['']
+
+
+def test_what_is_no_file_is_never_replaced():
+  with (
+    pytest.raises(UsageError, match='/dev/full is not a regular file'),
+    NpzWriter('/dev/full', {'a': ((1,), np.float32)}, overwrite=True),
+  ):
+    pass

@@ -56,6 +56,8 @@ class Examples:
   def __getitem__(self, index: int) -> dict[str, Any]:
     """The image, encoded or as an array, and the label, and perhaps more."""
     record = self.records[range(len(self))[index]]
+    if not record:
+      raise ValueError('it is empty; the file may have been cut off')
     if not self._plain:
       return self._features.deserialize_example_np(
         record, decoders=self._decoders or None

@@ -1,15 +1,27 @@
 """Reading ahead: batches that threads and processes of grain make."""
 
 import atexit
+import contextlib
+import functools
+import os
+import signal
 import sys
+import threading
+import time
 import weakref
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import grain
 import numpy as np
 from absl import flags
 
-from maxsup_jax.errors import integer
+from maxsup_jax.errors import UsageError, integer
+
+# Beyond these nothing gets faster, and a machine may stop to answer.
+MOST_THREADS, MOST_WORKERS, _MOST_READY = 1024, 256, 4096
+# A worker looks this often whether the process that it works for is there.
+_PARENT_SECONDS = 1.0
 
 # One process's rows of a batch, C-contiguous: 'image' uint8 `[b, H, W, C]`, or
 # float32 where a transform gives floats; 'label' int32 `[b]`; 'mask' bool
@@ -22,12 +34,26 @@ class BatchIterator(Iterator[Batch]):
 
   def __init__(self, iterator: grain.DatasetIterator):
     self._iterator: grain.DatasetIterator | None = iterator
+    self._started = False
     _open.add(self)
 
   def __next__(self) -> Batch:
     if self._iterator is None:
       raise StopIteration
-    return next(self._iterator)
+    # The first call starts the workers. What is sent to this process meanwhile
+    # arrives afterwards.
+    shield = contextlib.nullcontext() if self._started else _signals_blocked()
+    self._started = True
+    try:
+      with shield:
+        return next(self._iterator)
+    except RuntimeError as error:  # Of grain: the message is all there is.
+      if 'Worker process was terminated' not in str(error):
+        raise
+      raise UsageError(
+        'a worker process that makes batches was killed, perhaps because '
+        'memory ran out; try fewer workers or a smaller prefetch'
+      ) from error
 
   def close(self) -> None:
     """Stops the threads and processes that read ahead."""
@@ -48,12 +74,12 @@ def read_ahead(
   `batches` gives the batch of an index; the rest is as in `train_batches`.
 
   Raises:
-    UsageError: if a number is negative.
+    UsageError: if a number is negative, or far beyond any use.
   """
-  integer('num_threads', num_threads, 0)
-  integer('workers', workers, 0)
+  integer('num_threads', num_threads, 0, MOST_THREADS)
+  integer('workers', workers, 0, MOST_WORKERS)
   if prefetch is not None:
-    integer('prefetch', prefetch, 0)
+    integer('prefetch', prefetch, 0, _MOST_READY)
   if prefetch is None:
     prefetch = max(2, num_threads)
   dataset = batches.to_iter_dataset(
@@ -74,8 +100,41 @@ def read_ahead(
     options = grain.MultiprocessingOptions(
       num_workers=workers, per_worker_buffer_size=max(1, prefetch)
     )
-    dataset = dataset.mp_prefetch(options)
+    start = functools.partial(_start_worker, os.getpid())
+    dataset = dataset.mp_prefetch(options, worker_init_fn=start)
   return BatchIterator(iter(dataset))
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+  """Processes that are started meanwhile never get SIGTERM or Ctrl-C.
+
+  Both are often sent to all processes of a group, by a terminal, `timeout` or
+  a scheduler. They are for the process that trains: it still needs the workers
+  to end in order.
+  """
+  both = signal.SIGTERM, signal.SIGINT
+  # Else the first worker would start it, which unblocks them.
+  resource_tracker.ensure_running()
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, both)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(parent: int, index: int, count: int) -> None:
+  """Makes a worker end when the process that it works for does, not before."""
+  del index, count
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+
+  def watch():
+    while os.getppid() == parent:
+      time.sleep(_PARENT_SECONDS)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 # Iterators that are still open when Python ends. Left alone, they would stop

@@ -60,8 +60,9 @@ def from_torch(
     left out.
 
   Raises:
-    UsageError: in one line, at the first name that is missing or left over and
-      at the first array of another shape, with both shapes.
+    UsageError: in one line, at the first name that is missing or left over, at
+      the first array of another shape, with both shapes, and at the first that
+      is not finite in float32 or has negative variances.
 
   Examples:
     >>> from maxsup_jax.models import create_model
@@ -96,7 +97,14 @@ def from_torch(
       raise UsageError(
         f'{place.name} is {value.dtype}; expected floating point'
       )
-    value = np.asarray(value, np.float32)
+    with np.errstate(over='ignore'):
+      value = np.asarray(value, np.float32)
+    if not np.isfinite(value).all():
+      raise UsageError(
+        f'{place.name} has numbers that are not finite in float32'
+      )
+    if place.name.endswith('running_var') and (value < 0).any():
+      raise UsageError(f'{place.name} has negative variances')
     if place.name == 'pos_embed' and resize_positions:
       value = _resized(value, place.shape)
     if value.shape != place.shape:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from maxsup_jax import data, losses, models
+from maxsup_jax import data, errors, losses, models
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.classification import Classification, check_votes
@@ -73,13 +73,14 @@ def build(
     config, data.steps_per_epoch(len(train_source), batch_size)
   )
   K = train_source.num_classes
-  objective = losses.make_objective(
-    config.objective.to_dict(),
-    num_classes=K,
-    steps_per_epoch=lengths.steps_per_epoch,
-    epochs=-(-lengths.total // lengths.steps_per_epoch),
-    axis_name=AXIS,
-  )
+  with errors.within('config.'):
+    objective = losses.make_objective(
+      config.objective.to_dict(),
+      num_classes=K,
+      steps_per_epoch=lengths.steps_per_epoch,
+      epochs=-(-lengths.total // lengths.steps_per_epoch),
+      axis_name=AXIS,
+    )
   if 'teacher_logits' in objective.needs:
     raise UsageError(
       f'objective: {config.objective.name!r} needs the logits of a teacher, '
@@ -119,7 +120,15 @@ def build(
       device_count=devices.count,
       repeats=config.dataset.repeats,
     )
-  fresh = jax.eval_shape(run.init_state)
+  with errors.within('config.model: '):
+    fresh = jax.eval_shape(run.init_state)
+  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(fresh))
+  there = devices.memory()
+  if there is not None and needed > there:
+    raise UsageError(
+      f'config.model: weights and optimizer need {needed / 1e9:,.1f} GB; a '
+      f'device has {there / 1e9:,.1f} GB'
+    )
   if run.diagnostics_every and 'bias' not in fresh.params.get('head', {}):
     raise UsageError(
       'config.diagnostics_every needs a linear classifier; the head of '
@@ -185,4 +194,5 @@ def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
       )
     if config.batch_norm == 'cross_device':
       options[_SET_ELSEWHERE] = AXIS
-  return models.create_model(name, num_classes, batch_axis=AXIS, **options)
+  with errors.within('config.model: '):
+    return models.create_model(name, num_classes, batch_axis=AXIS, **options)

@@ -1,6 +1,7 @@
 """Image classification: what a step computes, and what an evaluation sums."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -218,9 +219,11 @@ class Classification:
     return metrics.means(sums, self.groups)
 
   def headline(self, report: Mapping[str, Any]) -> str:
-    """Accuracy, NLL and ECE."""
+    """Accuracy, NLL and ECE, and whether guessing would have been better."""
+    chance = math.log(self.train_source.num_classes)
+    worse = f' (chance gives {chance:.4f})' if report['nll'] > chance else ''
     return (
-      f'accuracy {report["accuracy"]:.2%}, NLL {report["nll"]:.4f}, ECE '
+      f'accuracy {report["accuracy"]:.2%}, NLL {report["nll"]:.4f}{worse}, ECE '
       f'{report["ece"]:.2%}'
     )
 
@@ -259,7 +262,8 @@ class Classification:
     if split is not None and not isinstance(split, str):
       source = split
     # Every device gets the same number of examples, padding among them.
-    share = -(-self.config.eval_batch_size // self.devices.count)
+    batch_size = min(self.config.eval_batch_size, len(source))
+    share = -(-batch_size // self.devices.count)
     return data.eval_batches(
       source,
       batch_size=share * self.devices.count,

@@ -15,6 +15,14 @@ from maxsup_jax.training import config as common
 # Sections whose fields depend on their `name`: the model and the objective
 # check them themselves.
 FREE_SECTIONS = ('model', 'objective')
+# Far beyond any use: what is larger is a slip that would fill the memory.
+_MOST = {
+  'num_classes': 2**24,
+  'image_size': 2**14,
+  'channels': 2**10,
+  'repeats': 2**10,
+  'mock': 2**20,
+}
 
 
 def default_config() -> ConfigDict:
@@ -113,17 +121,18 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
     config, default_config(), free_sections=FREE_SECTIONS
   )
   dataset = resolved.dataset
-  for name in ('num_classes', 'image_size', 'channels', 'repeats', 'mock'):
+  for name, most in _MOST.items():
     if dataset[name] is not None:
-      errors.integer(f'config.dataset.{name}', dataset[name], low=1)
-  for name, above in (('mean', None), ('std', 0)):
+      errors.integer(f'config.dataset.{name}', dataset[name], 1, most)
+  # Of images in [0, 1]; with a deviation of 1e-20 all would be noise.
+  for name, low, high in (('mean', 0, 1), ('std', 1e-3, 10)):
     if not dataset[name]:
       raise UsageError(
         f'config.dataset.{name} is {dataset[name]}; expected a number per '
         'channel, or one for all'
       )
     for value in dataset[name]:
-      errors.number(f'config.dataset.{name}', value, above=above)
+      errors.number(f'config.dataset.{name}', value, low, high)
   if dataset.imbalance is not None:
     errors.number(
       'config.dataset.imbalance', dataset.imbalance, above=0, high=1

@@ -4,7 +4,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from maxsup_jax import data
-from maxsup_jax.errors import UsageError
+from maxsup_jax.data import reading
+from maxsup_jax.errors import UsageError, integer
 
 
 def parse_transforms(
@@ -67,11 +68,11 @@ def open_split(
       configuration expects.
   """
   dataset = config.dataset
-  for field in ('num_threads', 'workers'):
-    if (dataset[field] or 0) < 0:
-      raise UsageError(
-        f'config.dataset.{field} is {dataset[field]}; expected 0 or more'
-      )
+  for field, most in (
+    ('num_threads', reading.MOST_THREADS),
+    ('workers', reading.MOST_WORKERS),
+  ):
+    integer(f'config.dataset.{field}', dataset[field] or 0, 0, most)
   source = data.open_source(
     dataset.name,
     split,

@@ -11,7 +11,11 @@ from maxsup_jax import files
 from maxsup_jax.data import Source
 from maxsup_jax.tasks.building import build
 from maxsup_jax.tasks.classification import Classification
-from maxsup_jax.tasks.weights import check_weights, open_workdir
+from maxsup_jax.tasks.weights import (
+  check_finite,
+  check_weights,
+  open_workdir,
+)
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.parallel import Devices
@@ -128,5 +132,7 @@ def load_run(
       sources=sources,
     )
     state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
+  loaded = state.variables(ema=weights == 'ema')
+  check_finite(f'step {step} of {directory.path}', loaded)
   split = split or config.dataset.eval_split
   return LoadedRun(run, directory, step, weights, split, state)

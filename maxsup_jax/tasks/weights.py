@@ -9,6 +9,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
@@ -65,7 +66,16 @@ def load_variables(
     step = checkpoints.chosen(step)
     found = checkpoints.restore_part(step, names)
   found = found['ema'] if weights == 'ema' else found
+  check_finite(f'step {step} of {directory.path}', found)
   return step, {name: tree or {} for name, tree in found.items()}
+
+
+def check_finite(there: str, variables: Any) -> None:
+  """Refuses weights with NaN or infinity, at the first array that has some."""
+  for path, array in jax.tree.leaves_with_path(variables):
+    if not np.isfinite(array).all():
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      raise UsageError(f'{there}: {name} has numbers that are not finite')
 
 
 def check_weights(

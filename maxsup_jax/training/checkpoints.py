@@ -6,11 +6,13 @@ renames it when all is on disk, so a run that is killed while saving keeps the
 checkpoint before.
 """
 
+import contextlib
 import copy
 import json
+import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from maxsup_jax import errors
+from maxsup_jax import errors, files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import agreement
 
@@ -41,6 +43,10 @@ class Checkpoints:
       keep: how many of the newest checkpoints to keep; None for all.
     """
     self._directory = directory.absolute()
+    if self._directory.exists() and not self._directory.is_dir():
+      raise UsageError(
+        f'{self._directory} is a file; expected a directory of checkpoints'
+      )
     self._saving: int | None = None
     self._manager = ocp.CheckpointManager(
       self._directory,
@@ -69,17 +75,18 @@ class Checkpoints:
       state: a tree of host arrays, the same on every process.
       extra: what JSON can hold; it is copied.
     """
-    self._directory.mkdir(parents=True, exist_ok=True)
     self.wait()
     self._saving = step
     # It is written in the background, when the caller's may have changed.
     extra = copy.deepcopy(extra)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
-      ),
-    )
+    with self._one_line_errors():
+      self._directory.mkdir(parents=True, exist_ok=True)
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+        ),
+      )
 
   def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
     """Reads one checkpoint.
@@ -198,9 +205,31 @@ class Checkpoints:
     """
     return self._manager.reached_preemption(step)
 
+  def check(self) -> None:
+    """Raises the error of a save in the background, if one has failed."""
+    if self._saving is not None and not self._manager.is_saving_in_progress():
+      self.wait()
+
   def wait(self) -> None:
-    """Waits until everything saved is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until everything saved is on disk.
+
+    Raises:
+      WriteError: if it cannot be written.
+    """
+    with self._one_line_errors():
+      self._manager.wait_until_finished()
+    self._saving = None
+
+  @contextlib.contextmanager
+  def _one_line_errors(self) -> Iterator[None]:
+    try:
+      yield
+    except (OSError, ValueError) as e:
+      # TensorStore raises ValueError and begins with a code.
+      if isinstance(e, ValueError) and not re.match('[A-Z_]+: ', str(e)):
+        raise
+      path = self._directory / str(self._saving)
+      raise files.unwritable(path, e) from e
 
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
@@ -223,7 +252,7 @@ class Checkpoints:
     except AssertionError as e:
       raise UsageError(
         f'the checkpoint {self._directory / str(step)} does not match the '
-        f'state: {errors.one_line(e)[:300]}'
+        f'state: {errors.one_line(e)}'
       ) from None
     return read['state'], read['extra']
 
@@ -246,7 +275,8 @@ class Checkpoints:
         self._directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'),
         key=lambda p: p.stat().st_mtime,
       )
-      (path / SEAL).write_text(json.dumps(_checksums(path), indent=2))
+      seal = {'step': self._saving, 'files': _checksums(path)}
+      (path / SEAL).write_text(json.dumps(seal, indent=2))
 
   def _choose(self) -> tuple[int | None, int]:
     """The newest step whose checkpoint is whole, and how many there were.
@@ -279,22 +309,26 @@ class Checkpoints:
 
 def _checksums(path: Path) -> dict[str, int]:
   """The CRC-32 of every file that holds data."""
-  files = [p for p in sorted(path.rglob('*')) if p.is_file()]
   return {
     str(p.relative_to(path)): zlib.crc32(p.read_bytes())
-    for p in files
+    for p in sorted(path.rglob('*'))
     # Orbax stamps its own metadata with the time of the renaming.
-    if p.name not in (SEAL, '_CHECKPOINT_METADATA')
+    if p.is_file() and p.name not in (SEAL, '_CHECKPOINT_METADATA')
   }
 
 
 def _damaged_files(path: Path) -> list[str]:
   """What differs from the checksums."""
   try:
-    expected = json.loads((path / SEAL).read_text())
-  except (FileNotFoundError, ValueError):
+    seal = json.loads((path / SEAL).read_text())
+    # Earlier versions wrote the checksums alone.
+    expected = dict(seal.get('files', seal))
+    step = seal.get('step', path.name) if 'files' in seal else path.name
+    found = _checksums(path)
+  except (OSError, ValueError, TypeError, AttributeError, RecursionError):
     return [f'{SEAL} cannot be read']
-  found = _checksums(path)
+  if str(step) != path.name:
+    return [f'it is that of step {step}']
   return [
     f'{name} is missing' if name not in found else f'{name} has changed'
     for name, checksum in expected.items()

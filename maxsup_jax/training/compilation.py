@@ -44,6 +44,9 @@ def keep_compiled(directory: str | os.PathLike) -> None:
     if jax.default_backend() == 'cpu':
       local = local / f'cpu-{_processor()}'
       _make(local)
+      # The directory of a cache for GPUs is part of what a program is known by:
+      # in a copy of this directory none would be found.
+      jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
     _drop_damaged(local)
     path = str(local)
   jax.config.update('jax_compilation_cache_dir', path)

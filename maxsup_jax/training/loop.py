@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from maxsup_jax import files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.clock import Clock
@@ -51,7 +52,7 @@ def train(
   At each step that asks for it, in this order: log, evaluate, diagnose, save.
   So the lines of `metrics.jsonl` up to a checkpoint are on disk before it is,
   and a run that is killed at any moment resumes as if it had never been. Where
-  an image cannot be evaluated, a checkpoint is saved all the same (by a single
+  an image cannot be read, a checkpoint is saved all the same (by a single
   process only); a run that resumes from it evaluates first.
 
   Args:
@@ -86,8 +87,11 @@ def train(
       workdir.checkpoints, keep=run.config.keep_checkpoints
     )
     stack.callback(checkpoints.close)
-    loop = _Loop(run, workdir, checkpoints, stack)
-    return loop.run_to_end(began, programs)
+    try:
+      loop = _Loop(run, workdir, checkpoints, stack)
+      return loop.run_to_end(began, programs)
+    except files.WriteError as e:
+      raise UsageError(f'{e}; {workdir.advice()}') from e
 
 
 class _Loop:
@@ -159,7 +163,7 @@ class _Loop:
     batches = run.devices.stream(run.task.train_batches(self.step))
     first = self.step + 1
     while self.step < run.total_steps:
-      self.state, sums = train_step(self.state, next(batches))
+      self.state, sums = train_step(self.state, self.next_of(batches))
       self.step += 1
       self.pending.append((self.step, sums))
       self.collect(lag=LAG if self.step > first else 0)
@@ -188,6 +192,24 @@ class _Loop:
     self.checkpoints.wait()
     # Another machine may not see the lines of the first one at once.
     return last_evaluation(self.workdir) if jax.process_index() == 0 else []
+
+  def next_of(self, batches):
+    """A batch. One that cannot be read costs no steps."""
+    self.checkpoints.check()
+    with self.saved_first():
+      return next(batches)
+
+  @contextlib.contextmanager
+  def saved_first(self):
+    """Saves before what is wrong with the data ends the run."""
+    try:
+      yield
+    except UsageError:
+      # Other processes would know nothing of it.
+      if jax.process_count() == 1 and self.step:
+        self.save()
+        self.checkpoints.wait()
+      raise
 
   def say_what_differs(self):
     """Says which results depend on the number of devices, if it changed."""
@@ -234,20 +256,13 @@ class _Loop:
     """Evaluates and diagnoses, if this step asks for it."""
     run, self.measured = self.run, False
     last = self.step == run.total_steps
-    try:
+    with self.saved_first():
       if last or self.step % run.eval_every == 0:
         self.evaluate()
       if run.diagnostics_every and (
         last or self.step % run.diagnostics_every == 0
       ):
         self.diagnose()
-    except UsageError:
-      # An image that cannot be read must not cost the steps since the last
-      # checkpoint. Other processes would know nothing of it.
-      if jax.process_count() == 1:
-        self.save()
-        self.checkpoints.wait()
-      raise
     self.measured = True
 
   def evaluate(self):

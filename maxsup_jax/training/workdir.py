@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from maxsup_jax import files
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line, within
 from maxsup_jax.training import agreement
 from maxsup_jax.training import config as config_lib
 from maxsup_jax.training.provenance import provenance, versions
@@ -98,9 +100,10 @@ class Workdir:
       raise UsageError(
         f'{self.path} is not the work directory of a run: it has no config.json'
       ) from None
-    except (OSError, ValueError) as e:
-      raise UsageError(f'{path} cannot be read: {e}') from None
-    return self._resolve(given)
+    except (OSError, ValueError, RecursionError) as e:
+      raise UsageError(f'{path} cannot be read: {one_line(e)}') from None
+    with within(f'{path}: '):
+      return self._resolve(given)
 
   def check(self, config: ConfigDict) -> None:
     """Refuses a directory that holds anything but a run of this config.
@@ -108,8 +111,9 @@ class Workdir:
     Raises:
       UsageError: which names what differs. Nothing is written.
     """
-    if not self.path.exists():
-      return
+    with files.one_line_errors(self.path):
+      if not self.path.exists():
+        return
     if not self.path.is_dir():
       raise UsageError(f'the work directory {self.path} is a file')
     if not (self.path / 'config.json').exists():
@@ -166,6 +170,11 @@ class Workdir:
         raise UsageError(
           f'another process is training in the work directory {self.path}'
         ) from None
+      # What processes left here that were killed while they wrote.
+      for name in ('config.json', 'run.json', 'metrics.jsonl'):
+        files.remove_leftovers(self.path / name, older_than=0)
+      for left in self.checkpoints.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(left, ignore_errors=True)
       if not (self.path / 'config.json').exists():
         files.write(self.path / 'config.json', config_lib.to_json(config))
       yield
@@ -196,7 +205,10 @@ class Workdir:
     if not self._writes:
       return
     path = self.path / 'run.json'
-    starts = json.loads(path.read_text())['starts'] if path.exists() else []
+    starts = self._starts()
+    if starts is None:
+      self._set_aside(path)
+      starts = []
     starts.append(
       {
         'step': step,
@@ -215,23 +227,64 @@ class Workdir:
   def last_device_count(self) -> int | None:
     """Devices of all processes at the last start in `run.json`, if any."""
     try:
-      starts = json.loads((self.path / 'run.json').read_text())['starts']
-      return starts[-1]['devices']['count']
-    except (OSError, ValueError, LookupError):
+      return (self._starts() or [])[-1]['devices']['count']
+    except (LookupError, TypeError):
       return None
 
-  def metrics(self) -> list[dict[str, Any]]:
-    """Reads `metrics.jsonl`; a last line that was cut short is left out."""
-    if not self._metrics.exists():
+  def _starts(self) -> list[Any] | None:
+    """The starts in `run.json`; None if it cannot be read."""
+    try:
+      starts = json.loads((self.path / 'run.json').read_text())['starts']
+    except FileNotFoundError:
       return []
-    lines = self._metrics.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith('\n')]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+      return None
+    return starts if isinstance(starts, list) else None
+
+  def _set_aside(self, path: Path) -> None:
+    """Keeps what cannot be read, out of the way of what is written next."""
+    target = path.with_name(f'{path.name}.damaged')
+    warnings.warn(
+      f'{path} cannot be read; it is kept as {target.name}', stacklevel=3
+    )
+    path.replace(target)
+
+  def metrics(self) -> list[dict[str, Any]]:
+    """Reads `metrics.jsonl`; a last line that was cut short is left out.
+
+    So are others that cannot be read, with a warning.
+    """
+    records, bad = self._records()
+    if bad:
+      warnings.warn(
+        f'{self._metrics}: line {bad[0]} cannot be read and is left out',
+        stacklevel=2,
+      )
+    return records
+
+  def _records(self) -> tuple[list[dict[str, Any]], list[int]]:
+    """The records of `metrics.jsonl`, and the numbers of its bad lines."""
+    if not self._metrics.exists():
+      return [], []
+    records: list[dict[str, Any]] = []
+    bad = []
+    text = self._metrics.read_text(errors='replace')
+    for number, line in enumerate(text.split('\n')[:-1], 1):
+      try:
+        record = json.loads(line)
+        if not {'kind', 'step'} <= record.keys():
+          raise ValueError
+      except (ValueError, AttributeError, RecursionError):
+        bad.append(number)
+      else:
+        records.append(record)
+    return records, bad
 
   def log(self, record: Mapping[str, Any]) -> None:
     """Appends one line to `metrics.jsonl`, on disk before it returns."""
     if not self._writes:
       return
-    with self._metrics.open('a') as file:
+    with files.one_line_errors(self._metrics), self._metrics.open('a') as file:
       file.write(json.dumps(files.jsonable(record)) + '\n')
       file.flush()
       os.fsync(file.fileno())
@@ -246,9 +299,12 @@ class Workdir:
     """
     if not self._writes or not self._metrics.exists():
       return
+    records, bad = self._records()
+    if bad:
+      self._set_aside(self._metrics)
     kept = [
       r
-      for r in self.metrics()
+      for r in records
       if r['step'] < step
       or (r['step'] == step and (measured or r['kind'] == 'train'))
     ]

@@ -1,4 +1,7 @@
 import itertools
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -259,6 +262,20 @@ class TestTrainBatches:
     )
     with refused('images are float64; expected uint8, or float32 after'):
       next(batches)
+    batches.close()
+
+  def test_workers_end_with_their_parent_not_before(self, numbered, refused):
+    batches = train_batches(numbered(5), batch_size=5, seed=0, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT):  # As sent to a group.
+      os.kill(worker.pid, number)
+    for _ in range(20):
+      next(batches)
+    os.kill(worker.pid, signal.SIGKILL)
+    with refused('a worker process that makes batches was killed, perhaps'):
+      for _ in range(20):
+        next(batches)
     batches.close()
 
   @pytest.mark.parametrize(

@@ -300,6 +300,18 @@ def changed(weights, removed=(), **added):
       lambda w: changed(w, head_dist__bias=np.zeros(7)),
       "have 'head_dist.bias', as a distilled DeiT does",
     ),
+    (
+      lambda w: changed(w, fc__bias=np.full(7, np.nan)),
+      'fc.bias has numbers that are not finite in float32',
+    ),
+    (
+      lambda w: changed(w, fc__bias=np.full(7, 1e300)),
+      'fc.bias has numbers that are not finite in float32',
+    ),
+    (
+      lambda w: changed(w, bn1__running_var=-w['bn1.running_var']),
+      'bn1.running_var has negative variances',
+    ),
   ],
 )
 def test_refuses_other_weights(weights, change, message):

@@ -59,7 +59,22 @@ def test_resolved_is_locked():
     ({'keep_checkpoints': 0}, r'config\.keep_checkpoints is 0'),
     ({'ema_decay': 1.0}, r'config\.ema_decay is 1\.0'),
     ({'batch_norm': 'synced'}, r"config\.batch_norm is 'synced'"),
-    ({'dataset': {'std': (0.0,)}}, r'config\.dataset\.std'),
+    ({'dataset': {'std': (1e-20,)}}, r'dataset\.std is 1e-20; .* 0\.001 to 10'),
+    ({'dataset': {'workers': 10**5}}, 'dataset.workers is 100000; .*to 256'),
+    ({'dataset': {'num_threads': 10**6}}, 'num_threads is 1000000; .*to 1024'),
+    ({'dataset': {'mock': 10**12}}, 'mock is 1000000000000; .*to 1048576'),
+    (
+      {'model': {'name': 'resnet8', 'width': 10**6}},
+      r'need 2,384,000\.9 GB',
+    ),
+    (
+      {'model': {'name': 'resnet8', 'width': 'x'}},
+      "model: width is 'x'",
+    ),
+    (
+      {'objective': {'name': 'ls', 'alpha': 'x'}},
+      "ive: alpha is 'x'",
+    ),
     ({'dataset': {'std': ('a',)}}, r'config\.dataset\.std'),
     ({'dataset': {'mean': ('a',)}}, r'config\.dataset\.mean'),
     ({'dataset': {'mean': ()}}, r'config\.dataset\.mean'),

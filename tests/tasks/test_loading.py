@@ -1,5 +1,6 @@
 """Trained runs are opened, also those of earlier versions."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,8 +10,9 @@ import pytest
 
 from maxsup_jax import losses, outputs, tasks
 from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks import extraction
+from maxsup_jax.tasks import extraction, weights
 from maxsup_jax.training import loop
+from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.parallel import Devices
 from tests.conftest import ROOT
 from tests.runs import timeless
@@ -68,24 +70,24 @@ def test_a_run_of_an_earlier_version_evaluates_and_resumes(
 
 
 @pytest.mark.parametrize(
-  ('name', 'weights', 'count'), [('resnet8', 'ema', 4), ('bbn', 'raw', 1)]
+  ('name', 'which', 'count'), [('resnet8', 'ema', 4), ('bbn', 'raw', 1)]
 )
 def test_outputs_are_those_of_an_earlier_version(
-  workdir, data_dir, tmp_path, name, weights, count
+  workdir, data_dir, tmp_path, name, which, count
 ):
   """And those of its model; with augmentations, on any number of devices."""
   loaded = tasks.load_run(
     workdir(name),
     20,
-    weights,
+    which,
     data_dir=data_dir,
     devices=Devices(jax.devices()[:count]),
   )
   augmented = extraction.Augmentations(2, per_class=3)
   found = extraction.extract(
-    loaded, augmentations=augmented if weights == 'ema' else None
+    loaded, augmentations=augmented if which == 'ema' else None
   )
-  ema = '-ema' if weights == 'ema' else ''
+  ema = '-ema' if which == 'ema' else ''
   assert found.path == tmp_path / name / 'extract' / f'test-20{ema}.npz'
   a, b = (np.load(p) for p in (found.path, FIXTURES / f'{name}.npz'))
   assert set(a.files) == set(b.files)
@@ -145,6 +147,18 @@ def test_what_is_not_there_is_one_line(workdir, data_dir, tmp_path):
     loaded.task.eval_batches('validation')
   with pytest.raises(UsageError, match='is open for reading only'):
     loop.train(loaded.run, tasks.open_workdir(path))
+  state = dataclasses.replace(
+    loaded.state,
+    params=jax.tree.map(lambda x: x * np.float32(np.inf), loaded.state.params),
+  )
+  with Checkpoints(loaded.workdir.checkpoints) as checkpoints:
+    checkpoints.save(21, state, {})
+  for read in (
+    lambda: tasks.load_run(path, **load),
+    lambda: weights.load_variables(loaded.workdir),
+  ):
+    with pytest.raises(UsageError, match=r'step 21 of .*: .*params.* not fini'):
+      read()
   out = tmp_path / 'out.npz'
   out.touch()
   augmentations = extraction.Augmentations

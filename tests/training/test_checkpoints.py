@@ -1,4 +1,6 @@
+import errno
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -6,6 +8,7 @@ import optax
 import pytest
 
 from maxsup_jax.errors import UsageError
+from maxsup_jax.files import WriteError
 from maxsup_jax.training import agreement
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState
@@ -191,3 +194,33 @@ def test_a_checkpoint_that_another_host_does_not_see(directory, monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(UsageError, match='process 1 does not see the checkpo'):
     checkpoints.wait_for(3)
+
+
+def test_one_that_was_moved_is_not_taken_for_another(directory):
+  (directory / '3').rename(directory / '4')
+  with Checkpoints(directory) as checkpoints:
+    with pytest.raises(UsageError, match=r'4 is damaged .it is that of step 3'):
+      checkpoints.restore(4, LIKE)
+    assert checkpoints.restore(2, LIKE)
+  (directory / 'file').write_text('')
+  with pytest.raises(UsageError, match='is a file; expected a directory'):
+    Checkpoints(directory / 'file')
+
+
+@pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnhandledThreadExceptionWarning'
+)
+def test_a_failure_in_the_background_is_seen_before_the_next_save(
+  tmp_path, monkeypatch
+):
+  def full(path):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr('maxsup_jax.training.checkpoints._checksums', full)
+  checkpoints = Checkpoints(tmp_path / 'checkpoints')
+  checkpoints.save(1, make_state(1), {})
+  while checkpoints._manager.is_saving_in_progress():
+    time.sleep(0.01)
+  with pytest.raises(WriteError, match=r'/1 cannot be written: no space is'):
+    checkpoints.check()
+  assert checkpoints.steps() == []

@@ -1,4 +1,5 @@
 import os
+import shutil
 import zlib
 
 import jax
@@ -15,6 +16,7 @@ FIELDS = (
   'jax_compilation_cache_dir',
   'jax_persistent_cache_min_compile_time_secs',
   'jax_persistent_cache_min_entry_size_bytes',
+  'jax_persistent_cache_enable_xla_caches',
 )
 
 
@@ -117,3 +119,9 @@ def test_compilations_of_others_do_not_count():
     pass
   jax.jit(lambda x: x * 7.25)(1.0)
   assert programs.requested == 0
+
+
+def test_a_copy_of_the_directory_has_the_same_programs(tmp_path):
+  compile_anew(tmp_path / 'kept')
+  shutil.copytree(tmp_path / 'kept', tmp_path / 'copy')
+  assert compile_anew(tmp_path / 'copy').compiled == 0

@@ -118,3 +118,50 @@ def test_write_atomically_leaves_no_other_file(tmp_path):
   files.write(tmp_path / 'a', 'old')
   files.write(tmp_path / 'a', 'new')
   assert snapshot(tmp_path) == {'a': b'new'}
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"starts": 3}', '{"starts'])
+def test_how_a_run_went_never_stops_it(tmp_path, content):
+  """What cannot be read is set aside, and said."""
+  workdir, lines = (
+    Workdir(tmp_path),
+    ['{"kind": "train", "step": 1}', 'x', '[]'],
+  )
+  (tmp_path / 'run.json').write_text(content)
+  (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+  assert workdir.last_device_count() is None
+  with pytest.warns(
+    UserWarning, match='run.json cannot be read; it is kept as'
+  ):
+    workdir.record_start(0, 4)
+  assert workdir.last_device_count() == 4
+  assert (tmp_path / 'run.json.damaged').read_text() == content
+  with pytest.warns(UserWarning, match=r'metrics.jsonl: line 2 cannot be read'):
+    assert [r['step'] for r in workdir.metrics()] == [1]
+  with pytest.warns(UserWarning, match=r'metrics.jsonl cannot be read; it is'):
+    workdir.rewind(5)
+  assert [r['step'] for r in workdir.metrics()] == [1]
+  kept = (tmp_path / 'metrics.jsonl.damaged').read_text()
+  assert kept == '\n'.join(lines) + '\n'
+
+
+def test_what_killed_processes_left_is_removed_at_the_next_start(tmp_path):
+  workdir = Workdir(tmp_path / 'run')
+  with workdir.opened(CONFIG):
+    pass
+  left = [
+    tmp_path / 'run' / '.metrics.jsonl.12345',
+    workdir.checkpoints / '7.orbax-checkpoint-tmp' / 'state',
+  ]
+  other = tmp_path / 'run' / '.notes.jsonl.12345'
+  for path in (*left, other):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('half')
+  with workdir.opened(CONFIG):
+    assert not any(path.exists() for path in left)
+    assert other.exists()
+
+
+def test_a_name_that_no_directory_can_have(tmp_path):
+  with pytest.raises(UsageError, match='cannot be written: File name too long'):
+    Workdir(tmp_path / ('x' * 300)).check(CONFIG)

@@ -1,0 +1,149 @@
+"""What a run of a classifier adds to the loop."""
+
+import jax
+import numpy as np
+import pytest
+
+from maxsup_jax import tasks
+from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks.classification import Classification
+from maxsup_jax.training import loop
+from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.workdir import Workdir
+from tests.runs import assert_same_bits, last_state, timeless
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+CONFIG = {
+  'duration': '10 steps',
+  'batch_size': 200,
+  'dataset': {'in_memory': True, 'train_transform': 'pad_and_crop(1)'},
+  'model': {'name': 'resnet8', 'width': 4},
+  'optimizer': {'learning_rate': 0.05},
+  'log_every': '4 steps',
+  'eval_every': '10 steps',
+  'checkpoint_every': '4 steps',
+}
+
+
+@pytest.fixture
+def build(data_dir):
+  def build(**changes):
+    config = tasks.resolve(CONFIG | changes)
+    devices = Devices(jax.devices()[:1])
+    return tasks.build(config, data_dir=data_dir, devices=devices)
+
+  return build
+
+
+def test_resuming_is_exact_with_an_objective_that_has_state(
+  build, tmp_path, monkeypatch
+):
+  """Within the second epoch: statistics and soft labels are restored."""
+  run = build(objective={'name': 'ols', 'initial': 'smoothed'})
+  assert run.steps_per_epoch == 7
+  (record,) = loop.train(run, Workdir(tmp_path / 'whole'))
+  batches = Classification.train_batches
+
+  def ending(self, start_step):
+    for step, batch in enumerate(batches(self, start_step), start_step):
+      if step == 9:
+        raise KeyboardInterrupt
+      yield batch
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Classification, 'train_batches', ending)
+    with pytest.raises(KeyboardInterrupt):
+      loop.train(run, Workdir(tmp_path / 'cut'))
+  loop.train(run, Workdir(tmp_path / 'cut'))
+  whole, cut = (last_state(run, tmp_path / x) for x in ('whole', 'cut'))
+  assert_same_bits(whole, cut)
+  lines = timeless(tmp_path / 'whole')
+  assert lines == timeless(tmp_path / 'cut')
+  state = whole[0].objective_state
+  # Step 10 is the third of the second epoch.
+  assert 0 < state.counts.sum() <= 3 * 200
+  np.testing.assert_allclose(state.targets.sum(-1), 1, rtol=1e-5)
+  assert not np.allclose(state.targets, run.task.objective.init().targets)
+  assert lines[0].keys() >= {'nll', 'accuracy', 'top5', 'objective', 'epoch'}
+  schedule = np.mean([float(run.learning_rate(s)) for s in range(4)])
+  assert lines[0]['learning_rate'] == pytest.approx(schedule, rel=1e-6)
+  assert record['examples'] == len(run.task.eval_source)
+
+
+LINEAR = {
+  'schedule': 'linear',
+  'begin': 0.1,
+  'end': 0.2,
+  'denominator': 'epochs',
+}
+
+
+@pytest.mark.parametrize(
+  'objective',
+  [
+    {'name': 'ce'},
+    {'name': 'maxsup', 'alpha': LINEAR},
+    {'name': 'zipf', 'ranking': 'votes'},
+    {'name': 'ce', 'class_weights': [1.0] * 9 + [5.0]},
+    {'name': 'mbls', 'margin': 0.0, 'class_weights_mean': 'weights'},
+  ],
+  ids=lambda o: o['name'],
+)
+def test_what_objectives_need_reaches_them(build, objective):
+  """And what is reported as NLL is plain cross-entropy."""
+  if 'class_weights_mean' in objective:
+    objective = {**objective, 'class_weights': [2.0] * 10}
+  run = build(objective=objective)
+  variables = run.task.init_variables(jax.random.key(0))
+  batch = next(run.task.train_batches(0))
+  loss, mask, aux = jax.jit(
+    jax.vmap(
+      lambda batch: run.task.train_loss(
+        variables,
+        batch,
+        step=jax.numpy.int32(3),
+        objective_state=run.task.objective.init(),
+        key=jax.random.key(1),
+      ),
+      axis_name='devices',
+    )
+  )(jax.tree.map(lambda x: x[None], batch))
+  assert mask.all()
+  total, count = aux.sums['nll']
+  gap = loss.mean() - (total / count)[0]
+  plain = objective == {'name': 'ce'}
+  assert abs(gap) < 1e-5 if plain else gap > 1e-3
+
+
+def test_what_the_program_cannot_give_an_objective_is_refused(build):
+  resnet, vit = CONFIG['model'], {'name': 'vit_tiny', 'patch_size': 4}
+  for objective, model, message in (
+    ({'name': 'distillation'}, resnet, "'distillation' needs the logits of"),
+    (
+      {'name': 'zipf', 'ranking': 'votes'},
+      vit,
+      "needs a model with a feature map; 'vit_tiny' has none",
+    ),
+    (
+      {'name': 'ce', 'class_weights': [1.0, 2.0]},
+      resnet,
+      r'class_weights is \[1.0, 2.0\]; expected 10 numbers',
+    ),
+  ):
+    with pytest.raises(UsageError, match=message):
+      build(objective=objective, model=model)
+
+
+def test_what_depends_on_the_number_of_devices(build):
+  norm, vit = {'batch_norm': 'per_device'}, {'name': 'vit_tiny'}
+  sam = {'learning_rate': 0.1, 'sam_rho': 0.05, 'sam_synced': False}
+  synced = {'optimizer': sam | {'sam_synced': True}}
+  for changes, found in (
+    ({}, ()),
+    (norm, ("config.batch_norm 'per_device'",)),
+    (norm | {'model': vit | {'patch_size': 4}}, ()),
+    (synced, ()),
+    ({'optimizer': sam}, ('config.optimizer.sam_synced False',)),
+  ):
+    assert build(**changes).device_dependent == found
