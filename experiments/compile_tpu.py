@@ -72,7 +72,7 @@ def main():
   runs = [(card, build(config, devices)) for card, config in configs]
   steps = [{'card': card, **measure(run)} for card, run in runs]
   measured = {'settings': settings, 'results': {'steps': steps}}
-  report.publish(started, measured, describe, out)
+  report.publish(started, measured, out)
   return 0 if all(row['fits'] for row in steps) else 1
 
 
@@ -185,31 +185,6 @@ def shapes(run):
     run.devices.shapes(state, split=False),
     run.devices.shapes(batch, split=True),
   )
-
-
-def describe(record):
-  """A table, and what does not fit."""
-  from experiments.benchmark import report
-  from experiments.benchmark.step import PROGRAM_COLUMNS
-
-  steps = record['results']['steps']
-  columns = (
-    ('dtype', 'model.dtype', ''),
-    ('batch', 'batch_size', ''),
-    ('fits', 'fits', lambda fits: 'yes' if fits else 'no'),
-    *PROGRAM_COLUMNS,
-    ('memory of a device', 'memory_capacity_bytes', 'B'),
-    ('at least, s', 'bound.step_seconds', '.4f'),
-    ('  FLOPs at the peak', 'bound.compute_seconds', '.4f'),
-    ('  accesses at the bandwidth', 'bound.memory_seconds', '.4f'),
-    ('  images/s at most', 'bound.images_per_second', ',.0f'),
-  )
-  rows = {row['model']['name']: row for row in steps}
-  title = 'compiled, not run'
-  return [
-    *report.table(rows, columns, title=title, across=True),
-    *(f'{x["model"]["name"]}: {x["lacks"]}' for x in steps if x['lacks']),
-  ]
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """What XLA and the devices say of a program, and what a device can do."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -75,11 +76,15 @@ def compile_step(
     The program, None where memory is missing, and a part of a record.
   """
   lowered = mapped.lower(state, batch)
-  start = time.perf_counter()
-  program, lacks = compile_or_lack(lowered.compile)
-  seconds = time.perf_counter() - start
+  program, lacks, start = None, None, time.perf_counter()
+  try:
+    program = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    lacks = one_line(error)[:500]
   return program, {
-    'compile_seconds': seconds,
+    'compile_seconds': time.perf_counter() - start,
     'fits': program is not None,
     'lacks': lacks,
     'flops_per_device': {'as_written': flops_as_written(step, state, batch)},
@@ -88,16 +93,6 @@ def compile_step(
     ),
     'memory_bytes_per_device': program and memory(program),
   }
-
-
-def compile_or_lack(compile: Callable[[], Any]) -> tuple[Any, str | None]:
-  """Gives the program and None; or None and what is said of the memory."""
-  try:
-    return compile(), None
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
-    return None, one_line(error)[:500]
 
 
 def flops_as_written(step: Callable, state: Any, batch: Any) -> float | None:
@@ -165,22 +160,31 @@ def bound(
   }
 
 
+def find_torch(device: jax.Device) -> tuple[Any, str | None]:
+  """PyTorch, with a thread a core; or None and why it takes no part."""
+  try:
+    torch = importlib.import_module('torch')
+  except ModuleNotFoundError:
+    return None, 'PyTorch is not installed'
+  if device.platform == 'gpu' and not torch.cuda.is_available():
+    return None, f'PyTorch {torch.__version__} sees no GPU'
+  if device.platform not in ('cpu', 'gpu'):
+    return None, f'PyTorch does not run on {device.device_kind}'
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  return torch, None
+
+
 def hardware() -> dict[str, Any]:
   """On what this program runs, for its record."""
+  path = pathlib.Path('/proc/cpuinfo')  # Of Linux.
+  text = path.read_text() if path.exists() else ''
+  found = re.search(r'^model name\s*: (.*)$', text, re.MULTILINE)
   return {
     'platform': jax.default_backend(),
     'platform_version': jax.extend.backend.get_backend().platform_version,
     'device_kind': jax.devices()[0].device_kind,
     'device_count': jax.device_count(),
     'process_count': jax.process_count(),
-    'host_cpu': _host_cpu(),
+    'host_cpu': found and found[1].strip(),
     'host_cpu_count': os.cpu_count(),
   }
-
-
-def _host_cpu() -> str | None:
-  """The name of the host's processor, where Linux tells it."""
-  path = pathlib.Path('/proc/cpuinfo')
-  text = path.read_text() if path.exists() else ''
-  found = re.search(r'^model name\s*: (.*)$', text, re.MULTILINE)
-  return found and found[1].strip()

@@ -1,13 +1,13 @@
 """The suite `diagnostics`: the measurements of `maxsup_jax.diagnostics`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark import report, timing
+from experiments.benchmark import timing
 from maxsup_jax.diagnostics import (
   bootstrap,
   calibration,
@@ -129,14 +129,3 @@ def collapse_products(features_BD: jax.Array, between: Any) -> jax.Array:
   """The features in the span of the class means, and from there to each."""
   inside_BR = jnp.matmul(features_BD, between.basis, precision='highest')
   return jnp.matmul(inside_BR, between.coordinates.T, precision='highest')
-
-
-def describe(record: Mapping[str, Any]) -> list[str]:
-  """The record as text."""
-  results = record['results']
-  rows = {name: {'x': x} for name, x in results['seconds'].items()}
-  ratio = report.spread('.2f')(results['ratios']['second pass update'])
-  return [
-    *report.table(rows, (('seconds', 'x', report.spread('.3f')),)),
-    f'Neural collapse, second pass over its matrix products: {ratio}',
-  ]

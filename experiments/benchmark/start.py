@@ -7,10 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from experiments.benchmark import report, timing
+from experiments.benchmark import timing
 from maxsup_jax.errors import UsageError
 
 # One step, as soon as can be.
@@ -72,16 +71,3 @@ def _run(card, *arguments, success):
   if done.returncode != success:
     raise UsageError(f'{card} cannot be run: {done.stderr.strip()[-300:]}')
   return done.stderr
-
-
-def describe(record: Mapping[str, Any]) -> list[str]:
-  """The record as text."""
-  results = record['results']
-  rows = {'train --help': {'first_step_seconds': results['help_seconds']}}
-  rows |= {f'first step, {name}': results[name] for name in ('cold', 'warm')}
-  columns = (
-    ('seconds', 'first_step_seconds', report.spread('.2f')),
-    ('compiled', 'programs_compiled', lambda x: str(max(x))),
-    ('read', 'programs_read', lambda x: str(max(x))),
-  )
-  return report.table(rows, columns)

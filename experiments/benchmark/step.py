@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmark import costs, report, timing
+from experiments.benchmark import costs, timing
 from maxsup_jax import data, models, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training.parallel import Devices
@@ -17,9 +17,6 @@ OBJECTIVES = {
   'ls': {'name': 'ls', 'alpha': 0.1},
   'maxsup': {'name': 'maxsup', 'alpha': 0.1},
 }
-
-# Of smaller images the stem for ImageNet and the stages leave next to nothing.
-_SMALLEST_FOR_IMAGENET_STEM = 64
 
 
 def measure(**given: Any) -> dict[str, Any]:
@@ -41,7 +38,8 @@ def measure(**given: Any) -> dict[str, Any]:
   )
   entry = models.MODELS.get(s.model)
   if entry and 'stem' in entry.options:
-    small = s.image_size < _SMALLEST_FOR_IMAGENET_STEM
+    # Of small images the stem for ImageNet leaves next to nothing.
+    small = s.image_size < 64
     s.model_options = {'stem': 'cifar' if small else entry.options['stem']}
   runners, first = {}, {}
   for name, objective in OBJECTIVES.items():
@@ -140,29 +138,3 @@ class Runner:
 
   def _take(self):
     self.state, self._sums = self._mapped(self.state, self._shards)
-
-
-STEP_COLUMNS: tuple[report.Column, ...] = (
-  ('step, ms (quartiles)', 'step_seconds', report.spread('.1f', 1e3)),
-  ('images/s', 'images_per_second', ',.1f'),
-  ('share of the peak', 'share_of_peak', '.1%'),
-)
-PROGRAM_COLUMNS: tuple[report.Column, ...] = (
-  ('FLOPs as written', 'flops_per_device.as_written', 'FLOP'),
-  ('accessed', 'bytes_accessed_per_device', 'B'),
-  ('memory', 'memory_bytes_per_device.total', 'B'),
-  ('compiling, s', 'compile_seconds', '.1f'),
-)
-
-
-def describe(record: Mapping[str, Any]) -> list[str]:
-  """A table, and what it means."""
-  s = record['settings']
-  ratio = 'ratio to CE', 'ratio_to_ce', report.spread('.3f')
-  columns = (ratio, *STEP_COLUMNS, *PROGRAM_COLUMNS)
-  title = f'{s["model"]}, {s["dtype"]}'
-  objectives = record['results']['objectives']
-  return [
-    *report.table(objectives, columns, title=title, across=True),
-    f'Steps of {s["batch_size"]} images; FLOPs, bytes: of one device.',
-  ]

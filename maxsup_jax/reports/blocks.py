@@ -17,11 +17,8 @@ class Text:
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Note:
+class Note(Text):
   """A paragraph that says what is missing, and why."""
-
-  text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Figure:
   caption: str
 
 
-Block = Text | Note | Table | Figure
+Block = Text | Table | Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +85,27 @@ class Section:
   curves: Mapping[str, Mapping[str, Sequence]] = dataclasses.field(
     default_factory=dict
   )
+
+
+def table(
+  heading: str,
+  records: Mapping[str, Mapping[str, Any]],
+  titles: Mapping[str, str | tuple[str, Callable[[Any], str]]],
+  caption: str,
+) -> Table:
+  """A column for each record, by its name, and a row for each of its numbers.
+
+  Args:
+    heading: of the first column.
+    records: of the models; what a record lacks is a dash.
+    titles: the heading of each row by its key, and how a number is written.
+    caption: of the table.
+  """
+  rows = []
+  for key, title in titles.items():
+    name, form = (title, number) if isinstance(title, str) else title
+    rows.append([name, *(form(r.get(key)) for r in records.values())])
+  return Table([heading, *records], rows, caption)
 
 
 class Curves:

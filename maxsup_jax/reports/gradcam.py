@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
+from maxsup_jax.reports import _style
 from maxsup_jax.studies.gradcam import Column
 
 FORMATS = ('.png', '.svg', '.pdf')
@@ -33,12 +34,6 @@ def normalize(maps: np.ndarray, normalization: str = 'map') -> np.ndarray:
     maps: `[columns, rows, H, W]`, at least 0.
     normalization: 'map' divides each map by its largest value, 'row' all maps
       of a row by the largest value among them. What is 0 stays 0.
-
-  Returns:
-    `[columns, rows, H, W]`.
-
-  Raises:
-    UsageError: for another normalization.
 
   Examples:
     >>> maps = np.array([1.0, 2.0, 4.0, 0.0]).reshape(2, 1, 1, 2)
@@ -75,9 +70,6 @@ def gradcam_figure(
     normalization: see `normalize`; it is explained below the figure.
     caption: what else to say below it.
 
-  Returns:
-    The figure, to be saved with `save`.
-
   Raises:
     UsageError: for shapes that do not belong together.
   """
@@ -106,23 +98,15 @@ def gradcam_figure(
     matplotlib.colors.Normalize(0, 1), 'inferno'
   )
   for r in range(R):
-    grey = C == 1
-    image = images[r, ..., 0] if grey else images[r]
     for ax in axes[r]:
       ax.set(xticks=[], yticks=[])
-      ax.imshow(image, cmap='gray' if grey else None, vmin=0, vmax=255)
+      _style.show_image(ax, images[r])
     axes[r, 0].set_title(_shorten(rows[r]), fontsize=8)
     for i, column in enumerate(columns):
-      ax = axes[r, 1 + i]
-      ax.imshow(
-        maps[i, r],
-        cmap=heat.cmap,
-        norm=heat.norm,
-        # Where there is no evidence the image shows most.
-        alpha=0.3 + 0.45 * maps[i, r],
-        interpolation='bilinear',
-      )
-      _describe(ax, column, r)
+      # Where there is no evidence the image shows most.
+      look = {'alpha': 0.3 + 0.45 * maps[i, r], 'interpolation': 'bilinear'}
+      axes[r, 1 + i].imshow(maps[i, r], cmap=heat.cmap, norm=heat.norm, **look)
+      _describe(axes[r, 1 + i], column, r)
   # Above the titles, which have one line or two.
   lines = max(1 + ax.get_title().count('\n') for ax in axes[0])
   for ax, title in zip(axes[0], ['image', *(c.title for c in columns)]):
@@ -145,11 +129,7 @@ def gradcam_figure(
 
 
 def check_path(path: str | pathlib.Path) -> str:
-  """Refuses a file whose name does not end in one of `FORMATS`.
-
-  Returns:
-    The suffix, in lower case.
-  """
+  """The suffix of a file in lower case; refuses others than `FORMATS`."""
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in FORMATS:
     raise UsageError(
@@ -160,15 +140,7 @@ def check_path(path: str | pathlib.Path) -> str:
 
 
 def save(figure: Figure, path: str | pathlib.Path) -> None:
-  """Writes a figure as PNG, SVG or PDF, by the suffix; without a date in it.
-
-  Args:
-    figure: what to write.
-    path: ends in one of `FORMATS`.
-
-  Raises:
-    UsageError: for another suffix.
-  """
+  """Writes a figure as PNG, SVG or PDF, by the suffix; without a date in it."""
   suffix = check_path(path)
   # Equal figures give equal files.
   undated = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}

@@ -5,21 +5,13 @@ import numpy as np
 from maxsup_jax.diagnostics import representation, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import (
-  Curves,
-  Figure,
-  Note,
-  Section,
-  Table,
-  short_names,
-)
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'logits', 'Logits and gradients'
 _NEAR_ZERO = (0.001, 0.01, 0.1)
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section."""
   data = describe(models)
   notes, densities, numbers = [], {}, {}
@@ -28,19 +20,19 @@ def section(models: list[Measured], options: Options) -> Section:
     try:
       densities[m.name] = representation.logit_density(m.outputs.logits)
     except UsageError as e:
-      notes.append(Note(f'{m.name} has no density of logits: {e}.'))
+      notes.append(blocks.Note(f'{m.name} has no density of logits: {e}.'))
     try:
       stability = representation.stability(m.outputs.logits, m.outputs.labels)
       numbers[m.name]['stability'] = stability.value
     except UsageError as e:
-      notes.append(Note(f'{m.name} has no stability: {e}.'))
+      notes.append(blocks.Note(f'{m.name} has no stability: {e}.'))
   profiles = {
     m.name: selective.max_logit_given_confidence(
       m.outputs.logits, m.outputs.labels
     )
     for m in models
   }
-  density_csv, profile_csv = Curves(), Curves()
+  density_csv, profile_csv = blocks.Curves(), blocks.Curves()
   for name, (grid, density) in densities.items():
     density_csv.add(len(grid), model=name, logit=grid, density=density)
   for name, p in profiles.items():
@@ -57,7 +49,7 @@ def section(models: list[Measured], options: Options) -> Section:
   figures = []
   if densities:
     figures.append(
-      Figure(
+      blocks.Figure(
         'logit_density',
         _densities(models, densities),
         f'Densities of all logits of all examples. {data}. Kernel density '
@@ -65,11 +57,11 @@ def section(models: list[Measured], options: Options) -> Section:
         'where less than 0.1% of the logits lie beyond.',
       )
     )
-  return Section(
+  return blocks.Section(
     NAME,
     TITLE,
     [
-      Figure(
+      blocks.Figure(
         'max_logit',
         _profiles(models, profiles),
         'Top logit at equal confidence. '
@@ -79,7 +71,7 @@ def section(models: list[Measured], options: Options) -> Section:
         'than two examples. Where label smoothing presses harder on what is '
         'right, correct predictions lie below wrong ones.',
       ),
-      Figure(
+      blocks.Figure(
         'suppression',
         _pressure(models[0].outputs.num_classes),
         'Pressure on the top logit. Computed, not measured: expected gradient '
@@ -100,7 +92,7 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def _profiles(models, profiles):
-  names = short_names([m.name for m in models])
+  names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, axes = _style.panels(len(models), height=2.6, sharex=True)
     for m, ax in zip(models, axes):
@@ -114,14 +106,7 @@ def _profiles(models, profiles):
         mean = np.where(several, windows.mean, np.nan)
         std = np.where(several, windows.std, np.nan)
         ax.plot(p.confidence, mean, style, color=color, label=group)
-        ax.fill_between(
-          p.confidence,
-          mean - std,
-          mean + std,
-          color=color,
-          alpha=0.18,
-          linewidth=0,
-        )
+        _style.band(ax, p.confidence, mean - std, mean + std, color, 0.18)
       ax.set_title(names[m.name])
       ax.set_xlabel('maximum softmax probability')
     axes[0].set_ylabel('top logit')
@@ -152,7 +137,7 @@ def _pressure(K: int):
 
 
 def _densities(models, densities):
-  names = short_names([m.name for m in models])
+  names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.7)
     low, high = [], []
@@ -161,9 +146,7 @@ def _densities(models, densities):
         continue
       grid, density = densities[m.name]
       ax.plot(grid, density, label=names[m.name], **_style.line(i))
-      ax.fill_between(
-        grid, density, color=_style.color(i), alpha=0.12, linewidth=0
-      )
+      _style.band(ax, grid, density, 0, _style.color(i), 0.12)
       below = np.cumsum(density) / density.sum()
       low.append(grid[np.searchsorted(below, 0.0005)])
       high.append(grid[np.searchsorted(below, 0.9995)])
@@ -188,23 +171,21 @@ def _numbers(m: Measured) -> dict[str, float]:
   return record
 
 
-def _table(numbers, data: str) -> Table:
+def _table(numbers, data: str) -> blocks.Table:
   titles = {
-    'mean_top_logit': ('mean top logit', blocks.number),
-    'mean_logit': ('mean logit', blocks.number),
-    'std_logit': ('standard deviation of the logits', blocks.number),
+    'mean_top_logit': 'mean top logit',
+    'mean_logit': 'mean logit',
+    'std_logit': 'standard deviation of the logits',
     **{
       f'near_zero_share_{t:g}': (f'logits within ±{t:g}', blocks.percent)
       for t in _NEAR_ZERO
     },
-    'stability': ('stability (Shen et al.)', blocks.number),
+    'stability': 'stability (Shen et al.)',
   }
-  return Table(
-    ['', *numbers],
-    [
-      [title, *[form(r.get(key)) for r in numbers.values()]]
-      for key, (title, form) in titles.items()
-    ],
+  return blocks.table(
+    '',
+    numbers,
+    titles,
     f'{data}. Logits within a threshold of zero: mean over the examples of the '
     'share of the classes. Stability: 1 minus the mean variance of the '
     'predicted distributions within a class; closer to 1 means that examples '

@@ -5,7 +5,15 @@ import re
 from collections.abc import Sequence
 
 from maxsup_jax.reports import _style
-from maxsup_jax.reports.blocks import Cell, Figure, Note, Section, Table, Text
+from maxsup_jax.reports.blocks import (
+  Block,
+  Cell,
+  Figure,
+  Note,
+  Section,
+  Table,
+  Text,
+)
 
 _CSS = """
 :root { color-scheme: light; --ink: #1a1a1a; --soft: #5c5c5c; --line: #d9d9d9 }
@@ -66,17 +74,10 @@ def render(
   figures: dict[str, bytes],
   footer: str,
 ) -> str:
-  """Writes the page.
+  """The page as HTML without scripts, which loads nothing.
 
-  Args:
-    title: its heading.
-    subtitle: what the data are, in one line.
-    sections: in their order.
-    figures: the SVG of every figure, by its name.
-    footer: what made it.
-
-  Returns:
-    HTML without scripts, which loads nothing.
+  `figures` are the SVGs by their names; the subtitle says what the data are,
+  the footer what made the page.
   """
   links = ''.join(
     f'<li><a href="#{html.escape(s.name)}">{html.escape(s.title)}</a></li>'
@@ -107,14 +108,11 @@ def _section(section: Section, figures: dict[str, bytes]) -> str:
   )
 
 
-def _block(
-  block: Text | Note | Table | Figure, figures: dict[str, bytes]
-) -> str:
+def _block(block: Block, figures: dict[str, bytes]) -> str:
   match block:
     case Text():
-      return f'<p>{html.escape(block.text)}</p>\n'
-    case Note():
-      return f'<p class="note">{html.escape(block.text)}</p>\n'
+      note = ' class="note"' if isinstance(block, Note) else ''
+      return f'<p{note}>{html.escape(block.text)}</p>\n'
     case Table():
       return _table(block)
     case Figure():

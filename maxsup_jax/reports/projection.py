@@ -7,16 +7,7 @@ import numpy as np
 from maxsup_jax.diagnostics import projection
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
-from maxsup_jax.reports import _style
-from maxsup_jax.reports.blocks import (
-  Block,
-  Curves,
-  Figure,
-  Note,
-  Section,
-  short,
-  short_names,
-)
+from maxsup_jax.reports import _style, blocks
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'projection', 'Pictures of the features'
@@ -24,12 +15,14 @@ _PER_CLASS = 100
 _CLASS_COLORS = ('#D55E00', '#009E73', '#0072B2')
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the models that have features."""
   if models[0].outputs.num_classes < 3:
-    return Section(NAME, TITLE, [Note('A plane needs three classes.')])
-  parts: list[Block] = []
-  csv, numbers = Curves(), dict[str, dict[str, Any]]()
+    return blocks.Section(
+      NAME, TITLE, [blocks.Note('A plane needs three classes.')]
+    )
+  parts: list[blocks.Block] = []
+  csv, numbers = blocks.Curves(), dict[str, dict[str, Any]]()
   for kind, needs in (
     ('template_plane', ('features', 'weights')),
     ('mean_plane', ('features',)),
@@ -39,9 +32,8 @@ def section(models: list[Measured], options: Options) -> Section:
       missing = [n for n in needs if getattr(m.outputs, n) is None]
       try:
         if missing:
-          raise UsageError(
-            f'{m.outputs.path} has no {" and no ".join(missing)}'
-          )
+          what = ' and no '.join(missing)
+          raise UsageError(f'{m.outputs.path} has no {what}')
         if kind == 'template_plane' and not m.outputs.linear:
           raise UsageError(
             f'the weights of {m.outputs.path} do not give its logits, so '
@@ -49,7 +41,7 @@ def section(models: list[Measured], options: Options) -> Section:
           )
         drawn[m.name] = _project(m, kind, options)
       except UsageError as e:
-        parts.append(Note(f'{m.name}: {e}.'))
+        parts.append(blocks.Note(f'{m.name}: {e}.'))
         numbers.setdefault(m.name, {})[kind] = {'not_available': str(e)}
     for name, panels in drawn.items():
       for part, (points, classes) in panels.items():
@@ -65,7 +57,7 @@ def section(models: list[Measured], options: Options) -> Section:
     if drawn:
       names = [models[0].outputs.class_name(c) for c in options.classes]
       parts.append(
-        Figure(
+        blocks.Figure(
           kind,
           _draw(drawn, names, options),
           _CAPTIONS[kind].format(
@@ -75,7 +67,7 @@ def section(models: list[Measured], options: Options) -> Section:
           ),
         )
       )
-  return Section(
+  return blocks.Section(
     NAME,
     TITLE,
     parts,
@@ -154,7 +146,7 @@ def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
 
 def _draw(drawn, names, options: Options):
   parts = list(dict.fromkeys(p for panels in drawn.values() for p in panels))
-  shown_as = short_names(list(drawn))
+  shown_as = blocks.short_names(list(drawn))
   with _style.style():
     # A model's panels stay side by side.
     columns = 2 if len(drawn) < 3 else 4
@@ -173,25 +165,11 @@ def _draw(drawn, names, options: Options):
         for c, color, marker, name in zip(
           options.classes, _CLASS_COLORS, 'o^s', names
         ):
-          x, y = xy[labels == c].T
-          ax.scatter(
-            x,
-            y,
-            s=9,
-            color=color,
-            marker=marker,
-            linewidths=0,
-            alpha=0.6,
-            label=short(name),
-          )
-        ax.set(
-          xlim=(center[0] - half, center[0] + half),
-          ylim=(center[1] - half, center[1] + half),
-          aspect='equal',
-        )
-        title = shown_as[model]
-        if len(parts) > 1:
-          title += f'\n{part}'
+          look = {'color': color, 'marker': marker, 'label': blocks.short(name)}
+          ax.scatter(*xy[labels == c].T, s=9, linewidths=0, alpha=0.6, **look)
+        (left, bottom), (right, top) = center - half, center + half
+        ax.set(xlim=(left, right), ylim=(bottom, top), aspect='equal')
+        title = shown_as[model] + (f'\n{part}' if len(parts) > 1 else '')
         ax.set_title(title, fontsize=8.5)
     shown = next(ax for ax in axes if ax.get_visible())
     handles, labels = shown.get_legend_handles_labels()

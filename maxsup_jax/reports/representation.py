@@ -12,15 +12,6 @@ from maxsup_jax.diagnostics import neural_collapse, representation
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import (
-  Block,
-  Curves,
-  Figure,
-  Note,
-  Section,
-  Table,
-  short_names,
-)
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'representation', 'Features and neural collapse'
@@ -55,10 +46,10 @@ _TRAJECTORIES = {
 }
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the models that have features."""
   numbers: dict[str, Any] = {}
-  parts: list[Block] = []
+  parts: list[blocks.Block] = []
   for m in models:
     numbers[m.name] = {}
     for part, outputs in (('train', m.train), ('test', m.outputs)):
@@ -67,26 +58,28 @@ def section(models: list[Measured], options: Options) -> Section:
       if outputs.features is None:
         reason = f'{outputs.path} has no features'
         numbers[m.name][part] = {'not_available': reason}
-        parts.append(Note(f'{m.name}: {reason}.'))
+        parts.append(blocks.Note(f'{m.name}: {reason}.'))
         continue
       if outputs.head_error is not None and not outputs.linear:
-        parts.append(Note(f'{m.name}: {other_head(outputs)}'))
+        parts.append(blocks.Note(f'{m.name}: {other_head(outputs)}'))
       try:
         numbers[m.name][part] = measure(outputs)
       except UsageError as e:
         numbers[m.name][part] = {'not_available': str(e)}
-        parts.append(Note(f'{m.name}, {split_name(outputs, part)}: {e}.'))
+        parts.append(
+          blocks.Note(f'{m.name}, {split_name(outputs, part)}: {e}.')
+        )
   measured = {
-    (m.name, part): numbers[m.name][part]
+    f'{m.name}, {part}': numbers[m.name][part]
     for m in models
     for part in ('train', 'test')
     if 'nc1' in numbers[m.name].get(part, {})
   }
   if measured:
     parts = [*_tables(measured, describe(models, train=True)), *parts]
-  csv = Curves()
+  csv = blocks.Curves()
   figures = list(_trajectories(models, csv))
-  return Section(
+  return blocks.Section(
     NAME,
     TITLE,
     [*parts, *figures],
@@ -149,32 +142,27 @@ def split_name(outputs: Outputs, part: str) -> str:
   return str(outputs.metadata.get('split') or part)
 
 
-def _tables(measured, data: str) -> Iterator[Table]:
-  columns = ['', *[f'{name}, {part}' for name, part in measured]]
-
-  def rows(titles):
-    return [
-      [title, *[blocks.number(r[key]) for r in measured.values()]]
-      for key, title in titles.items()
-      if any(r[key] is not None for r in measured.values())
-    ]
-
-  yield Table(
-    columns,
-    rows(
-      {
-        'd_within': 'd within, variation within classes',
-        'd_total': 'd total, variation of all features',
-        'r_squared': 'R² = 1 − d within / d total, class separation',
-      }
-    ),
+def _tables(measured, data: str) -> Iterator[blocks.Table]:
+  yield blocks.table(
+    '',
+    measured,
+    {
+      'd_within': 'd within, variation within classes',
+      'd_total': 'd total, variation of all features',
+      'r_squared': 'R² = 1 − d within / d total, class separation',
+    },
     f'{data}. Cosine distances of penultimate features, every class weighted '
     'equally (Kornblith et al., 2021; Zhou et al., 2025). More variation '
     'within classes goes with features that transfer better.',
   )
-  yield Table(
-    columns,
-    rows(_COLLAPSE),
+  yield blocks.table(
+    '',
+    measured,
+    {
+      key: title
+      for key, title in _COLLAPSE.items()
+      if any(r[key] is not None for r in measured.values())
+    },
     f'{data}. W: weights of the last layer; H: class means of the features, '
     'centred by the mean of the class means. Complete collapse is 0 in all but '
     'norms and accuracy. NC1, NC2 and NC3 as in '
@@ -185,7 +173,9 @@ def _tables(measured, data: str) -> Iterator[Table]:
   )
 
 
-def _trajectories(models: list[Measured], csv: Curves) -> Iterator[Block]:
+def _trajectories(
+  models: list[Measured], csv: blocks.Curves
+) -> Iterator[blocks.Block]:
   runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
   for m in models:
     records = [r for r in m.outputs.history if r.get('kind') == 'diagnostics']
@@ -209,7 +199,7 @@ def _trajectories(models: list[Measured], csv: Curves) -> Iterator[Block]:
         **{k: float('nan') if v is None else v for k, v in row.items()},
       )
   if not runs:
-    yield Note(
+    yield blocks.Note(
       'No trajectories of neural collapse: no run logged them (set '
       'config.diagnostics_every in training).'
     )
@@ -219,9 +209,9 @@ def _trajectories(models: list[Measured], csv: Curves) -> Iterator[Block]:
   if len(splits) > len(_SPLIT_STYLES):
     left_out = ', '.join(splits[len(_SPLIT_STYLES) :])
     splits = splits[: len(_SPLIT_STYLES)]
-    yield Note(f'Not drawn, as there are too many splits: {left_out}.')
+    yield blocks.Note(f'Not drawn, as there are too many splits: {left_out}.')
   order = {m.name: i for i, m in enumerate(models)}
-  yield Figure(
+  yield blocks.Figure(
     'trajectories',
     _draw_trajectories(runs, splits, order),
     f'{describe(models, train=True)}. Neural collapse during training, as the '
@@ -281,7 +271,7 @@ def _draw_trajectories(runs, splits, order):
       )
       for n in runs
     ]
-    names = short_names(list(runs))
+    names = blocks.short_names(list(runs))
     _style.legend(figure, handles, list(names.values()))
   return figure
 

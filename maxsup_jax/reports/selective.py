@@ -6,26 +6,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from maxsup_jax.diagnostics import selective
-from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import (
-  Cell,
-  Curves,
-  Figure,
-  Section,
-  Table,
-  median_and_range,
-  short_names,
-)
-from maxsup_jax.reports.measured import (
-  COVERAGE,
-  RISK,
-  Measured,
-  Options,
-  describe,
-  held_out,
-  over_splits,
-  splits,
-)
+from maxsup_jax.reports import _style, blocks, measured
+from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'selective', 'Selective classification'
 # Coverages of the magnified corner, where label smoothing does its damage.
@@ -38,7 +20,7 @@ _AURC = {
 }
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section."""
   curves = {m.name: m.ranking().curve() for m in models}
   data, N = describe(models), models[0].outputs.num_examples
@@ -48,26 +30,14 @@ def section(models: list[Measured], options: Options) -> Section:
     name: {c: selective.aurc(curve, convention=c) for c in _AURC}
     for name, curve in curves.items()
   }
-  csv, norms = Curves(), Curves()
+  csv, norms = blocks.Curves(), blocks.Curves()
   for m in models:
     for score in selective.SCORES:
       curve = m.ranking(score).curve()
-      coverage, risk, generalized, threshold = _style.thin(
-        curve.coverage,
-        curve.risk,
-        curve.generalized_risk,
-        curve.threshold,
-        limit=4000,
-      )
-      csv.add(
-        len(coverage),
-        model=m.name,
-        score=score,
-        coverage=coverage,
-        risk=risk,
-        generalized_risk=generalized,
-        threshold=threshold,
-      )
+      names = ('coverage', 'risk', 'generalized_risk', 'threshold')
+      columns = _style.thin(*(getattr(curve, n) for n in names), limit=4000)
+      shown = dict(zip(names, columns))
+      csv.add(len(columns[0]), model=m.name, score=score, **shown)
     for seed, fit in zip(options.seeds, fits[m.name]['pnorm']):
       norms.add(
         len(fit['grid']),
@@ -78,7 +48,7 @@ def section(models: list[Measured], options: Options) -> Section:
         aurc_held_out_msp=fit['msp_aurc'],
       )
   figures = [
-    Figure(
+    blocks.Figure(
       'risk_coverage',
       _risk_coverage(models, curves),
       f'Risk-coverage curves. {data}. The error among the accepted predictions '
@@ -90,17 +60,17 @@ def section(models: list[Measured], options: Options) -> Section:
   ]
   if models[0].outputs.num_classes > 2:
     figures.append(
-      Figure(
+      blocks.Figure(
         'pnorm',
         _norms(models, fits),
         f'Choosing the norm. {data}. AURC of the centred MaxLogit-pNorm score '
         'less that of the maximum softmax probability on the same held-out '
-        f'{held_out(N, options)}, in percentage points; below 0 the norm ranks '
-        f'better. Lines: median over {len(options.seeds)} split(s); bands: '
-        'their range.',
+        f'{measured.held_out(N, options)}, in percentage points; below 0 the '
+        f'norm ranks better. Lines: median over {len(options.seeds)} '
+        'split(s); bands: their range.',
       )
     )
-  return Section(
+  return blocks.Section(
     NAME,
     TITLE,
     [
@@ -123,7 +93,7 @@ def section(models: list[Measured], options: Options) -> Section:
 
 
 def _risk_coverage(models, curves):
-  names = short_names([m.name for m in models])
+  names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=3.6)
     figure.set_size_inches(_style.WIDTH, 3.6)
@@ -153,7 +123,7 @@ def _risk_coverage(models, curves):
 
 
 def _norms(models, fits):
-  names = short_names([m.name for m in models])
+  names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.9)
     ax.xaxis.set_major_locator(
@@ -165,23 +135,10 @@ def _norms(models, fits):
       gain = [
         100 * (np.asarray(r['grid_aurc']) - r['msp_aurc']) for r in records
       ]
-      grid = records[0]['grid']
-      ax.plot(
-        grid,
-        np.median(gain, 0),
-        label=names[m.name],
-        marker=_style.marker(i),
-        markersize=3,
-        **_style.line(i),
-      )
-      ax.fill_between(
-        grid,
-        np.min(gain, 0),
-        np.max(gain, 0),
-        color=_style.color(i),
-        alpha=0.13,
-        linewidth=0,
-      )
+      grid, low, high = records[0]['grid'], np.min(gain, 0), np.max(gain, 0)
+      look = {'marker': _style.marker(i), 'markersize': 3, **_style.line(i)}
+      ax.plot(grid, np.median(gain, 0), label=names[m.name], **look)
+      _style.band(ax, grid, low, high, _style.color(i), 0.13)
     ax.set_xlabel('p')
     ax.set_ylabel('AURC less MSP (points)')
     _style.legend(figure, *ax.get_legend_handles_labels())
@@ -221,24 +178,18 @@ def _scores(m: Measured) -> dict[str, dict[str, float]]:
   return records
 
 
-def _score_table(scores, data: str) -> Table:
-  rows: list[list[str | Cell]] = []
+def _score_table(scores, data: str) -> blocks.Table:
   best = {n: _best([r['aurc'] for r in s.values()]) for n, s in scores.items()}
+  rows: list[list[str | blocks.Cell]] = []
   for key, score in selective.SCORES.items():
-    rows.append(
-      [
-        score.title,
-        *[
-          Cell(
-            blocks.percent(records[key]['aurc']),
-            [f'AUROC {blocks.percent(records[key]["auroc_f"])}'],
-            best=records[key]['aurc'] == best[name],
-          )
-          for name, records in scores.items()
-        ],
-      ]
-    )
-  return Table(
+    rows.append([score.title])
+    for name, records in scores.items():
+      aurc, auroc = records[key]['aurc'], records[key]['auroc_f']
+      details = [f'AUROC {blocks.percent(auroc)}']
+      best_of_all = aurc == best[name]
+      cell = blocks.Cell(blocks.percent(aurc), details, best=best_of_all)
+      rows[-1].append(cell)
+  return blocks.Table(
     ['AURC by score', *scores],
     rows,
     f'{data}. How well each confidence score ranks the predictions, the best '
@@ -257,7 +208,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   norms, thresholds = [], []
   logits, labels = m.outputs.logits, m.outputs.labels
   msp, errors = m.scores['msp'], m.errors
-  for fit, rest in splits(len(labels), options):
+  for fit, rest in measured.splits(len(labels), options):
     if m.outputs.num_classes > 2:
       chosen = selective.fit_pnorm(logits[fit], labels[fit])
       curve = selective.risk_coverage(chosen.score(logits[rest]), errors[rest])
@@ -275,8 +226,8 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
     record = {}
     held_out = selective.risk_coverage(msp[fit], errors[fit])
     for name, find, target in (
-      ('risk', selective.threshold_for_risk, RISK),
-      ('coverage', selective.threshold_for_coverage, COVERAGE),
+      ('risk', selective.threshold_for_risk, measured.RISK),
+      ('coverage', selective.threshold_for_coverage, measured.COVERAGE),
     ):
       threshold = find(held_out, target)
       applied = selective.apply_threshold(threshold, msp[rest], errors[rest])
@@ -290,51 +241,39 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   return {'pnorm': norms, 'thresholds': thresholds}
 
 
-def _fit_table(fits, options: Options, data: str, N: int) -> Table:
+def _fit_table(fits, options: Options, data: str, N: int) -> blocks.Table:
   rows = []
 
-  def add(title, values, form):
-    rows.append([title, *[values(f, form) for f in fits.values()]])
-
-  def over(part, *keys):
-    def values(fit, form):
-      numbers = []
-      for record in fit[part]:
-        for key in keys:
-          record = record[key]
-        numbers.append(record)
-      defined = [n for n in numbers if not blocks.undefined(n)]
-      return median_and_range(defined, form) if defined else '—'
-
-    return values
+  def add(title, value):
+    """A row over the splits, of what `value` finds in the fits of a model."""
+    rows.append([title])
+    for fit in fits.values():
+      defined = [x for x in value(fit) if not blocks.undefined(x)]
+      rows[-1].append(
+        blocks.median_and_range(defined, blocks.percent) if defined else '—'
+      )
 
   if any(f['pnorm'] for f in fits.values()):
-    rows.append(
-      [
-        'chosen p',
-        *[_chosen(f['pnorm']) for f in fits.values()],
-      ]
-    )
-    add('AURC, MSP', over('pnorm', 'before'), blocks.percent)
-    add('AURC, chosen score', over('pnorm', 'after'), blocks.percent)
+    rows.append(['chosen p', *(_chosen(f['pnorm']) for f in fits.values())])
+    add('AURC, MSP', lambda f: [r['before'] for r in f['pnorm']])
+    add('AURC, chosen score', lambda f: [r['after'] for r in f['pnorm']])
   for name, target, other in (
-    ('risk', RISK, 'coverage'),
-    ('coverage', COVERAGE, 'risk'),
+    ('risk', measured.RISK, 'coverage'),
+    ('coverage', measured.COVERAGE, 'risk'),
   ):
-    add(
-      f'{name} at the threshold for {target:.0%} {name}',
-      over('thresholds', name, name),
-      blocks.percent,
-    )
-    add(f'its {other}', over('thresholds', name, other), blocks.percent)
-  return Table(
+    for title, key in (
+      (f'{name} at the threshold for {target:.0%} {name}', name),
+      (f'its {other}', other),
+    ):
+      add(title, lambda f, k=key, n=name: [t[n][k] for t in f['thresholds']])
+  return blocks.Table(
     ['chosen on held-out data', *fits],
     rows,
     f'{data}. The p of the centred MaxLogit-pNorm score and the thresholds are '
-    f'chosen on {held_out(N, options)} and applied to the others; '
-    f'{over_splits(options)}. Where no p beats it on the held-out part, the '
-    'maximum softmax probability stays ("MSP"). Thresholds are on the maximum '
-    'softmax probability; "—" where none reaches the target.',
+    f'chosen on {measured.held_out(N, options)} and applied to the others; '
+    f'{measured.over_splits(options)}. Where no p beats it on the held-out '
+    'part, the maximum softmax probability stays ("MSP"). Thresholds are on '
+    'the maximum softmax probability; "—" where none reaches the target.',
   )
 
 
@@ -348,13 +287,11 @@ def _chosen(records: list[dict]) -> str:
   return ', '.join(f'{p} ({n}×)' for p, n in counts.most_common())
 
 
-def _convention_table(conventions, data: str) -> Table:
-  return Table(
-    ['AURC by convention', *conventions],
-    [
-      [title, *[blocks.percent(c[key]) for c in conventions.values()]]
-      for key, title in _AURC.items()
-    ],
+def _convention_table(conventions, data: str) -> blocks.Table:
+  return blocks.table(
+    'AURC by convention',
+    conventions,
+    {key: (title, blocks.percent) for key, title in _AURC.items()},
     f'{data}; maximum softmax probability. Four numbers go by the name of '
     'AURC; the first is the one of this report.',
   )

@@ -8,16 +8,9 @@ from typing import Any
 import numpy as np
 
 from maxsup_jax.diagnostics import bootstrap, calibration, selective
-from maxsup_jax.reports import blocks
-from maxsup_jax.reports.blocks import Cell, Section, Table, Text
+from maxsup_jax.reports import blocks, measured
 from maxsup_jax.reports.compared import paired
-from maxsup_jax.reports.measured import (
-  COVERAGE,
-  RISK,
-  Measured,
-  Options,
-  describe,
-)
+from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'summary', 'Summary'
 # A share of resamples that may lack a statistic whose difference is marked.
@@ -52,30 +45,22 @@ STATISTICS = {
   'naurc': Statistic('NAURC', -1, blocks.number, selective.naurc),
   'auroc_f': Statistic('AUROC of failures', 1, blocks.percent, selective.auroc),
   'coverage_at_risk': Statistic(
-    f'coverage at {RISK:.0%} risk',
+    f'coverage at {measured.RISK:.0%} risk',
     1,
     blocks.percent,
-    functools.partial(selective.coverage_at_risk, risk=RISK),
+    functools.partial(selective.coverage_at_risk, risk=measured.RISK),
   ),
   'risk_at_coverage': Statistic(
-    f'risk at {COVERAGE:.0%} coverage',
+    f'risk at {measured.COVERAGE:.0%} coverage',
     -1,
     blocks.percent,
-    functools.partial(selective.risk_at_coverage, coverage=COVERAGE),
+    functools.partial(selective.risk_at_coverage, coverage=measured.COVERAGE),
   ),
 }
 
 
-def section(models: list[Measured], options: Options) -> Section:
-  """Builds the section.
-
-  Args:
-    models: the first one is what the others are compared with.
-    options: see `Options`.
-
-  Returns:
-    A table, with intervals and paired differences if there are resamples.
-  """
+def section(models: list[Measured], options: Options) -> blocks.Section:
+  """A table, with intervals and paired differences if there are resamples."""
   values = [_values(m, options) for m in models]
   samples = [
     bootstrap.bootstrap(
@@ -87,10 +72,10 @@ def section(models: list[Measured], options: Options) -> Section:
     for m in (models if options.resamples else ())
   ]
   comparable = paired([m.outputs for m in models])
-  rows: list[list[str | Cell]] = []
+  rows: list[list[str | blocks.Cell]] = []
   numbers: dict[str, dict[str, Any]] = {m.name: {} for m in models}
   for name, statistic in STATISTICS.items():
-    row: list[str | Cell] = [statistic.title]
+    row: list[str | blocks.Cell] = [statistic.title]
     for i, m in enumerate(models):
       record = {'value': values[i][name]}
       if samples:
@@ -106,12 +91,12 @@ def section(models: list[Measured], options: Options) -> Section:
       row.append(_cell(statistic, record))
     rows.append(row)
   columns = ['', *[m.name for m in models]]
-  return Section(
+  return blocks.Section(
     NAME,
     TITLE,
     [
       *_remarks(models, options, comparable),
-      Table(columns, rows, _caption(models, options, comparable)),
+      blocks.Table(columns, rows, _caption(models, options, comparable)),
     ],
     numbers,
   )
@@ -176,7 +161,7 @@ def _difference(
   }
 
 
-def _cell(statistic: Statistic, record: dict) -> Cell:
+def _cell(statistic: Statistic, record: dict) -> blocks.Cell:
   form, details, mark = statistic.form, [], ''
   if 'interval' in record:
     details.append(_interval(form, record['interval']))
@@ -190,7 +175,7 @@ def _cell(statistic: Statistic, record: dict) -> Cell:
     details.append(f'Δ {_signed(form, record["difference"])} {mark}'.strip())
     signed = functools.partial(_signed, form)
     details.append(_interval(signed, record['difference_interval']))
-  return Cell(form(record['value']), details, mark)
+  return blocks.Cell(form(record['value']), details, mark)
 
 
 def _interval(form: Callable, bounds: tuple[float, float]) -> str:
@@ -202,12 +187,12 @@ def _signed(form: Callable[[float], str], value: float) -> str:
   return '+' + text if value > 0 else text.replace('-', '−')
 
 
-def _remarks(models, options, comparable) -> list[Text]:
+def _remarks(models, options, comparable) -> list[blocks.Text]:
   if len(models) < 2 or not options.resamples:
     return []
   if comparable:
     return [
-      Text(
+      blocks.Text(
         f'Differences (Δ) are to {models[0].name}, paired by example, as all '
         'files hold the same labels; those of percentages are in points. '
         '"Better" and "worse" mark those whose interval excludes zero. '
@@ -216,7 +201,9 @@ def _remarks(models, options, comparable) -> list[Text]:
       )
     ]
   return [
-    Text('The files hold different labels, so there are no paired differences.')
+    blocks.Text(
+      'The files hold different labels, so there are no paired differences.'
+    )
   ]
 
 
