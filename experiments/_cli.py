@@ -46,12 +46,9 @@ def run(
     _processes.expect_several()
 
   def parse(argv):
-    modules = flags.FLAGS.flags_by_module_dict()
-    shared = [
-      flag
-      for module in (__name__, _processes.__name__)
-      for flag in modules.get(module, ())
-    ]
+    modules, shared = flags.FLAGS.flags_by_module_dict(), []
+    for module in (__name__, _processes.__name__):
+      shared += modules.get(module, ())
     try:
       if config:
         argv = _with_config(argv, config)

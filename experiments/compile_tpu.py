@@ -112,16 +112,9 @@ def _shapes_only(config, split):
   from maxsup_jax import data
 
   dataset = config.dataset
-  form = data.open_source(
-    dataset.name,
-    split,
-    image_key=dataset.image_key,
-    label_key=dataset.label_key,
-    num_classes=dataset.num_classes,
-    image_size=dataset.image_size,
-    channels=dataset.channels,
-    mock=1,
-  )
+  names = ('image_key', 'label_key', 'num_classes', 'image_size', 'channels')
+  fields = {name: dataset[name] for name in names}
+  form = data.open_source(dataset.name, split, mock=1, **fields)
   unknown = 100 * max(config.batch_size, form.num_classes)
   count = _EXAMPLES.get(dataset.name, {}).get(split, unknown)
   shape = form.image_shape or (256, 256, form[0]['image'].shape[-1])
@@ -138,22 +131,17 @@ def _shapes_only(config, split):
 def measure(run):
   """Compiles the training step of a run; gives a row of the record."""
   from experiments.benchmark import costs, timing
-  from maxsup_jax import models
 
   config, devices = run.config, run.devices
   kind = devices.local[0].device_kind
   dtype = config.model.get('dtype', 'float32')
   timing.say(f'compiling {config.model.name}, {dtype} (minutes)')
   step, (state, batch) = run.train_step(), shapes(run)
-  _, said = costs.compile_step(
-    step, devices.map(step, donate=True), state, batch
-  )
+  mapped = devices.map(step, donate=True)
+  _, said = costs.compile_step(step, mapped, state, batch)
   return {
     'model': config.model.to_dict(),
-    'objective': config.objective.to_dict(),
-    'parameters': models.count_parameters(state.params) // devices.count,
     'image_shape': list(run.task.image_shape),
-    'examples': len(run.task.train_source),
     'batch_size': config.batch_size,
     'batch_size_per_device': config.batch_size // devices.count,
     'memory_capacity_bytes': costs.memory_capacity(kind),
@@ -173,10 +161,11 @@ def shapes(run):
   import jax
   import numpy as np
 
-  shape = (run.config.batch_size // jax.process_count(),)
-  image_dtype = 'f' if run.task.train_transform.gives_floats else np.uint8
+  shape, of = (run.config.batch_size // jax.process_count(),), np.uint8
+  if run.task.train_transform.gives_floats:
+    of = np.float32
   batch = {
-    'image': jax.ShapeDtypeStruct(shape + run.task.image_shape, image_dtype),
+    'image': jax.ShapeDtypeStruct(shape + run.task.image_shape, of),
     'label': jax.ShapeDtypeStruct(shape, np.int32),
     'mask': jax.ShapeDtypeStruct(shape, bool),
   }

@@ -118,8 +118,6 @@ def _numbers(flag, kind):
 
 def _print(records):
   """Prints the closed form, and means over the seeds of what is recorded."""
-  from experiments.benchmark.report import table
-
   found = {name: [] for name in ('minimiser', 'steps to', 'NC2 when')}
   for record in records:
     best, conditions = record['closed_form'], record['condition_numbers']
@@ -143,10 +141,13 @@ def _print(records):
     for title, row in zip(found, (cells, steps, levels)):
       rows = found[title]
       if not rows:
-        rows.append([f'{title:<12}', *row])
+        rows.append([title, *row])
       rows.append([name, *row.values()])
   for rows in found.values():
-    print('\n' + '\n'.join(table(rows)))
+    width = 2 + max(len(cell) for row in rows for cell in row[1:])
+    print()
+    for first, *row in rows:
+      print(f'{first:<12}' + ''.join(f'{cell:>{width}}' for cell in row))
   print('\nmean over the seeds, and range; - where a seed does not reach it')
 
 

@@ -29,15 +29,12 @@ class _Device(NamedTuple):
 # (docs.jax.dev/en/latest/201/precision.html). Partitions of a device (MIG) have
 # names of their own.
 _DEVICES = {
-  # NVIDIA A100 Tensor Core GPU datasheet.
+  # NVIDIA's datasheets of A100, H100 and H200; only memories differ.
   'NVIDIA A100-SXM4-40GB': _Device(312.0, 156.0, 1555.0),
   'NVIDIA A100-SXM4-80GB': _Device(312.0, 156.0, 2039.0),
-  'NVIDIA A100-PCIE-40GB': _Device(312.0, 156.0, 1555.0),
   'NVIDIA A100 80GB PCIe': _Device(312.0, 156.0, 1935.0),
-  # NVIDIA H100 Tensor Core GPU Architecture (white paper), SXM5 and PCIe.
   'NVIDIA H100 80GB HBM3': _Device(989.4, 494.7, 3350.0),
   'NVIDIA H100 PCIe': _Device(756.0, 378.0, 2000.0),
-  # NVIDIA H200 Tensor Core GPU datasheet, SXM; only its memory differs.
   'NVIDIA H200': _Device(989.4, 494.7, 4800.0),
   # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, per chip, which is one device.
   # Two names each, as in jax's own jax/_src/pallas/mosaic/tpu_info.py.
@@ -71,9 +68,7 @@ def compile_step(
   """Compiles a training step, `mapped` over the devices.
 
   State and batch are as on the devices, with their axis in front, or shapes.
-
-  Returns:
-    The program, None where memory is missing, and a part of a record.
+  The program is None where memory is missing; the rest is a part of a record.
   """
   lowered = mapped.lower(state, batch)
   program, lacks, start = None, None, time.perf_counter()
@@ -88,9 +83,7 @@ def compile_step(
     'fits': program is not None,
     'lacks': lacks,
     'flops_per_device': {'as_written': flops_as_written(step, state, batch)},
-    'bytes_accessed_per_device': (
-      program and counted(program, 'bytes accessed')
-    ),
+    'bytes_accessed_per_device': program and counted(program),
     'memory_bytes_per_device': program and memory(program),
   }
 
@@ -111,25 +104,25 @@ def flops_as_written(step: Callable, state: Any, batch: Any) -> float | None:
     return counted(Devices([cpu]).map(step).lower(*one_device), 'flops')
 
 
-def counted(program: Any, name: str) -> float | None:
+def counted(program: Any, name: str = 'bytes accessed') -> float | None:
   """XLA's count for a lowered or compiled program, on one device."""
   count = (program.cost_analysis() or {}).get(name, 0)
   return float(count) if count > 0 else None  # -1 stands for unknown
 
 
 def memory(compiled: Any) -> dict[str, int] | None:
-  """The bytes that a compiled program needs on each device, by purpose."""
+  """The bytes that a compiled program needs on each device, by purpose.
+
+  Aliased are outputs that take the place of donated arguments.
+  """
   stats = compiled.memory_analysis()
   if stats is None:
     return None
-  parts = {
-    'arguments': stats.argument_size_in_bytes,
-    'temporaries': stats.temp_size_in_bytes,
-    'outputs': stats.output_size_in_bytes,
-    # Outputs that take the place of donated arguments.
-    'aliased': stats.alias_size_in_bytes,
-  }
-  return {**parts, 'total': sum(parts.values()) - 2 * parts['aliased']}
+  names = ('argument', 'temp', 'output', 'alias')
+  found = [getattr(stats, f'{name}_size_in_bytes') for name in names]
+  purposes = ('arguments', 'temporaries', 'outputs', 'aliased')
+  total = sum(found) - 2 * found[-1]
+  return {**dict(zip(purposes, found)), 'total': total}
 
 
 def bound(

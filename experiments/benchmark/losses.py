@@ -46,9 +46,8 @@ def measure(**given: Any) -> dict[str, Any]:
   )
   runs = one_of('--target', s.target, ('here', 'tpu')) == 'here'
   # Twice the same name is one row.
-  s.losses = list(
-    dict.fromkeys(one_of('--losses', x, LOSSES) for x in s.losses)
-  )
+  names = dict.fromkeys(one_of('--losses', x, LOSSES) for x in s.losses)
+  s.losses = list(names)
   s.shapes = list(map(_shape, s.shapes))
   torch, no_torch = None, f'nothing runs with --target={s.target}'
   if runs:
@@ -109,12 +108,10 @@ def _measure_shape(
   for name, kinds in rows.items():
     for kind, row in kinds.items():
       if row:
-        times = seconds.get((name, kind))
-        row |= {
-          'bytes_ratio': row['passes'] and row['passes'] / base['passes'],
-          'seconds': times and timing.summary(times),
-          'ratio_to_baseline': over((name, kind), ('baseline', 'ours')),
-        }
+        times, passes = seconds.get((name, kind)), row['passes']
+        row['bytes_ratio'] = passes and passes / base['passes']
+        row['seconds'] = times and timing.summary(times)
+        row['ratio_to_baseline'] = over((name, kind), ('baseline', 'ours'))
     kinds['title'] = entries[name].title
     kinds['ratio_to_torch'] = over((name, 'ours'), (name, 'torch'))
   del rows['baseline']
@@ -142,7 +139,7 @@ def _compiled(
     program, accessed, memory = None, None, {}
     if kind == 'ours':
       program = compile_loss(device, loss, shapes)
-      accessed = costs.counted(program, 'bytes accessed')
+      accessed = costs.counted(program)
       memory = costs.memory(program) or {}
     rows[kind] = {
       'value': None,
@@ -152,11 +149,10 @@ def _compiled(
     }
     if s.target == 'here':
       everything = everything or (*inputs, *make())
-      steps[kind] = (
-        torch_loss(torch, loss, everything)
-        if kind == 'torch'
-        else functools.partial(program, *everything)
-      )
+      if kind == 'torch':
+        steps[kind] = torch_loss(torch, loss, everything)
+      else:
+        steps[kind] = functools.partial(program, *everything)
   return rows, steps
 
 

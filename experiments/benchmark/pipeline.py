@@ -33,44 +33,28 @@ from maxsup_jax.errors import UsageError
 _FASTER = ('simplejpeg', 'numba')
 _ALL_CORES = len(os.sched_getaffinity(0))
 # Width and height, and how many of a hundred have them.
-_SIZES = {
-  (500, 375): 60,
-  (500, 333): 15,
-  (375, 500): 15,
-  (333, 500): 5,
-  (400, 300): 5,
-}
+_SIZES = {(500, 375): 60, (500, 333): 15, (375, 500): 15}
+_SIZES |= {(333, 500): 5, (400, 300): 5}
 
 
-def measure(rounds: int | None = None, **given: int) -> dict[str, Any]:
+_SETTINGS = {'image_size': 224, 'batch_size': 64, 'photos': 384}
+_SETTINGS |= {'rounds': 9, 'steps_per_round': 3}
+
+
+def measure(**given: int | None) -> dict[str, Any]:
   """Times everything, side by side in turns, on made photographs."""
-  s = timing.filled(
-    {
-      'image_size': 224,
-      'batch_size': 64,
-      'rounds': rounds or 9,
-      'steps_per_round': 3,
-      'photos': 384,
-    },
-    given,
-  )
+  s = timing.filled(_SETTINGS, given)
   timing.say('making photographs')
   photos, before = make_photos(s.photos), os.sched_getaffinity(0)
   with tempfile.TemporaryDirectory() as directory:
     paths = [pathlib.Path(directory, f'{i:06}.JPEG') for i in range(s.photos)]
     for path, photo in zip(paths, photos):
       path.write_bytes(photo)
-    source = TfdsSource(
-      examples=_Files(paths),
-      name='photos',
-      image_key='image',
-      label_key='label',
-      num_classes=10,
-      label_names=None,
-      image_shape=None,
-      image_size=None,
-      channels=3,
-    )
+    unknown = dict.fromkeys(('label_names', 'image_shape', 'image_size'))
+    keys = {'image_key': 'image', 'label_key': 'label'}
+    counts = {'num_classes': 10, 'channels': 3}
+    files: Any = _Files(paths)
+    source = TfdsSource(files, name='photos', **keys, **counts, **unknown)
     check_pixels(s, source)
     # This thread, and those that it starts, on one processor.
     os.sched_setaffinity(0, {max(before)})
@@ -199,9 +183,8 @@ def _per_core(s: Any, paths: Sequence[Any], source: Any) -> dict[str, Any]:
     }
     missing = {package: (package,) for package in _FASTER}
     for name, packages in {**missing, 'either': _FASTER}.items():
-      batches[f'ours, without {name}'] = functools.partial(
-        _without, packages, stream
-      )
+      without = functools.partial(_without, packages, stream)
+      batches[f'ours, without {name}'] = without
     return _compared(s, batches)
 
 

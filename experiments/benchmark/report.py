@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from maxsup_jax.training.provenance import provenance
@@ -13,16 +13,6 @@ _TITLES = {'ce': 'CE', 'ls': 'LS', 'maxsup': 'MaxSup'}
 Record = Mapping[str, Any]
 # What was measured, and what came out.
 Rows = Iterable[tuple[str, str]]
-
-
-def table(cells: Sequence[Sequence[str]]) -> list[str]:
-  """Aligned lines: the first column to the left, the others to the right."""
-  first, *rest = (max(map(len, column)) for column in zip(*cells))
-  return [
-    f'{line[0]:<{first}}'
-    + ''.join(f'{x:>{width + 2}}' for x, width in zip(line[1:], rest))
-    for line in cells
-  ]
 
 
 def spread(summary: Mapping[str, float], form: str) -> str:
@@ -66,36 +56,25 @@ def publish(
   for what, result in rows(record):
     print(f'{what}: {result}')
   if record['suite'] == 'losses':
-    print('\n'.join(every_loss(record['results'])))
+    print(*every_loss(record['results']), sep='\n')
   if out:
     out.write_text(json.dumps(record, indent=2) + '\n')
     print(f'\nwritten to {out}')
 
 
-def every_loss(results: Record) -> list[str]:
-  """A table of all losses for each shape, and what it means."""
-  lines = []
+def every_loss(results: Record) -> Iterator[str]:
+  """A line for each loss and shape: what costs more than optax's CE."""
   for shape in results['shapes']:
-    title = f'[{shape["batch"]}, {shape["classes"]}]'
-    cells = [[title, 'time', 'bytes', 'passes', 'torch']]
     for loss in shape['losses'].values():
-      row = loss['ours']
-      cells.append(
-        [
-          loss['title'],
-          _known(row['ratio_to_baseline'], lambda x: spread(x, '.2f')),
-          _known(row['bytes_ratio'], '{:.3f}'.format),
-          _known(row['passes'], '{:.2f}'.format),
-          _known(loss['ratio_to_torch'], lambda x: f'{x["median"]:.2f}'),
-        ]
+      ours, torch = loss['ours'], loss['ratio_to_torch']
+      time = _known(ours['ratio_to_baseline'], lambda x: spread(x, '.2f'))
+      ratio = _known(torch, lambda x: f'{x["median"]:.2f}')
+      yield (
+        f'{loss["title"]}, [{shape["batch"]}, {shape["classes"]}]: time over '
+        f'optax CE {time}, over PyTorch {ratio}; bytes over optax CE '
+        f'{_known(ours["bytes_ratio"], "{:.3f}".format)}, in sizes of the '
+        f'logits {_known(ours["passes"], "{:.2f}".format)}'
       )
-    lines += ['', *table(cells)]
-  return [
-    *lines,
-    '',
-    'Time and bytes: over those of optax CE; torch: time over that of PyTorch.',
-    'passes: bytes accessed, in sizes of the logits.',
-  ]
 
 
 def _known(value: Any, form: Callable[[Any], str]) -> str:

@@ -24,7 +24,7 @@ _FIRST_STEP = re.compile(
 
 
 def measure(
-  rounds: int | None = None, card: str = 'configs/digits.py'
+  rounds: int | None, card: str = 'configs/digits.py'
 ) -> dict[str, Any]:
   """Starts a run with nothing kept, and one that finds its programs kept.
 

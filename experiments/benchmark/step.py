@@ -1,7 +1,6 @@
 """The suite `step`: the training step of each objective, side by side."""
 
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,11 +11,8 @@ from maxsup_jax import data, models, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training.parallel import Devices
 
-OBJECTIVES = {
-  'ce': {'name': 'ce'},
-  'ls': {'name': 'ls', 'alpha': 0.1},
-  'maxsup': {'name': 'maxsup', 'alpha': 0.1},
-}
+OBJECTIVES = {n: {'name': n, 'alpha': 0.1} for n in ('ls', 'maxsup')}
+OBJECTIVES = {'ce': {'name': 'ce'}, **OBJECTIVES}
 
 
 def measure(**given: Any) -> dict[str, Any]:
@@ -64,12 +60,9 @@ def measure(**given: Any) -> dict[str, Any]:
 
 
 def timed(
-  seconds: list[float],
-  batch_size: int,
-  program: Mapping[str, Any],  # Of `costs.compile_step`.
-  peak: float | None,
+  seconds: list[float], batch_size: int, program: Any, peak: float | None
 ) -> dict[str, Any]:
-  """What follows from the times of a step, and from its program's costs."""
+  """What follows from the times of a step and its `costs.compile_step`."""
   step = timing.summary(seconds)
   flops = program['flops_per_device']['as_written']
   rate = flops and flops / step['median']

@@ -67,8 +67,7 @@ def ratios(
 ) -> dict[str, Any]:
   """How many times as long as the baseline, round by round, summarized.
 
-  The median of the ratios, not the ratio of the medians: what slows a whole
-  round down cancels out.
+  What slows a whole round down cancels out.
   """
   return summary([a / b for a, b in zip(seconds, baseline, strict=True)])
 

@@ -16,13 +16,9 @@ from maxsup_jax.training.parallel import Devices
 
 Arrays = Mapping[str, np.ndarray]
 MODELS = ('resnet50', 'vit_small')
+_SGD = {'learning_rate': 1e-3, 'weight_decay': 1e-4, 'momentum': 0.9}
 OPTIMIZERS = {
-  'sgd': {
-    'learning_rate': 1e-3,
-    'weight_decay': 1e-4,
-    'momentum': 0.9,
-    'nesterov': False,
-  },
+  'sgd': {**_SGD, 'nesterov': False},
   'adamw': {'learning_rate': 1e-3, 'weight_decay': 0.05},
 }
 
@@ -36,12 +32,8 @@ _LOGITS, _GRADIENTS, _AFTER_UPDATE = 1e-3, 0.2, 2e-2
 _ALL = 'kernel', 'bias', 'normalization', 'embedding'
 # Of so many images at most, and of an SGD whose step is the gradient.
 _IMAGES = 16
-_GRADIENT = {
-  'learning_rate': 1.0,
-  'weight_decay': 0.0,
-  'momentum': 0.0,
-  'nesterov': False,
-}
+_GRADIENT = {'learning_rate': 1.0, 'weight_decay': 0.0, 'momentum': 0.0}
+_GRADIENT |= {'nesterov': False}
 
 
 def measure(*, model: str | None = None, **given: Any) -> dict[str, Any]:
@@ -115,11 +107,11 @@ def _pair(
       torch_models.create(name, s.num_classes, **size, **changes),
       torch_weights.to_torch(ours.first_state.variables(), run.task.model),
       ours.batch,
-      variant=variant,
       platform=device.platform,
       dtype=s.dtype,
       optimizer=optimizer,
       options=options,
+      variant=variant,
     )
 
   return run, ours, in_torch
@@ -206,17 +198,12 @@ def _measured(s: Any, name: str, device: jax.Device) -> dict[str, Any]:
   timers = {n: runner.seconds_per_step for n, runner in runners.items()}
   seconds = timing.time_in_turn(timers, s.rounds, s.steps_per_round)
   peak = costs.peak_flops(device.device_kind, s.dtype)
-  programs = {
-    n: {
-      **steps.timed(values, s.batch_size, ours.costs, peak),
-      'torch_over_jax': timing.ratios(values, seconds['jax']),
-    }
-    for n, values in seconds.items()
-  }
-  fastest = min(
-    (n for n in runners if n != 'jax'),
-    key=lambda n: programs[n]['step_seconds']['median'],
-  )
+  programs, medians = {}, {}
+  for n, values in seconds.items():
+    programs[n] = steps.timed(values, s.batch_size, ours.costs, peak)
+    programs[n]['torch_over_jax'] = timing.ratios(values, seconds['jax'])
+    medians[n] = programs[n]['step_seconds']['median']
+  fastest = min(set(medians) - {'jax'}, key=medians.__getitem__)
   return {
     'optimizer': optimizer,
     'first_losses': losses[0],

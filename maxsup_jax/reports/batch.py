@@ -71,7 +71,7 @@ def read(run: Run[Classification], *, split: str, step: int) -> Seen:
       f'step is {step}; {task.eval_source.name} has only '
       f'{-(-count // size)} batches of {size}'
     )
-  mask, labels = batch['mask'], batch['label']
+  mask, labels = batch['mask'], jnp.asarray(batch['label'])
   inputs: Any = task.normalize(jnp.asarray(batch['image']))
   real = np.asarray(inputs)[mask].astype(np.float64)
   if train and task.mixing.active:
@@ -264,7 +264,12 @@ def grid(
         ax.set_xlabel(texts[r][c], fontsize=6.5, labelpad=2, linespacing=1.0)
         for spine in ax.spines.values():
           spine.set(linewidth=0.4, color='#888888')
-    look = {'ha': 'center', 'va': 'bottom', 'fontsize': 8, 'weight': 'bold'}
+    look: dict[str, Any] = {
+      'ha': 'center',
+      'va': 'bottom',
+      'fontsize': 8,
+      'weight': 'bold',
+    }
     for c, heading in enumerate(headings):
       x = (left + _CELL * (c + 0.5)) / width
       figure.text(x, 1 - (top - 0.03) / height, heading, **look)

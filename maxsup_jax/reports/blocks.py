@@ -1,6 +1,7 @@
 """What a report consists of: sections of text, tables and figures."""
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -188,12 +189,8 @@ def short_names(names: Sequence[str], limit: int = 22) -> dict[str, str]:
   if len(names) > 1:
     start = _common_start(names)
     end = _common_start([n[len(start) :][::-1] for n in names])[::-1]
-  cut = [
-    ('…' if start else '')
-    + n[len(start) : len(n) - len(end)]
-    + ('…' if end else '')
-    for n in names
-  ]
+  dots = '…' if start else '', '…' if end else ''
+  cut = [n[len(start) : len(n) - len(end)].join(dots) for n in names]
   cut = [short(n, limit) for n in cut]
   if len(set(cut)) < len(cut):
     cut = [f'{i + 1}: {short(n, limit - 4)}' for i, n in enumerate(cut)]
@@ -201,8 +198,5 @@ def short_names(names: Sequence[str], limit: int = 22) -> dict[str, str]:
 
 
 def _common_start(texts: Sequence[str]) -> str:
-  first, last = min(texts), max(texts)
-  n = 0
-  while n < len(first) and first[n] == last[n]:
-    n += 1
-  return first[:n]
+  columns = itertools.takewhile(lambda c: len(set(c)) == 1, zip(*texts))
+  return ''.join(c[0] for c in columns)

@@ -1,8 +1,10 @@
 """The section on calibration: diagrams, errors, temperature scaling."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from maxsup_jax.diagnostics import calibration
 from maxsup_jax.reports import _style, blocks, measured
@@ -45,9 +47,13 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
   )
 
 
-def _diagrams(models, curves):
+def _diagrams(models: list[Measured], curves: Mapping[str, Any]) -> Figure:
   names = blocks.short_names([m.name for m in models])
-  bars = {'color': '#cccccc', 'edgecolor': 'white', 'linewidth': 0.4}
+  bars: dict[str, Any] = {
+    'color': '#cccccc',
+    'edgecolor': 'white',
+    'linewidth': 0.4,
+  }
   with _style.style():
     figure, axes = _style.panels(
       len(models), height=3.0, sharex=True, sharey=True
@@ -69,7 +75,7 @@ def _diagrams(models, curves):
   return figure
 
 
-def _errors(m: Measured, curve, options: Options) -> dict[str, float]:
+def _errors(m: Measured, curve: Any, options: Options) -> dict[str, float]:
   per = m.examples
   mass = _curve(per, options, binning='equal_mass')
   return {
@@ -100,7 +106,9 @@ _TITLES: dict[str, Any] = {
 }
 
 
-def _error_table(errors, options: Options, data: str) -> blocks.Table:
+def _error_table(
+  errors: Mapping[str, Any], options: Options, data: str
+) -> blocks.Table:
   return blocks.table(
     '',
     errors,
@@ -137,7 +145,9 @@ def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
   return results
 
 
-def _of_part(per: calibration.PerExample, part, options) -> dict[str, float]:
+def _of_part(
+  per: calibration.PerExample, part: Any, options: Options
+) -> dict[str, float]:
   return {
     'ece': calibration.calibration_error(_curve(per, options, part)),
     'nll': float(per.nll[part].mean()),
@@ -146,7 +156,10 @@ def _of_part(per: calibration.PerExample, part, options) -> dict[str, float]:
 
 
 def _curve(
-  per: calibration.PerExample, options: Options, part=slice(None), **binning
+  per: calibration.PerExample,
+  options: Options,
+  part: Any = slice(None),
+  **binning: Any,
 ) -> calibration.ReliabilityCurve:
   return calibration.reliability_curve(
     per.confidence[part], per.correct[part], bins=options.bins, **binning
@@ -154,7 +167,7 @@ def _curve(
 
 
 def _temperature_table(
-  scaled, options: Options, data: str, N: int
+  scaled: Mapping[str, Any], options: Options, data: str, N: int
 ) -> blocks.Table:
   rows: list[list[str | blocks.Cell]] = []
   for objective, title in (('nll', 'NLL'), ('ece', 'ECE')):

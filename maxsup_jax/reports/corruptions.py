@@ -98,7 +98,10 @@ def _panel(ax: Axes, values: np.ndarray, scale: Normalize, metric: str) -> None:
   for (i, j), value in np.ndenumerate(values):
     dark = colors[i, j, :3] @ (0.299, 0.587, 0.114) < 0.55
     text = _text(value, metric) if np.isfinite(value) else '?'
-    look = {'color': 'white' if dark else 'black', 'fontsize': 7}
+    look: dict[str, Any] = {
+      'color': 'white' if dark else 'black',
+      'fontsize': 7,
+    }
     ax.text(j, i, text, ha='center', va='center', **look)
   # Means stand apart from what they are means of.
   height, width = values.shape

@@ -1,6 +1,10 @@
 """The section on the logits: their densities, and the pressure on the top."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from maxsup_jax.diagnostics import representation, selective
 from maxsup_jax.errors import UsageError
@@ -26,37 +30,29 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
       numbers[m.name]['stability'] = stability.value
     except UsageError as e:
       notes.append(blocks.Note(f'{m.name} has no stability: {e}.'))
-  profiles = {
-    m.name: selective.max_logit_given_confidence(
-      m.outputs.logits, m.outputs.labels
-    )
-    for m in models
-  }
+  profile = selective.max_logit_given_confidence
+  outputs = [m.outputs for m in models]
+  profiles = {o.name: profile(o.logits, o.labels) for o in outputs}
   density_csv, profile_csv = blocks.Curves(), blocks.Curves()
   for name, (grid, density) in densities.items():
     density_csv.add(len(grid), model=name, logit=grid, density=density)
   for name, p in profiles.items():
-    profile_csv.add(
-      len(p.confidence),
-      model=name,
-      confidence=p.confidence,
-      **{
-        f'{group}_{what}': getattr(getattr(p, group), what)
-        for group in ('correct', 'wrong')
-        for what in ('mean', 'std', 'count')
-      },
-    )
-  figures = []
+    windows = {
+      f'{group}_{what}': getattr(getattr(p, group), what)
+      for group in ('correct', 'wrong')
+      for what in ('mean', 'std', 'count')
+    }
+    at = p.confidence
+    profile_csv.add(len(at), model=name, confidence=at, **windows)
+  drawn: list[blocks.Block] = []
   if densities:
-    figures.append(
-      blocks.Figure(
-        'logit_density',
-        _densities(models, densities),
-        f'Densities of all logits of all examples. {data}. Kernel density '
-        "estimate of pooled logits, with Scott's bandwidth; the range is cut "
-        'where less than 0.1% of the logits lie beyond.',
-      )
+    caption = (
+      f'Densities of all logits of all examples. {data}. Kernel density '
+      "estimate of pooled logits, with Scott's bandwidth; the range is cut "
+      'where less than 0.1% of the logits lie beyond.'
     )
+    figure = _densities(models, densities)
+    drawn.append(blocks.Figure('logit_density', figure, caption))
   return blocks.Section(
     NAME,
     TITLE,
@@ -82,7 +78,7 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         'probability. Soft targets: 1 − P(error) − q, where q is what the soft '
         'target gives the top class; calibrated ones have no pressure.',
       ),
-      *figures,
+      *drawn,
       _table(numbers, data),
       *notes,
     ],
@@ -91,7 +87,7 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
   )
 
 
-def _profiles(models, profiles):
+def _profiles(models: list[Measured], profiles: Mapping[str, Any]) -> Figure:
   names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, axes = _style.panels(len(models), height=2.6, sharex=True)
@@ -107,36 +103,33 @@ def _profiles(models, profiles):
         std = np.where(several, windows.std, np.nan)
         ax.plot(p.confidence, mean, style, color=color, label=group)
         _style.band(ax, p.confidence, mean - std, mean + std, color, 0.18)
-      ax.set_title(names[m.name])
-      ax.set_xlabel('maximum softmax probability')
+      ax.set(title=names[m.name], xlabel='maximum softmax probability')
     axes[0].set_ylabel('top logit')
     axes[0].legend(loc='best')
   return figure
 
 
-def _pressure(K: int):
+def _pressure(K: int) -> Figure:
   error = np.linspace(0, 1, 101)
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.7)
     # Not the colours of the models, which these lines are not about.
-    for target, label, color, style in (
-      ('ls', 'label smoothing', '#555555', '-'),
-      ('maxsup', 'MaxSup', '#555555', '--'),
+    for target, label, style, given in (
+      ('ls', 'label smoothing', '-', {}),
+      ('maxsup', 'MaxSup', '--', {}),
+      ('soft', 'calibrated soft', ':', {'top_probability': 1 - error}),
     ):
-      value = selective.expected_suppression(error, K, 1.0, target=target)
-      ax.plot(error, value, style, color=color, label=label)
-    value = selective.expected_suppression(
-      error, K, 1.0, target='soft', top_probability=1 - error
-    )
-    ax.plot(error, value, ':', color='#555555', label='calibrated soft')
-    ax.set_xlabel('P(error)')
-    ax.set_ylabel('gradient on the top logit / α')
+      value = selective.expected_suppression(
+        error, K, 1.0, target=target, **given
+      )
+      ax.plot(error, value, style, color='#555555', label=label)
+    ax.set(xlabel='P(error)', ylabel='gradient on the top logit / α')
     ax.set_xlim(0, 1)
     _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
 
-def _densities(models, densities):
+def _densities(models: list[Measured], densities: Mapping[str, Any]) -> Figure:
   names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.7)
@@ -150,11 +143,9 @@ def _densities(models, densities):
       below = np.cumsum(density) / density.sum()
       low.append(grid[np.searchsorted(below, 0.0005)])
       high.append(grid[np.searchsorted(below, 0.9995)])
-    ax.set_xlim(min(low), max(high))
+    ax.set(xlim=(min(low), max(high)), xlabel='logit', ylabel='density')
     ax.set_ylim(0)
     _style.legend(figure, *ax.get_legend_handles_labels())
-    ax.set_xlabel('logit')
-    ax.set_ylabel('density')
   return figure
 
 
@@ -171,8 +162,8 @@ def _numbers(m: Measured) -> dict[str, float]:
   return record
 
 
-def _table(numbers, data: str) -> blocks.Table:
-  titles = {
+def _table(numbers: Mapping[str, Any], data: str) -> blocks.Table:
+  titles: dict[str, Any] = {
     'mean_top_logit': 'mean top logit',
     'mean_logit': 'mean logit',
     'std_logit': 'standard deviation of the logits',

@@ -1,8 +1,10 @@
 """The section with pictures of the features of three classes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from maxsup_jax.diagnostics import projection
 from maxsup_jax.errors import UsageError
@@ -45,35 +47,19 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         numbers.setdefault(m.name, {})[kind] = {'not_available': str(e)}
     for name, panels in drawn.items():
       for part, (points, classes) in panels.items():
-        csv.add(
-          len(points),
-          model=name,
-          plane=kind,
-          split=part,
-          label=classes,
-          x=points[:, 0],
-          y=points[:, 1],
-        )
+        of = {'model': name, 'plane': kind, 'split': part, 'label': classes}
+        csv.add(len(points), **of, x=points[:, 0], y=points[:, 1])
     if drawn:
       names = [models[0].outputs.class_name(c) for c in options.classes]
-      parts.append(
-        blocks.Figure(
-          kind,
-          _draw(drawn, names, options),
-          _CAPTIONS[kind].format(
-            data=describe(models, train=True),
-            classes=', '.join(names),
-            per_class=_PER_CLASS,
-          ),
-        )
+      caption = _CAPTIONS[kind].format(
+        data=describe(models, train=True),
+        classes=', '.join(names),
+        per_class=_PER_CLASS,
       )
-  return blocks.Section(
-    NAME,
-    TITLE,
-    parts,
-    numbers,
-    {'projection': csv.columns} if csv.columns else {},
-  )
+      figure = _draw(drawn, names, options)
+      parts.append(blocks.Figure(kind, figure, caption))
+  curves = {'projection': csv.columns} if csv.columns else {}
+  return blocks.Section(NAME, TITLE, parts, numbers, curves)
 
 
 def check_classes(models: list[Measured], options: Options) -> None:
@@ -104,29 +90,25 @@ _CAPTIONS = {
 }
 
 
-def _project(m: Measured, kind: str, options: Options) -> dict:
-  panels = {}
+def _project(m: Measured, kind: str, options: Options) -> dict[str, Any]:
+  chosen = {}
   for part, outputs in (('train', m.train), ('test', m.outputs)):
-    if outputs is None or outputs.features is None:
-      continue
-    rows = _chosen(outputs, options)
-    panels[part] = outputs, rows
+    if outputs is not None and outputs.features is not None:
+      rows = _chosen(outputs, options)
+      chosen[part] = outputs.features, outputs.labels, rows
   # The basis is that of the training split, where there is one.
-  outputs, _ = next(iter(panels.values()))
+  features, labels, _ = next(iter(chosen.values()))
   if kind == 'template_plane':
-    assert m.outputs.weights is not None
+    weights: Any = m.outputs.weights
     plane = projection.template_plane(
-      m.outputs.weights, options.classes, bias=m.outputs.bias
+      weights, options.classes, bias=m.outputs.bias
     )
   else:
-    assert outputs.features is not None
-    plane = projection.class_mean_plane(
-      outputs.features, outputs.labels, options.classes
-    ).upright()
+    plane = projection.class_mean_plane(features, labels, options.classes)
+    plane = plane.upright()
   return {
-    part: (plane.project(o.features[r]), o.labels[r])
-    for part, (o, r) in panels.items()
-    if o.features is not None
+    part: (plane.project(x[rows]), y[rows])
+    for part, (x, y, rows) in chosen.items()
   }
 
 
@@ -144,7 +126,9 @@ def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
   return np.sort(np.concatenate(rows))
 
 
-def _draw(drawn, names, options: Options):
+def _draw(
+  drawn: Mapping[str, Any], names: list[str], options: Options
+) -> Figure:
   parts = list(dict.fromkeys(p for panels in drawn.values() for p in panels))
   shown_as = blocks.short_names(list(drawn))
   with _style.style():
@@ -165,7 +149,11 @@ def _draw(drawn, names, options: Options):
         for c, color, marker, name in zip(
           options.classes, _CLASS_COLORS, 'o^s', names
         ):
-          look = {'color': color, 'marker': marker, 'label': blocks.short(name)}
+          look: dict[str, Any] = {
+            'color': color,
+            'marker': marker,
+            'label': blocks.short(name),
+          }
           ax.scatter(*xy[labels == c].T, s=9, linewidths=0, alpha=0.6, **look)
         (left, bottom), (right, top) = center - half, center + half
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect='equal')

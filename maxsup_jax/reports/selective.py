@@ -1,8 +1,11 @@
 """The section on selective classification: which predictions to accept."""
 
 import collections
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from maxsup_jax.diagnostics import selective
@@ -36,18 +39,14 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
       curve = m.ranking(score).curve()
       names = ('coverage', 'risk', 'generalized_risk', 'threshold')
       columns = _style.thin(*(getattr(curve, n) for n in names), limit=4000)
-      shown = dict(zip(names, columns))
-      csv.add(len(columns[0]), model=m.name, score=score, **shown)
+      thinned = dict(zip(names, columns))
+      csv.add(len(columns[0]), model=m.name, score=score, **thinned)
     for seed, fit in zip(options.seeds, fits[m.name]['pnorm']):
-      norms.add(
-        len(fit['grid']),
-        model=m.name,
-        seed=seed,
-        p=fit['grid'],
-        aurc_held_out=fit['grid_aurc'],
-        aurc_held_out_msp=fit['msp_aurc'],
-      )
-  figures = [
+      aurc = {'aurc_held_out': fit['grid_aurc']}
+      aurc['aurc_held_out_msp'] = fit['msp_aurc']
+      p = fit['grid']
+      norms.add(len(p), model=m.name, seed=seed, p=p, **aurc)
+  shown: list[blocks.Block] = [
     blocks.Figure(
       'risk_coverage',
       _risk_coverage(models, curves),
@@ -56,10 +55,11 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
       'probability (log-odds in float64), ties by expectation. Small panel: '
       f'coverages up to {_INSET:.0%}. The legend has error and AURC (trapezoid '
       'from risk 0 at coverage 0).',
-    )
+    ),
+    _score_table(scores, data),
   ]
   if models[0].outputs.num_classes > 2:
-    figures.append(
+    shown.append(
       blocks.Figure(
         'pnorm',
         _norms(models, fits),
@@ -70,29 +70,17 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         'split(s); bands: their range.',
       )
     )
-  return blocks.Section(
-    NAME,
-    TITLE,
-    [
-      figures[0],
-      _score_table(scores, data),
-      *figures[1:],
-      _fit_table(fits, options, data, N),
-      _convention_table(conventions, data),
-    ],
-    {
-      m.name: {
-        'scores': scores[m.name],
-        'aurc_conventions': conventions[m.name],
-        **fits[m.name],
-      }
-      for m in models
-    },
-    {'risk_coverage': csv.columns, 'pnorm': norms.columns},
-  )
+  shown.append(_fit_table(fits, options, data, N))
+  shown.append(_convention_table(conventions, data))
+  numbers = {
+    n: {'scores': scores[n], 'aurc_conventions': conventions[n], **fits[n]}
+    for n in curves
+  }
+  tables = {'risk_coverage': csv.columns, 'pnorm': norms.columns}
+  return blocks.Section(NAME, TITLE, shown, numbers, tables)
 
 
-def _risk_coverage(models, curves):
+def _risk_coverage(models: list[Measured], curves: Mapping[str, Any]) -> Figure:
   names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=3.6)
@@ -116,13 +104,12 @@ def _risk_coverage(models, curves):
     ax.set(xlim=(0, 100), ylim=(0, max(1.06 * highest, left / 0.36)))
     inset.set(xlim=(0, 100 * _INSET), ylim=(0, 1.1 * corner or 0.1 * highest))
     inset.tick_params(labelsize=7)
-    ax.set_xlabel('coverage (%)')
-    ax.set_ylabel('risk (%)')
+    ax.set(xlabel='coverage (%)', ylabel='risk (%)')
     _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
 
-def _norms(models, fits):
+def _norms(models: list[Measured], fits: Mapping[str, Any]) -> Figure:
   names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.9)
@@ -132,15 +119,13 @@ def _norms(models, fits):
     ax.axhline(0, color='#888888', linewidth=0.8)
     for i, m in enumerate(models):
       records = fits[m.name]['pnorm']
-      gain = [
-        100 * (np.asarray(r['grid_aurc']) - r['msp_aurc']) for r in records
-      ]
+      curves = ((np.asarray(r['grid_aurc']), r['msp_aurc']) for r in records)
+      gain = [100 * (aurc - msp) for aurc, msp in curves]
       grid, low, high = records[0]['grid'], np.min(gain, 0), np.max(gain, 0)
       look = {'marker': _style.marker(i), 'markersize': 3, **_style.line(i)}
       ax.plot(grid, np.median(gain, 0), label=names[m.name], **look)
       _style.band(ax, grid, low, high, _style.color(i), 0.13)
-    ax.set_xlabel('p')
-    ax.set_ylabel('AURC less MSP (points)')
+    ax.set(xlabel='p', ylabel='AURC less MSP (points)')
     _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
@@ -160,25 +145,21 @@ def _scores(m: Measured) -> dict[str, dict[str, float]]:
       'e_aurc_closed_form': selective.e_aurc(curve, reference='closed_form'),
       'naurc': selective.naurc(curve),
       'auroc_f': selective.auroc(curve),
-      **{
-        f'coverage_at_risk_{r:g}': selective.coverage_at_risk(curve, r)
-        for r in (0.01, 0.02, 0.05, 0.1)
-      },
-      **{
-        f'risk_at_coverage_{c:g}': selective.risk_at_coverage(curve, c)
-        for c in (0.5, 0.8, 0.9)
-      },
-      **{
-        f'selective_accuracy_coverage_{a:g}': (
-          selective.selective_accuracy_coverage(curve, a)
-        )
-        for a in (0.9, 0.95, 0.98)
-      },
     }
+    for name, function, at in (
+      ('coverage_at_risk', selective.coverage_at_risk, (0.01, 0.02, 0.05, 0.1)),
+      ('risk_at_coverage', selective.risk_at_coverage, (0.5, 0.8, 0.9)),
+      (
+        'selective_accuracy_coverage',
+        selective.selective_accuracy_coverage,
+        (0.9, 0.95, 0.98),
+      ),
+    ):
+      records[score] |= {f'{name}_{x:g}': function(curve, x) for x in at}
   return records
 
 
-def _score_table(scores, data: str) -> blocks.Table:
+def _score_table(scores: Mapping[str, Any], data: str) -> blocks.Table:
   best = {n: _best([r['aurc'] for r in s.values()]) for n, s in scores.items()}
   rows: list[list[str | blocks.Cell]] = []
   for key, score in selective.SCORES.items():
@@ -241,7 +222,9 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   return {'pnorm': norms, 'thresholds': thresholds}
 
 
-def _fit_table(fits, options: Options, data: str, N: int) -> blocks.Table:
+def _fit_table(
+  fits: Mapping[str, Any], options: Options, data: str, N: int
+) -> blocks.Table:
   rows = []
 
   def add(title, value):
@@ -287,7 +270,9 @@ def _chosen(records: list[dict]) -> str:
   return ', '.join(f'{p} ({n}×)' for p, n in counts.most_common())
 
 
-def _convention_table(conventions, data: str) -> blocks.Table:
+def _convention_table(
+  conventions: Mapping[str, Any], data: str
+) -> blocks.Table:
   return blocks.table(
     'AURC by convention',
     conventions,

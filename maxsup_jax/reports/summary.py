@@ -1,9 +1,8 @@
 """The first section: every model in a column, with intervals."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,15 +16,11 @@ NAME, TITLE = 'summary', 'Summary'
 _FEW = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistic:
-  """A row of the table.
+class Statistic(NamedTuple):
+  """A row of the table: its heading, and 1 if more is better, -1 if less is.
 
-  Attributes:
-    title: its heading, with the convention.
-    better: 1 if more is better, -1 if less is.
-    form: writes a value.
-    of_curve: computes it from the risk-coverage curve of the MSP, or None.
+  `form` writes a value; `of_curve` computes it from the risk-coverage curve of
+  the MSP, unless it is None.
   """
 
   title: str
@@ -187,7 +182,9 @@ def _signed(form: Callable[[float], str], value: float) -> str:
   return '+' + text if value > 0 else text.replace('-', '−')
 
 
-def _remarks(models, options, comparable) -> list[blocks.Text]:
+def _remarks(
+  models: list[Measured], options: Options, comparable: bool
+) -> list[blocks.Text]:
   if len(models) < 2 or not options.resamples:
     return []
   if comparable:
@@ -207,7 +204,7 @@ def _remarks(models, options, comparable) -> list[blocks.Text]:
   ]
 
 
-def _caption(models, options, comparable) -> str:
+def _caption(models: list[Measured], options: Options, comparable: bool) -> str:
   text = (
     f'{describe(models)}. ECE: {options.bins} bins of equal width, closed on '
     'the right. Selective classification ranks by the maximum softmax '

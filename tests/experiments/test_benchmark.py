@@ -159,18 +159,11 @@ def test_statistics_are_those_of_numpy():
     [summary[name] for name in names], np.percentile(values, range(0, 101, 25))
   )
   # Round 2 was slow for both, and cancels out.
+  assert report.spread(timing.summary([1, 2, 3]), '.1f') == '2.0 (1.5–2.5)'
   ratio = timing.ratios([1.5, 12.0, 1.0], [1.0, 10.0, 1.0])
   assert (ratio['per_round'], ratio['median']) == ([1.5, 1.2, 1.0], 1.2)
   with pytest.raises(ValueError, match='zip'):
     timing.ratios([1.0], [1.0, 2.0])
-
-
-def test_a_table_is_aligned():
-  assert report.table([['t', 'one'], ['long', '-']]) == [
-    't     one',
-    'long    -',
-  ]
-  assert report.spread(timing.summary([1, 2, 3]), '.1f') == '2.0 (1.5–2.5)'
 
 
 # The counts
@@ -220,19 +213,13 @@ def test_what_devices_can_do():
 # The suites, each once on something small
 
 
-def test_step(cached_compilations):
+def test_step(monkeypatch, cached_compilations):
+  monkeypatch.delitem(step.OBJECTIVES, 'ls')
+  size = {'model_options': {'width': 4}, 'image_size': 8, 'batch_size': 16}
   with compiled_quickly():
-    record = of_machine(
-      step.measure(
-        model='resnet8',
-        model_options={'width': 4},
-        image_size=8,
-        batch_size=16,
-        rounds=2,
-      )
-    )
+    record = of_machine(step.measure(model='resnet8', rounds=2, **size))
   objectives = record['results']['objectives']
-  assert list(objectives) == ['ce', 'ls', 'maxsup']
+  assert list(objectives) == ['ce', 'maxsup']
   for row in objectives.values():
     seconds, median = row['step_seconds'], row['step_seconds']['median']
     assert median == pytest.approx(np.median(seconds['per_round']))
@@ -245,9 +232,9 @@ def test_step(cached_compilations):
     assert memory['aliased'] > 0.9 * memory['outputs']
   # The same weights and images, but each minimised its own.
   first = [x['first_step'] for x in objectives.values()]
-  assert [x['nll'] for x in first] == pytest.approx([first[0]['nll']] * 3)
+  assert first[1]['nll'] == pytest.approx(first[0]['nll'])
   assert first[0]['objective'] == pytest.approx(first[0]['nll'])
-  assert len({round(x['objective'], 3) for x in first}) == 3
+  assert first[1]['objective'] > 1.001 * first[0]['objective']
   assert 'resnet8 (stem cifar), 16 images of 8x8' in told(record, 'step')
 
 
@@ -264,21 +251,16 @@ def test_losses(monkeypatch, cached_compilations):
   for name, loss in shape['losses'].items():
     ours = loss['ours']
     assert ours['passes'] == ours['bytes_accessed'] / (4 * B * K)
-    for kind in losses.KINDS:
-      row = loss[kind]
-      if row is None:
-        continue
-      assert row['value'] == pytest.approx(ours['value'], rel=1e-5), name
-      assert row['ratio_to_baseline']['per_round'] == over(
-        row['seconds'], base['seconds']
-      )
-    if loss['torch']:
-      assert loss['ratio_to_torch']['per_round'] == over(
-        ours['seconds'], loss['torch']['seconds']
-      )
+    ratio = over(ours['seconds'], base['seconds'])
+    assert ours['ratio_to_baseline']['per_round'] == ratio
+    if torch := loss['torch']:
+      assert torch['value'] == pytest.approx(ours['value'], rel=1e-5), name
+      ratio = over(ours['seconds'], torch['seconds'])
+      assert loss['ratio_to_torch']['per_round'] == ratio
   assert len({x['ours']['value'] for x in shape['losses'].values()}) > 12
   assert 'a loss, logits [8, 16]: over optax CE: LS ' in told(record, 'losses')
-  assert report.every_loss(record['results'])[-4].startswith('logit matching')
+  *_, last = report.every_loss(record['results'])
+  assert last.startswith('logit matching, [8, 16]: time over optax CE ')
 
 
 def test_a_competitor_that_computes_something_else_is_refused(monkeypatch):
@@ -323,11 +305,9 @@ def test_the_program(tmp_path, target):
 
 def test_diagnostics():
   with compiled_quickly():
-    record = of_machine(
-      diagnostics.measure(
-        examples=60, classes=4, features=6, batch_size=8, resamples=3, rounds=2
-      )
-    )
+    sizes = {'examples': 60, 'classes': 4, 'features': 6, 'batch_size': 8}
+    measured = diagnostics.measure(**sizes, resamples=3, rounds=2)
+  record = of_machine(measured)
   seconds = record['results']['seconds']
   assert list(seconds) == [
     *('calibration', 'selective', 'bootstrap'),

@@ -17,7 +17,7 @@ from maxsup_jax.tasks import resolve
 from tests.conftest import ROOT
 from tests.random_runs import make_run
 
-NEW = '--workdir={new}'
+NEW, OLD = '--workdir={new}', '{"kind": "report"}'
 MISTAKES = {
   'train': [
     ([NEW, '--config=no_such.py'], "no run card 'no_such.py'"),
@@ -82,6 +82,7 @@ MISTAKES = {
     (['{npz}', 'missing.npz', '--out={new}'], 'no file missing.npz'),
     (['{npz}', '--out={npz}'], 'is a file; expected a directory'),
     (['{npz}', '--otu=x', '--out={new}'], 'unknown flag --otu'),
+    (['{npz}', '--out={old}'], 'choose another, or add --overwrite'),
   ],
   'show_batch': [
     (['--out=batch.jpg'], '--out is batch.jpg; expected a name ending in .png'),
@@ -135,8 +136,10 @@ for name, *arguments in json.loads(sys.argv[1]):
 @pytest.fixture(scope='module')
 def places(tmp_path_factory, data_dir):
   tmp = tmp_path_factory.mktemp('usage')
-  (tmp / 'broken').mkdir()
-  (tmp / 'broken' / 'config.json').write_text('[]')
+  for name, text in (('broken/config', '[]'), ('old/results', OLD)):
+    path = tmp / f'{name}.json'
+    path.parent.mkdir()
+    path.write_text(text)
   labels = np.arange(40) % 4
   logits = np.random.default_rng(0).normal(size=(40, 4))
   np.savez(tmp / 'a.npz', logits=logits, labels=labels)
@@ -145,6 +148,7 @@ def places(tmp_path_factory, data_dir):
     'tmp': tmp,
     'new': tmp / 'new',
     'broken': tmp / 'broken',
+    'old': tmp / 'old',
     'npz': tmp / 'a.npz',
     'run': make_run(tmp / 'run', model, data_dir),
   }
@@ -287,20 +291,17 @@ def test_evaluation_needs_no_divisible_batch(data_dir):
   assert sum(b['mask'].sum() for b in run.task.eval_batches()) == 355
 
 
-@pytest.mark.parametrize(
-  ('text', 'message'),
-  [
+def test_a_card_that_cannot_be_loaded(tmp_path):
+  card = tmp_path / 'card.py'
+  for text, message in (
     ('def get_config(:\n', 'SyntaxError'),
     ('x = 1\n', 'KeyError'),
     ('def get_config(arg=None):\n  return None\n', 'NoneType'),
     ('def get_config(arg=None):\n  return 1 / 0\n', 'ZeroDivisionError'),
-  ],
-)
-def test_a_card_that_cannot_be_loaded(tmp_path, text, message):
-  card = tmp_path / 'card.py'
-  card.write_text(text)
-  with pytest.raises(UsageError, match=message):
-    _cli.load_card(str(card))
+  ):
+    card.write_text(text)
+    with pytest.raises(UsageError, match=message):
+      _cli.load_card(str(card))
 
 
 def test_digits_card_knows_every_kind_of_model(data_dir):

@@ -256,5 +256,5 @@ def test_networks_that_cannot_be_compared(small, large, restored, data_dir):
   with pytest.raises(UsageError, match="is '', that of small"):
     gradcam.check_agree([restored, other], by_index=True)
   larger = gradcam.network(load_run(large, data_dir=data_dir), 'large')
-  with pytest.raises(UsageError, match=r'\[8, 8, 1\], those of large \[16, 16'):
+  with pytest.raises(UsageError, match=r'\[8, 8, 1\], that of large \[16, 16'):
     gradcam.check_agree([restored, larger], by_index=False)
