@@ -82,7 +82,7 @@ def marker(i: int) -> str:
 
 
 def panels(
-  count: int, *, columns: int = 3, height: float = 2.6, **kwargs
+  count: int, *, columns: int = 3, height: float = 2.6, **kwargs: Any
 ) -> tuple[Figure, list[Axes]]:
   """A figure of equal panels, row by row, each of so many inches in height.
 

@@ -77,7 +77,8 @@ def read(run: Run[Classification], *, split: str, step: int) -> Seen:
   if train and task.mixing.active:
     key = jax.random.fold_in(jax.random.key(run.config.seed), step)
     K, settings = task.train_source.num_classes, dataclasses.asdict(task.mixing)
-    inputs, labels = mix(key, inputs, labels, K, where=mask, **settings)
+    real_B = jnp.asarray(mask)
+    inputs, labels = mix(key, inputs, labels, K, where=real_B, **settings)
   return Seen(
     {name: x[mask] for name, x in batch.items()},
     np.asarray(inputs)[mask],

@@ -115,7 +115,7 @@ class Curves:
   def __init__(self):
     self.columns: dict[str, list] = {}
 
-  def add(self, length: int, **columns) -> None:
+  def add(self, length: int, **columns: Any) -> None:
     """Adds rows; a single value is repeated in all of them."""
     for name, values in columns.items():
       single = isinstance(values, str) or np.ndim(values) == 0

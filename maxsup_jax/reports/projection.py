@@ -154,7 +154,8 @@ def _draw(
             'marker': marker,
             'label': blocks.short(name),
           }
-          ax.scatter(*xy[labels == c].T, s=9, linewidths=0, alpha=0.6, **look)
+          x, y = xy[labels == c].T
+          ax.scatter(x, y, s=9, linewidths=0, alpha=0.6, **look)
         (left, bottom), (right, top) = center - half, center + half
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect='equal')
         title = shown_as[model] + (f'\n{part}' if len(parts) > 1 else '')

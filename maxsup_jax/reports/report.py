@@ -126,8 +126,8 @@ def as_text(sections: Sequence[Section]) -> str:
     return ''
   rows = [list(table.columns)]
   for row in table.rows:
-    cells = (c if isinstance(c, blocks.Cell) else blocks.Cell(c) for c in row)
-    rows.append([' '.join([c.value, *c.details[:1]]) for c in cells])
+    whole = [c if isinstance(c, blocks.Cell) else blocks.Cell(c) for c in row]
+    rows.append([' '.join([c.value, *c.details[:1]]) for c in whole])
   first, *widths = (max(map(len, column)) for column in zip(*rows))
   lines = []
   for name, *row in rows:

@@ -210,7 +210,7 @@ _SPLIT_STYLES |= {'dash-dotted': '-.'}
 def _draw_trajectories(
   runs: Mapping[str, Any], splits: list[str], order: Mapping[str, int]
 ) -> Figure:
-  size, looks = {'markersize': 2.5, 'linewidth': 1.1}, []
+  size, looks = {'markersize': 2.5, 'linewidth': 1.1}, list[dict[str, Any]]()
   with _style.style():
     figure, axes = _style.panels(len(_TRAJECTORIES) + 1, columns=4, height=1.9)
     for name, by_split in runs.items():

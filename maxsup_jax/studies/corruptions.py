@@ -268,8 +268,8 @@ def _evaluate(
       of = {'dataset': task.config.dataset, 'data_dir': study.data_dir}
       source = open_corrupted(study.benchmark, corruption, severity, **of)
       batches = _batches(task, source, network.transform)
-    batches, ema = _counted(batches, progress), loaded.weights == 'ema'
-    sums = evaluate(eval_step, state, batches, devices, ema=ema)
+    counted, ema = _counted(batches, progress), loaded.weights == 'ema'
+    sums = evaluate(eval_step, state, counted, devices, ema=ema)
     means = task.report(sums)
     record = {
       'kind': 'eval',

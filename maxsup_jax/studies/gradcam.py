@@ -151,7 +151,8 @@ def read_images(items: Sequence[str], task: Classification) -> Images:
   where the split is grey; if it does not have the size of the other images
   then, it is scaled to cover it, and cropped at its centre.
   """
-  source, found = task.eval_source, []
+  source = task.eval_source
+  found: list[tuple[np.ndarray, str, int | None]] = []
   names = source.label_names
   for item in items:
     if not is_index(item):

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -22,14 +23,10 @@ from tests.experiments.quickly import compiled_quickly
 @pytest.fixture(scope='module')
 def build(data_dir):
   def build(dataset=None, **changes):
-    dataset = {'mean': (0.3,), 'std': (0.38,), 'in_memory': True} | (
-      dataset or {}
-    )
-    return tasks.build(
-      resolve({'dataset': dataset, 'batch_size': 64, **changes}),
-      data_dir=data_dir,
-      devices=Devices(jax.devices()[:1]),
-    )
+    read = {'mean': (0.3,), 'std': (0.38,), 'in_memory': True}
+    config = {'dataset': read | (dataset or {}), 'batch_size': 64, **changes}
+    one = Devices(jax.devices()[:1])
+    return tasks.build(resolve(config), data_dir=data_dir, devices=one)
 
   return build
 
@@ -74,9 +71,8 @@ def test_writes_a_picture_and_one_line(run_program, tmp_path):
 
 def test_it_is_the_batch_of_the_step(build):
   run = build()
-  batches = run.task.train_batches(0)
-  expected = list(itertools.islice(batches, 4))
-  batches.close()
+  with contextlib.closing(run.task.train_batches(0)) as batches:
+    expected = list(itertools.islice(batches, 4))
   for step in (0, 3):
     seen = pictures.read(run, split='train', step=step)
     np.testing.assert_array_equal(seen.batch['image'], expected[step]['image'])
@@ -114,31 +110,24 @@ def test_epochs_are_those_of_training(build, repeats):
   source, changed = run.task.train_source, 0
   order = batch_indices(len(source), batch_size=len(source), seed=0, step=0)
   assert found.indices == order[:8].tolist()
-  for index, label, original in zip(
-    found.indices, found.labels, found.originals
-  ):
+  for original, _, label, index in zip(*found):
     assert label == source[index]['label']
     np.testing.assert_array_equal(original, source[index]['image'])
   for epoch in (0, 1):
     first = epoch * run.steps_per_epoch
     batches = run.task.train_batches(first)
     there = {}
+    order = {'repeats': repeats} if repeats > 1 else {}
     for step in range(first, first + run.steps_per_epoch):
       indices = batch_indices(
-        len(run.task.train_source),
-        batch_size=64,
-        seed=0,
-        step=step,
-        **({'repeats': repeats} if repeats > 1 else {}),
+        len(source), batch_size=64, seed=0, step=step, **order
       )
       for index, image in zip(indices.tolist(), next(batches)['image']):
         # Of repeated images, the first copy comes first.
         there.setdefault(index, image)
     batches.close()
     compared = 0
-    for index, original, versions in zip(
-      found.indices, found.originals, found.versions
-    ):
+    for original, versions, _, index in zip(*found):
       if index in there:
         np.testing.assert_array_equal(versions[epoch], there[index])
         changed += (versions[epoch] != original).any()
@@ -177,9 +166,8 @@ def test_mixed_images_are_those_of_the_step(build):
   state = TrainState(
     np.int32(5), params, (), changed.optimizer.init(params), ()
   )
-  batches = run.task.train_batches(5)
-  batch = next(batches)
-  batches.close()
+  with contextlib.closing(run.task.train_batches(5)) as batches:
+    batch = next(batches)
   with compiled_quickly():
     state, _ = run.devices.map(changed.train_step())(
       run.devices.replicate(state), run.devices.shard(batch)
