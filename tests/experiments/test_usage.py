@@ -62,6 +62,7 @@ MISTAKES = {
     (['--workdir=x', '--images=0', '--normalize=all'], 'map|row'),
     (['--workdir={run}', '--images=0', '--layer=conv9'], 'known: '),
     (['--workdir={run}', '--images=999'], '--images: 999 is not an index'),
+    (['--workdir={run}', '--images=0', '--out={svg}'], '--overwrite replaces'),
   ],
   'corruptions': [
     ([], '--workdir is needed'),
@@ -140,6 +141,7 @@ def places(tmp_path_factory, data_dir):
     path = tmp / f'{name}.json'
     path.parent.mkdir()
     path.write_text(text)
+  (tmp / 'a.svg').touch()
   labels = np.arange(40) % 4
   logits = np.random.default_rng(0).normal(size=(40, 4))
   np.savez(tmp / 'a.npz', logits=logits, labels=labels)
@@ -149,6 +151,7 @@ def places(tmp_path_factory, data_dir):
     'new': tmp / 'new',
     'broken': tmp / 'broken',
     'old': tmp / 'old',
+    'svg': tmp / 'a.svg',
     'npz': tmp / 'a.npz',
     'run': make_run(tmp / 'run', model, data_dir),
   }
