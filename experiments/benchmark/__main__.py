@@ -3,10 +3,9 @@
   python -m experiments.benchmark
   python -m experiments.benchmark --suite=losses --target=tpu
 
-Every round takes some steps of each, in an order that changes from round to
-round, so that a drift of the machine hits all alike; ratios are those of the
-same round. Nothing is timed before it was found to compute the same as what it
-is compared with. The suites:
+Every round takes some steps of each, in an order that changes, so that a drift
+of the machine hits all alike; ratios are those of the same round. Nothing is
+timed before it was found to compute the same as what it is compared with.
 
   step         the training step with cross-entropy, label smoothing and MaxSup,
                on all devices, on synthetic images that lie there already.

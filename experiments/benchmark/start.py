@@ -18,7 +18,7 @@ _ONE_STEP = (
   '--config.schedule.milestones=()',
   '--config.duration=1 steps',
 )
-_FIRST_STEP = re.compile(
+_FIRST_STEP = (
   r'first step after ([\d.]+) s; (\d+) programs compiled, (\d+) read'
 )
 
@@ -56,7 +56,7 @@ def _round(card, directory):
   measured = [time.perf_counter() - began]
   for name in ('cold', 'warm'):
     log = _run(card, f'--workdir={directory / name}', *_ONE_STEP, success=0)
-    seconds, compiled, read = _FIRST_STEP.search(log).groups()
+    seconds, compiled, read = re.search(_FIRST_STEP, log).groups()
     measured.append((float(seconds), int(compiled), int(read)))
   return measured
 

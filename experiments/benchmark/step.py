@@ -36,7 +36,8 @@ def measure(**given: Any) -> dict[str, Any]:
   if entry and 'stem' in entry.options:
     # Of small images the stem for ImageNet leaves next to nothing.
     small = s.image_size < 64
-    s.model_options = {'stem': 'cifar' if small else entry.options['stem']}
+    stem = 'cifar' if small else entry.options['stem']
+    s.model_options = {'stem': stem, **s.model_options}
   runners, first = {}, {}
   for name, objective in OBJECTIVES.items():
     timing.say(f'compiling the step of {name}')
@@ -75,14 +76,11 @@ def timed(
 
 def synthetic_run(s: Any, devices: Devices, **sections: Any) -> Any:
   """A run on a batch of noise, as the trainer builds it."""
-  rng = np.random.default_rng(0)
+  rng, K = np.random.default_rng(0), s.num_classes
   shape = (s.batch_size, s.image_size, s.image_size, 3)
-  source = data.ArraySource(
-    rng.integers(0, 256, shape, dtype=np.uint8),
-    rng.integers(0, s.num_classes, s.batch_size, dtype=np.int32),
-    s.num_classes,
-    name='noise',
-  )
+  images = rng.integers(0, 256, shape, dtype=np.uint8)
+  labels = rng.integers(0, K, s.batch_size, dtype=np.int32)
+  source = data.ArraySource(images, labels, K, name='noise')
   config = {
     'batch_size': s.batch_size,
     'duration': '100000 steps',
@@ -108,14 +106,10 @@ class Runner:
     self.state = run.devices.replicate(self.first_state)
     # Called as the trainer calls it; JAX finds what is compiled below.
     self._mapped = run.devices.map(step, donate=True)
-    program, self.costs = costs.compile_step(
-      step, self._mapped, self.state, self._shards
-    )
+    arguments = self.state, self._shards
+    program, self.costs = costs.compile_step(step, self._mapped, *arguments)
     if program is None:
-      raise UsageError(
-        'the devices do not have enough memory; try a smaller --batch_size: '
-        + self.costs['lacks']
-      )
+      raise UsageError(f'{self.costs["lacks"]}; try a smaller --batch_size')
 
   def first_step(self) -> dict[str, float]:
     """Takes a step; gives its mean cross-entropy and mean objective."""
@@ -125,9 +119,11 @@ class Runner:
 
   def seconds_per_step(self, count: int) -> float:
     """Takes steps in a row, and waits until the last is done."""
-    return timing.timer(
-      self._take, lambda: jax.block_until_ready((self.state, self._sums))
-    )(count)
 
-  def _take(self):
+    def wait():
+      jax.block_until_ready((self.state, self._sums))
+
+    return timing.timer(self._take, wait)(count)
+
+  def _take(self) -> None:
     self.state, self._sums = self._mapped(self.state, self._shards)

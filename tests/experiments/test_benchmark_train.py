@@ -20,13 +20,8 @@ from tests.experiments.quickly import compiled_quickly
 from tests.experiments.test_benchmark import of_machine, over, run, told
 
 VARIANTS = ('plain', 'channels_last')
-TINY = {
-  'image_size': 32,
-  'batch_size': 4,
-  'num_classes': 5,
-  'rounds': 2,
-  'steps_per_round': 1,
-}
+TINY = {'image_size': 32, 'batch_size': 4, 'num_classes': 5}
+TINY |= {'rounds': 2, 'steps_per_round': 1}
 _SHALLOW = {'dim': 16, 'depth': 1, 'heads': 2}
 
 
@@ -39,15 +34,11 @@ def measured(cached_compilations):
     patch.setattr(os, 'sched_getaffinity', lambda _: {0})
     patch.delitem(torch_step.VARIANTS, 'compiled')
     # Else it has twelve layers.
-    entry = dataclasses.replace(
-      models.MODELS['vit_tiny'], architecture=_SHALLOW
-    )
+    entry = models.MODELS['vit_tiny']
+    entry = dataclasses.replace(entry, architecture=_SHALLOW)
     patch.setitem(models.MODELS, 'vit_tiny', entry)
-    patch.setitem(
-      torch_models.MODELS,
-      'vit_tiny',
-      functools.partial(torch_models.VisionTransformer, **_SHALLOW),
-    )
+    twin = functools.partial(torch_models.VisionTransformer, **_SHALLOW)
+    patch.setitem(torch_models.MODELS, 'vit_tiny', twin)
     yield train.measure(model='vit_tiny', **TINY)
   torch.set_num_threads(before)
 

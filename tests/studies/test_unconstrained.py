@@ -82,11 +82,3 @@ def test_problems_that_cannot_be():
   ):
     with pytest.raises(UsageError, match=message):
       study.make_problems(**usual | changes)
-
-
-def test_divergence_is_one_line(run_program, tmp_path):
-  given = ('--objectives=ce', '--lr=1e9', '--steps=100', f'--out={tmp_path}')
-  code, _, err = run_program('unconstrained_features', *given, *TINY)
-  assert code == 2
-  assert 'diverged before step' in err.strip().splitlines()[-1]
-  assert 'Traceback' not in err
