@@ -52,13 +52,14 @@ def publish(
 
   hardware = {**costs.hardware(), **started['hardware']}
   record = {**started, 'hardware': hardware, **measured}
+  if out:
+    out.write_text(json.dumps(record, indent=2) + '\n')
   print(f'{machine(record)}; load {hardware["host_load"]:.1f}\n')
   for what, result in rows(record):
     print(f'{what}: {result}')
   if record['suite'] == 'losses':
     print(*every_loss(record['results']), sep='\n')
   if out:
-    out.write_text(json.dumps(record, indent=2) + '\n')
     print(f'\nwritten to {out}')
 
 
@@ -207,7 +208,7 @@ def _compile_tpu(s: Record, results: Record) -> Rows:
         f'{row["bytes_accessed_per_device"] / 1e9:.1f} GB accessed, '
         f'{memory["total"] / 2**30:.1f} of '
         f'{row["memory_capacity_bytes"] / 2**30:.0f} GiB of a device; takes at '
-        f'least {_seconds(bound["step_seconds"])} ({bound["limit"]})'
+        f'least {_known(bound["step_seconds"], _seconds)} ({bound["limit"]})'
       )
     yield (
       f'training step, {row["model"]["name"]}, {row["batch_size_per_device"]} '

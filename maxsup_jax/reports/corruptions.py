@@ -29,7 +29,7 @@ def heat_maps(runs: Sequence[Mapping[str, Any]], caption: str) -> bytes:
   """
   records = {run['name']: run['datasets'] for run in runs}
   cleans = {run['name']: run['clean'] for run in runs}
-  first = next(iter(records.values()))
+  first = runs[0]['datasets']
   corruptions = list(dict.fromkeys(r['corruption'] for r in first))
   severities = sorted({r['severity'] for r in first})
   rows = [*(c.replace('_', ' ') for c in corruptions), 'mean']

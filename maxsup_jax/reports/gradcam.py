@@ -23,7 +23,6 @@ NORMALIZATIONS = {
 }
 
 _CELL = 1.55  # inches
-_RIGHT, _WRONG = '#1a7f37', '#b3261e'
 _NAME = 18  # characters of a class name
 
 
@@ -150,12 +149,9 @@ def save(figure: Figure, path: str | pathlib.Path) -> None:
 
 def _describe(ax: Axes, column: Column, r: int) -> None:
   """Says above an overlay what is predicted, and what is shown if not that."""
-  correct = column.correct[r]
-  mark, color = {
-    True: (' ✓', _RIGHT),
-    False: (' ✗', _WRONG),
-    None: ('', 'black'),
-  }[None if correct is None else bool(correct)]
+  correct, mark, color = column.correct[r], '', 'black'
+  if correct is not None:
+    mark, color = (' ✓', '#1a7f37') if correct else (' ✗', '#b3261e')
   lines = [f'{_shorten(column.predicted[r])} {column.confidence[r]:.1%}{mark}']
   explained = _shorten(column.explained[r])
   if not column.maps[r].max() > 0:

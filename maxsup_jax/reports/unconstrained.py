@@ -30,6 +30,13 @@ _MARKERS: dict[str, dict[str, Any]] = {
   'ls': {'marker': 'o', 'markersize': 8, 'fillstyle': 'none'},
   'maxsup': {'marker': 'x', 'markersize': 6},
 }
+_LABELS = {
+  'margin': r'of the class minus another, $\beta$',
+  'probability': 'of the class, $p$',
+  'other_probability': 'of each other class, $q$',
+  'weight_norm': 'of a row of the weights',
+  'feature_norm': "of an example's features",
+}
 _GRAY, _COLLAPSED = '#7A7A7A', '#ECECEC'
 
 
@@ -74,32 +81,14 @@ def closed_form_figure(
   alphas = np.linspace(0, 1, 401)
   best = [unconstrained.minimizer(_with(problem, a)) for a in alphas]
   panels = (
-    (
-      'Logits',
-      'difference of logits',
-      {'margin': r'of the class minus another, $\beta$'},
-    ),
-    (
-      'Softmax',
-      'probability',
-      {
-        'probability': 'of the class, $p$',
-        'other_probability': 'of each other class, $q$',
-      },
-    ),
-    (
-      'Weights and features',
-      'Euclidean norm',
-      {
-        'weight_norm': 'of a row of the weights',
-        'feature_norm': "of an example's features",
-      },
-    ),
+    ('Logits', 'difference of logits', ('margin',)),
+    ('Softmax', 'probability', ('probability', 'other_probability')),
+    ('Weights and features', 'Euclidean norm', ('weight_norm', 'feature_norm')),
   )
   found = [(s.problem, _found(s)) for s in solutions if s.problem.alpha <= 1]
   for ax, (title, unit, names) in zip(axes, panels):
-    for (name, label), dashes in zip(names.items(), ('-', (0, (1, 1.2)))):
-      line = [getattr(b, name) for b in best]
+    for name, dashes in zip(names, ('-', (0, (1, 1.2)))):
+      line, label = [getattr(b, name) for b in best], _LABELS[name]
       ax.plot(alphas, line, ls=dashes, color=_GRAY, lw=2.2, label=label)
       for solved, values in found:
         look = _MARKERS[solved.objective] | {

@@ -99,9 +99,7 @@ def prepare(
   if len(set(names)) < len(names):
     raise UsageError('workdir: a run is listed twice')
   if len(workdirs) > 1 and not out:
-    raise UsageError(
-      'out is needed for several runs: the directory of the results'
-    )
+    raise UsageError('out is needed for several runs: a directory for results')
   configs = [tasks.open_workdir(w).config() for w in workdirs]
   benchmark = choose_benchmark(dataset, [c.dataset.name for c in configs])
   chosen = choose_corruptions(corruptions, benchmark)
@@ -137,16 +135,14 @@ def _network(
   given = benchmark, first, data_dir, transform
   transform = _checked_transform(loaded.task, *given)
   seal = loaded.workdir.checkpoints / str(loaded.step) / SEAL
-  own = config.dataset.eval_transform
+  own, known = config.dataset.eval_transform, fields(config)
   identity = {
     'step': loaded.step,
     'weights': loaded.weights,
     'dataset': benchmark.name,
     'transform': own if transform is None else transform,
     'checkpoint': f'{zlib.crc32(seal.read_bytes()):08x}',
-    'config': {
-      n: v for n, v in fields(config).items() if n not in SPEED_FIELDS
-    },
+    'config': {n: v for n, v in known.items() if n not in SPEED_FIELDS},
   }
   return Network(name, loaded, transform, identity)
 
