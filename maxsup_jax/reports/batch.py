@@ -222,9 +222,6 @@ def grid(
 
   Returns:
     A PNG; equal arguments give equal bytes.
-
-  Raises:
-    UsageError: for images that have neither 1 nor 3 channels.
   """
   C = images[0][0].shape[-1]
   if C not in (1, 3):
@@ -248,32 +245,22 @@ def grid(
     left = (width - _CELL * columns) / 2
     for r, row in enumerate(images):
       for c, image in enumerate(row):
-        ax = figure.add_axes(
-          (
-            (left + _CELL * c + 0.04) / width,
-            1 - (top + sum(cells[: r + 1]) - below) / height,
-            side / width,
-            (cells[r] - below) / height,
-          )
-        )
+        x = (left + _CELL * c + 0.04) / width
+        y = 1 - (top + sum(cells[: r + 1]) - below) / height
+        size = side / width, (cells[r] - below) / height
+        ax = figure.add_axes((x, y, *size))
         # Small images in their pixels, large ones without aliases.
-        small = max(image.shape) <= 96
-        _style.show_image(
-          ax, image, interpolation='nearest' if small else 'antialiased'
-        )
+        scaling = 'nearest' if max(image.shape) <= 96 else 'antialiased'
+        _style.show_image(ax, image, interpolation=scaling)
         ax.set(xticks=[], yticks=[], anchor='S')
         ax.set_xlabel(texts[r][c], fontsize=6.5, labelpad=2, linespacing=1.0)
         for spine in ax.spines.values():
           spine.set(linewidth=0.4, color='#888888')
-    look: dict[str, Any] = {
-      'ha': 'center',
-      'va': 'bottom',
-      'fontsize': 8,
-      'weight': 'bold',
-    }
+    above = 1 - (top - 0.03) / height
     for c, heading in enumerate(headings):
       x = (left + _CELL * (c + 0.5)) / width
-      figure.text(x, 1 - (top - 0.03) / height, heading, **look)
+      text = figure.text(x, above, heading, ha='center', va='bottom')
+      text.set(fontsize=8, fontweight='bold')
     figure.text(0.06 / width, 1 - 0.05 / height, title, va='top', fontsize=8)
     figure.text(0.06 / width, 0.04 / height, caption, fontsize=6.5)
     return _style.saved(figure, 220 if largest > 96 else 140)

@@ -68,9 +68,6 @@ def gradcam_figure(
     columns: the networks.
     normalization: see `normalize`; it is explained below the figure.
     caption: what else to say below it.
-
-  Raises:
-    UsageError: for shapes that do not belong together.
   """
   images = np.asarray(images)
   R, H, W, C = images.shape
@@ -88,14 +85,11 @@ def gradcam_figure(
     f'{caption} Scale: {NORMALIZATIONS[normalization]}.'.strip(),
     width=max(30, int(width * 17)),
   )
-  fig = Figure(
-    (width, (_CELL * H / W + 0.32) * R + 0.35 + 0.14 * len(below)),
-    layout='constrained',
-  )
+  height = (_CELL * H / W + 0.32) * R + 0.35 + 0.14 * len(below)
+  fig = Figure((width, height), layout='constrained')
   axes = fig.subplots(R, 1 + len(columns), squeeze=False)
-  heat = matplotlib.cm.ScalarMappable(
-    matplotlib.colors.Normalize(0, 1), 'inferno'
-  )
+  unit = matplotlib.colors.Normalize(0, 1)
+  heat = matplotlib.cm.ScalarMappable(unit, 'inferno')
   for r in range(R):
     for ax in axes[r]:
       ax.set(xticks=[], yticks=[])
@@ -108,18 +102,11 @@ def gradcam_figure(
       _describe(axes[r, 1 + i], column, r)
   # Above the titles, which have one line or two.
   lines = max(1 + ax.get_title().count('\n') for ax in axes[0])
+  where = {'xycoords': 'axes fraction', 'textcoords': 'offset points'}
+  look = {'ha': 'center', 'va': 'bottom', 'fontsize': 9, 'fontweight': 'bold'}
   for ax, title in zip(axes[0], ['image', *(c.title for c in columns)]):
-    ax.annotate(
-      _shorten(title, 24),
-      (0.5, 1),
-      (0, 8 + 11 * lines),
-      xycoords='axes fraction',
-      textcoords='offset points',
-      ha='center',
-      va='bottom',
-      fontsize=9,
-      fontweight='bold',
-    )
+    at = (0.5, 1), (0, 8 + 11 * lines)
+    ax.annotate(_shorten(title, 24), *at, **where, **look)
   bar = fig.colorbar(heat, ax=axes, fraction=0.05, aspect=30, pad=0.02)
   bar.set_label('evidence for the class', fontsize=8)
   bar.ax.tick_params(labelsize=7)

@@ -72,29 +72,24 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
   for name, statistic in STATISTICS.items():
     row: list[str | blocks.Cell] = [statistic.title]
     for i, m in enumerate(models):
-      record = {'value': values[i][name]}
+      record: dict[str, Any] = {'value': values[i][name]}
       if samples:
-        record |= _interval_of(samples[i][name], options)
+        record['interval'] = bootstrap.interval(samples[i][name], options.level)
+        share = bootstrap.undefined_share(samples[i][name])
+        record['undefined_share'] = share
       if samples and i and comparable:
-        record |= _difference(
-          values[i][name] - values[0][name],
-          samples[i][name],
-          samples[0][name],
-          options,
-        )
+        record['difference'] = values[i][name] - values[0][name]
+        pair = samples[i][name], samples[0][name]
+        record |= _difference(*pair, options)
       numbers[m.name][name] = record
       row.append(_cell(statistic, record))
     rows.append(row)
   columns = ['', *[m.name for m in models]]
-  return blocks.Section(
-    NAME,
-    TITLE,
-    [
-      *_remarks(models, options, comparable),
-      blocks.Table(columns, rows, _caption(models, options, comparable)),
-    ],
-    numbers,
-  )
+  parts: list[blocks.Block] = []
+  if len(models) > 1 and options.resamples:
+    parts.append(blocks.Text(_remark(models) if comparable else _NOT_PAIRED))
+  parts.append(blocks.Table(columns, rows, _caption(models, options)))
+  return blocks.Section(NAME, TITLE, parts, numbers)
 
 
 def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
@@ -135,21 +130,13 @@ def _values(m: Measured, options: Options) -> dict[str, float]:
   return {n: f(once) for n, f in _statistics(m, options).items()}
 
 
-def _interval_of(samples: np.ndarray, options: Options) -> dict:
-  return {
-    'interval': bootstrap.interval(samples, options.level),
-    'undefined_share': bootstrap.undefined_share(samples),
-  }
-
-
 def _difference(
-  value: float, samples: np.ndarray, first: np.ndarray, options: Options
-) -> dict:
-  """The difference to the first model, and whether it is more than chance."""
+  samples: np.ndarray, first: np.ndarray, options: Options
+) -> dict[str, Any]:
+  """Whether a difference to the first model is more than chance."""
   low, high = bootstrap.paired_interval(samples, first, options.level)
   undefined = bootstrap.undefined_share(samples - first)
   return {
-    'difference': value,
     'difference_interval': (low, high),
     # Where many resamples do not define it, the interval is of the others.
     'excludes_zero': bool(low > 0 or high < 0) and undefined <= _FEW,
@@ -182,29 +169,22 @@ def _signed(form: Callable[[float], str], value: float) -> str:
   return '+' + text if value > 0 else text.replace('-', '−')
 
 
-def _remarks(
-  models: list[Measured], options: Options, comparable: bool
-) -> list[blocks.Text]:
-  if len(models) < 2 or not options.resamples:
-    return []
-  if comparable:
-    return [
-      blocks.Text(
-        f'Differences (Δ) are to {models[0].name}, paired by example, as all '
-        'files hold the same labels; those of percentages are in points. '
-        '"Better" and "worse" mark those whose interval excludes zero. '
-        'Intervals are of the sampling of these examples only: they say '
-        'nothing about another seed of training.'
-      )
-    ]
-  return [
-    blocks.Text(
-      'The files hold different labels, so there are no paired differences.'
-    )
-  ]
+_NOT_PAIRED = (
+  'The files hold different labels, so there are no paired differences.'
+)
 
 
-def _caption(models: list[Measured], options: Options, comparable: bool) -> str:
+def _remark(models: list[Measured]) -> str:
+  return (
+    f'Differences (Δ) are to {models[0].name}, paired by example, as all '
+    'files hold the same labels; those of percentages are in points. '
+    '"Better" and "worse" mark those whose interval excludes zero. '
+    'Intervals are of the sampling of these examples only: they say '
+    'nothing about another seed of training.'
+  )
+
+
+def _caption(models: list[Measured], options: Options) -> str:
   text = (
     f'{describe(models)}. ECE: {options.bins} bins of equal width, closed on '
     'the right. Selective classification ranks by the maximum softmax '
