@@ -24,14 +24,11 @@ class Note(Text):
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A cell of a table.
+  """A cell of a table, with smaller lines below its value.
 
-  Attributes:
-    value: what it says.
-    details: smaller lines below it.
-    mark: '' or how it compares, 'better' or 'worse', where an interval excludes
-      zero; the last two details are then the difference and its interval.
-    best: whether to set it off as the best of its kind.
+  It is marked 'better' or 'worse' where an interval excludes zero, and its last
+  two details are then the difference and the interval. What is `best` of its
+  kind is set off.
   """
 
   value: str
@@ -51,12 +48,9 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """A figure.
+  """A drawn figure, the name of its files, and a caption.
 
-  Attributes:
-    name: of its files, without suffix.
-    figure: drawn.
-    caption: what it shows, for which data and by which convention.
+  That says what it shows, for which data and by which convention.
   """
 
   name: str
@@ -69,14 +63,10 @@ Block = Text | Table | Figure
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A part of the report.
+  """A part of the report: what the page shows, and what the files hold.
 
-  Attributes:
-    name: as in `SECTIONS` and in results.json.
-    title: its heading.
-    blocks: what the page shows.
-    numbers: for results.json: nested mappings, lists, numbers, strings.
-    curves: for the CSV files: a name, and columns of equal length.
+  `numbers` are for results.json: nested mappings, lists, numbers, strings;
+  `curves` for the CSV files: a name, and columns of equal length.
   """
 
   name: str
@@ -96,11 +86,8 @@ def table(
 ) -> Table:
   """A column for each record, by its name, and a row for each of its numbers.
 
-  Args:
-    heading: of the first column.
-    records: of the models; what a record lacks is a dash.
-    titles: the heading of each row by its key, and how a number is written.
-    caption: of the table.
+  `titles` are the headings of the rows by their keys, where need be with how a
+  number is written; what a record lacks is a dash.
   """
   rows = []
   for key, title in titles.items():

@@ -36,16 +36,11 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
       columns[f'{m.name}, {part}'] = measured
       pairs[' and '.join(outputs.class_name(c) for c in pair)] = None
   if not columns:
-    return blocks.Section(
-      NAME,
-      TITLE,
-      [
-        blocks.Note(
-          'No file holds augmented_logits, the logits of several augmentations '
-          'of each example (experiments.extract --augmentations=5).'
-        )
-      ],
+    missing = blocks.Note(
+      'No file holds augmented_logits, the logits of several augmentations '
+      'of each example (experiments.extract --augmentations=5).'
     )
+    return blocks.Section(NAME, TITLE, [missing])
   table = blocks.table(
     'mutual information (nats)',
     columns,
@@ -62,12 +57,9 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
 
 
 def _measure(outputs: Outputs) -> tuple[dict[str, float], list[int]]:
-  assert outputs.augmented_labels is not None
-  assert outputs.augmented_logits is not None
-  pair = np.unique(outputs.augmented_labels).tolist()
-  differences = mutual_information.class_logit_difference(
-    outputs.augmented_logits, *pair
-  )
+  logits: Any = outputs.augmented_logits
+  pair = np.unique(np.asarray(outputs.augmented_labels)).tolist()
+  differences = mutual_information.class_logit_difference(logits, *pair)
   result = mutual_information.mutual_information(differences)
   M, L = differences.shape
   return {

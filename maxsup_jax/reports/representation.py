@@ -1,6 +1,7 @@
 """The section on the features: variation, neural collapse, trajectories."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -80,18 +81,19 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
 
 def measure(outputs: Outputs) -> dict[str, float | None]:
   """The cosine variation and neural collapse of one split."""
-  assert outputs.features is not None
+  features: Any = outputs.features
+  labels, logits = outputs.labels, outputs.logits
   variation = representation.cosine_variation(
-    outputs.features, outputs.labels, num_classes=outputs.num_classes
+    features, labels, num_classes=outputs.num_classes
   )
-  classifier: dict[str, Any] = {
-    'weights': outputs.weights,
-    'bias': outputs.bias,
-    'logits': outputs.logits,
-  }
-  collapse = neural_collapse.neural_collapse(
-    outputs.features, outputs.labels, **classifier
+  collapse_of = functools.partial(
+    neural_collapse.neural_collapse,
+    *(features, labels),
+    weights=outputs.weights,
+    bias=outputs.bias,
+    logits=logits,
   )
+  collapse = collapse_of()
   record = {
     field.name: value
     for field in dataclasses.fields(collapse)
@@ -105,10 +107,8 @@ def measure(outputs: Outputs) -> dict[str, float | None]:
     'nc1_correct': None,
     'nc1_wrong': None,
   }
-  if len(np.unique(outputs.logits.argmax(1))) > 1:
-    grouped = neural_collapse.neural_collapse(
-      outputs.features, outputs.labels, **classifier, group_by='predictions'
-    )
+  if len(np.unique(logits.argmax(1))) > 1:
+    grouped = collapse_of(group_by='predictions')
     record |= {
       'nc1_correct': grouped.nc1_correct,
       'nc1_wrong': grouped.nc1_wrong,
