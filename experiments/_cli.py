@@ -3,12 +3,13 @@
 Nothing heavy is imported here, so that `--help` answers at once.
 """
 
+import os
 import pathlib
 import re
 import runpy
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags, logging
@@ -17,6 +18,8 @@ from experiments import _processes
 from maxsup_jax.errors import UsageError
 
 USAGE_EXIT_CODE = 2
+# Beside the work directory, so that all runs of a place share it.
+_CACHE = '.compilation_cache'
 # Fields that `--config.FIELD=None` has reset.
 RESET: dict[str, None] = {}
 
@@ -36,20 +39,16 @@ def run(
   Args:
     main: takes nothing and returns an exit code, or None for 0.
     config: the default run card, for programs with the flag --config.
-    files: whether arguments may stand beside the flags; `main` takes their
-      list then.
+    files: whether `main` takes a list of arguments that stand beside the flags.
     several: whether it may be one of several processes.
   """
   if several:
     _processes.expect_several()
 
   def parse(argv):
-    modules = flags.FLAGS.flags_by_module_dict()
-    shared = [
-      flag
-      for module in (__name__, _processes.__name__)
-      for flag in modules.get(module, ())
-    ]
+    modules, shared = flags.FLAGS.flags_by_module_dict(), []
+    for module in (__name__, _processes.__name__):
+      shared += modules.get(module, ())
     try:
       if config:
         argv = _with_config(argv, config)
@@ -80,18 +79,23 @@ def run(
   app.run(guarded, flags_parser=parse)
 
 
-def define_run_flags(*, split: bool = True, step: bool = True) -> None:
+def define_run_flags(*, split: bool = True, weights: bool = True) -> None:
   """Defines the flags of a program that opens a trained run."""
   define_data_dir()
+  define_compilation_cache()
+  flags.DEFINE_integer('step', None, 'Which checkpoint; by default the newest.')
   if split:
     flags.DEFINE_string(
       'split',
       None,
       "A split of the dataset; by default the config's eval_split.",
     )
-  if step:
-    flags.DEFINE_integer(
-      'step', None, 'Which checkpoint; by default the newest.'
+  if weights:
+    flags.DEFINE_enum(
+      'weights',
+      'raw',
+      ['raw', 'ema'],
+      'The weights as trained, or their moving average.',
     )
 
 
@@ -102,24 +106,62 @@ def define_data_dir() -> None:
   )
 
 
-def define_weights() -> None:
-  """Defines the flag for raw or averaged weights."""
-  flags.DEFINE_enum(
-    'weights',
-    'raw',
-    ['raw', 'ema'],
-    'The weights as trained, or their moving average.',
+def define_compilation_cache() -> None:
+  """Defines the flag for where compiled programs are kept."""
+  flags.DEFINE_string(
+    'compilation_cache',
+    None,
+    'The directory that keeps compiled programs, so that the next start does '
+    'not compile them again; empty for none (default: '
+    f'JAX_COMPILATION_CACHE_DIR, or {_CACHE} beside the work directory). '
+    'Several hosts must share it: only process 0 writes to it.',
   )
 
 
-def whole_numbers(flag: str, texts: Sequence[str]) -> tuple[int, ...]:
+def keep_compiled(workdir: str | os.PathLike) -> None:
+  """Makes JAX keep compiled programs, as the flag says, or beside a run.
+
+  Where the default directory cannot be used, nothing is kept: a program must
+  not fail for a cache that nobody asked for.
+  """
+  import jax
+
+  from maxsup_jax.training import compilation
+
+  given = flags.FLAGS.compilation_cache
+  if given == '':
+    jax.config.update('jax_enable_compilation_cache', False)
+  elif given or not jax.config.jax_compilation_cache_dir:
+    default = pathlib.Path(workdir).absolute().parent / _CACHE
+    try:
+      compilation.keep_compiled(given or default)
+    except UsageError as e:
+      if given:
+        raise UsageError(f'--compilation_cache: {e}') from None
+      if jax.process_index() == 0:
+        print(f'note: {e}; see --compilation_cache', file=sys.stderr)
+
+
+def values(*names: str) -> dict[str, Any]:
+  """The values of some flags, by name."""
+  return {name: flags.FLAGS[name].value for name in names}
+
+
+def needed(flag: str, what: str = 'the directory of a run') -> Any:
+  """The value of a flag that has to be given."""
+  if not flags.FLAGS[flag].value:
+    raise UsageError(f'--{flag} is needed: {what}')
+  return flags.FLAGS[flag].value
+
+
+def numbers(flag: str, kind: type = int) -> tuple[Any, ...]:
   """Reads the numbers of a flag that is a list."""
   try:
-    return tuple(int(t) for t in texts)
+    return tuple(map(kind, flags.FLAGS[flag].value))
   except ValueError:
-    raise UsageError(
-      f'--{flag} is {",".join(texts)}; expected whole numbers'
-    ) from None
+    given = ','.join(flags.FLAGS[flag].value)
+    expected = 'whole numbers' if kind is int else 'numbers'
+    raise UsageError(f'--{flag} is {given}; expected {expected}') from None
 
 
 def _with_config(argv: list[str], default: str) -> list[str]:
@@ -194,17 +236,7 @@ def take_card(argv: list[str], default: str) -> tuple[list[str], str]:
 
 
 def load_card(card: str) -> Any:
-  """Runs `get_config` of a run card.
-
-  Args:
-    card: `path.py`, or `path.py:argument`.
-
-  Returns:
-    Its ConfigDict.
-
-  Raises:
-    UsageError: if there is no such file, or it does not give a ConfigDict.
-  """
+  """The ConfigDict that a run card, `path.py` or `path.py:argument`, gives."""
   from ml_collections import ConfigDict
 
   path, *argument = card.split(':', 1)
@@ -246,8 +278,7 @@ def _refuse(error: object) -> None:
 
 def _translated(error: object) -> str:
   """A message of the library, in which arguments have names, with flags."""
-  text = ' '.join(str(error).split())
-  known = flags.FLAGS
+  text, known = ' '.join(str(error).split()), flags.FLAGS
   first = re.match(r'(\w+)(?= is |:)', text)
   if first and first[1] in known:
     text = f'--{text}'

@@ -46,17 +46,10 @@ _SLURM = (
   'SLURM_LOCALID',
 )
 _TPU_DEVICES = ('/dev/accel[0-9]*', '/dev/vfio/[0-9]*')
-_METADATA = 'http://{}/computeMetadata/v1/instance/attributes/{}'
-_METADATA_SECONDS = 2
 
 
 def find_launch() -> Launch | None:
-  """Finds out whether this is one of several processes.
-
-  Returns:
-    Which one, by Open MPI, SLURM or a TPU pod slice, in this order; None for a
-    process that was started alone.
-  """
+  """Which of several processes this is; None if it was started alone."""
   return _open_mpi(os.environ) or _slurm(os.environ) or _tpu_slice(os.environ)
 
 
@@ -129,13 +122,12 @@ def _metadata(env: Mapping[str, str], key: str) -> str | None:
   """What Google Cloud tells a virtual machine of itself, if this is one."""
   # By its number: a name could take long to be not found.
   server = env.get('GCE_METADATA_IP', '169.254.169.254')
-  request = urllib.request.Request(
-    _METADATA.format(server, key), headers={'Metadata-Flavor': 'Google'}
-  )
+  path = f'http://{server}/computeMetadata/v1/instance/attributes/{key}'
+  request = urllib.request.Request(path, headers={'Metadata-Flavor': 'Google'})
   # Never through a proxy.
   opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
   try:
-    with opener.open(request, timeout=_METADATA_SECONDS) as answer:
+    with opener.open(request, timeout=2) as answer:
       return answer.read().decode()
   except (urllib.error.URLError, TimeoutError):
     return None

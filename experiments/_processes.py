@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from experiments import _launchers
+from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 
 _COORDINATOR = flags.DEFINE_string(
@@ -65,13 +66,8 @@ def expect_several() -> None:
 def join_processes(*, saves: bool = False) -> None:
   """Starts JAX's runtime of several processes, if this is one of several.
 
-  Args:
-    saves: whether the program saves something when it gets a SIGTERM. JAX
-      catches it, and without this it is given back its meaning.
-
-  Raises:
-    UsageError: for flags that contradict each other, or where the processes
-      cannot find each other.
+  `saves` says that the program saves something when it gets a SIGTERM: JAX
+  catches it, and it is given back its meaning otherwise.
   """
   global _peers
   found = _arguments()
@@ -108,15 +104,7 @@ def join_processes(*, saves: bool = False) -> None:
 
 
 def refuse_several(program: str, why: str = '') -> None:
-  """Refuses several processes, without joining them.
-
-  Args:
-    program: the name of the program.
-    why: a reason, to be added.
-
-  Raises:
-    UsageError: which says how to run in one process.
-  """
+  """Refuses several processes, without joining them."""
   if _arguments():
     expect_several()
     if _PROCESS_ID.value:
@@ -169,23 +157,19 @@ def is_first() -> bool:
 
 def _arguments() -> tuple[dict[str, Any], str] | None:
   """What to join with, and who is joined; None for a process on its own."""
-  given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  given = any(value is not None for value in _where())
   for flag in (_JOIN_TIMEOUT, _PEER_TIMEOUT):
-    if not 0 < flag.value < float('inf'):
-      raise UsageError(
-        f'--{flag.name} is {flag.value}; expected a number above 0'
-      )
+    errors.number(f'--{flag.name}', flag.value, above=0)
   if _MULTIHOST.value is False:
-    if any(value is not None for value in given):
+    if given:
       raise UsageError('--nomultihost and --coordinator contradict each other')
     return None
   launch = _launchers.find_launch()
-  if any(value is not None for value in given):
-    return _given(*given, launch)
+  if given:
+    return _given(launch)
   if launch is None:
-    if _MULTIHOST.value:
-      return {}, 'this process waits for the others'
-    return None
+    alone = {}, 'this process waits for the others'
+    return alone if _MULTIHOST.value else None
   if launch.by == 'Open MPI' and launch.method is None:
     raise UsageError(
       f'Open MPI started {launch.count} processes, but version 5 does not '
@@ -207,17 +191,13 @@ def _arguments() -> tuple[dict[str, Any], str] | None:
   )
 
 
-def _given(
-  coordinator: str | None,
-  num_processes: int | None,
-  process_id: int | None,
-  launch: _launchers.Launch | None,
-) -> tuple[dict[str, Any], str]:
+def _given(launch: _launchers.Launch | None) -> tuple[dict[str, Any], str]:
   """Checks the flags; mpirun and srun may tell what is not given."""
+  coordinator, count, index = _where()
   told = launch is not None and launch.index is not None
-  if told and coordinator and (num_processes, process_id) == (None, None):
-    num_processes, process_id = launch.count, launch.index
-  if None in (coordinator, num_processes, process_id):
+  if told and coordinator and count is index is None:
+    count, index = launch.count, launch.index
+  if None in (coordinator, count, index):
     raise UsageError(
       '--coordinator, --num_processes and --process_id must be given together'
     )
@@ -227,21 +207,24 @@ def _given(
       f'--coordinator is {coordinator}; expected HOST:PORT, with a port from '
       '1 to 65535'
     )
-  if not 0 <= process_id < num_processes:
+  if not 0 <= index < count:
     raise UsageError(
-      f'--process_id is {process_id}; expected at least 0 and below '
-      f'--num_processes={num_processes}'
+      f'--process_id is {index}; expected at least 0 and below '
+      f'--num_processes={count}'
     )
   arguments = {
     'coordinator_address': coordinator,
-    'num_processes': num_processes,
-    'process_id': process_id,
+    'num_processes': count,
+    'process_id': index,
     **_local_devices(launch),
   }
   return arguments, (
-    f'process {process_id} of {num_processes} waits for the others at '
-    f'{coordinator}'
+    f'process {index} of {count} waits for the others at {coordinator}'
   )
+
+
+def _where() -> tuple[str | None, int | None, int | None]:
+  return _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
 
 
 def _local_devices(launch: _launchers.Launch | None) -> dict[str, Any]:
@@ -266,22 +249,20 @@ def _waiting(text: str) -> Iterator[None]:
   joined = threading.Event()
   limit = _JOIN_TIMEOUT.value
 
+  def say(what):
+    print(what, file=sys.stderr, flush=True)
+
   def wait():
-    if limit > _PATIENCE:
-      if joined.wait(_PATIENCE):
-        return
-      print(
-        f'{text}, for at most {limit:g} s (--join_timeout); --nomultihost '
-        'runs this one alone',
-        file=sys.stderr,
-      )
-    if joined.wait(max(limit - _PATIENCE, 0) if limit > _PATIENCE else limit):
+    if joined.wait(min(limit, _PATIENCE)):
       return
-    print(
-      f'error: {text}; gave up after {limit:g} s (--join_timeout)',
-      file=sys.stderr,
-    )
-    sys.stderr.flush()
+    if limit > _PATIENCE:
+      say(
+        f'{text}, for at most {limit:g} s (--join_timeout); --nomultihost '
+        'runs this one alone'
+      )
+      if joined.wait(limit - _PATIENCE):
+        return
+    say(f'error: {text}; gave up after {limit:g} s (--join_timeout)')
     os._exit(2)
 
   thread = threading.Thread(target=wait, daemon=True)

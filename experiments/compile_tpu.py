@@ -72,7 +72,7 @@ def main():
   runs = [(card, build(config, devices)) for card, config in configs]
   steps = [{'card': card, **measure(run)} for card, run in runs]
   measured = {'settings': settings, 'results': {'steps': steps}}
-  report.publish(started, measured, describe, out)
+  report.publish(started, measured, out)
   return 0 if all(row['fits'] for row in steps) else 1
 
 
@@ -112,16 +112,9 @@ def _shapes_only(config, split):
   from maxsup_jax import data
 
   dataset = config.dataset
-  form = data.open_source(
-    dataset.name,
-    split,
-    image_key=dataset.image_key,
-    label_key=dataset.label_key,
-    num_classes=dataset.num_classes,
-    image_size=dataset.image_size,
-    channels=dataset.channels,
-    mock=1,
-  )
+  names = ('image_key', 'label_key', 'num_classes', 'image_size', 'channels')
+  fields = {name: dataset[name] for name in names}
+  form = data.open_source(dataset.name, split, mock=1, **fields)
   unknown = 100 * max(config.batch_size, form.num_classes)
   count = _EXAMPLES.get(dataset.name, {}).get(split, unknown)
   shape = form.image_shape or (256, 256, form[0]['image'].shape[-1])
@@ -138,22 +131,17 @@ def _shapes_only(config, split):
 def measure(run):
   """Compiles the training step of a run; gives a row of the record."""
   from experiments.benchmark import costs, timing
-  from maxsup_jax import models
 
   config, devices = run.config, run.devices
   kind = devices.local[0].device_kind
   dtype = config.model.get('dtype', 'float32')
   timing.say(f'compiling {config.model.name}, {dtype} (minutes)')
   step, (state, batch) = run.train_step(), shapes(run)
-  _, said = costs.compile_step(
-    step, devices.map(step, donate=True), state, batch
-  )
+  mapped = devices.map(step, donate=True)
+  _, said = costs.compile_step(step, mapped, state, batch)
   return {
     'model': config.model.to_dict(),
-    'objective': config.objective.to_dict(),
-    'parameters': models.count_parameters(state.params) // devices.count,
     'image_shape': list(run.task.image_shape),
-    'examples': len(run.task.train_source),
     'batch_size': config.batch_size,
     'batch_size_per_device': config.batch_size // devices.count,
     'memory_capacity_bytes': costs.memory_capacity(kind),
@@ -173,10 +161,11 @@ def shapes(run):
   import jax
   import numpy as np
 
-  shape = (run.config.batch_size // jax.process_count(),)
-  image_dtype = 'f' if run.task.train_transform.gives_floats else np.uint8
+  shape, of = (run.config.batch_size // jax.process_count(),), np.uint8
+  if run.task.train_transform.gives_floats:
+    of = np.float32
   batch = {
-    'image': jax.ShapeDtypeStruct(shape + run.task.image_shape, image_dtype),
+    'image': jax.ShapeDtypeStruct(shape + run.task.image_shape, of),
     'label': jax.ShapeDtypeStruct(shape, np.int32),
     'mask': jax.ShapeDtypeStruct(shape, bool),
   }
@@ -185,31 +174,6 @@ def shapes(run):
     run.devices.shapes(state, split=False),
     run.devices.shapes(batch, split=True),
   )
-
-
-def describe(record):
-  """A table, and what does not fit."""
-  from experiments.benchmark import report
-  from experiments.benchmark.step import PROGRAM_COLUMNS
-
-  steps = record['results']['steps']
-  columns = (
-    ('dtype', 'model.dtype', ''),
-    ('batch', 'batch_size', ''),
-    ('fits', 'fits', lambda fits: 'yes' if fits else 'no'),
-    *PROGRAM_COLUMNS,
-    ('memory of a device', 'memory_capacity_bytes', 'B'),
-    ('at least, s', 'bound.step_seconds', '.4f'),
-    ('  FLOPs at the peak', 'bound.compute_seconds', '.4f'),
-    ('  accesses at the bandwidth', 'bound.memory_seconds', '.4f'),
-    ('  images/s at most', 'bound.images_per_second', ',.0f'),
-  )
-  rows = {row['model']['name']: row for row in steps}
-  title = 'compiled, not run'
-  return [
-    *report.table(rows, columns, title=title, across=True),
-    *(f'{x["model"]["name"]}: {x["lacks"]}' for x in steps if x['lacks']),
-  ]
 
 
 if __name__ == '__main__':

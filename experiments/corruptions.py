@@ -29,12 +29,11 @@ left out; --transform says something else, '' nothing at all.
 All devices of one process are used; several processes are refused.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 
-from experiments import _cli, _compilation, _processes
+from experiments import _cli, _processes
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A run to evaluate; repeat it to compare runs.'
@@ -51,7 +50,7 @@ _CORRUPTIONS = flags.DEFINE_list(
   "Names, or 'all' for the 15 standard ones and the 4 extra ones; by default "
   'the standard ones.',
 )
-_SEVERITIES = flags.DEFINE_list(
+flags.DEFINE_list(
   'severities', ['1', '2', '3', '4', '5'], 'Severities, from 1 to 5.'
 )
 _TRANSFORM = flags.DEFINE_string(
@@ -67,14 +66,11 @@ _OUT = flags.DEFINE_string(
   'WORKDIR/corruptions/DATASET-STEP, or -ema.',
 )
 _cli.define_run_flags(split=False)
-_cli.define_weights()
-flags.declare_key_flag('compilation_cache')
 
 
 def main():
-  if not _WORKDIR.value:
-    raise _cli.UsageError('--workdir is needed: the directory of a run')
-  severities = _cli.whole_numbers('severities', _SEVERITIES.value)
+  _cli.needed('workdir')
+  severities = _cli.numbers('severities')
   _processes.refuse_several('corruptions')
   from maxsup_jax.reports.corruptions import heat_maps
   from maxsup_jax.studies import corruption_results as results
@@ -87,9 +83,9 @@ def main():
     corruptions=_CORRUPTIONS.value,
     severities=severities,
     transform=_TRANSFORM.value,
-    **{n: flags.FLAGS[n].value for n in ('step', 'weights', 'data_dir')},
+    **_cli.values('step', 'weights', 'data_dir'),
   )
-  _compilation.keep_compiled(pathlib.Path(_WORKDIR.value[0]))
+  _cli.keep_compiled(_WORKDIR.value[0])
   try:
     found = corruptions.run(study)
   except KeyboardInterrupt:

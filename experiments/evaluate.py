@@ -9,19 +9,17 @@ import json
 
 from absl import flags
 
-from experiments import _cli, _compilation, _processes
+from experiments import _cli, _processes
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run to evaluate.')
 _OUT = flags.DEFINE_string(
   'out', None, 'Also write the numbers to this file, one JSON object a line.'
 )
-_cli.define_run_flags()
-flags.declare_key_flag('compilation_cache')
+_cli.define_run_flags(weights=False)
 
 
 def main():
-  if _WORKDIR.value is None:
-    raise _cli.UsageError('--workdir is needed: the directory of a run')
+  _cli.needed('workdir')
   _processes.join_processes()
   import jax
 
@@ -31,13 +29,13 @@ def main():
 
   first = jax.process_index() == 0
   out = files.check_writable(_OUT.value) if first and _OUT.value else None
-  given = {name: flags.FLAGS[name].value for name in ('step', 'split')}
+  given = _cli.values('step', 'split')
   workdir = tasks.open_workdir(_WORKDIR.value)
   agreement.require_same(workdir.config(), **given)
   loaded = tasks.load_run(
     _WORKDIR.value, data_dir=flags.FLAGS.data_dir, **given
   )
-  _compilation.keep_compiled(loaded.workdir.path)
+  _cli.keep_compiled(loaded.workdir.path)
   records = loaded.evaluate()
   if first:
     print('\n' + metrics.table(records, made_up=loaded.task.made_up))

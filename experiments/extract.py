@@ -25,7 +25,7 @@ process are used; several processes are refused.
 
 from absl import flags
 
-from experiments import _cli, _compilation, _processes
+from experiments import _cli, _processes
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run to extract from.')
 _AUGMENTATIONS = flags.DEFINE_integer(
@@ -34,7 +34,7 @@ _AUGMENTATIONS = flags.DEFINE_integer(
   'Augmentations of each example of --pair; 0 for none, 5 in the paper.',
   lower_bound=0,
 )
-_PAIR = flags.DEFINE_list('pair', ['0', '1'], 'The two classes to augment.')
+flags.DEFINE_list('pair', ['0', '1'], 'The two classes to augment.')
 _PER_CLASS = flags.DEFINE_integer(
   'per_class', 300, 'How many examples of each class to augment.', lower_bound=1
 )
@@ -47,13 +47,10 @@ _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace the file if it exists.'
 )
 _cli.define_run_flags()
-_cli.define_weights()
-flags.declare_key_flag('compilation_cache')
 
 
 def main():
-  if _WORKDIR.value is None:
-    raise _cli.UsageError('--workdir is needed: the directory of a run')
+  _cli.needed('workdir')
   _processes.refuse_several(
     'extract', ': each would have only a part of every batch'
   )
@@ -64,17 +61,12 @@ def main():
     files.refuse_existing(_OUT.value, overwrite=_OVERWRITE.value)
   augmentations = None
   if _AUGMENTATIONS.value:
-    pair = _cli.whole_numbers('pair', _PAIR.value)
     augmentations = extraction.Augmentations(
-      _AUGMENTATIONS.value, pair, _PER_CLASS.value
+      _AUGMENTATIONS.value, _cli.numbers('pair'), _PER_CLASS.value
     )
-  loaded = tasks.load_run(
-    _WORKDIR.value,
-    **{
-      n: flags.FLAGS[n].value for n in ('step', 'weights', 'data_dir', 'split')
-    },
-  )
-  _compilation.keep_compiled(loaded.workdir.path)
+  given = _cli.values('step', 'weights', 'data_dir', 'split')
+  loaded = tasks.load_run(_WORKDIR.value, **given)
+  _cli.keep_compiled(loaded.workdir.path)
   found = extraction.extract(
     loaded,
     _OUT.value,

@@ -7,11 +7,9 @@ Rows are images, columns the networks of the runs. Above each overlay stands the
 predicted class, its probability, and whether it is right.
 """
 
-import pathlib
-
 from absl import flags
 
-from experiments import _cli, _compilation, _processes
+from experiments import _cli, _processes
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', [], 'A run to look at; repeat it for more columns, in this order.'
@@ -47,13 +45,10 @@ _LAYER = flags.DEFINE_string(
   'block of a ViT.',
 )
 _cli.define_run_flags()
-_cli.define_weights()
-flags.declare_key_flag('compilation_cache')
 
 
 def main():
-  if not _WORKDIR.value:
-    raise _cli.UsageError('--workdir is needed: the directory of a run')
+  _cli.needed('workdir')
   _processes.refuse_several('gradcam')
   items = [i.strip() for i in (_IMAGES.value or '').split(',') if i.strip()]
   if not items:
@@ -66,9 +61,7 @@ def main():
 
   report.check_path(_OUT.value)
   files.refuse_existing(_OUT.value, overwrite=_OVERWRITE.value)
-  given = {
-    n: flags.FLAGS[n].value for n in ('step', 'weights', 'data_dir', 'split')
-  }
+  given = _cli.values('step', 'weights', 'data_dir', 'split')
   networks = [
     gradcam.network(tasks.load_run(workdir, **given), name, _LAYER.value)
     for workdir, name in zip(_WORKDIR.value, run_names(_WORKDIR.value))
@@ -77,7 +70,7 @@ def main():
   images = gradcam.read_images(items, networks[0].task)
   classes = gradcam.targets(_TARGET.value, images.labels, networks)
   out = files.check_writable(_OUT.value)
-  _compilation.keep_compiled(pathlib.Path(_WORKDIR.value[0]))
+  _cli.keep_compiled(_WORKDIR.value[0])
   columns = [gradcam.column(one, images, classes) for one in networks]
   figure = report.gradcam_figure(
     images.visible,

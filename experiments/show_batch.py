@@ -24,6 +24,7 @@ from absl import flags
 from experiments import _cli, _processes
 
 CARD = 'configs/digits.py'
+_OWN = 'Float images: each is scaled to its own range.'
 
 _OUT = flags.DEFINE_string(
   'out', 'batch.png', 'The .png to write; an existing one is replaced.'
@@ -85,14 +86,9 @@ def _checked_epochs():
     raise _cli.UsageError(
       f'--epochs is {",".join(given)}; expected integers from 0, such as 0,1,2'
     )
-  for name in ('step', 'columns'):
+  for name in ('step', 'columns', 'split'):
     if flags.FLAGS[name].present:
       raise _cli.UsageError(f'--epochs and --{name} cannot be combined')
-  if _SPLIT.value == 'eval':
-    raise _cli.UsageError(
-      '--epochs and --split=eval cannot be combined: evaluation is the same '
-      'in every epoch'
-    )
   return [int(e) for e in given]
 
 
@@ -100,28 +96,24 @@ def _show_batch(run):
   """The picture of a batch, and what to print about it."""
   from maxsup_jax.reports import batch as pictures
 
-  config, split, step = run.config, _SPLIT.value, _STEP.value
-  source = run.task.train_source if split == 'train' else run.task.eval_source
+  split, step, dataset = _SPLIT.value, _STEP.value, run.config.dataset
+  train = split == 'train'
+  source = run.task.train_source if train else run.task.eval_source
   seen = pictures.read(run, split=split, step=step)
   stored = seen.batch['image']
-  mixing = (
-    run.task.mixing if split == 'train' and run.task.mixing.active else None
-  )
-  count = min(_ROWS.value * _COLUMNS.value, len(stored))
+  mixed = train and run.task.mixing.active
+  columns = _COLUMNS.value
+  count = min(_ROWS.value * columns, len(stored))
   if stored.dtype.kind == 'f':
-    images = [pictures.stretched(x) for x in seen.inputs[:count]]
-    caption = 'Float images: each is scaled to its own range.'
-  elif mixing:
-    dataset = config.dataset
+    images, caption = [pictures.stretched(x) for x in seen.inputs[:count]], _OWN
+  elif mixed:
     images = pictures.to_pixels(seen.inputs[:count], dataset.mean, dataset.std)
     caption = 'Normalisation undone.'
   else:
-    images = stored[:count]
-    caption = 'Pixels before normalisation.'
-  if mixing:
-    settings = dataclasses.asdict(mixing)
-    caption += ' Mixed: ' + ', '.join(f'{n} {v}' for n, v in settings.items())
-    caption += '.'
+    images, caption = stored[:count], 'Pixels before normalisation.'
+  if mixed:
+    settings = dataclasses.asdict(run.task.mixing).items()
+    caption += f' Mixed: {", ".join(f"{n} {v}" for n, v in settings)}.'
   if count < len(stored):
     caption = f'{count} of the {len(stored)} images of the batch. {caption}'
   texts = [
@@ -129,24 +121,21 @@ def _show_batch(run):
     for label in seen.labels[:count]
   ]
   where = f'{source.name}, batch {step}'
-  if split == 'train':
+  if train:
     where = f'{source.name}, step {step}, epoch {step // run.steps_per_epoch}'
+  starts = range(0, count, columns)
   picture = pictures.grid(
-    _in_rows(images, _COLUMNS.value),
-    _in_rows(texts, _COLUMNS.value),
-    title='\n'.join([_card(), where, _transform(config, split)]),
+    [images[i : i + columns] for i in starts],
+    [texts[i : i + columns] for i in starts],
+    title=_title(run, where, split),
     caption=caption,
   )
   mean, std = (
     ', '.join(f'{x:.3f}' for x in values) for values in (seen.mean, seen.std)
   )
-  shapes = '; '.join(
-    f'{name} {x.dtype} {list(x.shape)}'
-    for name, x in (('images', stored), ('labels', seen.labels))
-  )
   return picture, (
-    f'{where}: {shapes}; normalised{", before mixing" if mixing else ""}: mean '
-    f'{mean}, std {std}'
+    f'{where}: images {_form(stored)}; labels {_form(seen.labels)}; '
+    f'normalised{", before mixing" if mixed else ""}: mean {mean}, std {std}'
   )
 
 
@@ -156,55 +145,41 @@ def _show_epochs(run, epochs):
 
   source = run.task.train_source
   found = pictures.read_epochs(run, epochs=epochs, count=_ROWS.value)
-  stretches = found.versions[0][0].dtype.kind == 'f'
-  rows = [
-    [original, *map(pictures.stretched, versions)]
-    if stretches
-    else [original, *versions]
-    for original, versions in zip(found.originals, found.versions)
-  ]
-  texts = [
-    [
-      f'{pictures.label_text(label, source.label_names)}\n#{index}',
-      *[''] * len(epochs),
-    ]
-    for label, index in zip(found.labels, found.indices)
-  ]
+  version = found.versions[0][0]
+  own = version.dtype.kind == 'f'
+  rows, texts = [], []
+  for original, versions, label, index in zip(*found):
+    if own:
+      versions = map(pictures.stretched, versions)
+    rows.append([original, *versions])
+    name = pictures.label_text(label, source.label_names)
+    texts.append([f'{name}\n#{index}', *[''] * len(epochs)])
   picture = pictures.grid(
     rows,
     texts,
-    title='\n'.join([_card(), source.name, _transform(run.config, 'train')]),
-    caption='Float images: each is scaled to its own range.'
-    if stretches
-    else '',
+    title=_title(run, source.name, 'train'),
+    caption=_OWN if own else '',
     headings=['original', *(f'epoch {e}' for e in epochs)],
   )
-  version = found.versions[0][0]
   return picture, (
     f'{len(rows)} examples of {source.name} in epochs '
-    f'{", ".join(map(str, epochs))}: {version.dtype} {list(version.shape)}'
+    f'{", ".join(map(str, epochs))}: {_form(version)}'
   )
 
 
-def _card():
-  """The card as it was given, and the fields that were changed."""
+def _form(x):
+  return f'{x.dtype} {list(x.shape)}'
+
+
+def _title(run, where, split):
+  """The card, the fields that were changed, the batch, and its transform."""
   _, card = _cli.take_card(sys.argv[1:], CARD)
-  changed = [
-    a
-    for a in sys.argv[1:]
-    # The transform has a line of its own.
-    if re.match(r'--?config\.(?!dataset\.(train|eval)_transform)', a)
-  ]
-  return ' '.join([card, *changed])
-
-
-def _transform(config, split):
+  # The transform has a line of its own.
+  other = r'--?config\.(?!dataset\.(train|eval)_transform)'
+  changed = [a for a in sys.argv[1:] if re.match(other, a)]
   field = f'{split}_transform'
-  return f'{field}: {config.dataset[field] or "none"}'
-
-
-def _in_rows(items, columns):
-  return [items[i : i + columns] for i in range(0, len(items), columns)]
+  transform = run.config.dataset[field] or 'none'
+  return f'{" ".join([card, *changed])}\n{where}\n{field}: {transform}'
 
 
 if __name__ == '__main__':

@@ -59,10 +59,10 @@ _cli.define_data_dir()
 _OUT = flags.DEFINE_string(
   'out', None, 'Write the weights of the run: .pth, .pt or .safetensors.'
 )
-_STEP = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'step', None, 'With --out: which checkpoint; by default the newest.'
 )
-_WEIGHTS = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'weights',
   'raw',
   ['raw', 'ema'],
@@ -73,11 +73,8 @@ _EXPORTS = ('step', 'weights')
 
 
 def main():
-  if _WORKDIR.value is None:
-    raise _cli.UsageError(
-      '--workdir is needed: the run to make, with --file, or to export, '
-      'with --out'
-    )
+  what = 'the run to make, with --file, or to export, with --out'
+  _cli.needed('workdir', what)
   if (_FILE.value is None) == (_OUT.value is None):
     raise _cli.UsageError('expected --file, to import, or --out, to export')
   others, needed = (_IMPORTS, _FILE) if _OUT.value else (_EXPORTS, _OUT)
@@ -90,20 +87,11 @@ def main():
   from maxsup_jax.tasks import torch_runs
 
   if _OUT.value:
-    print(
-      torch_runs.export_weights(
-        _WORKDIR.value, _OUT.value, step=_STEP.value, weights=_WEIGHTS.value
-      )
-    )
+    given = _cli.values(*_EXPORTS)
+    print(torch_runs.export_weights(_WORKDIR.value, _OUT.value, **given))
     return 0
-  print(
-    torch_runs.import_weights(
-      flags.FLAGS.config,
-      _WORKDIR.value,
-      _FILE.value,
-      **{name: flags.FLAGS[name].value for name in _IMPORTS},
-    )
-  )
+  given, card = _cli.values(*_IMPORTS), flags.FLAGS.config
+  print(torch_runs.import_weights(card, _WORKDIR.value, _FILE.value, **given))
   return 0
 
 

@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from experiments import _cli, _compilation, _processes
+from experiments import _cli, _processes
 
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -21,7 +21,7 @@ _WORKDIR = flags.DEFINE_string(
   'resumed. By default a directory under runs/, named after the config.',
 )
 _cli.define_data_dir()
-flags.declare_key_flag('compilation_cache')
+_cli.define_compilation_cache()
 
 
 def main():
@@ -43,7 +43,7 @@ def main():
   if not workdir.has_checkpoints:
     # Before anything is written.
     run.check_first_state()
-  _compilation.keep_compiled(workdir.path)
+  _cli.keep_compiled(workdir.path)
   try:
     records = loop.train(run, workdir, began=_cli.BEGAN)
   except loop.Stopped as e:

@@ -43,17 +43,15 @@ _DIM = flags.DEFINE_integer(
 flags.DEFINE_float('lambda_w', 1e-3, 'Penalty of the weights.')
 flags.DEFINE_float('lambda_h', 1e-3, 'Penalty of the features.')
 flags.DEFINE_float('lambda_b', 1e-3, 'Penalty of the bias.')
-_ALPHAS = flags.DEFINE_list(
+flags.DEFINE_list(
   'alphas', ['0', '0.05', '0.1', '0.2'], 'Strengths of LS and MaxSup.'
 )
 _OBJECTIVES = flags.DEFINE_list(
   'objectives', ['ce', 'ls', 'maxsup'], 'Some of ce, ls, maxsup.'
 )
-_STEPS = flags.DEFINE_integer(
-  'steps', 4000, 'Steps of gradient descent.', lower_bound=1
-)
-_LR = flags.DEFINE_float('lr', 1.0, 'Its learning rate.')
-_SEEDS = flags.DEFINE_list(
+flags.DEFINE_integer('steps', 4000, 'Steps of gradient descent.', lower_bound=1)
+flags.DEFINE_float('lr', 1.0, 'Its learning rate.')
+flags.DEFINE_list(
   'seeds', ['0', '1', '2', '3', '4'], 'Seeds of the random starts.'
 )
 _INIT_SCALE = flags.DEFINE_float(
@@ -67,10 +65,8 @@ KIND = 'study of unconstrained features'
 
 
 def main():
-  if not _OUT.value:
-    raise _cli.UsageError('--out is needed: the directory for all files')
-  alphas = _numbers('alphas', _ALPHAS.value, float)
-  seeds = _numbers('seeds', _SEEDS.value, int)
+  _cli.needed('out', 'the directory for all files')
+  alphas, seeds = _numbers('alphas', float), _numbers('seeds', int)
   import tqdm
 
   from maxsup_jax.reports import unconstrained as figures
@@ -78,18 +74,11 @@ def main():
   from maxsup_jax.studies import unconstrained as study
   from maxsup_jax.training.provenance import provenance
 
-  settings = {
-    name: flags.FLAGS[name].value
-    for name in (
-      'num_classes',
-      'per_class',
-      'dim',
-      'lambda_w',
-      'lambda_h',
-      'lambda_b',
-    )
-  }
-  descent = study.Descent(_STEPS.value, _LR.value, seeds, _INIT_SCALE.value)
+  settings = _cli.values(
+    *('num_classes', 'per_class', 'dim', 'lambda_w', 'lambda_h', 'lambda_b')
+  )
+  steps = _cli.values('steps', 'lr')
+  descent = study.Descent(**steps, seeds=seeds, init_scale=_INIT_SCALE.value)
   problems = study.make_problems(_OBJECTIVES.value, alphas, **settings)
   out = Directory(_OUT.value, KIND, overwrite=_OVERWRITE.value)
   started = provenance()
@@ -102,8 +91,7 @@ def main():
     'settings': {
       **settings,
       'epsilon': problems[0].epsilon,
-      'steps': _STEPS.value,
-      'lr': _LR.value,
+      **steps,
       'init_scale': _INIT_SCALE.value or _DIM.value**-0.5,
       'seeds': seeds,
       'conventions': 'NC1 with 1/K; NC3 not squared; class means centred',
@@ -120,66 +108,47 @@ def main():
   print('\nwritten: ' + ', '.join(map(str, written)))
 
 
-def _numbers(flag, texts, kind):
+def _numbers(flag, kind):
   """The values of a list flag, without repetitions."""
-  values = []
-  for text in texts:
-    try:
-      values.append(kind(text))
-    except ValueError:
-      raise _cli.UsageError(
-        f'--{flag} has {text!r}; expected comma-separated {kind.__name__}s'
-      ) from None
+  values = list(dict.fromkeys(_cli.numbers(flag, kind)))
   if not values:
     raise _cli.UsageError(f'--{flag} is empty')
-  return list(dict.fromkeys(values))
-
-
-def _title(objective, alpha):
-  name = {'ce': 'CE', 'ls': 'LS', 'maxsup': 'MaxSup'}[objective]
-  return name if objective == 'ce' else f'{name} {alpha:g}'
+  return values
 
 
 def _print(records):
   """Prints the closed form, and means over the seeds of what is recorded."""
-  from maxsup_jax.studies import unconstrained as study
-
-  rows = []
+  found = {name: [] for name in ('minimiser', 'steps to', 'NC2 when')}
   for record in records:
     best, conditions = record['closed_form'], record['condition_numbers']
-    rows.append(
-      [
-        f'{best["margin"]:.4f}',
-        f'{best["probability"]:.4f}',
-        f'{best["weight_norm"]:.4f}',
-        f'{best["feature_norm"]:.4f}',
-        f'{conditions["data"]:.4f}' if conditions else '-',
-        f'{record["solver"]["gap"]["value"]:.0e}',
-      ]
-    )
-  names = ('beta', 'p', '|w|', '|h|', 'kappa (a)', 'L-BFGS gap')
-  _print_table('minimiser', names, records, rows)
-  names = [f'{m.upper()}<{t:g}' for m, t in study.THRESHOLDS]
-  rows = [
-    [_mean_and_range(v, '.0f') for v in record['steps'].values()]
-    for record in records
-  ]
-  _print_table('steps to', names, records, rows)
-  names = [f'NC1={level:g}' for level in study.NC1_LEVELS]
-  rows = [
-    [_mean_and_range(v, '.3f') for v in record['nc2_at_nc1'].values()]
-    for record in records
-  ]
-  _print_table('NC2 when', names, records, rows)
+    name = {'ce': 'CE', 'ls': 'LS', 'maxsup': 'MaxSup'}[record['objective']]
+    name += f' {record["alpha"]:g}' if record['alpha'] else ''
+    cells = {
+      'beta': f'{best["margin"]:.4f}',
+      'p': f'{best["probability"]:.4f}',
+      '|w|': f'{best["weight_norm"]:.4f}',
+      '|h|': f'{best["feature_norm"]:.4f}',
+      'kappa (a)': f'{conditions["data"]:.4f}' if conditions else '-',
+      'L-BFGS gap': f'{record["solver"]["gap"]["value"]:.0e}',
+    }
+    steps = {
+      n.upper(): _mean_and_range(v, '.0f') for n, v in record['steps'].items()
+    }
+    levels = {
+      f'NC1={level}': _mean_and_range(v, '.3f')
+      for level, v in record['nc2_at_nc1'].items()
+    }
+    for title, row in zip(found, (cells, steps, levels)):
+      rows = found[title]
+      if not rows:
+        rows.append([title, *row])
+      rows.append([name, *row.values()])
+  for rows in found.values():
+    width = 2 + max(len(cell) for row in rows for cell in row[1:])
+    print()
+    for first, *row in rows:
+      print(f'{first:<12}' + ''.join(f'{cell:>{width}}' for cell in row))
   print('\nmean over the seeds, and range; - where a seed does not reach it')
-
-
-def _print_table(title, names, records, rows):
-  width = 2 + max(len(cell) for row in [names, *rows] for cell in row)
-  print(f'\n{title:<12}' + ''.join(f'{name:>{width}}' for name in names))
-  for record, row in zip(records, rows):
-    name = _title(record['objective'], record['alpha'])
-    print(f'{name:<12}' + ''.join(f'{cell:>{width}}' for cell in row))
 
 
 def _mean_and_range(values, form):

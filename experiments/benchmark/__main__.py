@@ -3,19 +3,18 @@
   python -m experiments.benchmark
   python -m experiments.benchmark --suite=losses --target=tpu
 
-Every round takes some steps of each, in an order that changes from round to
-round, so that a drift of the machine hits all alike; ratios are those of the
-same round. Nothing is timed before it was found to compute the same as what it
-is compared with. The suites:
+Every round takes some steps of each, in an order that changes, so that a drift
+of the machine hits all alike; ratios are those of the same round. Nothing is
+timed before it was found to compute the same as what it is compared with.
 
   step         the training step with cross-entropy, label smoothing and MaxSup,
                on all devices, on synthetic images that lie there already.
   train        the step of ResNet-50 and DeiT-S beside the same in PyTorch,
                plain, channels_last and through torch.compile.
-  losses       value and gradient of each loss against optax's cross-entropy,
-               the loss as one would write it with optax, and PyTorch. With
-               --target=tpu they are compiled for a TPU v5e on a machine without
-               one, and not timed; that needs `pip install libtpu`.
+  losses       value and gradient of each loss against optax's cross-entropy and
+               PyTorch. With --target=tpu they are compiled for a TPU v5e on a
+               machine without one, and not timed; that needs `pip install
+               libtpu`.
   diagnostics  the tables of a report, the bootstrap and neural collapse.
   pipeline     images/s from JPEG files to batches, beside PIL.
   start        from the command of a run to its first step, without and with the
@@ -23,17 +22,18 @@ is compared with. The suites:
 """
 
 import importlib
+import importlib.util
 import os
+import re
 
 from absl import flags
 
 from experiments import _cli, _processes
 from maxsup_jax import files
-from maxsup_jax.errors import one_of
+from maxsup_jax.errors import UsageError, one_of
 
 # The flags of each. The module of that name has `measure`, which takes them and
-# gives the sections `settings` and `results` of the record, and `describe`,
-# which gives a record as lines.
+# gives the sections `settings` and `results` of the record.
 SUITES = {
   'step': ('model', 'batch_size', 'rounds'),
   'train': ('model', 'batch_size', 'rounds'),
@@ -62,12 +62,10 @@ flags.DEFINE_integer('rounds', None, 'How often all take turns.', 2)
 
 def _given(suite):
   """The values of the flags of a suite; refuses those of others."""
-  for flag in sorted({flag for names in SUITES.values() for flag in names}):
-    owners = [name for name, names in SUITES.items() if flag in names]
-    if suite not in owners and flags.FLAGS[flag].present:
-      raise _cli.UsageError(
-        f'--{flag} belongs to --suite={" or ".join(owners)}'
-      )
+  for owner, names in SUITES.items():
+    for name in set(names) - set(SUITES[suite]):
+      if flags.FLAGS[name].present:
+        raise UsageError(f'--{name} belongs to --suite={owner}')
   return {name: flags.FLAGS[name].value for name in SUITES[suite]}
 
 
@@ -82,8 +80,10 @@ def main():
     from experiments.benchmark import tpu
 
     tpu.prepare('--target=tpu')
-  # Else JAX would take most of a GPU's memory, and PyTorch needs some.
   if suite == 'train':
+    if importlib.util.find_spec('torch') is None:
+      raise UsageError('--suite=train needs PyTorch, which is not installed')
+    # Else JAX would take most of a GPU's memory, and PyTorch needs some.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   started = report.started(suite)
   _processes.join_processes()
@@ -95,15 +95,17 @@ def main():
   try:
     # The runs of `start` need the devices: nothing before takes them.
     measured = module.measure(**given)
-  except jax.errors.JaxRuntimeError as e:
-    if 'RESOURCE_EXHAUSTED' not in str(e):
+  except RuntimeError as e:
+    # The words of JAX, and of PyTorch on GPUs and CPUs.
+    lack = 'RESOURCE_EXHAUSTED|out of memory|allocate memory'
+    if not re.search(lack, str(e)):
       raise
-    size = 'smaller --shapes' if 'shapes' in given else 'a smaller --batch_size'
-    raise _cli.UsageError(
-      f'the devices do not have enough memory; try {size}'
+    raise UsageError(
+      'the devices do not have enough memory; try smaller --shapes or '
+      '--batch_size'
     ) from e
   if jax.process_index() == 0:
-    report.publish(started, measured, module.describe, out)
+    report.publish(started, measured, out)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """What XLA and the devices say of a program, and what a device can do."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -28,15 +29,12 @@ class _Device(NamedTuple):
 # (docs.jax.dev/en/latest/201/precision.html). Partitions of a device (MIG) have
 # names of their own.
 _DEVICES = {
-  # NVIDIA A100 Tensor Core GPU datasheet.
+  # NVIDIA's datasheets of A100, H100 and H200; only memories differ.
   'NVIDIA A100-SXM4-40GB': _Device(312.0, 156.0, 1555.0),
   'NVIDIA A100-SXM4-80GB': _Device(312.0, 156.0, 2039.0),
-  'NVIDIA A100-PCIE-40GB': _Device(312.0, 156.0, 1555.0),
   'NVIDIA A100 80GB PCIe': _Device(312.0, 156.0, 1935.0),
-  # NVIDIA H100 Tensor Core GPU Architecture (white paper), SXM5 and PCIe.
   'NVIDIA H100 80GB HBM3': _Device(989.4, 494.7, 3350.0),
   'NVIDIA H100 PCIe': _Device(756.0, 378.0, 2000.0),
-  # NVIDIA H200 Tensor Core GPU datasheet, SXM; only its memory differs.
   'NVIDIA H200': _Device(989.4, 494.7, 4800.0),
   # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, per chip, which is one device.
   # Two names each, as in jax's own jax/_src/pallas/mosaic/tpu_info.py.
@@ -70,34 +68,24 @@ def compile_step(
   """Compiles a training step, `mapped` over the devices.
 
   State and batch are as on the devices, with their axis in front, or shapes.
-
-  Returns:
-    The program, None where memory is missing, and a part of a record.
+  The program is None where memory is missing; the rest is a part of a record.
   """
   lowered = mapped.lower(state, batch)
-  start = time.perf_counter()
-  program, lacks = compile_or_lack(lowered.compile)
-  seconds = time.perf_counter() - start
-  return program, {
-    'compile_seconds': seconds,
-    'fits': program is not None,
-    'lacks': lacks,
-    'flops_per_device': {'as_written': flops_as_written(step, state, batch)},
-    'bytes_accessed_per_device': (
-      program and counted(program, 'bytes accessed')
-    ),
-    'memory_bytes_per_device': program and memory(program),
-  }
-
-
-def compile_or_lack(compile: Callable[[], Any]) -> tuple[Any, str | None]:
-  """Gives the program and None; or None and what is said of the memory."""
+  program, lacks, start = None, None, time.perf_counter()
   try:
-    return compile(), None
+    program = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    return None, one_line(error)[:500]
+    lacks = one_line(error)[:500]
+  return program, {
+    'compile_seconds': time.perf_counter() - start,
+    'fits': program is not None,
+    'lacks': lacks,
+    'flops_per_device': {'as_written': flops_as_written(step, state, batch)},
+    'bytes_accessed_per_device': program and counted(program),
+    'memory_bytes_per_device': program and memory(program),
+  }
 
 
 def flops_as_written(step: Callable, state: Any, batch: Any) -> float | None:
@@ -116,25 +104,25 @@ def flops_as_written(step: Callable, state: Any, batch: Any) -> float | None:
     return counted(Devices([cpu]).map(step).lower(*one_device), 'flops')
 
 
-def counted(program: Any, name: str) -> float | None:
+def counted(program: Any, name: str = 'bytes accessed') -> float | None:
   """XLA's count for a lowered or compiled program, on one device."""
   count = (program.cost_analysis() or {}).get(name, 0)
   return float(count) if count > 0 else None  # -1 stands for unknown
 
 
 def memory(compiled: Any) -> dict[str, int] | None:
-  """The bytes that a compiled program needs on each device, by purpose."""
+  """The bytes that a compiled program needs on each device, by purpose.
+
+  Aliased are outputs that take the place of donated arguments.
+  """
   stats = compiled.memory_analysis()
   if stats is None:
     return None
-  parts = {
-    'arguments': stats.argument_size_in_bytes,
-    'temporaries': stats.temp_size_in_bytes,
-    'outputs': stats.output_size_in_bytes,
-    # Outputs that take the place of donated arguments.
-    'aliased': stats.alias_size_in_bytes,
-  }
-  return {**parts, 'total': sum(parts.values()) - 2 * parts['aliased']}
+  names = ('argument', 'temp', 'output', 'alias')
+  found = [getattr(stats, f'{name}_size_in_bytes') for name in names]
+  purposes = ('arguments', 'temporaries', 'outputs', 'aliased')
+  total = sum(found) - 2 * found[-1]
+  return {**dict(zip(purposes, found)), 'total': total}
 
 
 def bound(
@@ -165,22 +153,31 @@ def bound(
   }
 
 
+def find_torch(device: jax.Device) -> tuple[Any, str | None]:
+  """PyTorch, with a thread a core; or None and why it takes no part."""
+  try:
+    torch = importlib.import_module('torch')
+  except ModuleNotFoundError:
+    return None, 'PyTorch is not installed'
+  if device.platform == 'gpu' and not torch.cuda.is_available():
+    return None, f'PyTorch {torch.__version__} sees no GPU'
+  if device.platform not in ('cpu', 'gpu'):
+    return None, f'PyTorch does not run on {device.device_kind}'
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  return torch, None
+
+
 def hardware() -> dict[str, Any]:
   """On what this program runs, for its record."""
+  path = pathlib.Path('/proc/cpuinfo')  # Of Linux.
+  text = path.read_text() if path.exists() else ''
+  found = re.search(r'^model name\s*: (.*)$', text, re.MULTILINE)
   return {
     'platform': jax.default_backend(),
     'platform_version': jax.extend.backend.get_backend().platform_version,
     'device_kind': jax.devices()[0].device_kind,
     'device_count': jax.device_count(),
     'process_count': jax.process_count(),
-    'host_cpu': _host_cpu(),
+    'host_cpu': found and found[1].strip(),
     'host_cpu_count': os.cpu_count(),
   }
-
-
-def _host_cpu() -> str | None:
-  """The name of the host's processor, where Linux tells it."""
-  path = pathlib.Path('/proc/cpuinfo')
-  text = path.read_text() if path.exists() else ''
-  found = re.search(r'^model name\s*: (.*)$', text, re.MULTILINE)
-  return found and found[1].strip()

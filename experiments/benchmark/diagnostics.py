@@ -1,34 +1,23 @@
 """The suite `diagnostics`: the measurements of `maxsup_jax.diagnostics`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark import report, timing
-from maxsup_jax.diagnostics import (
-  bootstrap,
-  calibration,
-  neural_collapse,
-  selective,
-)
+from experiments.benchmark import timing
+from maxsup_jax.diagnostics import bootstrap as boot
+from maxsup_jax.diagnostics import calibration, neural_collapse, selective
+
+_SIZES = {'examples': 50_000, 'classes': 1000, 'resamples': 1000}
+_SIZES |= {'features': 2048, 'batch_size': 4096, 'rounds': 5}
 
 
-def measure(rounds: int | None = None, **given: int) -> dict[str, Any]:
+def measure(**given: int | None) -> dict[str, Any]:
   """Times everything, in turns."""
-  s = timing.filled(
-    {
-      'examples': 50_000,
-      'classes': 1000,
-      'features': 2048,
-      'batch_size': 4096,
-      'resamples': 1000,
-      'rounds': rounds or 5,
-    },
-    given,
-  )
+  s = timing.filled(_SIZES, given)
   timers = {**_host_timers(s), **_collapse_timers(s)}
   seconds = timing.time_in_turn(timers, s.rounds, 1)
   ratio = timing.ratios(
@@ -43,7 +32,7 @@ def measure(rounds: int | None = None, **given: int) -> dict[str, Any]:
   }
 
 
-def _host_timers(s):
+def _host_timers(s: Any) -> dict[str, Callable[[int], float]]:
   # A classifier that is right about three times in four.
   rng = np.random.default_rng(0)
   labels = rng.integers(0, s.classes, s.examples)
@@ -53,11 +42,8 @@ def _host_timers(s):
   ranking = selective.Ranking(selective.scores(logits)['msp'], errors)
 
   def resample():
-    bootstrap.bootstrap(
-      {'aurc': lambda w: selective.aurc(ranking.curve(w))},
-      s.examples,
-      resamples=s.resamples,
-    )
+    statistics = {'aurc': lambda w: selective.aurc(ranking.curve(w))}
+    boot.bootstrap(statistics, s.examples, resamples=s.resamples)
 
   return {
     'calibration': timing.timer(lambda: calibration_table(logits, labels)),
@@ -70,9 +56,8 @@ def calibration_table(logits: np.ndarray, labels: np.ndarray) -> None:
   """Every calibration error, and temperature scaling by both objectives."""
   per = calibration.per_example(logits, labels)
   for binning in ('equal_width', 'equal_mass'):
-    curve = calibration.reliability_curve(
-      per.confidence, per.correct, binning=binning
-    )
+    both = per.confidence, per.correct
+    curve = calibration.reliability_curve(*both, binning=binning)
     for norm in ('l1', 'l2', 'max'):
       calibration.calibration_error(curve, norm)
   calibration.classwise_calibration_error(logits, labels)
@@ -101,7 +86,7 @@ def selective_table(logits: np.ndarray, labels: np.ndarray) -> None:
   selective.max_logit_given_confidence(logits, labels)
 
 
-def _collapse_timers(s) -> dict[str, Callable[[int], float]]:
+def _collapse_timers(s: Any) -> dict[str, Callable[[int], float]]:
   """Updates of the accumulators, and the matrix products within them."""
   B, K, D = s.batch_size, s.classes, s.features
   keys = jax.random.split(jax.random.key(0), 2)
@@ -113,30 +98,21 @@ def _collapse_timers(s) -> dict[str, Callable[[int], float]]:
   between = jax.tree.map(jnp.asarray, between)
   within = neural_collapse.WithinClass.init(K)
   products = jax.jit(collapse_products)
-  functions = {
-    'second pass update': lambda: within.update(
-      between, features_BD, labels_B, predictions=labels_B
-    ),
-    'second pass products': lambda: products(features_BD, between),
-  }
+
+  def update():
+    return within.update(between, features_BD, labels_B, predictions=labels_B)
+
   return {
-    name: timing.timer(lambda f=f: jax.block_until_ready(f()))
-    for name, f in functions.items()
+    'second pass update': _blocking(update),
+    'second pass products': _blocking(lambda: products(features_BD, between)),
   }
+
+
+def _blocking(function: Callable[[], Any]) -> Callable[[int], float]:
+  return timing.timer(lambda: jax.block_until_ready(function()))
 
 
 def collapse_products(features_BD: jax.Array, between: Any) -> jax.Array:
   """The features in the span of the class means, and from there to each."""
   inside_BR = jnp.matmul(features_BD, between.basis, precision='highest')
   return jnp.matmul(inside_BR, between.coordinates.T, precision='highest')
-
-
-def describe(record: Mapping[str, Any]) -> list[str]:
-  """The record as text."""
-  results = record['results']
-  rows = {name: {'x': x} for name, x in results['seconds'].items()}
-  ratio = report.spread('.2f')(results['ratios']['second pass update'])
-  return [
-    *report.table(rows, (('seconds', 'x', report.spread('.3f')),)),
-    f'Neural collapse, second pass over its matrix products: {ratio}',
-  ]

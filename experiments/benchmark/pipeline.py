@@ -1,20 +1,29 @@
-"""The suite `pipeline`: from JPEG files to batches, beside PIL."""
+"""The suite `pipeline`: from JPEG files to batches, beside PIL.
+
+ImageNet cannot be downloaded here and now, so these are crops, hardly scaled,
+of three real photographs that scikit-learn and matplotlib bring along, written
+as JPEG with the sampling of colours and about the size of ImageNet's files.
+"""
 
 import concurrent.futures
 import contextlib
 import functools
+import io
 import itertools
 import os
 import pathlib
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
+import sklearn.datasets
+from PIL import Image
 
-from experiments.benchmark import photos, report, timing
+from experiments.benchmark import timing
 from maxsup_jax import data
 from maxsup_jax.data import _jpeg, _optional, _resampling
 from maxsup_jax.data._tfds_source import TfdsSource
@@ -23,44 +32,41 @@ from maxsup_jax.errors import UsageError
 
 _FASTER = ('simplejpeg', 'numba')
 _ALL_CORES = len(os.sched_getaffinity(0))
+# Width and height, and how many of a hundred have them.
+_SIZES = {(500, 375): 60, (500, 333): 15, (375, 500): 15}
+_SIZES |= {(333, 500): 5, (400, 300): 5}
 
 
-def measure(rounds: int | None = None, **given: int) -> dict[str, Any]:
+_SETTINGS = {'image_size': 224, 'batch_size': 64, 'photos': 384}
+_SETTINGS |= {'rounds': 9, 'steps_per_round': 3}
+
+
+def measure(**given: int | None) -> dict[str, Any]:
   """Times everything, side by side in turns, on made photographs."""
-  s = timing.filled(
-    {
-      'image_size': 224,
-      'batch_size': 64,
-      'rounds': rounds or 9,
-      'steps_per_round': 3,
-      'photos': 384,
-    },
-    given,
-  )
+  s = timing.filled(_SETTINGS, given)
   timing.say('making photographs')
-  files = photos.make_photos(s.photos)
+  photos, before = make_photos(s.photos), os.sched_getaffinity(0)
   with tempfile.TemporaryDirectory() as directory:
-    paths = photos.write_files(files, pathlib.Path(directory))
-    source = TfdsSource(
-      examples=photos.Files(paths),
-      name='photos',
-      image_key='image',
-      label_key='label',
-      num_classes=10,
-      label_names=None,
-      image_shape=None,
-      image_size=None,
-      channels=3,
-    )
+    paths = [pathlib.Path(directory, f'{i:06}.JPEG') for i in range(s.photos)]
+    for path, photo in zip(paths, photos):
+      path.write_bytes(photo)
+    unknown = dict.fromkeys(('label_names', 'image_shape', 'image_size'))
+    keys = {'image_key': 'image', 'label_key': 'label'}
+    counts = {'num_classes': 10, 'channels': 3}
+    files: Any = _Files(paths)
+    source = TfdsSource(files, name='photos', **keys, **counts, **unknown)
     check_pixels(s, source)
-    with _pinned():
+    # This thread, and those that it starts, on one processor.
+    os.sched_setaffinity(0, {max(before)})
+    try:
       results = {'per_core': _per_core(s, paths, source)}
+    finally:
+      os.sched_setaffinity(0, before)
     results['all_cores'] = _all_cores(s, paths, source)
   return {
     'settings': {
       **vars(s),
-      'photographs': photos.SOURCES,
-      'mean_bytes': float(np.mean([len(file) for file in files])),
+      'mean_bytes': float(np.mean([len(photo) for photo in photos])),
       'cpus': _ALL_CORES,
       'simplejpeg': _jpeg.usable() is not None,
       'numba': _resampling.usable() is not None,
@@ -69,22 +75,54 @@ def measure(rounds: int | None = None, **given: int) -> dict[str, Any]:
   }
 
 
-@contextlib.contextmanager
-def _pinned() -> Iterator[None]:
-  """Keeps this thread, and those that it starts, on one processor."""
-  before = os.sched_getaffinity(0)
-  os.sched_setaffinity(0, {max(before)})
-  try:
-    yield
-  finally:
-    os.sched_setaffinity(0, before)
+def make_photos(count: int) -> list[bytes]:
+  """The contents of so many JPEG files, always the same."""
+  originals = [
+    *map(Image.fromarray, sklearn.datasets.load_sample_images().images)
+  ]
+  path = pathlib.Path(matplotlib.get_data_path(), 'sample_data')
+  with Image.open(path / 'grace_hopper.jpg') as grace_hopper:
+    originals.append(grace_hopper.convert('RGB'))
+  rng = np.random.default_rng(0)
+  sizes = [size for size, share in _SIZES.items() for _ in range(share)]
+  photos = []
+  for _ in range(count):
+    width, height = sizes[rng.integers(len(sizes))]
+    large = [x for x in originals if x.width >= width and x.height >= height]
+    original = large[rng.integers(len(large))]
+    most = min(original.width / width, original.height / height)
+    scale = rng.uniform(1, most)
+    w, h = int(scale * width), int(scale * height)
+    left = int(rng.integers(original.width - w + 1))
+    top = int(rng.integers(original.height - h + 1))
+    photo = original.crop((left, top, left + w, top + h))
+    if rng.random() < 0.5:
+      photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # High, because these photographs have less detail than most.
+    file, quality = io.BytesIO(), int(rng.integers(97, 101))
+    photo = photo.resize((width, height), Image.Resampling.BICUBIC)
+    photo.save(file, 'JPEG', quality=quality, subsampling='4:2:0')
+    photos.append(file.getvalue())
+  return photos
+
+
+class _Files:
+  """Reads files one by one, as a dataset of tfds its records."""
+
+  def __init__(self, paths: Sequence[pathlib.Path]):
+    self._paths = paths
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {'image': self._paths[index].read_bytes(), 'label': index % 10}
 
 
 def pil(
-  paths: Sequence[str], size: int, batch_size: int, threads: int = 0
+  paths: Sequence[Any], size: int, batch_size: int, threads: int = 0
 ) -> Callable[[], np.ndarray]:
   """Mirrored random crops by PIL, in the steps of torchvision's transforms."""
-  from PIL import Image
 
   def load(path, rng):
     image = Image.open(path).convert('RGB')
@@ -95,9 +133,9 @@ def pil(
       image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image)
 
-  draw = random.Random(0)
+  draw, mapped = random.Random(0), map
   shuffled = (draw.sample(paths, len(paths)) for _ in itertools.count())
-  order, mapped = itertools.chain.from_iterable(shuffled), map
+  order = itertools.chain.from_iterable(shuffled)
   rngs = itertools.repeat(np.random.default_rng(0))
   if threads:  # They share a batch.
     rngs = map(np.random.default_rng, itertools.count())
@@ -119,9 +157,9 @@ def ours(s: Any, source: Any, **workers: int) -> Any:
   )
 
 
-def _without(packages, function, *args):
+def _without(packages: Sequence[str], stream: Any) -> Any:
   with _optional.without(*packages):
-    return function(*args)
+    return next(stream)
 
 
 def check_pixels(s: Any, source: Any) -> None:
@@ -129,7 +167,7 @@ def check_pixels(s: Any, source: Any) -> None:
   batches = []
   for packages in ((), _FASTER):
     with contextlib.closing(ours(s, source)) as stream:
-      batches.append(_without(packages, next, stream)['image'])
+      batches.append(_without(packages, stream)['image'])
   if not np.array_equal(*batches):
     raise UsageError(
       f'the pixels differ with and without {" and ".join(_FASTER)}; expected '
@@ -137,23 +175,20 @@ def check_pixels(s: Any, source: Any) -> None:
     )
 
 
-def _per_core(s, paths, source):
+def _per_core(s: Any, paths: Sequence[Any], source: Any) -> dict[str, Any]:
   with contextlib.closing(ours(s, source)) as stream:
     batches = {
       'pil': pil(paths, s.image_size, s.batch_size),
       'ours': functools.partial(next, stream),
     }
-    for package, missing in (
-      *((package, (package,)) for package in _FASTER),
-      ('either', _FASTER),
-    ):
-      batches[f'ours, without {package}'] = functools.partial(
-        _without, missing, next, stream
-      )
+    missing = {package: (package,) for package in _FASTER}
+    for name, packages in {**missing, 'either': _FASTER}.items():
+      without = functools.partial(_without, packages, stream)
+      batches[f'ours, without {name}'] = without
     return _compared(s, batches)
 
 
-def _all_cores(s, paths, source):
+def _all_cores(s: Any, paths: Sequence[Any], source: Any) -> dict[str, Any]:
   with (
     contextlib.closing(ours(s, source, num_threads=_ALL_CORES)) as threads,
     contextlib.closing(
@@ -169,25 +204,29 @@ def _all_cores(s, paths, source):
     return _compared(s, batches, time.perf_counter, skip=8 * _ALL_CORES)
 
 
-def _compared(s, batches, clock=time.process_time, skip=0):
+def _compared(
+  s: Any,
+  batches: Mapping[str, Callable[[], Any]],
+  clock: Callable[[], float] = time.process_time,
+  skip: int = 0,
+) -> dict[str, Any]:
   """Times batches in turn, each time after `skip` that are not timed.
 
   On one core what counts is the processor's time, so that what else runs on it
   takes no part.
   """
 
-  def timer(name, next_batch):
-    timed = timing.timer(next_batch, clock=clock)
-
+  def timer(name):
     def seconds_per_image(count):
       for _ in range(0 if name == 'pil' else skip):
-        next_batch()
-      return timed(count) / s.batch_size
+        batches[name]()
+      return timing.timer(batches[name], clock=clock)(count) / s.batch_size
 
     return seconds_per_image
 
-  timers = {name: timer(name, x) for name, x in batches.items()}
-  seconds = timing.time_in_turn(timers, s.rounds, s.steps_per_round)
+  seconds = timing.time_in_turn(
+    {name: timer(name) for name in batches}, s.rounds, s.steps_per_round
+  )
   variants = {}
   for name, values in seconds.items():
     summary = timing.summary(values)
@@ -197,16 +236,3 @@ def _compared(s, batches, clock=time.process_time, skip=0):
       'speedup': timing.ratios(seconds['pil'], values),
     }
   return {'variants': variants}
-
-
-def describe(record: Mapping[str, Any]) -> list[str]:
-  """A table for each part, and what they mean."""
-  lines = []
-  columns = (
-    ('images/s', 'images_per_second', ',.0f'),
-    ('x PIL', 'speedup', report.spread('.2f')),
-  )
-  for part, found in record['results'].items():
-    title = part.replace('_', ' ')
-    lines += [*report.table(found['variants'], columns, title=title), '']
-  return [*lines, 'One core: processor time. All cores: time on the clock.']

@@ -7,10 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from experiments.benchmark import report, timing
+from experiments.benchmark import timing
 from maxsup_jax.errors import UsageError
 
 # One step, as soon as can be.
@@ -19,13 +18,13 @@ _ONE_STEP = (
   '--config.schedule.milestones=()',
   '--config.duration=1 steps',
 )
-_FIRST_STEP = re.compile(
+_FIRST_STEP = (
   r'first step after ([\d.]+) s; (\d+) programs compiled, (\d+) read'
 )
 
 
 def measure(
-  rounds: int | None = None, card: str = 'configs/digits.py'
+  rounds: int | None, card: str = 'configs/digits.py'
 ) -> dict[str, Any]:
   """Starts a run with nothing kept, and one that finds its programs kept.
 
@@ -57,7 +56,7 @@ def _round(card, directory):
   measured = [time.perf_counter() - began]
   for name in ('cold', 'warm'):
     log = _run(card, f'--workdir={directory / name}', *_ONE_STEP, success=0)
-    seconds, compiled, read = _FIRST_STEP.search(log).groups()
+    seconds, compiled, read = re.search(_FIRST_STEP, log).groups()
     measured.append((float(seconds), int(compiled), int(read)))
   return measured
 
@@ -72,16 +71,3 @@ def _run(card, *arguments, success):
   if done.returncode != success:
     raise UsageError(f'{card} cannot be run: {done.stderr.strip()[-300:]}')
   return done.stderr
-
-
-def describe(record: Mapping[str, Any]) -> list[str]:
-  """The record as text."""
-  results = record['results']
-  rows = {'train --help': {'first_step_seconds': results['help_seconds']}}
-  rows |= {f'first step, {name}': results[name] for name in ('cold', 'warm')}
-  columns = (
-    ('seconds', 'first_step_seconds', report.spread('.2f')),
-    ('compiled', 'programs_compiled', lambda x: str(max(x))),
-    ('read', 'programs_read', lambda x: str(max(x))),
-  )
-  return report.table(rows, columns)

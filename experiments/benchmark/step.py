@@ -1,25 +1,18 @@
 """The suite `step`: the training step of each objective, side by side."""
 
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.benchmark import costs, report, timing
+from experiments.benchmark import costs, timing
 from maxsup_jax import data, models, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training.parallel import Devices
 
-OBJECTIVES = {
-  'ce': {'name': 'ce'},
-  'ls': {'name': 'ls', 'alpha': 0.1},
-  'maxsup': {'name': 'maxsup', 'alpha': 0.1},
-}
-
-# Of smaller images the stem for ImageNet and the stages leave next to nothing.
-_SMALLEST_FOR_IMAGENET_STEM = 64
+OBJECTIVES = {n: {'name': n, 'alpha': 0.1} for n in ('ls', 'maxsup')}
+OBJECTIVES = {'ce': {'name': 'ce'}, **OBJECTIVES}
 
 
 def measure(**given: Any) -> dict[str, Any]:
@@ -41,8 +34,10 @@ def measure(**given: Any) -> dict[str, Any]:
   )
   entry = models.MODELS.get(s.model)
   if entry and 'stem' in entry.options:
-    small = s.image_size < _SMALLEST_FOR_IMAGENET_STEM
-    s.model_options = {'stem': 'cifar' if small else entry.options['stem']}
+    # Of small images the stem for ImageNet leaves next to nothing.
+    small = s.image_size < 64
+    stem = 'cifar' if small else entry.options['stem']
+    s.model_options = {'stem': stem, **s.model_options}
   runners, first = {}, {}
   for name, objective in OBJECTIVES.items():
     timing.say(f'compiling the step of {name}')
@@ -66,12 +61,9 @@ def measure(**given: Any) -> dict[str, Any]:
 
 
 def timed(
-  seconds: list[float],
-  batch_size: int,
-  program: Mapping[str, Any],  # Of `costs.compile_step`.
-  peak: float | None,
+  seconds: list[float], batch_size: int, program: Any, peak: float | None
 ) -> dict[str, Any]:
-  """What follows from the times of a step, and from its program's costs."""
+  """What follows from the times of a step and its `costs.compile_step`."""
   step = timing.summary(seconds)
   flops = program['flops_per_device']['as_written']
   rate = flops and flops / step['median']
@@ -84,14 +76,11 @@ def timed(
 
 def synthetic_run(s: Any, devices: Devices, **sections: Any) -> Any:
   """A run on a batch of noise, as the trainer builds it."""
-  rng = np.random.default_rng(0)
+  rng, K = np.random.default_rng(0), s.num_classes
   shape = (s.batch_size, s.image_size, s.image_size, 3)
-  source = data.ArraySource(
-    rng.integers(0, 256, shape, dtype=np.uint8),
-    rng.integers(0, s.num_classes, s.batch_size, dtype=np.int32),
-    s.num_classes,
-    name='noise',
-  )
+  images = rng.integers(0, 256, shape, dtype=np.uint8)
+  labels = rng.integers(0, K, s.batch_size, dtype=np.int32)
+  source = data.ArraySource(images, labels, K, name='noise')
   config = {
     'batch_size': s.batch_size,
     'duration': '100000 steps',
@@ -117,14 +106,10 @@ class Runner:
     self.state = run.devices.replicate(self.first_state)
     # Called as the trainer calls it; JAX finds what is compiled below.
     self._mapped = run.devices.map(step, donate=True)
-    program, self.costs = costs.compile_step(
-      step, self._mapped, self.state, self._shards
-    )
+    arguments = self.state, self._shards
+    program, self.costs = costs.compile_step(step, self._mapped, *arguments)
     if program is None:
-      raise UsageError(
-        'the devices do not have enough memory; try a smaller --batch_size: '
-        + self.costs['lacks']
-      )
+      raise UsageError(f'{self.costs["lacks"]}; try a smaller --batch_size')
 
   def first_step(self) -> dict[str, float]:
     """Takes a step; gives its mean cross-entropy and mean objective."""
@@ -134,35 +119,11 @@ class Runner:
 
   def seconds_per_step(self, count: int) -> float:
     """Takes steps in a row, and waits until the last is done."""
-    return timing.timer(
-      self._take, lambda: jax.block_until_ready((self.state, self._sums))
-    )(count)
 
-  def _take(self):
+    def wait():
+      jax.block_until_ready((self.state, self._sums))
+
+    return timing.timer(self._take, wait)(count)
+
+  def _take(self) -> None:
     self.state, self._sums = self._mapped(self.state, self._shards)
-
-
-STEP_COLUMNS: tuple[report.Column, ...] = (
-  ('step, ms (quartiles)', 'step_seconds', report.spread('.1f', 1e3)),
-  ('images/s', 'images_per_second', ',.1f'),
-  ('share of the peak', 'share_of_peak', '.1%'),
-)
-PROGRAM_COLUMNS: tuple[report.Column, ...] = (
-  ('FLOPs as written', 'flops_per_device.as_written', 'FLOP'),
-  ('accessed', 'bytes_accessed_per_device', 'B'),
-  ('memory', 'memory_bytes_per_device.total', 'B'),
-  ('compiling, s', 'compile_seconds', '.1f'),
-)
-
-
-def describe(record: Mapping[str, Any]) -> list[str]:
-  """A table, and what it means."""
-  s = record['settings']
-  ratio = 'ratio to CE', 'ratio_to_ce', report.spread('.3f')
-  columns = (ratio, *STEP_COLUMNS, *PROGRAM_COLUMNS)
-  title = f'{s["model"]}, {s["dtype"]}'
-  objectives = record['results']['objectives']
-  return [
-    *report.table(objectives, columns, title=title, across=True),
-    f'Steps of {s["batch_size"]} images; FLOPs, bytes: of one device.',
-  ]

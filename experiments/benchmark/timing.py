@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 
-# So many things have 24 orders, which some rounds can go through.
-_FEW = 4
-
 
 def timer(
   step: Callable[[], Any],
@@ -41,19 +38,18 @@ def time_in_turn(
   """Times several things round by round, in an order that keeps changing.
 
   Nothing always runs first, or always after another. One more round goes
-  before, for clocks and caches to settle.
-
-  Returns:
-    The seconds of a step of each, a number a round.
+  before, for clocks and caches to settle. Gives the seconds of a step of each,
+  a number a round.
   """
   draw, names = random.Random(0), list(timers)
   cycle = itertools.cycle(itertools.permutations(names))
-  seconds = {name: [] for name in names}
+  seconds: dict[Any, list[float]] = {name: [] for name in names}
   for run in timers.values():
     run(count)
   for i in range(rounds):
     say(f'round {i + 1} of {rounds}')
-    few = len(names) <= _FEW
+    # Four have 24 orders, which some rounds can go through.
+    few = len(names) <= 4
     for name in next(cycle) if few else draw.sample(names, len(names)):
       seconds[name].append(timers[name](count))
   return seconds
@@ -71,8 +67,7 @@ def ratios(
 ) -> dict[str, Any]:
   """How many times as long as the baseline, round by round, summarized.
 
-  The median of the ratios, not the ratio of the medians: what slows a whole
-  round down cancels out.
+  What slows a whole round down cancels out.
   """
   return summary([a / b for a, b in zip(seconds, baseline, strict=True)])
 

@@ -6,6 +6,7 @@ All take images [B, 3, H, W] and give logits [B, K].
 """
 
 import functools
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -19,29 +20,27 @@ class BlurPoolConv2d(nn.Module):
   def __init__(self, conv: nn.Conv2d):
     super().__init__()
     row = torch.tensor([1.0, 2.0, 1.0])
-    kernel = torch.outer(row, row) / 16
-    self.register_buffer(
-      'blur_filter', kernel.repeat(conv.in_channels, 1, 1, 1)
-    )
+    kernel = (torch.outer(row, row) / 16).repeat(conv.in_channels, 1, 1, 1)
+    self.register_buffer('blur_filter', kernel)
     self.conv = conv
 
   def forward(self, x: Tensor) -> Tensor:
-    return self.conv(
-      functional.conv2d(x, self.blur_filter, padding=1, groups=x.shape[1])
-    )
+    blur: Any = self.blur_filter
+    return self.conv(functional.conv2d(x, blur, padding=1, groups=x.shape[1]))
 
 
 def insert_blur_pool(module: nn.Module) -> None:
   """Wraps every strided convolution with at least 16 input channels."""
   for name, child in module.named_children():
-    if isinstance(child, nn.Conv2d):
-      if max(child.stride) > 1 and child.in_channels >= 16:
-        setattr(module, name, BlurPoolConv2d(child))
-    else:
+    if not isinstance(child, nn.Conv2d):
       insert_blur_pool(child)
+    elif max(child.stride) > 1 and child.in_channels >= 16:
+      setattr(module, name, BlurPoolConv2d(child))
 
 
-def _conv(c_in, c_out, size, stride=1, groups=1):
+def _conv(
+  c_in: int, c_out: int, size: int, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
   return nn.Conv2d(
     c_in, c_out, size, stride, padding=size // 2, groups=groups, bias=False
   )
@@ -50,28 +49,27 @@ def _conv(c_in, c_out, size, stride=1, groups=1):
 class _ResidualBlock(nn.Module):
   """Convolutions and a shortcut, which comes last in the state dict."""
 
+  expansion: int
+
   def __init__(self, c_in: int, stride: int, *layers: tuple[int, int, int]):
     super().__init__()
     c, self.depth = c_in, len(layers)
     for i, (c_out, size, step) in enumerate(layers, 1):
-      setattr(self, f'conv{i}', _conv(c, c_out, size, step))
-      setattr(self, f'bn{i}', nn.BatchNorm2d(c_out))
+      self.add_module(f'conv{i}', _conv(c, c_out, size, step))
+      self.add_module(f'bn{i}', nn.BatchNorm2d(c_out))
       c = c_out
-    self.relu = nn.ReLU(inplace=True)
     self.downsample = None
     if stride != 1 or c_in != c:
-      self.downsample = nn.Sequential(
-        _conv(c_in, c, 1, stride), nn.BatchNorm2d(c)
-      )
+      shortcut = _conv(c_in, c, 1, stride)
+      self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(c))
 
   def forward(self, x: Tensor) -> Tensor:
     y = x
     for i in range(1, self.depth + 1):
       y = getattr(self, f'bn{i}')(getattr(self, f'conv{i}')(y))
-      y = self.relu(y) if i < self.depth else y
-    return self.relu(
-      y.add_(x if self.downsample is None else self.downsample(x))
-    )
+      y = functional.relu(y, inplace=True) if i < self.depth else y
+    shortcut = x if self.downsample is None else self.downsample(x)
+    return functional.relu(y.add_(shortcut), inplace=True)
 
 
 class BasicBlock(_ResidualBlock):
@@ -99,7 +97,7 @@ class ResNet(nn.Module):
   def __init__(
     self,
     num_classes: int,
-    block: type[_ResidualBlock],
+    block: Any,
     stage_sizes: tuple[int, ...],
     width: int = 64,
     blur_pool: bool = False,
@@ -107,27 +105,24 @@ class ResNet(nn.Module):
     super().__init__()
     self.conv1 = _conv(3, width, 7, 2)
     self.bn1 = nn.BatchNorm2d(width)
-    self.relu = nn.ReLU(inplace=True)
     self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-    channels, self.stages = width, []
+    channels, self.stages = width, len(stage_sizes)
     for stage, size in enumerate(stage_sizes):
       blocks = []
       for i in range(size):
         stride = 2 if stage > 0 and i == 0 else 1
         blocks.append(block(channels, width * 2**stage, stride))
         channels = width * 2**stage * block.expansion
-      self.stages.append(f'layer{stage + 1}')
-      self.add_module(self.stages[-1], nn.Sequential(*blocks))
-    self.avgpool = nn.AdaptiveAvgPool2d(1)
+      self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
     self.fc = nn.Linear(channels, num_classes)
     if blur_pool:
       insert_blur_pool(self)
 
   def forward(self, x: Tensor) -> Tensor:
-    x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-    for name in self.stages:
-      x = getattr(self, name)(x)
-    return self.fc(torch.flatten(self.avgpool(x), 1))
+    x = self.maxpool(functional.relu(self.bn1(self.conv1(x)), inplace=True))
+    for stage in range(1, self.stages + 1):
+      x = getattr(self, f'layer{stage}')(x)
+    return self.fc(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 # Expansion, width, number of blocks and stride of each stage.
@@ -142,11 +137,9 @@ _MOBILE_STAGES = (
 )
 
 
-def _conv_block(c_in, c_out, size, stride=1, groups=1):
+def _conv_block(c_in: int, c_out: int, *conv: int) -> nn.Sequential:
   return nn.Sequential(
-    _conv(c_in, c_out, size, stride, groups),
-    nn.BatchNorm2d(c_out),
-    nn.ReLU6(inplace=True),
+    _conv(c_in, c_out, *conv), nn.BatchNorm2d(c_out), nn.ReLU6(inplace=True)
   )
 
 
@@ -159,7 +152,7 @@ class InvertedResidual(nn.Module):
     widen = [_conv_block(c_in, hidden, 1)] if expansion != 1 else []
     self.conv = nn.Sequential(
       *widen,
-      _conv_block(hidden, hidden, 3, stride, groups=hidden),
+      _conv_block(hidden, hidden, 3, stride, hidden),
       nn.Conv2d(hidden, c_out, 1, bias=False),
       nn.BatchNorm2d(c_out),
     )
@@ -176,15 +169,14 @@ class MobileNetV2(nn.Module):
     self, num_classes: int, dropout: float = 0.2, blur_pool: bool = False
   ):
     super().__init__()
-    layers, channels = [_conv_block(3, 32, 3, 2)], 32
+    layers: list[nn.Module] = [_conv_block(3, 32, 3, 2)]
+    channels = 32
     for expansion, width, size, stride in _MOBILE_STAGES:
       for i in range(size):
-        layers.append(
-          InvertedResidual(channels, width, stride if i == 0 else 1, expansion)
-        )
+        step = stride if i == 0 else 1
+        layers.append(InvertedResidual(channels, width, step, expansion))
         channels = width
-    layers.append(_conv_block(channels, 1280, 1))
-    self.features = nn.Sequential(*layers)
+    self.features = nn.Sequential(*layers, _conv_block(channels, 1280, 1))
     self.classifier = nn.Sequential(
       nn.Dropout(dropout), nn.Linear(1280, num_classes)
     )
@@ -193,17 +185,6 @@ class MobileNetV2(nn.Module):
 
   def forward(self, x: Tensor) -> Tensor:
     return self.classifier(self.features(x).mean((2, 3)))
-
-
-class PatchEmbed(nn.Module):
-  """Images [B, 3, H, W] to patches [B, N, D], row by row."""
-
-  def __init__(self, patch_size: int, dim: int):
-    super().__init__()
-    self.proj = nn.Conv2d(3, dim, patch_size, patch_size)
-
-  def forward(self, x: Tensor) -> Tensor:
-    return self.proj(x).flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -216,35 +197,22 @@ class Attention(nn.Module):
     self.proj = nn.Linear(dim, dim)
 
   def forward(self, x: Tensor) -> Tensor:
-    B, T, D = x.shape
-    qkv = self.qkv(x).view(B, T, 3, self.heads, D // self.heads)
+    qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     y = functional.scaled_dot_product_attention(query, key, value)
-    return self.proj(y.transpose(1, 2).reshape(B, T, D))
-
-
-class Mlp(nn.Module):
-  """Two layers with an exact GELU between them."""
-
-  def __init__(self, dim: int):
-    super().__init__()
-    self.fc1 = nn.Linear(dim, 4 * dim)
-    self.act = nn.GELU()
-    self.fc2 = nn.Linear(4 * dim, dim)
-
-  def forward(self, x: Tensor) -> Tensor:
-    return self.fc2(self.act(self.fc1(x)))
+    return self.proj(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-  """Pre-norm attention and MLP, each a residual branch."""
+  """Pre-norm attention and MLP with an exact GELU, each a residual branch."""
 
   def __init__(self, dim: int, heads: int):
     super().__init__()
+    fc1, fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
     self.norm1 = nn.LayerNorm(dim, eps=1e-6)
     self.attn = Attention(dim, heads)
     self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-    self.mlp = Mlp(dim)
+    self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2))
 
   def forward(self, x: Tensor) -> Tensor:
     x = x + self.attn(self.norm1(x))
@@ -265,29 +233,30 @@ class VisionTransformer(nn.Module):
   ):
     super().__init__()
     patches = (image_size // patch_size) ** 2
+    project = nn.Conv2d(3, dim, patch_size, patch_size)
     self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
     self.pos_embed = nn.Parameter(torch.zeros(1, 1 + patches, dim))
-    self.patch_embed = PatchEmbed(patch_size, dim)
+    self.patch_embed = nn.Sequential(OrderedDict(proj=project))
     self.blocks = nn.Sequential(*[Block(dim, heads) for _ in range(depth)])
     self.norm = nn.LayerNorm(dim, eps=1e-6)
     self.head = nn.Linear(dim, num_classes)
 
   def forward(self, x: Tensor) -> Tensor:
-    x = self.patch_embed(x)
+    x = self.patch_embed(x).flatten(2).transpose(1, 2)
     x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
     x = self.blocks(x + self.pos_embed)
     return self.head(self.norm(x[:, 0]))
 
 
-def _resnet(block, *stage_sizes):
+def _resnet(block: Any, *stage_sizes: int) -> Any:
   return functools.partial(ResNet, block=block, stage_sizes=stage_sizes)
 
 
-def _vit(dim, heads):
+def _vit(dim: int, heads: int) -> Any:
   return functools.partial(VisionTransformer, dim=dim, depth=12, heads=heads)
 
 
-MODELS = {
+MODELS: dict[str, Any] = {
   'resnet18': _resnet(BasicBlock, 2, 2, 2, 2),
   'resnet34': _resnet(BasicBlock, 3, 4, 6, 3),
   'resnet50': _resnet(Bottleneck, 3, 4, 6, 3),

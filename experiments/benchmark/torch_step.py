@@ -1,41 +1,26 @@
-"""The training step in PyTorch, as its users would write it.
+"""The training step as users of PyTorch would write it.
 
 The paths for GPUs follow PyTorch's documentation: channels_last, autocast,
 torch.compile, fused optimizers.
 """
 
 import contextlib
-import importlib.util
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import torch
 
 from experiments.benchmark import timing
 
-
-def find_torch(device: jax.Device) -> tuple[Any, str | None]:
-  """PyTorch, with a thread a core; or None and why it takes no part."""
-  try:
-    torch = importlib.import_module('torch')
-  except ModuleNotFoundError as e:
-    if e.name != 'torch':
-      raise
-    return None, 'PyTorch is not installed'
-  if device.platform == 'gpu' and not torch.cuda.is_available():
-    return None, f'PyTorch {torch.__version__} sees no GPU'
-  if device.platform not in ('cpu', 'gpu'):
-    return None, f'PyTorch does not run on {device.device_kind}'
-  if hasattr(os, 'sched_getaffinity'):
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-  return torch, None
-
+ALPHA = 0.1
+# ImageNet's, as both frameworks apply them on the device.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Memory format, torch.compile's mode ('' is its default), and where it is run.
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
   'plain': ('contiguous_format', None, ('cpu',)),
   'channels_last': ('channels_last', None, ('cpu', 'gpu')),
   'compiled': ('channels_last', '', ('cpu', 'gpu')),
@@ -43,24 +28,17 @@ VARIANTS = {
 }
 
 
-def variants_of(platform: str) -> tuple[str, ...]:
-  """The variants that are tried on a platform; the first is not compiled."""
-  return tuple(n for n, v in VARIANTS.items() if platform in v[-1])
-
-
-def lacks(variant: str, platform: str) -> str | None:
-  """What a variant lacks here, or None."""
-  if VARIANTS[variant][1] is None:
-    return None
+def variants_of(platform: str) -> list[str]:
+  """What can be run on a platform; the first is not compiled."""
+  found = [n for n, v in VARIANTS.items() if platform in v[-1]]
   if platform == 'cpu' and not (shutil.which('g++') or shutil.which('clang++')):
-    return 'torch.compile needs a C++ compiler'
-  if platform == 'gpu' and importlib.util.find_spec('triton') is None:
-    return 'torch.compile needs triton'
-  return None
+    timing.say('torch.compile needs a C++ compiler and is left out')
+    return [n for n in found if VARIANTS[n][1] is None]
+  return found
 
 
 @contextlib.contextmanager
-def exact(torch: Any) -> Iterator[None]:
+def exact() -> Iterator[None]:
   """Both frameworks multiply in float32, and not in TF32."""
   before = torch.get_float32_matmul_precision()
   allowed = torch.backends.cudnn.allow_tf32
@@ -82,8 +60,7 @@ class Step:
 
   def __init__(
     self,
-    torch: Any,
-    net: Any,
+    net: torch.nn.Module,
     weights: Mapping[str, np.ndarray],
     batch: Mapping[str, np.ndarray],
     *,
@@ -92,11 +69,7 @@ class Step:
     dtype: str,
     optimizer: str,
     options: Mapping[str, Any],
-    alpha: float,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
   ):
-    self._torch = torch
     self._cuda = platform == 'gpu'
     device = 'cuda' if self._cuda else 'cpu'
     layout, mode, _ = VARIANTS[variant]
@@ -109,15 +82,13 @@ class Step:
     self._images = images.to(device).contiguous(memory_format=layout)
     self._labels = torch.from_numpy(batch['label']).long().to(device)
     mean, std = (
-      torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (mean, std)
+      torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (MEAN, STD)
     )
-    autocast = torch.autocast(
-      device, dtype=torch.bfloat16, enabled=dtype == 'bfloat16'
-    )
+    half = dtype == 'bfloat16'
 
     def forward(images):
       images = (images.float() / 255 - mean) / std
-      with autocast:
+      with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
         logits = net(images)
       return logits.float()
 
@@ -125,13 +96,13 @@ class Step:
       logits = forward(images)
       penalty = logits.max(-1).values - logits.mean(-1)
       cross_entropy = torch.nn.functional.cross_entropy(logits, labels)
-      return cross_entropy + alpha * penalty.mean()
+      return cross_entropy + ALPHA * penalty.mean()
 
     if mode is not None:
       loss = torch.compile(loss, mode=mode or None)
     self._net, self._forward, self._loss = net, forward, loss
     options = dict(options)
-    kinds = {'sgd': torch.optim.SGD, 'adamw': torch.optim.AdamW}
+    kinds: Any = {'sgd': torch.optim.SGD, 'adamw': torch.optim.AdamW}
     self._optimizer = kinds[optimizer](
       net.parameters(), lr=options.pop('learning_rate'), fused=True, **options
     )
@@ -142,7 +113,7 @@ class Step:
 
   def logits(self) -> np.ndarray:
     """Those of the batch, as the next step would compute them."""
-    with self._torch.no_grad():
+    with torch.no_grad():
       return self._forward(self._images).cpu().numpy()
 
   def parameters(self) -> dict[str, np.ndarray]:
@@ -154,13 +125,10 @@ class Step:
 
   def seconds_per_step(self, count: int) -> float:
     """Takes steps in a row, and waits until the last is done."""
-    return timing.timer(self._step, self._wait)(count)
+    wait = torch.cuda.synchronize if self._cuda else lambda: None
+    return timing.timer(self._step, wait)(count)
 
-  def _wait(self):
-    if self._cuda:
-      self._torch.cuda.synchronize()
-
-  def _step(self):
+  def _step(self) -> torch.Tensor:
     loss = self._loss(self._images, self._labels)
     loss.backward()
     self._optimizer.step()

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import matplotlib
@@ -49,16 +49,19 @@ _SETTINGS = {
   'svg.fonttype': 'path',
   # The same figure gives the same bytes.
   'svg.hashsalt': 'maxsup_jax',
-  # A name may hold a dollar sign.
-  'text.parse_math': False,
 }
 
 
-@contextlib.contextmanager
-def style() -> Iterator[None]:
+def style() -> contextlib.AbstractContextManager[None]:
   """The settings of all figures; use it while drawing and while saving."""
-  with matplotlib.rc_context(cast(Any, _SETTINGS)), warnings.catch_warnings():
-    # Letters that the font lacks become boxes; the page has them as text.
+  return quiet(_SETTINGS)
+
+
+@contextlib.contextmanager
+def quiet(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+  """Draws any letter: a dollar is one, and those that no font has are boxes."""
+  settings = {'text.parse_math': False, **(settings or {})}
+  with matplotlib.rc_context(cast(Any, settings)), warnings.catch_warnings():
     warnings.filterwarnings('ignore', 'Glyph .* missing from font')
     yield
 
@@ -79,18 +82,12 @@ def marker(i: int) -> str:
 
 
 def panels(
-  count: int, *, columns: int = 3, height: float = 2.6, **kwargs
+  count: int, *, columns: int = 3, height: float = 2.6, **kwargs: Any
 ) -> tuple[Figure, list[Axes]]:
-  """A figure of equal panels, row by row.
+  """A figure of equal panels, row by row, each of so many inches in height.
 
-  Args:
-    count: how many.
-    columns: at most so many in a row.
-    height: of a row, in inches.
-    **kwargs: for `Figure.subplots`.
-
-  Returns:
-    The figure and its panels; unused places are empty.
+  There are at most so many columns; unused places stay empty. Other arguments
+  are those of `Figure.subplots`.
   """
   columns = min(columns, count)
   rows = -(-count // columns)
@@ -103,19 +100,21 @@ def panels(
   return figure, list(axes[:count])
 
 
+def band(
+  ax: Axes, x: Any, low: Any, high: Any, color: str, alpha: float
+) -> None:
+  """A pale range around a line."""
+  ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
+
+
 def thin(*arrays: np.ndarray, limit: int = 1500) -> Sequence[np.ndarray]:
   """Keeps as many points of a curve as can be seen, denser at its start."""
   n = len(arrays[0])
   if n <= limit:
     return arrays
-  keep = np.unique(
-    np.concatenate(
-      [
-        np.linspace(0, n - 1, limit // 2),
-        np.geomspace(1, n, limit // 2) - 1,
-      ]
-    ).astype(int)
-  )
+  even = np.linspace(0, n - 1, limit // 2)
+  dense = np.geomspace(1, n, limit // 2) - 1
+  keep = np.unique(np.concatenate([even, dense]).astype(int))
   return [a[keep] for a in arrays]
 
 
@@ -140,12 +139,24 @@ def svg(figure: Figure) -> bytes:
   return out.getvalue()
 
 
-def png(figure: Figure, dpi: int = 200) -> bytes:
+def png(figure: Figure) -> bytes:
   """The figure as PNG."""
-  out = io.BytesIO()
   with style():
-    figure.savefig(out, format='png', dpi=dpi, metadata={'Software': None})
+    return saved(figure, 200)
+
+
+def saved(figure: Figure, dpi: int) -> bytes:
+  """The figure as PNG by the settings of now; equal ones give equal bytes."""
+  out = io.BytesIO()
+  figure.savefig(out, format='png', dpi=dpi, metadata={'Software': None})
   return out.getvalue()
+
+
+def show_image(ax: Axes, image: np.ndarray, **options: Any) -> None:
+  """Draws pixels, grey ones of one channel or RGB, as they are."""
+  grey = image.shape[-1] == 1
+  pixels, cmap = (image[..., 0], 'gray') if grey else (image, None)
+  ax.imshow(pixels, cmap=cmap, vmin=0, vmax=255, **options)
 
 
 def data_address(svg_bytes: bytes) -> str:

@@ -2,21 +2,19 @@
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from maxsup_jax import data
 from maxsup_jax.errors import UsageError
+from maxsup_jax.reports import _style
 from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.mixing import mix
 from maxsup_jax.training.run import Run
@@ -58,44 +56,36 @@ def read(run: Run[Classification], *, split: str, step: int) -> Seen:
   Raises:
     UsageError: if there is no such step.
   """
-  if split == 'train':
-    if step >= run.total_steps:
-      raise UsageError(
-        f'step is {step}; expected below {run.total_steps}, where training ends'
-      )
-    batches = run.task.train_batches(step)
-  else:
-    batches = run.task.eval_batches()
-  try:
-    first = 0 if split == 'train' else step
-    batch = next(itertools.islice(batches, first, None), None)
-  finally:
-    batches.close()
-  if batch is None:
-    size, count = run.config.eval_batch_size, len(run.task.eval_source)
+  task, train = run.task, split == 'train'
+  if train and step >= run.total_steps:
     raise UsageError(
-      f'step is {step}; {run.task.eval_source.name} has only '
+      f'step is {step}; expected below {run.total_steps}, where training ends'
+    )
+  stream = task.train_batches(step) if train else task.eval_batches()
+  with contextlib.closing(stream) as batches:
+    first = 0 if train else step
+    batch = next(itertools.islice(batches, first, None), None)
+  if batch is None:
+    size, count = run.config.eval_batch_size, len(task.eval_source)
+    raise UsageError(
+      f'step is {step}; {task.eval_source.name} has only '
       f'{-(-count // size)} batches of {size}'
     )
-  inputs: Any = run.task.normalize(jnp.asarray(batch['image']))
-  labels: Any = batch['label']
-  real = np.asarray(inputs)[batch['mask']].astype(np.float64)
-  if split == 'train':
-    inputs, labels = _mixed(run, inputs, labels, batch['mask'], step)
-  every = {'inputs': inputs, 'labels': labels, **batch}
-  seen = {name: np.asarray(x)[batch['mask']] for name, x in every.items()}
-  inputs, labels = seen.pop('inputs'), seen.pop('labels')
-  return Seen(seen, inputs, labels, real.mean((0, 1, 2)), real.std((0, 1, 2)))
-
-
-def _mixed(run, inputs, labels, mask, step):
-  """Images and labels as the training step mixes them, with its key."""
-  if not run.task.mixing.active:
-    return inputs, labels
-  key = jax.random.fold_in(jax.random.key(run.config.seed), step)
-  K = run.task.train_source.num_classes
-  settings = dataclasses.asdict(run.task.mixing)
-  return mix(key, inputs, labels, K, where=mask, **settings)
+  mask, labels = batch['mask'], jnp.asarray(batch['label'])
+  inputs: Any = task.normalize(jnp.asarray(batch['image']))
+  real = np.asarray(inputs)[mask].astype(np.float64)
+  if train and task.mixing.active:
+    key = jax.random.fold_in(jax.random.key(run.config.seed), step)
+    K, settings = task.train_source.num_classes, dataclasses.asdict(task.mixing)
+    real_B = jnp.asarray(mask)
+    inputs, labels = mix(key, inputs, labels, K, where=real_B, **settings)
+  return Seen(
+    {name: x[mask] for name, x in batch.items()},
+    np.asarray(inputs)[mask],
+    np.asarray(labels)[mask],
+    real.mean((0, 1, 2)),
+    real.std((0, 1, 2)),
+  )
 
 
 class Epochs(NamedTuple):
@@ -117,13 +107,7 @@ class Epochs(NamedTuple):
 def read_epochs(
   run: Run[Classification], *, epochs: Sequence[int], count: int
 ) -> Epochs:
-  """Reads the first examples of the first epoch as other epochs change them.
-
-  Args:
-    run: see `read`.
-    epochs: which.
-    count: how many examples.
-  """
+  """Reads the first `count` examples of epoch 0 as other epochs change them."""
   source, config = run.task.train_source, run.config
   N, seed = len(source), config.seed
 
@@ -144,9 +128,9 @@ def read_epochs(
   for epoch in epochs:
     position = np.argsort(order(epoch))
     for version, index in zip(versions, indices):
-      batches = single.train_batches(epoch * N + int(position[index]))
-      version.append(next(batches)['image'][0])
-      batches.close()
+      first = epoch * N + int(position[index])
+      with contextlib.closing(single.train_batches(first)) as batches:
+        version.append(next(batches)['image'][0])
   examples = [source[i] for i in indices]
   return Epochs(
     [e['image'] for e in examples],
@@ -162,15 +146,7 @@ def read_epochs(
 def to_pixels(
   images: np.ndarray, mean: Sequence[float], std: Sequence[float]
 ) -> np.ndarray:
-  """Undoes the normalisation, to look at images.
-
-  Args:
-    images: float `[..., H, W, C]`, normalised with `mean` and `std`.
-    mean: see `normalize`.
-    std: see `normalize`.
-
-  Returns:
-    uint8, the shape of `images`.
+  """The uint8 pixels of images `[..., H, W, C]` that `normalize` gave.
 
   Examples:
     >>> print(to_pixels(np.array([[[-2.0], [0.0], [2.0]]]), (0.5,), (0.25,)))
@@ -185,13 +161,7 @@ def to_pixels(
 
 
 def stretched(image: np.ndarray) -> np.ndarray:
-  """Scales an image whose range is arbitrary to 0 to 255.
-
-  Args:
-    image: float `[H, W, C]`.
-
-  Returns:
-    uint8 `[H, W, C]`; a constant image is grey.
+  """An image of any range, float `[H, W, C]`, as uint8; a constant is grey.
 
   Examples:
     >>> print(stretched(np.array([[[-1.0], [0.0], [3.0]]])))
@@ -207,11 +177,7 @@ def stretched(image: np.ndarray) -> np.ndarray:
 
 
 def label_text(label: Any, names: Sequence[str] | None) -> str:
-  """The name of a class, or the names of mixed ones with their weights.
-
-  Args:
-    label: a class id, or float `[K]`.
-    names: of the K classes, or None.
+  """The name of a class id, or the names of mixed ones, float `[K]`.
 
   Examples:
     >>> label_text(1, ['cat', 'a dog with a very long name'])
@@ -256,9 +222,6 @@ def grid(
 
   Returns:
     A PNG; equal arguments give equal bytes.
-
-  Raises:
-    UsageError: for images that have neither 1 nor 3 channels.
   """
   C = images[0][0].shape[-1]
   if C not in (1, 3):
@@ -277,61 +240,30 @@ def grid(
   bottom = 0.13 * (caption.count('\n') + 1) + 0.06 if caption else 0.03
   height = top + sum(cells) + bottom
   largest = max(max(i.shape[:2]) for r in images for i in r)
-  with matplotlib.rc_context({'text.parse_math': False}), _quiet():
+  with _style.quiet():
     figure = Figure((width, height))
     left = (width - _CELL * columns) / 2
     for r, row in enumerate(images):
       for c, image in enumerate(row):
-        ax = figure.add_axes(
-          (
-            (left + _CELL * c + 0.04) / width,
-            1 - (top + sum(cells[: r + 1]) - below) / height,
-            side / width,
-            (cells[r] - below) / height,
-          )
-        )
-        grey = image.shape[-1] == 1
-        ax.imshow(
-          image[..., 0] if grey else image,
-          cmap='gray' if grey else None,
-          vmin=0,
-          vmax=255,
-          # Small images in their pixels, large ones without aliases.
-          interpolation='nearest' if max(image.shape) <= 96 else 'antialiased',
-        )
-        ax.set(xticks=[], yticks=[])
-        ax.set_anchor('S')
+        x = (left + _CELL * c + 0.04) / width
+        y = 1 - (top + sum(cells[: r + 1]) - below) / height
+        size = side / width, (cells[r] - below) / height
+        ax = figure.add_axes((x, y, *size))
+        # Small images in their pixels, large ones without aliases.
+        scaling = 'nearest' if max(image.shape) <= 96 else 'antialiased'
+        _style.show_image(ax, image, interpolation=scaling)
+        ax.set(xticks=[], yticks=[], anchor='S')
         ax.set_xlabel(texts[r][c], fontsize=6.5, labelpad=2, linespacing=1.0)
         for spine in ax.spines.values():
           spine.set(linewidth=0.4, color='#888888')
+    above = 1 - (top - 0.03) / height
     for c, heading in enumerate(headings):
-      figure.text(
-        (left + _CELL * (c + 0.5)) / width,
-        1 - (top - 0.03) / height,
-        heading,
-        ha='center',
-        va='bottom',
-        fontsize=8,
-        fontweight='bold',
-      )
+      x = (left + _CELL * (c + 0.5)) / width
+      text = figure.text(x, above, heading, ha='center', va='bottom')
+      text.set(fontsize=8, fontweight='bold')
     figure.text(0.06 / width, 1 - 0.05 / height, title, va='top', fontsize=8)
     figure.text(0.06 / width, 0.04 / height, caption, fontsize=6.5)
-    out = io.BytesIO()
-    figure.savefig(
-      out,
-      format='png',
-      dpi=220 if largest > 96 else 140,
-      metadata={'Software': None},
-    )
-  return out.getvalue()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Letters that the font lacks become boxes, without a warning for each."""
-  with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', 'Glyph .* missing from font')
-    yield
+    return _style.saved(figure, 220 if largest > 96 else 140)
 
 
 def _wrapped(text: str, width: float) -> str:

@@ -1,6 +1,7 @@
 """What a report consists of: sections of text, tables and figures."""
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -17,23 +18,17 @@ class Text:
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Note:
+class Note(Text):
   """A paragraph that says what is missing, and why."""
-
-  text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A cell of a table.
+  """A cell of a table, with smaller lines below its value.
 
-  Attributes:
-    value: what it says.
-    details: smaller lines below it.
-    mark: '' or how it compares, 'better' or 'worse', where an interval excludes
-      zero; the last two details are then the difference and its interval.
-    best: whether to set it off as the best of its kind.
+  It is marked 'better' or 'worse' where an interval excludes zero, and its last
+  two details are then the difference and the interval. What is `best` of its
+  kind is set off.
   """
 
   value: str
@@ -53,12 +48,9 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """A figure.
+  """A drawn figure, the name of its files, and a caption.
 
-  Attributes:
-    name: of its files, without suffix.
-    figure: drawn.
-    caption: what it shows, for which data and by which convention.
+  That says what it shows, for which data and by which convention.
   """
 
   name: str
@@ -66,19 +58,15 @@ class Figure:
   caption: str
 
 
-Block = Text | Note | Table | Figure
+Block = Text | Table | Figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A part of the report.
+  """A part of the report: what the page shows, and what the files hold.
 
-  Attributes:
-    name: as in `SECTIONS` and in results.json.
-    title: its heading.
-    blocks: what the page shows.
-    numbers: for results.json: nested mappings, lists, numbers, strings.
-    curves: for the CSV files: a name, and columns of equal length.
+  `numbers` are for results.json: nested mappings, lists, numbers, strings;
+  `curves` for the CSV files: a name, and columns of equal length.
   """
 
   name: str
@@ -90,13 +78,31 @@ class Section:
   )
 
 
+def table(
+  heading: str,
+  records: Mapping[str, Mapping[str, Any]],
+  titles: Mapping[str, str | tuple[str, Callable[[Any], str]]],
+  caption: str,
+) -> Table:
+  """A column for each record, by its name, and a row for each of its numbers.
+
+  `titles` are the headings of the rows by their keys, where need be with how a
+  number is written; what a record lacks is a dash.
+  """
+  rows = []
+  for key, title in titles.items():
+    name, form = (title, number) if isinstance(title, str) else title
+    rows.append([name, *(form(r.get(key)) for r in records.values())])
+  return Table([heading, *records], rows, caption)
+
+
 class Curves:
   """Collects rows of equal columns for a CSV file."""
 
   def __init__(self):
     self.columns: dict[str, list] = {}
 
-  def add(self, length: int, **columns) -> None:
+  def add(self, length: int, **columns: Any) -> None:
     """Adds rows; a single value is repeated in all of them."""
     for name, values in columns.items():
       single = isinstance(values, str) or np.ndim(values) == 0
@@ -170,12 +176,8 @@ def short_names(names: Sequence[str], limit: int = 22) -> dict[str, str]:
   if len(names) > 1:
     start = _common_start(names)
     end = _common_start([n[len(start) :][::-1] for n in names])[::-1]
-  cut = [
-    ('…' if start else '')
-    + n[len(start) : len(n) - len(end)]
-    + ('…' if end else '')
-    for n in names
-  ]
+  dots = '…' if start else '', '…' if end else ''
+  cut = [n[len(start) : len(n) - len(end)].join(dots) for n in names]
   cut = [short(n, limit) for n in cut]
   if len(set(cut)) < len(cut):
     cut = [f'{i + 1}: {short(n, limit - 4)}' for i, n in enumerate(cut)]
@@ -183,8 +185,5 @@ def short_names(names: Sequence[str], limit: int = 22) -> dict[str, str]:
 
 
 def _common_start(texts: Sequence[str]) -> str:
-  first, last = min(texts), max(texts)
-  n = 0
-  while n < len(first) and first[n] == last[n]:
-    n += 1
-  return first[:n]
+  columns = itertools.takewhile(lambda c: len(set(c)) == 1, zip(*texts))
+  return ''.join(c[0] for c in columns)

@@ -1,58 +1,34 @@
 """The section on calibration: diagrams, errors, temperature scaling."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from maxsup_jax.diagnostics import calibration
-from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import (
-  Cell,
-  Curves,
-  Figure,
-  Section,
-  Table,
-  median_and_range,
-  short_names,
-)
-from maxsup_jax.reports.measured import (
-  Measured,
-  Options,
-  describe,
-  held_out,
-  over_splits,
-  splits,
-)
+from maxsup_jax.reports import _style, blocks, measured
+from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'calibration', 'Calibration'
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section."""
-  curves = {
-    m.name: calibration.reliability_curve(
-      m.examples.confidence, m.examples.correct, bins=options.bins
-    )
-    for m in models
-  }
-  csv = Curves()
+  curves = {m.name: _curve(m.examples, options) for m in models}
+  csv = blocks.Curves()
   for name, curve in curves.items():
-    csv.add(
-      len(curve.count),
-      model=name,
-      low=curve.edges[:-1],
-      high=curve.edges[1:],
-      count=curve.count,
-      accuracy=curve.accuracy,
-      confidence=curve.confidence,
-    )
+    shown = {n: getattr(curve, n) for n in ('count', 'accuracy', 'confidence')}
+    low, high = curve.edges[:-1], curve.edges[1:]
+    csv.add(len(curve.count), model=name, low=low, high=high, **shown)
   errors = {m.name: _errors(m, curves[m.name], options) for m in models}
   scaled = {m.name: _scaled(m, options) for m in models}
   data = describe(models)
-  return Section(
+  return blocks.Section(
     NAME,
     TITLE,
     [
-      Figure(
+      blocks.Figure(
         'reliability',
         _diagrams(models, curves),
         f'Reliability diagrams. {data}. Accuracy against mean confidence of '
@@ -71,49 +47,37 @@ def section(models: list[Measured], options: Options) -> Section:
   )
 
 
-def _diagrams(models, curves):
-  names = short_names([m.name for m in models])
+def _diagrams(models: list[Measured], curves: Mapping[str, Any]) -> Figure:
+  names = blocks.short_names([m.name for m in models])
+  bars: dict[str, Any] = {
+    'color': '#cccccc',
+    'edgecolor': 'white',
+    'linewidth': 0.4,
+  }
   with _style.style():
     figure, axes = _style.panels(
       len(models), height=3.0, sharex=True, sharey=True
     )
     for i, (m, ax) in enumerate(zip(models, axes)):
-      _diagram(ax, curves[m.name], _style.color(i))
-      ece = calibration.calibration_error(curves[m.name])
+      curve = curves[m.name]
+      shares, widths = curve.count / curve.count.sum(), np.diff(curve.edges)
+      there = curve.count > 0
+      points = curve.confidence[there], curve.accuracy[there]
+      ax.plot([0, 1], [0, 1], color='#888888', linewidth=0.8)
+      ax.bar(curve.edges[:-1], shares, widths, align='edge', **bars)
+      ax.plot(*points, color=_style.color(i), marker='o', markersize=3.5)
+      ax.set(xlim=(0, 1), ylim=(0, 1.02))
+      ax.set_box_aspect(1)
+      ece = calibration.calibration_error(curve)
       ax.set_title(f'{names[m.name]}\nECE {blocks.percent(ece)}')
     figure.supxlabel('confidence', fontsize=9)
     axes[0].set_ylabel('accuracy')
   return figure
 
 
-def _diagram(ax: Axes, curve: calibration.ReliabilityCurve, color: str) -> None:
-  ax.plot([0, 1], [0, 1], color='#888888', linewidth=0.8)
-  ax.bar(
-    curve.edges[:-1],
-    curve.count / curve.count.sum(),
-    np.diff(curve.edges),
-    align='edge',
-    color='#cccccc',
-    edgecolor='white',
-    linewidth=0.4,
-  )
-  there = curve.count > 0
-  ax.plot(
-    curve.confidence[there],
-    curve.accuracy[there],
-    color=color,
-    marker='o',
-    markersize=3.5,
-  )
-  ax.set(xlim=(0, 1), ylim=(0, 1.02))
-  ax.set_box_aspect(1)
-
-
-def _errors(m: Measured, curve, options: Options) -> dict[str, float]:
+def _errors(m: Measured, curve: Any, options: Options) -> dict[str, float]:
   per = m.examples
-  mass = calibration.reliability_curve(
-    per.confidence, per.correct, bins=options.bins, binning='equal_mass'
-  )
+  mass = _curve(per, options, binning='equal_mass')
   return {
     'accuracy': float(per.correct.mean()),
     'mean_confidence': float(per.confidence.mean()),
@@ -129,7 +93,7 @@ def _errors(m: Measured, curve, options: Options) -> dict[str, float]:
   }
 
 
-_TITLES = {
+_TITLES: dict[str, Any] = {
   'accuracy': ('accuracy', blocks.percent),
   'mean_confidence': ('mean confidence', blocks.percent),
   'ece': ('ECE, equal width', blocks.percent),
@@ -137,18 +101,18 @@ _TITLES = {
   'classwise_ece': ('classwise ECE', blocks.percent),
   'rms_calibration_error': ('RMS calibration error', blocks.percent),
   'mce': ('MCE', blocks.percent),
-  'brier': ('Brier score', blocks.number),
-  'nll': ('NLL', blocks.number),
+  'brier': 'Brier score',
+  'nll': 'NLL',
 }
 
 
-def _error_table(errors, options: Options, data: str) -> Table:
-  return Table(
-    ['', *errors],
-    [
-      [title, *[form(e[key]) for e in errors.values()]]
-      for key, (title, form) in _TITLES.items()
-    ],
+def _error_table(
+  errors: Mapping[str, Any], options: Options, data: str
+) -> blocks.Table:
+  return blocks.table(
+    '',
+    errors,
+    _TITLES,
     f'{data}; {options.bins} bins. A perfectly calibrated classifier does not '
     'reach an ECE of 0 either: with 10,000 examples and 15 bins about 1%, with '
     'fewer more. The MCE is the error of the worst bin, however few examples '
@@ -161,7 +125,7 @@ def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
   """Temperatures fitted on the held-out part, measured on the other one."""
   logits, labels = m.outputs.logits, m.outputs.labels
   results: dict[str, list[dict]] = {'nll': [], 'ece': []}
-  for fit, rest in splits(len(labels), options):
+  for fit, rest in measured.splits(len(labels), options):
     before = _of_part(m.examples, rest, options)
     for objective, records in results.items():
       fitted = calibration.fit_temperature(
@@ -181,56 +145,61 @@ def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
   return results
 
 
-def _of_part(per: calibration.PerExample, part, options) -> dict[str, float]:
-  curve = calibration.reliability_curve(
-    per.confidence[part], per.correct[part], bins=options.bins
-  )
+def _of_part(
+  per: calibration.PerExample, part: Any, options: Options
+) -> dict[str, float]:
   return {
-    'ece': calibration.calibration_error(curve),
+    'ece': calibration.calibration_error(_curve(per, options, part)),
     'nll': float(per.nll[part].mean()),
     'brier': float(per.brier[part].mean()),
   }
 
 
-def _temperature_table(scaled, options: Options, data: str, N: int) -> Table:
-  rows: list[list[str | Cell]] = []
+def _curve(
+  per: calibration.PerExample,
+  options: Options,
+  part: Any = slice(None),
+  **binning: Any,
+) -> calibration.ReliabilityCurve:
+  return calibration.reliability_curve(
+    per.confidence[part], per.correct[part], bins=options.bins, **binning
+  )
+
+
+def _temperature_table(
+  scaled: Mapping[str, Any], options: Options, data: str, N: int
+) -> blocks.Table:
+  rows: list[list[str | blocks.Cell]] = []
   for objective, title in (('nll', 'NLL'), ('ece', 'ECE')):
-    rows.append(
-      [
-        f'T of least {title}',
-        *[_temperatures(s[objective]) for s in scaled.values()],
-      ]
-    )
+    records = [s[objective] for s in scaled.values()]
+    rows.append([f'T of least {title}', *map(_temperatures, records)])
     for metric, name, form in (
       ('ece', 'ECE', blocks.percent),
       ('nll', 'NLL', blocks.number),
     ):
       for when in ('before', 'after'):
-        rows.append(
-          [
-            f'{name} {when}',
-            *[
-              median_and_range([r[when][metric] for r in s[objective]], form)
-              for s in scaled.values()
-            ],
-          ]
-        )
-  return Table(
+        values = [[r[when][metric] for r in rs] for rs in records]
+        cells = [blocks.median_and_range(v, form) for v in values]
+        rows.append([f'{name} {when}', *cells])
+  return blocks.Table(
     ['temperature scaling', *scaled],
     rows,
-    f'{data}. T is fitted on {held_out(N, options)} and everything is reported '
-    f'on the others; {over_splits(options)}. Logits are divided by T: T above '
-    '1 cools an overconfident model. The T of least NLL is at its bound where '
-    'all held-out predictions are right, 0.01, or where the logits say nothing '
-    'of the labels, 100; that of least ECE is searched on a grid.',
+    f'{data}. T is fitted on {measured.held_out(N, options)} and everything is '
+    f'reported on the others; {measured.over_splits(options)}. Logits are '
+    'divided by T: T above 1 cools an overconfident model. The T of least NLL '
+    'is at its bound where all held-out predictions are right, 0.01, or where '
+    'the logits say nothing of the labels, 100; that of least ECE is searched '
+    'on a grid.',
   )
 
 
-def _temperatures(records: list[dict]) -> Cell:
-  cell = median_and_range([r['temperature'] for r in records], blocks.number)
+def _temperatures(records: list[dict]) -> blocks.Cell:
+  cell = blocks.median_and_range(
+    [r['temperature'] for r in records], blocks.number
+  )
   bound = sum(r['bound'] is not None for r in records)
   if not bound:
     return cell
-  return Cell(
+  return blocks.Cell(
     cell.value, [*cell.details, f'at its bound in {bound} of {len(records)}']
   )

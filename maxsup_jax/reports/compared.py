@@ -16,18 +16,10 @@ def read_all(
   names: Sequence[str] = (),
   done: Callable[[], Any] = lambda: None,
 ) -> list[Outputs]:
-  """Reads the files of a report: models that can be compared.
+  """Reads the .npz files of a report: models that can be compared.
 
-  Args:
-    paths: of .npz files.
-    names: one for each, or none.
-    done: is called after each file.
-
-  Returns:
-    Their contents, with distinct names and the same number of classes.
-
-  Raises:
-    UsageError: one line.
+  They have distinct names, those given or their own, and the same classes.
+  `done` is called after each file.
   """
   if names and len(names) != len(paths):
     raise UsageError(f'names has {len(names)} names for {len(paths)} files')
@@ -71,11 +63,7 @@ def check_same_classes(models: Sequence[Outputs]) -> None:
 
 
 def check_same_model(outputs: Outputs, train: Outputs) -> None:
-  """Refuses the training split of another model, as far as the files tell.
-
-  Raises:
-    UsageError: if both are the same data, or if weights or metadata differ.
-  """
+  """Refuses the training split of another model, as far as the files tell."""
   hint = 'give the files of the training split in the order of the models'
   if outputs.logits.shape == train.logits.shape and np.array_equal(
     outputs.logits, train.logits
@@ -84,25 +72,19 @@ def check_same_model(outputs: Outputs, train: Outputs) -> None:
       f'{train.path} has the logits of {outputs.path}; expected those of the '
       'training split'
     )
+  both = f'{train.path} and {outputs.path} differ in'
   for array in ('weights', 'bias'):
-    a, b = getattr(outputs, array), getattr(train, array)
+    pair = getattr(outputs, array), getattr(train, array)
     # One of the files may have been written in float64.
-    if (
-      a is not None
-      and b is not None
-      and not np.array_equal(a.astype(np.float32), b.astype(np.float32))
+    if all(x is not None for x in pair) and not np.array_equal(
+      *(x.astype(np.float32) for x in pair)
     ):
-      raise UsageError(
-        f'{train.path} and {outputs.path} differ in {array}; {hint}'
-      )
+      raise UsageError(f'{both} {array}; {hint}')
   for key in ('model', 'objective', 'seed', 'step', 'weights'):
     a, b = outputs.metadata.get(key), train.metadata.get(key)
     plain = isinstance(a, str | int) and isinstance(b, str | int)
     if plain and str(a) != str(b):
-      raise UsageError(
-        f'{train.path} and {outputs.path} differ in {key}, {b!r} and {a!r}; '
-        f'{hint}'
-      )
+      raise UsageError(f'{both} {key}, {b!r} and {a!r}; {hint}')
 
 
 def paired(models: Sequence[Outputs]) -> bool:

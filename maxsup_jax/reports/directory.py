@@ -19,14 +19,11 @@ class Directory:
   """Where a program writes results.json and the files that belong to it.
 
   Args:
-    path: of the directory; it is made.
+    path: of the directory; it is made, and nothing else. One that holds
+      anything else, or cannot be written, is refused.
     kind: what the program writes, such as 'report'. Only results of the same
       kind can be replaced.
     overwrite: whether they may be.
-
-  Raises:
-    UsageError: one line, if the directory holds anything else, or cannot be
-      written. Nothing is written but the directory itself.
   """
 
   def __init__(
@@ -47,14 +44,8 @@ class Directory:
     """Writes all files, results.json last, and removes older ones.
 
     If it is interrupted, results.json says `incomplete`, and the next run with
-    `overwrite` replaces everything.
-
-    Args:
-      contents: of the files by name; text is written as UTF-8.
-      results: what JSON knows; the names of the files are added to it.
-
-    Raises:
-      UsageError: if there is a directory where a file belongs.
+    `overwrite` replaces everything. The names of the files are added to the
+    results.
     """
     results = {'kind': self._kind, **results, 'files': sorted(contents)}
     begun = {

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
+from maxsup_jax.reports import _style
 from maxsup_jax.studies.gradcam import Column
 
 FORMATS = ('.png', '.svg', '.pdf')
@@ -22,7 +23,6 @@ NORMALIZATIONS = {
 }
 
 _CELL = 1.55  # inches
-_RIGHT, _WRONG = '#1a7f37', '#b3261e'
 _NAME = 18  # characters of a class name
 
 
@@ -33,12 +33,6 @@ def normalize(maps: np.ndarray, normalization: str = 'map') -> np.ndarray:
     maps: `[columns, rows, H, W]`, at least 0.
     normalization: 'map' divides each map by its largest value, 'row' all maps
       of a row by the largest value among them. What is 0 stays 0.
-
-  Returns:
-    `[columns, rows, H, W]`.
-
-  Raises:
-    UsageError: for another normalization.
 
   Examples:
     >>> maps = np.array([1.0, 2.0, 4.0, 0.0]).reshape(2, 1, 1, 2)
@@ -74,12 +68,6 @@ def gradcam_figure(
     columns: the networks.
     normalization: see `normalize`; it is explained below the figure.
     caption: what else to say below it.
-
-  Returns:
-    The figure, to be saved with `save`.
-
-  Raises:
-    UsageError: for shapes that do not belong together.
   """
   images = np.asarray(images)
   R, H, W, C = images.shape
@@ -97,46 +85,28 @@ def gradcam_figure(
     f'{caption} Scale: {NORMALIZATIONS[normalization]}.'.strip(),
     width=max(30, int(width * 17)),
   )
-  fig = Figure(
-    (width, (_CELL * H / W + 0.32) * R + 0.35 + 0.14 * len(below)),
-    layout='constrained',
-  )
+  height = (_CELL * H / W + 0.32) * R + 0.35 + 0.14 * len(below)
+  fig = Figure((width, height), layout='constrained')
   axes = fig.subplots(R, 1 + len(columns), squeeze=False)
-  heat = matplotlib.cm.ScalarMappable(
-    matplotlib.colors.Normalize(0, 1), 'inferno'
-  )
+  unit = matplotlib.colors.Normalize(0, 1)
+  heat = matplotlib.cm.ScalarMappable(unit, 'inferno')
   for r in range(R):
-    grey = C == 1
-    image = images[r, ..., 0] if grey else images[r]
     for ax in axes[r]:
       ax.set(xticks=[], yticks=[])
-      ax.imshow(image, cmap='gray' if grey else None, vmin=0, vmax=255)
+      _style.show_image(ax, images[r])
     axes[r, 0].set_title(_shorten(rows[r]), fontsize=8)
     for i, column in enumerate(columns):
-      ax = axes[r, 1 + i]
-      ax.imshow(
-        maps[i, r],
-        cmap=heat.cmap,
-        norm=heat.norm,
-        # Where there is no evidence the image shows most.
-        alpha=0.3 + 0.45 * maps[i, r],
-        interpolation='bilinear',
-      )
-      _describe(ax, column, r)
+      # Where there is no evidence the image shows most.
+      look = {'alpha': 0.3 + 0.45 * maps[i, r], 'interpolation': 'bilinear'}
+      axes[r, 1 + i].imshow(maps[i, r], cmap=heat.cmap, norm=heat.norm, **look)
+      _describe(axes[r, 1 + i], column, r)
   # Above the titles, which have one line or two.
   lines = max(1 + ax.get_title().count('\n') for ax in axes[0])
+  where = {'xycoords': 'axes fraction', 'textcoords': 'offset points'}
+  look = {'ha': 'center', 'va': 'bottom', 'fontsize': 9, 'fontweight': 'bold'}
   for ax, title in zip(axes[0], ['image', *(c.title for c in columns)]):
-    ax.annotate(
-      _shorten(title, 24),
-      (0.5, 1),
-      (0, 8 + 11 * lines),
-      xycoords='axes fraction',
-      textcoords='offset points',
-      ha='center',
-      va='bottom',
-      fontsize=9,
-      fontweight='bold',
-    )
+    at = (0.5, 1), (0, 8 + 11 * lines)
+    ax.annotate(_shorten(title, 24), *at, **where, **look)
   bar = fig.colorbar(heat, ax=axes, fraction=0.05, aspect=30, pad=0.02)
   bar.set_label('evidence for the class', fontsize=8)
   bar.ax.tick_params(labelsize=7)
@@ -145,11 +115,7 @@ def gradcam_figure(
 
 
 def check_path(path: str | pathlib.Path) -> str:
-  """Refuses a file whose name does not end in one of `FORMATS`.
-
-  Returns:
-    The suffix, in lower case.
-  """
+  """The suffix of a file in lower case; refuses others than `FORMATS`."""
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in FORMATS:
     raise UsageError(
@@ -160,15 +126,7 @@ def check_path(path: str | pathlib.Path) -> str:
 
 
 def save(figure: Figure, path: str | pathlib.Path) -> None:
-  """Writes a figure as PNG, SVG or PDF, by the suffix; without a date in it.
-
-  Args:
-    figure: what to write.
-    path: ends in one of `FORMATS`.
-
-  Raises:
-    UsageError: for another suffix.
-  """
+  """Writes a figure as PNG, SVG or PDF, by the suffix; without a date in it."""
   suffix = check_path(path)
   # Equal figures give equal files.
   undated = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
@@ -178,12 +136,9 @@ def save(figure: Figure, path: str | pathlib.Path) -> None:
 
 def _describe(ax: Axes, column: Column, r: int) -> None:
   """Says above an overlay what is predicted, and what is shown if not that."""
-  correct = column.correct[r]
-  mark, color = {
-    True: (' ✓', _RIGHT),
-    False: (' ✗', _WRONG),
-    None: ('', 'black'),
-  }[None if correct is None else bool(correct)]
+  correct, mark, color = column.correct[r], '', 'black'
+  if correct is not None:
+    mark, color = (' ✓', '#1a7f37') if correct else (' ✗', '#b3261e')
   lines = [f'{_shorten(column.predicted[r])} {column.confidence[r]:.1%}{mark}']
   explained = _shorten(column.explained[r])
   if not column.maps[r].max() > 0:

@@ -7,7 +7,6 @@ import numpy as np
 from maxsup_jax.diagnostics import mutual_information
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import blocks
-from maxsup_jax.reports.blocks import Note, Section, Table
 from maxsup_jax.reports.measured import Measured, Options
 
 NAME, TITLE = 'information', 'Information about the example'
@@ -23,7 +22,7 @@ _TITLES = {
 }
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the files that hold augmentations."""
   numbers: dict[str, dict[str, Any]] = {}
   columns: dict[str, dict[str, float]] = {}
@@ -37,22 +36,15 @@ def section(models: list[Measured], options: Options) -> Section:
       columns[f'{m.name}, {part}'] = measured
       pairs[' and '.join(outputs.class_name(c) for c in pair)] = None
   if not columns:
-    return Section(
-      NAME,
-      TITLE,
-      [
-        Note(
-          'No file holds augmented_logits, the logits of several augmentations '
-          'of each example (experiments.extract --augmentations=5).'
-        )
-      ],
+    missing = blocks.Note(
+      'No file holds augmented_logits, the logits of several augmentations '
+      'of each example (experiments.extract --augmentations=5).'
     )
-  table = Table(
-    ['mutual information (nats)', *columns],
-    [
-      [title, *[blocks.number(c[key]) for c in columns.values()]]
-      for key, title in _TITLES.items()
-    ],
+    return blocks.Section(NAME, TITLE, [missing])
+  table = blocks.table(
+    'mutual information (nats)',
+    columns,
+    _TITLES,
     f'Classes {"; ".join(pairs)}. Mutual information between the index of an '
     'example and the difference of the two logits over random augmentations, '
     'by the estimator of Müller et al. (2019, v3): Gaussians with a mean for '
@@ -61,16 +53,13 @@ def section(models: list[Measured], options: Options) -> Section:
     'with the mean of the others, which takes about 0.1 away. A classifier '
     'whose examples of a class look all alike keeps log 2.',
   )
-  return Section(NAME, TITLE, [table], numbers)
+  return blocks.Section(NAME, TITLE, [table], numbers)
 
 
 def _measure(outputs: Outputs) -> tuple[dict[str, float], list[int]]:
-  assert outputs.augmented_labels is not None
-  assert outputs.augmented_logits is not None
-  pair = np.unique(outputs.augmented_labels).tolist()
-  differences = mutual_information.class_logit_difference(
-    outputs.augmented_logits, *pair
-  )
+  logits: Any = outputs.augmented_logits
+  pair = np.unique(np.asarray(outputs.augmented_labels)).tolist()
+  differences = mutual_information.class_logit_difference(logits, *pair)
   result = mutual_information.mutual_information(differences)
   M, L = differences.shape
   return {

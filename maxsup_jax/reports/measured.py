@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from maxsup_jax import errors
 from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
@@ -36,28 +37,24 @@ class Options:
   bins: int = 15
   classes: tuple[int, int, int] = (0, 1, 2)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
+    errors.number('held_out', self.held_out, above=0, below=1)
+    errors.number('level', self.level, above=0, below=1)
+    errors.integer('bins', self.bins, low=1)
+    seeds, classes, resamples = self.seeds, self.classes, self.resamples
     # With fewer, a percentile interval is no more than its extremes.
-    tail = max(1 - self.level, 1e-9)
-    enough = math.ceil(round(2 / tail, 6))
+    enough = math.ceil(round(2 / max(1 - self.level, 1e-9), 6))
+    distinct = seeds and min(seeds) >= 0 and len(set(seeds)) == len(seeds)
     for ok, text in (
-      (0 < self.held_out < 1, f'held_out is {self.held_out}; expected a share'),
+      (distinct, f'seeds are {seeds}; expected different numbers from 0 on'),
       (
-        self.seeds
-        and min(self.seeds) >= 0
-        and len(set(self.seeds)) == len(self.seeds),
-        f'seeds are {self.seeds}; expected different numbers from 0 on',
-      ),
-      (0 < self.level < 1, f'level is {self.level}; expected a share'),
-      (
-        self.resamples == 0 or self.resamples >= enough,
-        f'resamples is {self.resamples}; expected 0, or at least {enough} for '
+        resamples == 0 or resamples >= enough,
+        f'resamples is {resamples}; expected 0, or at least {enough} for '
         f'intervals of level {self.level}',
       ),
-      (self.bins >= 1, f'bins is {self.bins}; expected at least 1'),
       (
-        len(set(self.classes)) == 3 == len(self.classes),
-        f'classes are {self.classes}; expected three different ones',
+        len(set(classes)) == 3 == len(classes),
+        f'classes are {classes}; expected three different ones',
       ),
     ):
       if not ok:
@@ -66,12 +63,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """A model with what was computed from it.
-
-  Attributes:
-    outputs: of the split that the report is about.
-    train: of the training split, or None.
-  """
+  """A model with what was computed from it, of a split and the training one."""
 
   outputs: Outputs
   train: Outputs | None = None
@@ -131,12 +123,7 @@ def splits(n: int, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def describe(models: list[Measured], *, train: bool = False) -> str:
-  """The data in one line, for captions.
-
-  Args:
-    models: of a report.
-    train: whether what is described shows the training split, too.
-  """
+  """The data in one line, for captions; the training split, too, if asked."""
   outputs = [m.outputs for m in models]
   text = _data(outputs)
   trained = [m.train for m in models if m.train is not None]

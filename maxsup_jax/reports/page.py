@@ -4,8 +4,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from maxsup_jax.reports import _style
-from maxsup_jax.reports.blocks import Cell, Figure, Note, Section, Table, Text
+from maxsup_jax.reports import _style, blocks
 
 _CSS = """
 :root { color-scheme: light; --ink: #1a1a1a; --soft: #5c5c5c; --line: #d9d9d9 }
@@ -62,21 +61,14 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .86rem }
 def render(
   title: str,
   subtitle: str,
-  sections: Sequence[Section],
+  sections: Sequence[blocks.Section],
   figures: dict[str, bytes],
   footer: str,
 ) -> str:
-  """Writes the page.
+  """The page as HTML without scripts, which loads nothing.
 
-  Args:
-    title: its heading.
-    subtitle: what the data are, in one line.
-    sections: in their order.
-    figures: the SVG of every figure, by its name.
-    footer: what made it.
-
-  Returns:
-    HTML without scripts, which loads nothing.
+  `figures` are the SVGs by their names; the subtitle says what the data are,
+  the footer what made the page.
   """
   links = ''.join(
     f'<li><a href="#{html.escape(s.name)}">{html.escape(s.title)}</a></li>'
@@ -96,28 +88,25 @@ def render(
   )
 
 
-def _section(section: Section, figures: dict[str, bytes]) -> str:
-  blocks = [_block(b, figures) for b in section.blocks]
+def _section(section: blocks.Section, figures: dict[str, bytes]) -> str:
+  parts = [_block(b, figures) for b in section.blocks]
   # On paper a heading stays with what follows.
-  first = ''.join(blocks[:1])
+  first = ''.join(parts[:1])
   return (
     f'<section id="{html.escape(section.name)}">\n<div class="keep">'
     f'<h2>{html.escape(section.title)}</h2>\n{first}</div>\n'
-    f'{"".join(blocks[1:])}</section>\n'
+    f'{"".join(parts[1:])}</section>\n'
   )
 
 
-def _block(
-  block: Text | Note | Table | Figure, figures: dict[str, bytes]
-) -> str:
+def _block(block: blocks.Block, figures: dict[str, bytes]) -> str:
   match block:
-    case Text():
-      return f'<p>{html.escape(block.text)}</p>\n'
-    case Note():
-      return f'<p class="note">{html.escape(block.text)}</p>\n'
-    case Table():
+    case blocks.Text():
+      note = ' class="note"' if isinstance(block, blocks.Note) else ''
+      return f'<p{note}>{html.escape(block.text)}</p>\n'
+    case blocks.Table():
       return _table(block)
-    case Figure():
+    case blocks.Figure():
       address = _style.data_address(figures[block.name])
       caption = html.escape(block.caption)
       return (
@@ -129,7 +118,7 @@ def _block(
   raise TypeError(f'no block: {block!r}')
 
 
-def _table(table: Table) -> str:
+def _table(table: blocks.Table) -> str:
   # Long names may be broken after a separator.
   head = ''.join(
     '<th scope="col">'
@@ -151,7 +140,7 @@ def _table(table: Table) -> str:
   )
 
 
-def _cell(cell: str | Cell) -> str:
+def _cell(cell: str | blocks.Cell) -> str:
   if isinstance(cell, str):
     return html.escape(cell)
   value = html.escape(cell.value)

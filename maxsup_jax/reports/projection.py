@@ -1,22 +1,15 @@
 """The section with pictures of the features of three classes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from maxsup_jax.diagnostics import projection
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
-from maxsup_jax.reports import _style
-from maxsup_jax.reports.blocks import (
-  Block,
-  Curves,
-  Figure,
-  Note,
-  Section,
-  short,
-  short_names,
-)
+from maxsup_jax.reports import _style, blocks
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'projection', 'Pictures of the features'
@@ -24,12 +17,14 @@ _PER_CLASS = 100
 _CLASS_COLORS = ('#D55E00', '#009E73', '#0072B2')
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the models that have features."""
   if models[0].outputs.num_classes < 3:
-    return Section(NAME, TITLE, [Note('A plane needs three classes.')])
-  parts: list[Block] = []
-  csv, numbers = Curves(), dict[str, dict[str, Any]]()
+    return blocks.Section(
+      NAME, TITLE, [blocks.Note('A plane needs three classes.')]
+    )
+  parts: list[blocks.Block] = []
+  csv, numbers = blocks.Curves(), dict[str, dict[str, Any]]()
   for kind, needs in (
     ('template_plane', ('features', 'weights')),
     ('mean_plane', ('features',)),
@@ -39,9 +34,8 @@ def section(models: list[Measured], options: Options) -> Section:
       missing = [n for n in needs if getattr(m.outputs, n) is None]
       try:
         if missing:
-          raise UsageError(
-            f'{m.outputs.path} has no {" and no ".join(missing)}'
-          )
+          what = ' and no '.join(missing)
+          raise UsageError(f'{m.outputs.path} has no {what}')
         if kind == 'template_plane' and not m.outputs.linear:
           raise UsageError(
             f'the weights of {m.outputs.path} do not give its logits, so '
@@ -49,39 +43,23 @@ def section(models: list[Measured], options: Options) -> Section:
           )
         drawn[m.name] = _project(m, kind, options)
       except UsageError as e:
-        parts.append(Note(f'{m.name}: {e}.'))
+        parts.append(blocks.Note(f'{m.name}: {e}.'))
         numbers.setdefault(m.name, {})[kind] = {'not_available': str(e)}
     for name, panels in drawn.items():
       for part, (points, classes) in panels.items():
-        csv.add(
-          len(points),
-          model=name,
-          plane=kind,
-          split=part,
-          label=classes,
-          x=points[:, 0],
-          y=points[:, 1],
-        )
+        of = {'model': name, 'plane': kind, 'split': part, 'label': classes}
+        csv.add(len(points), **of, x=points[:, 0], y=points[:, 1])
     if drawn:
       names = [models[0].outputs.class_name(c) for c in options.classes]
-      parts.append(
-        Figure(
-          kind,
-          _draw(drawn, names, options),
-          _CAPTIONS[kind].format(
-            data=describe(models, train=True),
-            classes=', '.join(names),
-            per_class=_PER_CLASS,
-          ),
-        )
+      caption = _CAPTIONS[kind].format(
+        data=describe(models, train=True),
+        classes=', '.join(names),
+        per_class=_PER_CLASS,
       )
-  return Section(
-    NAME,
-    TITLE,
-    parts,
-    numbers,
-    {'projection': csv.columns} if csv.columns else {},
-  )
+      figure = _draw(drawn, names, options)
+      parts.append(blocks.Figure(kind, figure, caption))
+  curves = {'projection': csv.columns} if csv.columns else {}
+  return blocks.Section(NAME, TITLE, parts, numbers, curves)
 
 
 def check_classes(models: list[Measured], options: Options) -> None:
@@ -112,29 +90,25 @@ _CAPTIONS = {
 }
 
 
-def _project(m: Measured, kind: str, options: Options) -> dict:
-  panels = {}
+def _project(m: Measured, kind: str, options: Options) -> dict[str, Any]:
+  chosen = {}
   for part, outputs in (('train', m.train), ('test', m.outputs)):
-    if outputs is None or outputs.features is None:
-      continue
-    rows = _chosen(outputs, options)
-    panels[part] = outputs, rows
+    if outputs is not None and outputs.features is not None:
+      rows = _chosen(outputs, options)
+      chosen[part] = outputs.features, outputs.labels, rows
   # The basis is that of the training split, where there is one.
-  outputs, _ = next(iter(panels.values()))
+  features, labels, _ = next(iter(chosen.values()))
   if kind == 'template_plane':
-    assert m.outputs.weights is not None
+    weights: Any = m.outputs.weights
     plane = projection.template_plane(
-      m.outputs.weights, options.classes, bias=m.outputs.bias
+      weights, options.classes, bias=m.outputs.bias
     )
   else:
-    assert outputs.features is not None
-    plane = projection.class_mean_plane(
-      outputs.features, outputs.labels, options.classes
-    ).upright()
+    plane = projection.class_mean_plane(features, labels, options.classes)
+    plane = plane.upright()
   return {
-    part: (plane.project(o.features[r]), o.labels[r])
-    for part, (o, r) in panels.items()
-    if o.features is not None
+    part: (plane.project(x[rows]), y[rows])
+    for part, (x, y, rows) in chosen.items()
   }
 
 
@@ -152,9 +126,11 @@ def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
   return np.sort(np.concatenate(rows))
 
 
-def _draw(drawn, names, options: Options):
+def _draw(
+  drawn: Mapping[str, Any], names: list[str], options: Options
+) -> Figure:
   parts = list(dict.fromkeys(p for panels in drawn.values() for p in panels))
-  shown_as = short_names(list(drawn))
+  shown_as = blocks.short_names(list(drawn))
   with _style.style():
     # A model's panels stay side by side.
     columns = 2 if len(drawn) < 3 else 4
@@ -173,25 +149,16 @@ def _draw(drawn, names, options: Options):
         for c, color, marker, name in zip(
           options.classes, _CLASS_COLORS, 'o^s', names
         ):
+          look: dict[str, Any] = {
+            'color': color,
+            'marker': marker,
+            'label': blocks.short(name),
+          }
           x, y = xy[labels == c].T
-          ax.scatter(
-            x,
-            y,
-            s=9,
-            color=color,
-            marker=marker,
-            linewidths=0,
-            alpha=0.6,
-            label=short(name),
-          )
-        ax.set(
-          xlim=(center[0] - half, center[0] + half),
-          ylim=(center[1] - half, center[1] + half),
-          aspect='equal',
-        )
-        title = shown_as[model]
-        if len(parts) > 1:
-          title += f'\n{part}'
+          ax.scatter(x, y, s=9, linewidths=0, alpha=0.6, **look)
+        (left, bottom), (right, top) = center - half, center + half
+        ax.set(xlim=(left, right), ylim=(bottom, top), aspect='equal')
+        title = shown_as[model] + (f'\n{part}' if len(parts) > 1 else '')
         ax.set_title(title, fontsize=8.5)
     shown = next(ax for ax in axes if ax.get_visible())
     handles, labels = shown.get_legend_handles_labels()

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
-from maxsup_jax.outputs import Outputs
+from maxsup_jax import errors
 from maxsup_jax.reports import (
   _style,
   blocks,
@@ -48,9 +47,7 @@ def check_sections(names: Sequence[str]) -> None:
   """Refuses unknown sections."""
   for name in names:
     if name not in SECTIONS:
-      raise UsageError(
-        f'unknown section {name!r}; known: {", ".join(SECTIONS)}'
-      )
+      raise errors.unknown(f'section {name!r}', name, SECTIONS)
 
 
 def build(
@@ -59,30 +56,25 @@ def build(
   sections: Sequence[str] = tuple(SECTIONS),
   done: Callable[[], Any] = lambda: None,
 ) -> list[Section]:
-  """Computes the sections.
+  """Computes the sections, in the order of `SECTIONS`.
+
+  A part that the data do not allow, such as a class without an example, is a
+  note that says so.
 
   Args:
     models: the first one is what the others are compared with.
     options: how to measure.
     sections: names of `SECTIONS`.
     done: is called after each section.
-
-  Returns:
-    The sections in the order of `SECTIONS`. A part that the data do not allow,
-    such as a class without an example, is a note that says so.
-
-  Raises:
-    UsageError: for an unknown section, or classes that there are not.
   """
   check_sections(sections)
-  models = list(models)
   if projection.NAME in sections:
-    projection.check_classes(models, options)
-  chosen = [module for name, module in SECTIONS.items() if name in sections]
+    projection.check_classes(list(models), options)
   built = []
-  for module in chosen:
-    built.append(module.section(models, options))
-    done()
+  for name, module in SECTIONS.items():
+    if name in sections:
+      built.append(module.section(list(models), options))
+      done()
   return built
 
 
@@ -95,15 +87,9 @@ def write(
 ) -> Path:
   """Writes results.json, the CSV files, the figures and the page.
 
-  Args:
-    out: where to.
-    sections: from `build`.
-    models: those that the sections are about.
-    options: those that the sections were computed with.
-    provenance: what made the report: command, versions.
-
-  Returns:
-    The path of the page.
+  The sections are those that `build` gave for these models and options;
+  `provenance` is what made the report: command, versions. Gives the path of
+  the page.
   """
   figures: dict[str, bytes] = {}
   files: dict[str, str | bytes] = {}
@@ -134,84 +120,56 @@ def write(
 
 def as_text(sections: Sequence[Section]) -> str:
   """The first table of a report, for a terminal."""
-  tables = [
-    b for s in sections for b in s.blocks if isinstance(b, blocks.Table)
-  ]
-  if not tables:
+  every = (b for s in sections for b in s.blocks)
+  table = next((b for b in every if isinstance(b, blocks.Table)), None)
+  if table is None:
     return ''
-  rows = [[_first_line(c) for c in row] for row in tables[0].rows]
-  rows.insert(0, list(tables[0].columns))
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return '\n'.join(
-    '  '.join(
-      [row[0].ljust(widths[0])]
-      + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
-    ).rstrip()
-    for row in rows
-  )
-
-
-def _first_line(cell: str | blocks.Cell) -> str:
-  if isinstance(cell, str):
-    return cell
-  return ' '.join([cell.value, *cell.details[:1]])
+  rows = [list(table.columns)]
+  for row in table.rows:
+    whole = [c if isinstance(c, blocks.Cell) else blocks.Cell(c) for c in row]
+    rows.append([' '.join([c.value, *c.details[:1]]) for c in whole])
+  first, *widths = (max(map(len, column)) for column in zip(*rows))
+  lines = []
+  for name, *row in rows:
+    cells = [c.rjust(w) for c, w in zip(row, widths)]
+    lines.append('  '.join([name.ljust(first), *cells]).rstrip())
+  return '\n'.join(lines)
 
 
 def _about(m: Measured) -> dict[str, Any]:
-  def one(outputs: Outputs | None):
-    if outputs is None:
-      return None
-    return {
+  found: dict[str, Any] = {}
+  for part, outputs in (('test', m.outputs), ('train', m.train)):
+    features = None if outputs is None else outputs.features
+    found[part] = outputs and {
       'path': outputs.path,
       'examples': outputs.num_examples,
       'classes': outputs.num_classes,
-      'features': None
-      if outputs.features is None
-      else outputs.features.shape[1],
+      'features': None if features is None else features.shape[1],
       'head_error': outputs.head_error,
       'metadata': outputs.metadata,
     }
+  return found
 
-  return {'test': one(m.outputs), 'train': one(m.train)}
 
-
-def _sources(models, provenance) -> Section:
+def _sources(
+  models: Sequence[Measured], provenance: Mapping[str, Any]
+) -> Section:
   """The last section: where the numbers come from."""
   rows = []
   for m in models:
-    for outputs in (m.outputs, m.train):
-      if outputs is None:
-        continue
-      known = outputs.metadata
+    for outputs in filter(None, (m.outputs, m.train)):
+      known = dict(outputs.metadata)
       objective = known.get('objective')
       if isinstance(objective, Mapping):
-        objective = ', '.join(f'{k}={v}' for k, v in objective.items())
+        known['objective'] = ', '.join(f'{k}={v}' for k, v in objective.items())
+      names = ('dataset', 'split', 'model', 'objective')
+      shown = [str(known.get(name) or '—') for name in names]
+      step = str(known.get('step', '—'))
       rows.append(
-        [
-          m.name,
-          outputs.path,
-          str(known.get('dataset') or '—'),
-          str(known.get('split') or '—'),
-          str(known.get('model') or '—'),
-          str(objective or '—'),
-          str(known.get('step', '—')),
-          f'{outputs.num_examples:,}',
-        ]
+        [m.name, outputs.path, *shown, step, f'{outputs.num_examples:,}']
       )
-  table = blocks.Table(
-    [
-      'model',
-      'file',
-      'dataset',
-      'split',
-      'network',
-      'objective',
-      'step',
-      'examples',
-    ],
-    rows,
-    _made(provenance),
-  )
+  columns = ['model', 'file', 'dataset', 'split', 'network', 'objective']
+  table = blocks.Table([*columns, 'step', 'examples'], rows, _made(provenance))
   return Section('sources', 'Where the numbers come from', [table])
 
 

@@ -1,10 +1,12 @@
 """The section on the features: variation, neural collapse, trajectories."""
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -12,15 +14,6 @@ from maxsup_jax.diagnostics import neural_collapse, representation
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import (
-  Block,
-  Curves,
-  Figure,
-  Note,
-  Section,
-  Table,
-  short_names,
-)
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'representation', 'Features and neural collapse'
@@ -55,60 +48,52 @@ _TRAJECTORIES = {
 }
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the models that have features."""
   numbers: dict[str, Any] = {}
-  parts: list[Block] = []
+  parts: list[blocks.Block] = []
+  measured = {}
   for m in models:
-    numbers[m.name] = {}
+    found = numbers[m.name] = dict[str, Any]()
     for part, outputs in (('train', m.train), ('test', m.outputs)):
       if outputs is None:
         continue
       if outputs.features is None:
         reason = f'{outputs.path} has no features'
-        numbers[m.name][part] = {'not_available': reason}
-        parts.append(Note(f'{m.name}: {reason}.'))
+        found[part] = {'not_available': reason}
+        parts.append(blocks.Note(f'{m.name}: {reason}.'))
         continue
       if outputs.head_error is not None and not outputs.linear:
-        parts.append(Note(f'{m.name}: {other_head(outputs)}'))
+        parts.append(blocks.Note(f'{m.name}: {other_head(outputs)}'))
       try:
-        numbers[m.name][part] = measure(outputs)
+        found[part] = measured[f'{m.name}, {part}'] = measure(outputs)
       except UsageError as e:
-        numbers[m.name][part] = {'not_available': str(e)}
-        parts.append(Note(f'{m.name}, {split_name(outputs, part)}: {e}.'))
-  measured = {
-    (m.name, part): numbers[m.name][part]
-    for m in models
-    for part in ('train', 'test')
-    if 'nc1' in numbers[m.name].get(part, {})
-  }
+        found[part] = {'not_available': str(e)}
+        split = outputs.metadata.get('split') or part
+        parts.append(blocks.Note(f'{m.name}, {split}: {e}.'))
   if measured:
     parts = [*_tables(measured, describe(models, train=True)), *parts]
-  csv = Curves()
-  figures = list(_trajectories(models, csv))
-  return Section(
-    NAME,
-    TITLE,
-    [*parts, *figures],
-    numbers,
-    {'trajectories': csv.columns} if csv.columns else {},
-  )
+  csv = blocks.Curves()
+  parts += _trajectories(models, csv)
+  curves = {'trajectories': csv.columns} if csv.columns else {}
+  return blocks.Section(NAME, TITLE, parts, numbers, curves)
 
 
 def measure(outputs: Outputs) -> dict[str, float | None]:
   """The cosine variation and neural collapse of one split."""
-  assert outputs.features is not None
+  features: Any = outputs.features
+  labels, logits = outputs.labels, outputs.logits
   variation = representation.cosine_variation(
-    outputs.features, outputs.labels, num_classes=outputs.num_classes
+    features, labels, num_classes=outputs.num_classes
   )
-  classifier: dict[str, Any] = {
-    'weights': outputs.weights,
-    'bias': outputs.bias,
-    'logits': outputs.logits,
-  }
-  collapse = neural_collapse.neural_collapse(
-    outputs.features, outputs.labels, **classifier
+  collapse_of = functools.partial(
+    neural_collapse.neural_collapse,
+    *(features, labels),
+    weights=outputs.weights,
+    bias=outputs.bias,
+    logits=logits,
   )
+  collapse = collapse_of()
   record = {
     field.name: value
     for field in dataclasses.fields(collapse)
@@ -122,10 +107,8 @@ def measure(outputs: Outputs) -> dict[str, float | None]:
     'nc1_correct': None,
     'nc1_wrong': None,
   }
-  if len(np.unique(outputs.logits.argmax(1))) > 1:
-    grouped = neural_collapse.neural_collapse(
-      outputs.features, outputs.labels, **classifier, group_by='predictions'
-    )
+  if len(np.unique(logits.argmax(1))) > 1:
+    grouped = collapse_of(group_by='predictions')
     record |= {
       'nc1_correct': grouped.nc1_correct,
       'nc1_wrong': grouped.nc1_wrong,
@@ -144,37 +127,27 @@ def other_head(outputs: Outputs) -> str:
   )
 
 
-def split_name(outputs: Outputs, part: str) -> str:
-  """The name of the split, if the file says it."""
-  return str(outputs.metadata.get('split') or part)
-
-
-def _tables(measured, data: str) -> Iterator[Table]:
-  columns = ['', *[f'{name}, {part}' for name, part in measured]]
-
-  def rows(titles):
-    return [
-      [title, *[blocks.number(r[key]) for r in measured.values()]]
-      for key, title in titles.items()
-      if any(r[key] is not None for r in measured.values())
-    ]
-
-  yield Table(
-    columns,
-    rows(
-      {
-        'd_within': 'd within, variation within classes',
-        'd_total': 'd total, variation of all features',
-        'r_squared': 'R² = 1 − d within / d total, class separation',
-      }
-    ),
+def _tables(measured: Mapping[str, Any], data: str) -> Iterator[blocks.Table]:
+  yield blocks.table(
+    '',
+    measured,
+    {
+      'd_within': 'd within, variation within classes',
+      'd_total': 'd total, variation of all features',
+      'r_squared': 'R² = 1 − d within / d total, class separation',
+    },
     f'{data}. Cosine distances of penultimate features, every class weighted '
     'equally (Kornblith et al., 2021; Zhou et al., 2025). More variation '
     'within classes goes with features that transfer better.',
   )
-  yield Table(
-    columns,
-    rows(_COLLAPSE),
+  yield blocks.table(
+    '',
+    measured,
+    {
+      key: title
+      for key, title in _COLLAPSE.items()
+      if any(r[key] is not None for r in measured.values())
+    },
     f'{data}. W: weights of the last layer; H: class means of the features, '
     'centred by the mean of the class means. Complete collapse is 0 in all but '
     'norms and accuracy. NC1, NC2 and NC3 as in '
@@ -185,87 +158,72 @@ def _tables(measured, data: str) -> Iterator[Table]:
   )
 
 
-def _trajectories(models: list[Measured], csv: Curves) -> Iterator[Block]:
+def _trajectories(
+  models: list[Measured], csv: blocks.Curves
+) -> Iterator[blocks.Block]:
   runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
   for m in models:
-    records = [r for r in m.outputs.history if r.get('kind') == 'diagnostics']
-    for record in records:
-      if record.get('weights', 'raw') != 'raw':
+    for record in m.outputs.history:
+      raw = record.get('weights', 'raw') == 'raw'
+      if record.get('kind') != 'diagnostics' or not raw:
         continue
       error = record.get('accuracy')
       row = {'error': None if error is None else 1 - error} | {
         key: record.get(key) for key in _TRAJECTORIES if key != 'error'
       }
-      split = record.get('split', '')
-      runs.setdefault(m.name, {}).setdefault(split, []).append(
-        {'epoch': record.get('epoch'), **row}
-      )
-      csv.add(
-        1,
-        model=m.name,
-        split=split,
-        step=record.get('step'),
-        epoch=record.get('epoch'),
-        **{k: float('nan') if v is None else v for k, v in row.items()},
-      )
+      split, epoch = record.get('split', ''), record.get('epoch')
+      splits = runs.setdefault(m.name, {})
+      splits.setdefault(split, []).append({'epoch': epoch, **row})
+      at = {'model': m.name, 'split': split, 'step': record.get('step')}
+      known = {k: float('nan') if v is None else v for k, v in row.items()}
+      csv.add(1, **at, epoch=epoch, **known)
   if not runs:
-    yield Note(
+    yield blocks.Note(
       'No trajectories of neural collapse: no run logged them (set '
       'config.diagnostics_every in training).'
     )
     return
   # The training split is drawn first, with solid lines.
-  splits = sorted({s for r in runs.values() for s in r}, key=_train_first)
-  if len(splits) > len(_SPLIT_STYLES):
-    left_out = ', '.join(splits[len(_SPLIT_STYLES) :])
-    splits = splits[: len(_SPLIT_STYLES)]
-    yield Note(f'Not drawn, as there are too many splits: {left_out}.')
+  drawn = sorted(
+    {s for r in runs.values() for s in r},
+    key=lambda s: (not s.startswith('train'), s),
+  )
+  if left_out := ', '.join(drawn[len(_SPLIT_STYLES) :]):
+    drawn = drawn[: len(_SPLIT_STYLES)]
+    yield blocks.Note(f'Not drawn, as there are too many splits: {left_out}.')
   order = {m.name: i for i, m in enumerate(models)}
-  yield Figure(
+  styles = ', '.join(map(' '.join, zip(drawn, _SPLIT_STYLES)))
+  yield blocks.Figure(
     'trajectories',
-    _draw_trajectories(runs, splits, order),
+    _draw_trajectories(runs, drawn, order),
     f'{describe(models, train=True)}. Neural collapse during training, as the '
-    'runs logged it: '
-    + ', '.join(
-      f'{split} {style}' for split, style in zip(splits, _SPLIT_STYLES)
-    )
-    + '. NC1 with the 1/K of the paper, NC3 not squared; BatchNorm in '
-    'evaluation mode, no augmentation; averaged weights are not drawn. In the '
-    'last panel NC1 falls to the right.',
+    f'runs logged it: {styles}. NC1 with the 1/K of the paper, NC3 not '
+    'squared; BatchNorm in evaluation mode, no augmentation; averaged weights '
+    'are not drawn. In the last panel NC1 falls to the right.',
   )
 
 
-_SPLIT_STYLES = {
-  'solid': '-',
-  'dashed': '--',
-  'dotted': ':',
-  'dash-dotted': '-.',
-}
+_SPLIT_STYLES = {'solid': '-', 'dashed': '--', 'dotted': ':'}
+_SPLIT_STYLES |= {'dash-dotted': '-.'}
 
 
-def _train_first(split: str) -> tuple[bool, str]:
-  return not split.startswith('train'), split
-
-
-def _draw_trajectories(runs, splits, order):
+def _draw_trajectories(
+  runs: Mapping[str, Any], splits: list[str], order: Mapping[str, int]
+) -> Figure:
+  size, looks = {'markersize': 2.5, 'linewidth': 1.1}, list[dict[str, Any]]()
   with _style.style():
     figure, axes = _style.panels(len(_TRAJECTORIES) + 1, columns=4, height=1.9)
     for name, by_split in runs.items():
+      i = order[name]
+      looks.append({'color': _style.color(i), 'marker': _style.marker(i)})
       for split, style in zip(splits, _SPLIT_STYLES.values()):
         records = by_split.get(split, [])
-        look: dict[str, Any] = {
-          'color': _style.color(order[name]),
-          'linestyle': style,
-          'marker': _style.marker(order[name]),
-          'markersize': 2.5,
-          'linewidth': 1.1,
-        }
+        look: dict[str, Any] = {'linestyle': style, **looks[-1], **size}
         for key, ax in zip(_TRAJECTORIES, axes):
           ax.plot(*_defined(records, 'epoch', key), **look)
         axes[-1].plot(*_defined(records, 'nc1', 'nc2'), **look)
     for ax, title in zip(axes, [*_TRAJECTORIES.values(), 'NC2 against NC1']):
-      ax.set_title(title)
-      ax.set_xlabel('epoch')
+      ax.set(title=title, xlabel='epoch')
     axes[1].set_yscale('log')
     axes[-1].set_xscale('log')
     for axis in (axes[1].yaxis, axes[-1].xaxis):
@@ -275,18 +233,13 @@ def _draw_trajectories(runs, splits, order):
     # It falls during training, and time runs to the right.
     axes[-1].invert_xaxis()
     axes[-1].set_xlabel('NC1')
-    handles = [
-      Line2D(
-        [], [], color=_style.color(order[n]), marker=_style.marker(order[n])
-      )
-      for n in runs
-    ]
-    names = short_names(list(runs))
+    handles = [Line2D([], [], **look) for look in looks]
+    names = blocks.short_names(list(runs))
     _style.legend(figure, handles, list(names.values()))
   return figure
 
 
-def _defined(records, *keys):
+def _defined(records: Sequence[Any], *keys: str) -> list[list[Any]]:
   """The values of the keys in the records that have all of them."""
   there = [r for r in records if all(r[k] is not None for k in keys)]
   return [[r[k] for r in there] for k in keys]

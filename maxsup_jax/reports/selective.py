@@ -1,31 +1,16 @@
 """The section on selective classification: which predictions to accept."""
 
 import collections
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from maxsup_jax.diagnostics import selective
-from maxsup_jax.reports import _style, blocks
-from maxsup_jax.reports.blocks import (
-  Cell,
-  Curves,
-  Figure,
-  Section,
-  Table,
-  median_and_range,
-  short_names,
-)
-from maxsup_jax.reports.measured import (
-  COVERAGE,
-  RISK,
-  Measured,
-  Options,
-  describe,
-  held_out,
-  over_splits,
-  splits,
-)
+from maxsup_jax.reports import _style, blocks, measured
+from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'selective', 'Selective classification'
 # Coverages of the magnified corner, where label smoothing does its damage.
@@ -38,7 +23,7 @@ _AURC = {
 }
 
 
-def section(models: list[Measured], options: Options) -> Section:
+def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section."""
   curves = {m.name: m.ranking().curve() for m in models}
   data, N = describe(models), models[0].outputs.num_examples
@@ -48,37 +33,21 @@ def section(models: list[Measured], options: Options) -> Section:
     name: {c: selective.aurc(curve, convention=c) for c in _AURC}
     for name, curve in curves.items()
   }
-  csv, norms = Curves(), Curves()
+  csv, norms = blocks.Curves(), blocks.Curves()
   for m in models:
     for score in selective.SCORES:
       curve = m.ranking(score).curve()
-      coverage, risk, generalized, threshold = _style.thin(
-        curve.coverage,
-        curve.risk,
-        curve.generalized_risk,
-        curve.threshold,
-        limit=4000,
-      )
-      csv.add(
-        len(coverage),
-        model=m.name,
-        score=score,
-        coverage=coverage,
-        risk=risk,
-        generalized_risk=generalized,
-        threshold=threshold,
-      )
+      names = ('coverage', 'risk', 'generalized_risk', 'threshold')
+      columns = _style.thin(*(getattr(curve, n) for n in names), limit=4000)
+      thinned = dict(zip(names, columns))
+      csv.add(len(columns[0]), model=m.name, score=score, **thinned)
     for seed, fit in zip(options.seeds, fits[m.name]['pnorm']):
-      norms.add(
-        len(fit['grid']),
-        model=m.name,
-        seed=seed,
-        p=fit['grid'],
-        aurc_held_out=fit['grid_aurc'],
-        aurc_held_out_msp=fit['msp_aurc'],
-      )
-  figures = [
-    Figure(
+      aurc = {'aurc_held_out': fit['grid_aurc']}
+      aurc['aurc_held_out_msp'] = fit['msp_aurc']
+      p = fit['grid']
+      norms.add(len(p), model=m.name, seed=seed, p=p, **aurc)
+  shown: list[blocks.Block] = [
+    blocks.Figure(
       'risk_coverage',
       _risk_coverage(models, curves),
       f'Risk-coverage curves. {data}. The error among the accepted predictions '
@@ -86,44 +55,33 @@ def section(models: list[Measured], options: Options) -> Section:
       'probability (log-odds in float64), ties by expectation. Small panel: '
       f'coverages up to {_INSET:.0%}. The legend has error and AURC (trapezoid '
       'from risk 0 at coverage 0).',
-    )
+    ),
+    _score_table(scores, data),
   ]
   if models[0].outputs.num_classes > 2:
-    figures.append(
-      Figure(
+    shown.append(
+      blocks.Figure(
         'pnorm',
         _norms(models, fits),
         f'Choosing the norm. {data}. AURC of the centred MaxLogit-pNorm score '
         'less that of the maximum softmax probability on the same held-out '
-        f'{held_out(N, options)}, in percentage points; below 0 the norm ranks '
-        f'better. Lines: median over {len(options.seeds)} split(s); bands: '
-        'their range.',
+        f'{measured.held_out(N, options)}, in percentage points; below 0 the '
+        f'norm ranks better. Lines: median over {len(options.seeds)} '
+        'split(s); bands: their range.',
       )
     )
-  return Section(
-    NAME,
-    TITLE,
-    [
-      figures[0],
-      _score_table(scores, data),
-      *figures[1:],
-      _fit_table(fits, options, data, N),
-      _convention_table(conventions, data),
-    ],
-    {
-      m.name: {
-        'scores': scores[m.name],
-        'aurc_conventions': conventions[m.name],
-        **fits[m.name],
-      }
-      for m in models
-    },
-    {'risk_coverage': csv.columns, 'pnorm': norms.columns},
-  )
+  shown.append(_fit_table(fits, options, data, N))
+  shown.append(_convention_table(conventions, data))
+  numbers = {
+    n: {'scores': scores[n], 'aurc_conventions': conventions[n], **fits[n]}
+    for n in curves
+  }
+  tables = {'risk_coverage': csv.columns, 'pnorm': norms.columns}
+  return blocks.Section(NAME, TITLE, shown, numbers, tables)
 
 
-def _risk_coverage(models, curves):
-  names = short_names([m.name for m in models])
+def _risk_coverage(models: list[Measured], curves: Mapping[str, Any]) -> Figure:
+  names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=3.6)
     figure.set_size_inches(_style.WIDTH, 3.6)
@@ -146,14 +104,13 @@ def _risk_coverage(models, curves):
     ax.set(xlim=(0, 100), ylim=(0, max(1.06 * highest, left / 0.36)))
     inset.set(xlim=(0, 100 * _INSET), ylim=(0, 1.1 * corner or 0.1 * highest))
     inset.tick_params(labelsize=7)
-    ax.set_xlabel('coverage (%)')
-    ax.set_ylabel('risk (%)')
+    ax.set(xlabel='coverage (%)', ylabel='risk (%)')
     _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
 
-def _norms(models, fits):
-  names = short_names([m.name for m in models])
+def _norms(models: list[Measured], fits: Mapping[str, Any]) -> Figure:
+  names = blocks.short_names([m.name for m in models])
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.9)
     ax.xaxis.set_major_locator(
@@ -162,28 +119,13 @@ def _norms(models, fits):
     ax.axhline(0, color='#888888', linewidth=0.8)
     for i, m in enumerate(models):
       records = fits[m.name]['pnorm']
-      gain = [
-        100 * (np.asarray(r['grid_aurc']) - r['msp_aurc']) for r in records
-      ]
-      grid = records[0]['grid']
-      ax.plot(
-        grid,
-        np.median(gain, 0),
-        label=names[m.name],
-        marker=_style.marker(i),
-        markersize=3,
-        **_style.line(i),
-      )
-      ax.fill_between(
-        grid,
-        np.min(gain, 0),
-        np.max(gain, 0),
-        color=_style.color(i),
-        alpha=0.13,
-        linewidth=0,
-      )
-    ax.set_xlabel('p')
-    ax.set_ylabel('AURC less MSP (points)')
+      curves = ((np.asarray(r['grid_aurc']), r['msp_aurc']) for r in records)
+      gain = [100 * (aurc - msp) for aurc, msp in curves]
+      grid, low, high = records[0]['grid'], np.min(gain, 0), np.max(gain, 0)
+      look = {'marker': _style.marker(i), 'markersize': 3, **_style.line(i)}
+      ax.plot(grid, np.median(gain, 0), label=names[m.name], **look)
+      _style.band(ax, grid, low, high, _style.color(i), 0.13)
+    ax.set(xlabel='p', ylabel='AURC less MSP (points)')
     _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
 
@@ -203,42 +145,32 @@ def _scores(m: Measured) -> dict[str, dict[str, float]]:
       'e_aurc_closed_form': selective.e_aurc(curve, reference='closed_form'),
       'naurc': selective.naurc(curve),
       'auroc_f': selective.auroc(curve),
-      **{
-        f'coverage_at_risk_{r:g}': selective.coverage_at_risk(curve, r)
-        for r in (0.01, 0.02, 0.05, 0.1)
-      },
-      **{
-        f'risk_at_coverage_{c:g}': selective.risk_at_coverage(curve, c)
-        for c in (0.5, 0.8, 0.9)
-      },
-      **{
-        f'selective_accuracy_coverage_{a:g}': (
-          selective.selective_accuracy_coverage(curve, a)
-        )
-        for a in (0.9, 0.95, 0.98)
-      },
     }
+    for name, function, at in (
+      ('coverage_at_risk', selective.coverage_at_risk, (0.01, 0.02, 0.05, 0.1)),
+      ('risk_at_coverage', selective.risk_at_coverage, (0.5, 0.8, 0.9)),
+      (
+        'selective_accuracy_coverage',
+        selective.selective_accuracy_coverage,
+        (0.9, 0.95, 0.98),
+      ),
+    ):
+      records[score] |= {f'{name}_{x:g}': function(curve, x) for x in at}
   return records
 
 
-def _score_table(scores, data: str) -> Table:
-  rows: list[list[str | Cell]] = []
+def _score_table(scores: Mapping[str, Any], data: str) -> blocks.Table:
   best = {n: _best([r['aurc'] for r in s.values()]) for n, s in scores.items()}
+  rows: list[list[str | blocks.Cell]] = []
   for key, score in selective.SCORES.items():
-    rows.append(
-      [
-        score.title,
-        *[
-          Cell(
-            blocks.percent(records[key]['aurc']),
-            [f'AUROC {blocks.percent(records[key]["auroc_f"])}'],
-            best=records[key]['aurc'] == best[name],
-          )
-          for name, records in scores.items()
-        ],
-      ]
-    )
-  return Table(
+    rows.append([score.title])
+    for name, records in scores.items():
+      aurc, auroc = records[key]['aurc'], records[key]['auroc_f']
+      details = [f'AUROC {blocks.percent(auroc)}']
+      best_of_all = aurc == best[name]
+      cell = blocks.Cell(blocks.percent(aurc), details, best=best_of_all)
+      rows[-1].append(cell)
+  return blocks.Table(
     ['AURC by score', *scores],
     rows,
     f'{data}. How well each confidence score ranks the predictions, the best '
@@ -257,7 +189,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   norms, thresholds = [], []
   logits, labels = m.outputs.logits, m.outputs.labels
   msp, errors = m.scores['msp'], m.errors
-  for fit, rest in splits(len(labels), options):
+  for fit, rest in measured.splits(len(labels), options):
     if m.outputs.num_classes > 2:
       chosen = selective.fit_pnorm(logits[fit], labels[fit])
       curve = selective.risk_coverage(chosen.score(logits[rest]), errors[rest])
@@ -275,8 +207,8 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
     record = {}
     held_out = selective.risk_coverage(msp[fit], errors[fit])
     for name, find, target in (
-      ('risk', selective.threshold_for_risk, RISK),
-      ('coverage', selective.threshold_for_coverage, COVERAGE),
+      ('risk', selective.threshold_for_risk, measured.RISK),
+      ('coverage', selective.threshold_for_coverage, measured.COVERAGE),
     ):
       threshold = find(held_out, target)
       applied = selective.apply_threshold(threshold, msp[rest], errors[rest])
@@ -290,51 +222,41 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   return {'pnorm': norms, 'thresholds': thresholds}
 
 
-def _fit_table(fits, options: Options, data: str, N: int) -> Table:
+def _fit_table(
+  fits: Mapping[str, Any], options: Options, data: str, N: int
+) -> blocks.Table:
   rows = []
 
-  def add(title, values, form):
-    rows.append([title, *[values(f, form) for f in fits.values()]])
-
-  def over(part, *keys):
-    def values(fit, form):
-      numbers = []
-      for record in fit[part]:
-        for key in keys:
-          record = record[key]
-        numbers.append(record)
-      defined = [n for n in numbers if not blocks.undefined(n)]
-      return median_and_range(defined, form) if defined else '—'
-
-    return values
+  def add(title, value):
+    """A row over the splits, of what `value` finds in the fits of a model."""
+    rows.append([title])
+    for fit in fits.values():
+      defined = [x for x in value(fit) if not blocks.undefined(x)]
+      rows[-1].append(
+        blocks.median_and_range(defined, blocks.percent) if defined else '—'
+      )
 
   if any(f['pnorm'] for f in fits.values()):
-    rows.append(
-      [
-        'chosen p',
-        *[_chosen(f['pnorm']) for f in fits.values()],
-      ]
-    )
-    add('AURC, MSP', over('pnorm', 'before'), blocks.percent)
-    add('AURC, chosen score', over('pnorm', 'after'), blocks.percent)
+    rows.append(['chosen p', *(_chosen(f['pnorm']) for f in fits.values())])
+    add('AURC, MSP', lambda f: [r['before'] for r in f['pnorm']])
+    add('AURC, chosen score', lambda f: [r['after'] for r in f['pnorm']])
   for name, target, other in (
-    ('risk', RISK, 'coverage'),
-    ('coverage', COVERAGE, 'risk'),
+    ('risk', measured.RISK, 'coverage'),
+    ('coverage', measured.COVERAGE, 'risk'),
   ):
-    add(
-      f'{name} at the threshold for {target:.0%} {name}',
-      over('thresholds', name, name),
-      blocks.percent,
-    )
-    add(f'its {other}', over('thresholds', name, other), blocks.percent)
-  return Table(
+    for title, key in (
+      (f'{name} at the threshold for {target:.0%} {name}', name),
+      (f'its {other}', other),
+    ):
+      add(title, lambda f, k=key, n=name: [t[n][k] for t in f['thresholds']])
+  return blocks.Table(
     ['chosen on held-out data', *fits],
     rows,
     f'{data}. The p of the centred MaxLogit-pNorm score and the thresholds are '
-    f'chosen on {held_out(N, options)} and applied to the others; '
-    f'{over_splits(options)}. Where no p beats it on the held-out part, the '
-    'maximum softmax probability stays ("MSP"). Thresholds are on the maximum '
-    'softmax probability; "—" where none reaches the target.',
+    f'chosen on {measured.held_out(N, options)} and applied to the others; '
+    f'{measured.over_splits(options)}. Where no p beats it on the held-out '
+    'part, the maximum softmax probability stays ("MSP"). Thresholds are on '
+    'the maximum softmax probability; "—" where none reaches the target.',
   )
 
 
@@ -348,13 +270,13 @@ def _chosen(records: list[dict]) -> str:
   return ', '.join(f'{p} ({n}×)' for p, n in counts.most_common())
 
 
-def _convention_table(conventions, data: str) -> Table:
-  return Table(
-    ['AURC by convention', *conventions],
-    [
-      [title, *[blocks.percent(c[key]) for c in conventions.values()]]
-      for key, title in _AURC.items()
-    ],
+def _convention_table(
+  conventions: Mapping[str, Any], data: str
+) -> blocks.Table:
+  return blocks.table(
+    'AURC by convention',
+    conventions,
+    {key: (title, blocks.percent) for key, title in _AURC.items()},
     f'{data}; maximum softmax probability. Four numbers go by the name of '
     'AURC; the first is the one of this report.',
   )

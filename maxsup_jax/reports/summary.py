@@ -1,38 +1,26 @@
 """The first section: every model in a column, with intervals."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maxsup_jax.diagnostics import bootstrap, calibration, selective
-from maxsup_jax.reports import blocks
-from maxsup_jax.reports.blocks import Cell, Section, Table, Text
+from maxsup_jax.reports import blocks, measured
 from maxsup_jax.reports.compared import paired
-from maxsup_jax.reports.measured import (
-  COVERAGE,
-  RISK,
-  Measured,
-  Options,
-  describe,
-)
+from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'summary', 'Summary'
 # A share of resamples that may lack a statistic whose difference is marked.
 _FEW = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistic:
-  """A row of the table.
+class Statistic(NamedTuple):
+  """A row of the table: its heading, and 1 if more is better, -1 if less is.
 
-  Attributes:
-    title: its heading, with the convention.
-    better: 1 if more is better, -1 if less is.
-    form: writes a value.
-    of_curve: computes it from the risk-coverage curve of the MSP, or None.
+  `form` writes a value; `of_curve` computes it from the risk-coverage curve of
+  the MSP, unless it is None.
   """
 
   title: str
@@ -52,30 +40,22 @@ STATISTICS = {
   'naurc': Statistic('NAURC', -1, blocks.number, selective.naurc),
   'auroc_f': Statistic('AUROC of failures', 1, blocks.percent, selective.auroc),
   'coverage_at_risk': Statistic(
-    f'coverage at {RISK:.0%} risk',
+    f'coverage at {measured.RISK:.0%} risk',
     1,
     blocks.percent,
-    functools.partial(selective.coverage_at_risk, risk=RISK),
+    functools.partial(selective.coverage_at_risk, risk=measured.RISK),
   ),
   'risk_at_coverage': Statistic(
-    f'risk at {COVERAGE:.0%} coverage',
+    f'risk at {measured.COVERAGE:.0%} coverage',
     -1,
     blocks.percent,
-    functools.partial(selective.risk_at_coverage, coverage=COVERAGE),
+    functools.partial(selective.risk_at_coverage, coverage=measured.COVERAGE),
   ),
 }
 
 
-def section(models: list[Measured], options: Options) -> Section:
-  """Builds the section.
-
-  Args:
-    models: the first one is what the others are compared with.
-    options: see `Options`.
-
-  Returns:
-    A table, with intervals and paired differences if there are resamples.
-  """
+def section(models: list[Measured], options: Options) -> blocks.Section:
+  """A table, with intervals and paired differences if there are resamples."""
   values = [_values(m, options) for m in models]
   samples = [
     bootstrap.bootstrap(
@@ -87,34 +67,29 @@ def section(models: list[Measured], options: Options) -> Section:
     for m in (models if options.resamples else ())
   ]
   comparable = paired([m.outputs for m in models])
-  rows: list[list[str | Cell]] = []
+  rows: list[list[str | blocks.Cell]] = []
   numbers: dict[str, dict[str, Any]] = {m.name: {} for m in models}
   for name, statistic in STATISTICS.items():
-    row: list[str | Cell] = [statistic.title]
+    row: list[str | blocks.Cell] = [statistic.title]
     for i, m in enumerate(models):
-      record = {'value': values[i][name]}
+      record: dict[str, Any] = {'value': values[i][name]}
       if samples:
-        record |= _interval_of(samples[i][name], options)
+        record['interval'] = bootstrap.interval(samples[i][name], options.level)
+        share = bootstrap.undefined_share(samples[i][name])
+        record['undefined_share'] = share
       if samples and i and comparable:
-        record |= _difference(
-          values[i][name] - values[0][name],
-          samples[i][name],
-          samples[0][name],
-          options,
-        )
+        record['difference'] = values[i][name] - values[0][name]
+        pair = samples[i][name], samples[0][name]
+        record |= _difference(*pair, options)
       numbers[m.name][name] = record
       row.append(_cell(statistic, record))
     rows.append(row)
   columns = ['', *[m.name for m in models]]
-  return Section(
-    NAME,
-    TITLE,
-    [
-      *_remarks(models, options, comparable),
-      Table(columns, rows, _caption(models, options, comparable)),
-    ],
-    numbers,
-  )
+  parts: list[blocks.Block] = []
+  if len(models) > 1 and options.resamples:
+    parts.append(blocks.Text(_remark(models) if comparable else _NOT_PAIRED))
+  parts.append(blocks.Table(columns, rows, _caption(models, options)))
+  return blocks.Section(NAME, TITLE, parts, numbers)
 
 
 def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
@@ -155,28 +130,20 @@ def _values(m: Measured, options: Options) -> dict[str, float]:
   return {n: f(once) for n, f in _statistics(m, options).items()}
 
 
-def _interval_of(samples: np.ndarray, options: Options) -> dict:
-  return {
-    'interval': bootstrap.interval(samples, options.level),
-    'undefined_share': bootstrap.undefined_share(samples),
-  }
-
-
 def _difference(
-  value: float, samples: np.ndarray, first: np.ndarray, options: Options
-) -> dict:
-  """The difference to the first model, and whether it is more than chance."""
+  samples: np.ndarray, first: np.ndarray, options: Options
+) -> dict[str, Any]:
+  """Whether a difference to the first model is more than chance."""
   low, high = bootstrap.paired_interval(samples, first, options.level)
   undefined = bootstrap.undefined_share(samples - first)
   return {
-    'difference': value,
     'difference_interval': (low, high),
     # Where many resamples do not define it, the interval is of the others.
     'excludes_zero': bool(low > 0 or high < 0) and undefined <= _FEW,
   }
 
 
-def _cell(statistic: Statistic, record: dict) -> Cell:
+def _cell(statistic: Statistic, record: dict) -> blocks.Cell:
   form, details, mark = statistic.form, [], ''
   if 'interval' in record:
     details.append(_interval(form, record['interval']))
@@ -190,7 +157,7 @@ def _cell(statistic: Statistic, record: dict) -> Cell:
     details.append(f'Δ {_signed(form, record["difference"])} {mark}'.strip())
     signed = functools.partial(_signed, form)
     details.append(_interval(signed, record['difference_interval']))
-  return Cell(form(record['value']), details, mark)
+  return blocks.Cell(form(record['value']), details, mark)
 
 
 def _interval(form: Callable, bounds: tuple[float, float]) -> str:
@@ -202,25 +169,22 @@ def _signed(form: Callable[[float], str], value: float) -> str:
   return '+' + text if value > 0 else text.replace('-', '−')
 
 
-def _remarks(models, options, comparable) -> list[Text]:
-  if len(models) < 2 or not options.resamples:
-    return []
-  if comparable:
-    return [
-      Text(
-        f'Differences (Δ) are to {models[0].name}, paired by example, as all '
-        'files hold the same labels; those of percentages are in points. '
-        '"Better" and "worse" mark those whose interval excludes zero. '
-        'Intervals are of the sampling of these examples only: they say '
-        'nothing about another seed of training.'
-      )
-    ]
-  return [
-    Text('The files hold different labels, so there are no paired differences.')
-  ]
+_NOT_PAIRED = (
+  'The files hold different labels, so there are no paired differences.'
+)
 
 
-def _caption(models, options, comparable) -> str:
+def _remark(models: list[Measured]) -> str:
+  return (
+    f'Differences (Δ) are to {models[0].name}, paired by example, as all '
+    'files hold the same labels; those of percentages are in points. '
+    '"Better" and "worse" mark those whose interval excludes zero. '
+    'Intervals are of the sampling of these examples only: they say '
+    'nothing about another seed of training.'
+  )
+
+
+def _caption(models: list[Measured], options: Options) -> str:
   text = (
     f'{describe(models)}. ECE: {options.bins} bins of equal width, closed on '
     'the right. Selective classification ranks by the maximum softmax '

@@ -12,20 +12,9 @@ from maxsup_jax.errors import UsageError
 
 # The names and the order of Hendrycks and Dietterich (2019), Table 1.
 STANDARD = (
-  'gaussian_noise',
-  'shot_noise',
-  'impulse_noise',
-  'defocus_blur',
-  'glass_blur',
-  'motion_blur',
-  'zoom_blur',
-  'snow',
-  'frost',
-  'fog',
-  'brightness',
-  'contrast',
-  'elastic_transform',
-  'pixelate',
+  *('gaussian_noise', 'shot_noise', 'impulse_noise', 'defocus_blur'),
+  *('glass_blur', 'motion_blur', 'zoom_blur', 'snow', 'frost', 'fog'),
+  *('brightness', 'contrast', 'elastic_transform', 'pixelate'),
   'jpeg_compression',
 )
 # Theirs for validation, which benchmarks leave out.
@@ -72,14 +61,9 @@ BENCHMARKS = {
 
 
 def choose_benchmark(name: str | None, trained_on: Sequence[str]) -> Benchmark:
-  """The corrupted dataset that belongs to the dataset of the runs.
+  """The corrupted dataset of a name, or that of the datasets of the runs.
 
-  Args:
-    name: a key of `BENCHMARKS`, or None to guess it.
-    trained_on: the names of the runs' datasets, with version or path.
-
-  Raises:
-    UsageError: if there is none, or not one for all.
+  Their names may have a version or path. Refused is what has none, or several.
   """
   if name is not None:
     return BENCHMARKS[errors.one_of('dataset', name, BENCHMARKS)]
@@ -107,12 +91,7 @@ def choose_corruptions(
 ) -> tuple[str, ...]:
   """The corruptions that are named: by default the 15 standard ones.
 
-  Args:
-    given: names, 'all' alone for the extra ones too, or nothing.
-    benchmark: may have other names for some.
-
-  Raises:
-    UsageError: for an unknown name.
+  'all' alone has the extra ones, too; names of the benchmark are understood.
   """
   if not given:
     return STANDARD
@@ -132,21 +111,10 @@ def check_prepared(
   data_dir: str | None,
   mock: int | None = None,
 ) -> dict[tuple[str, int], int]:
-  """Counts the examples of each dataset; refuses any that is not on disk.
+  """Counts the examples of each dataset, by corruption and severity.
 
-  Args:
-    benchmark: the corrupted dataset.
-    corruptions: which of them.
-    severities: of each.
-    data_dir: see `open_source`.
-    mock: see `open_source`.
-
-  Returns:
-    The number of examples by corruption and severity.
-
-  Raises:
-    UsageError: one line that names all that are missing, and the command that
-      prepares them.
+  Refuses, in one line, all that are missing, with the command that prepares
+  them. `data_dir` and `mock` are those of `open_source`.
   """
   sizes, missing = {}, []
   for corruption in corruptions:
@@ -182,15 +150,7 @@ def open_corrupted(
   dataset: ConfigDict,
   data_dir: str | None,
 ) -> data.Source:
-  """Opens one dataset of the benchmark.
-
-  Args:
-    benchmark: the corrupted dataset.
-    corruption: its name.
-    severity: from 1 to 5.
-    dataset: config.dataset of a run, whose images are read in the same way.
-    data_dir: see `open_source`.
-  """
+  """Opens one dataset as config.dataset of a run says that its own is read."""
   return data.open_source(
     benchmark.dataset(corruption, severity),
     benchmark.split,
@@ -224,12 +184,8 @@ def default_transform(
     corrupted images have the size of the model and clean ones do not.
 
   Examples:
-    >>> default_transform(
-    ...   'resize(256) | center_crop(224)',
-    ...   clean=None,
-    ...   corrupted=(224, 224, 3),
-    ...   seen=(224, 224, 3),
-    ... )
+    >>> shape, own = (224, 224, 3), 'resize(256) | center_crop(224)'
+    >>> default_transform(own, clean=None, corrupted=shape, seen=shape)
     ''
   """
   if corrupted != seen or clean == corrupted:

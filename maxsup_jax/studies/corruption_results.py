@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from maxsup_jax import files
@@ -27,16 +27,7 @@ DEFINITIONS = {
   'std': 'standard deviation (n - 1) over corruptions of these means; null for '
   'one corruption',
 }
-_COLUMNS = (
-  'run',
-  'corruption',
-  'severity',
-  'examples',
-  'accuracy',
-  'error',
-  'nll',
-  'ece',
-)
+_COLUMNS = ('run', 'corruption', 'severity', 'examples', 'accuracy', *METRICS)
 
 Record = dict[str, Any]
 
@@ -46,12 +37,7 @@ class Log:
 
   A line is on disk before the next dataset begins, so that a run of the program
   that ends early loses at most one. A line that was cut short counts as none.
-
-  Args:
-    directory: where the results are; it is made.
-
-  Raises:
-    UsageError: if it holds anything else, or cannot be written.
+  The directory is made; one that holds anything else is refused.
   """
 
   def __init__(self, directory: pathlib.Path):
@@ -89,14 +75,9 @@ class Log:
       raise UsageError(f'{self._path} cannot be read: {e}') from None
 
   def add_runs(self, identities: Mapping[str, Record]) -> None:
-    """Adds runs whose results will follow.
+    """Adds runs whose results will follow, by name.
 
-    Args:
-      identities: of each run, by name.
-
-    Raises:
-      UsageError: if there are results of another run of that name; nothing is
-        written.
+    Refuses, before anything is written, a name that another run has.
     """
     records = self.records()
     there = {r['run']: r for r in records if r['kind'] == 'run'}
@@ -137,19 +118,10 @@ def _differences(there: Record, here: Record) -> list[str]:
   ]
 
 
-# ---- Means -------------------------------------------------------------------
-
-
 def summarize(records: Sequence[Record]) -> Record:
-  """The means over the datasets of one run.
+  """The means over the datasets of one run, one for each place; `DEFINITIONS`.
 
-  Args:
-    records: one for each corruption and severity, every corruption with the
-      same severities.
-
-  Returns:
-    `by_corruption`, `by_severity`, `mean` and `std`, see `DEFINITIONS`; None
-    where a number is not defined.
+  What is not defined is None.
 
   Examples:
     >>> records = [
@@ -161,41 +133,32 @@ def summarize(records: Sequence[Record]) -> Record:
     >>> [round(summary[name]['error'], 6) for name in ('mean', 'std')]
     [0.4, 0.282843]
   """
-  rows: dict[str, list[Record]] = {
-    name: [] for name in dict.fromkeys(r['corruption'] for r in records)
-  }
-  columns: dict[int, list[Record]] = {
-    s: [] for s in sorted({r['severity'] for r in records})
-  }
-  for record in records:
-    rows[record['corruption']].append(record)
-    columns[record['severity']].append(record)
-  by_corruption = {name: _means(row) for name, row in rows.items()}
+
+  def means(key, value):
+    those = [r for r in records if value in (r.get(key), None)]
+    return _over(those, statistics.fmean)
+
+  corruptions = dict.fromkeys(r['corruption'] for r in records)
+  by_corruption = {name: means('corruption', name) for name in corruptions}
+  severities = sorted({r['severity'] for r in records})
   return {
     'by_corruption': by_corruption,
-    'by_severity': {str(s): _means(column) for s, column in columns.items()},
-    'mean': _means(records),
-    'std': {
-      m: _std([row[m] for row in by_corruption.values()]) for m in METRICS
-    },
+    'by_severity': {str(s): means('severity', s) for s in severities},
+    'mean': means('', None),
+    'std': _over(list(by_corruption.values()), statistics.stdev, least=2),
   }
 
 
-def _means(records):
-  return {m: _mean([r[m] for r in records]) for m in METRICS}
-
-
-def _mean(values):
-  return None if None in values else statistics.fmean(values)
-
-
-def _std(values):
-  if None in values or len(values) < 2:
-    return None
-  return statistics.stdev(values)
-
-
-# ---- Text --------------------------------------------------------------------
+def _over(
+  rows: Sequence[Record], statistic: Callable[..., float], least: int = 1
+) -> Record:
+  """A statistic of each metric; None where it is not defined."""
+  found: Record = dict.fromkeys(METRICS)
+  for m in METRICS:
+    values = [r[m] for r in rows]
+    if None not in values and len(values) >= least:
+      found[m] = statistic(values)
+  return found
 
 
 def shown(metric: str, value: float | None) -> str:
@@ -208,8 +171,7 @@ def shown(metric: str, value: float | None) -> str:
 def table(runs: Sequence[Record]) -> str:
   """The results of one run by corruption, or the means of several.
 
-  Args:
-    runs: each with its `name`, `clean` and what `summarize` gives.
+  Each has its `name`, `clean` and what `summarize` gives.
   """
   return _table_of_run(runs[0]) if len(runs) == 1 else _table_of_runs(runs)
 
@@ -218,7 +180,7 @@ def _table_of_run(run: Record) -> str:
   """Rows are corruptions; the numbers are means over the severities."""
   rows = [('clean', run['clean']), *run['by_corruption'].items()]
   rows += [('mean', run['mean']), ('std over corruptions', run['std'])]
-  lines = [f'{"":<22}' + ''.join(f'{m:>12}' for m in ('error', 'NLL', 'ECE'))]
+  lines = [f'{"":<22}{"error":>12}{"NLL":>12}{"ECE":>12}']
   for i, (name, row) in enumerate(rows):
     if i == 1 or name == 'mean':
       lines.append('')
@@ -240,9 +202,9 @@ def _table_of_runs(runs: Sequence[Record]) -> str:
     for m in METRICS:
       std = run['std'][m]
       spread = '' if std is None else f' ({shown(m, std)})'
-      cells.append(shown(m, run['mean'][m]) + spread)
-    cells.append(shown('error', run['clean']['error']))
-    lines.append(f'{run["name"]:<{width}}' + ''.join(f'{c:>20}' for c in cells))
+      cells.append(f'{shown(m, run["mean"][m]) + spread:>20}')
+    cells.append(f'{shown("error", run["clean"]["error"]):>20}')
+    lines.append(f'{run["name"]:<{width}}' + ''.join(cells))
   return '\n'.join(lines)
 
 

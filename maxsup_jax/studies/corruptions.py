@@ -37,12 +37,8 @@ from maxsup_jax.training.provenance import provenance
 class Network:
   """A run that is evaluated on corrupted images.
 
-  Attributes:
-    name: what the results call it.
-    loaded: the run.
-    transform: what is done to corrupted images, as config.dataset's fields
-      write it; None for the run's own `eval_transform`.
-    identity: what tells its results from those of other weights.
+  `transform` is done to corrupted images in place of the run's own, unless it
+  is None; `identity` tells its results from those of other weights.
   """
 
   name: str
@@ -55,12 +51,8 @@ class Network:
 class Study:
   """Networks, and the corrupted datasets to evaluate them on.
 
-  Attributes:
-    networks: to compare.
-    benchmark: the corrupted dataset.
-    sizes: the examples of each corruption and severity.
-    directory: where results are kept.
-    data_dir: where datasets are.
+  `sizes` are the examples of each corruption and severity; results are kept in
+  `directory`.
   """
 
   networks: Sequence[Network]
@@ -98,22 +90,16 @@ def prepare(
       the runs were trained on.
     corruptions: see `choose_corruptions`.
     severities: from 1 to 5.
-    transform: of corrupted images; None for that of the run, see
-      `default_transform`.
-    step: which checkpoint of every run; None for the newest.
+    transform: of corrupted images; see `default_transform`.
+    step: see `load_run`, as for `weights` and `data_dir`.
     weights: 'raw' or 'ema'.
-    data_dir: where datasets are prepared; None for the default of tfds.
-
-  Raises:
-    UsageError: one line, if a run cannot be evaluated on such images.
+    data_dir: where datasets are prepared.
   """
   names = run_names(workdirs)
   if len(set(names)) < len(names):
     raise UsageError('workdir: a run is listed twice')
   if len(workdirs) > 1 and not out:
-    raise UsageError(
-      'out is needed for several runs: the directory of the results'
-    )
+    raise UsageError('out is needed for several runs: a directory for results')
   configs = [tasks.open_workdir(w).config() for w in workdirs]
   benchmark = choose_benchmark(dataset, [c.dataset.name for c in configs])
   chosen = choose_corruptions(corruptions, benchmark)
@@ -121,13 +107,8 @@ def prepare(
     raise UsageError(
       f'severities is {list(severities)}; expected numbers from 1 to 5'
     )
-  sizes = check_prepared(
-    benchmark,
-    chosen,
-    sorted(set(severities)),
-    data_dir,
-    mock=configs[0].dataset.mock,
-  )
+  severities, mock = sorted(set(severities)), configs[0].dataset.mock
+  sizes = check_prepared(benchmark, chosen, severities, data_dir, mock)
   networks = []
   for workdir, name in zip(workdirs, names):
     loaded = tasks.load_run(workdir, step, weights, data_dir=data_dir)
@@ -151,20 +132,17 @@ def _network(
 ) -> Network:
   """A run with the transform of corrupted images."""
   config = loaded.run.config
-  transform = _checked_transform(
-    loaded.task, benchmark, first, data_dir, transform
-  )
+  given = benchmark, first, data_dir, transform
+  transform = _checked_transform(loaded.task, *given)
   seal = loaded.workdir.checkpoints / str(loaded.step) / SEAL
-  own = config.dataset.eval_transform
+  own, known = config.dataset.eval_transform, fields(config)
   identity = {
     'step': loaded.step,
     'weights': loaded.weights,
     'dataset': benchmark.name,
     'transform': own if transform is None else transform,
     'checkpoint': f'{zlib.crc32(seal.read_bytes()):08x}',
-    'config': {
-      n: v for n, v in fields(config).items() if n not in SPEED_FIELDS
-    },
+    'config': {n: v for n, v in known.items() if n not in SPEED_FIELDS},
   }
   return Network(name, loaded, transform, identity)
 
@@ -177,10 +155,8 @@ def _checked_transform(
   transform: str | None,
 ) -> str | None:
   """What is done to corrupted images; refuses what the model cannot take."""
-  source = open_corrupted(
-    benchmark, *first, dataset=task.config.dataset, data_dir=data_dir
-  )
-  clean = task.eval_source
+  of = {'dataset': task.config.dataset, 'data_dir': data_dir}
+  source, clean = open_corrupted(benchmark, *first, **of), task.eval_source
   if source.num_classes != clean.num_classes:
     raise UsageError(
       f'{source.name} has {source.num_classes} classes; the run was trained on '
@@ -231,41 +207,34 @@ def _batches(
 
 
 def run(study: Study) -> dict[str, Any]:
-  """Evaluates what is not in the directory yet.
+  """Evaluates what is not in the directory yet; gives what results.json holds.
 
   Each dataset is added to results.jsonl as soon as it is finished: after an
   interruption the same study goes on from there.
-
-  Args:
-    study: from `prepare`.
-
-  Returns:
-    What `results.json` holds.
   """
   log = results.Log(study.directory)
   with log.opened():
     log.add_runs({n.name: n.identity for n in study.networks})
     done = {_key(r) for r in log.records() if r['kind'] == 'eval'}
-    wanted = [
-      (n, {(CLEAN, 0): len(n.loaded.task.eval_source), **study.sizes})
+    wanted = {
+      (n.name, *which): size
       for n in study.networks
-    ]
+      for which, size in (
+        ((CLEAN, 0), len(n.loaded.task.eval_source)),
+        *study.sizes.items(),
+      )
+    }
     with tqdm(
-      total=sum(sum(sizes.values()) for _, sizes in wanted),
-      initial=sum(
-        size
-        for network, sizes in wanted
-        for which, size in sizes.items()
-        if (network.name, *which) in done
-      ),
+      total=sum(wanted.values()),
+      initial=sum(wanted[key] for key in done & set(wanted)),
       unit=' images',
       unit_scale=True,
       # A log file wants few lines, a terminal a lively one.
       mininterval=0.2 if sys.stderr.isatty() else 10,
     ) as progress:
-      for network, sizes in wanted:
-        missing = [w for w in sizes if (network.name, *w) not in done]
-        _evaluate(network, study, missing, progress, log.add)
+      for n in study.networks:
+        missing = [k[1:] for k in wanted if k[0] == n.name and k not in done]
+        _evaluate(n, study, missing, progress, log.add)
     return _summary(study, log)
 
 
@@ -292,32 +261,20 @@ def _evaluate(
     if corruption == CLEAN:
       batches = task.eval_batches()
     else:
-      source = open_corrupted(
-        study.benchmark,
-        corruption,
-        severity,
-        dataset=task.config.dataset,
-        data_dir=study.data_dir,
-      )
+      of = {'dataset': task.config.dataset, 'data_dir': study.data_dir}
+      source = open_corrupted(study.benchmark, corruption, severity, **of)
       batches = _batches(task, source, network.transform)
-    sums = evaluate(
-      eval_step,
-      state,
-      _counted(batches, progress),
-      devices,
-      ema=loaded.weights == 'ema',
-    )
+    counted, ema = _counted(batches, progress), loaded.weights == 'ema'
+    sums = evaluate(eval_step, state, counted, devices, ema=ema)
     means = task.report(sums)
     record = {
       'kind': 'eval',
       'run': network.name,
       'corruption': corruption,
       'severity': severity,
-      'examples': means['examples'],
-      'accuracy': means['accuracy'],
+      **{n: means[n] for n in ('examples', 'accuracy')},
       'error': 1 - means['accuracy'],
-      'nll': means['nll'],
-      'ece': means['ece'],
+      **{n: means[n] for n in ('nll', 'ece')},
     }
     keep(files.jsonable(record))
 
@@ -361,18 +318,14 @@ def _numbers(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(study: Study, found: dict[str, Any], picture: bytes) -> None:
-  """Writes results.csv, corruptions.png and results.json.
+  """Writes results.csv, corruptions.png and results.json of what `run` found.
 
-  Args:
-    study: from `prepare`.
-    found: from `run`.
-    picture: `reports.corruptions.heat_maps` of it.
+  The picture is `reports.corruptions.heat_maps` of it.
   """
-  rows = [
-    {'run': one['name'], **record}
-    for one in found['runs']
-    for record in (one['clean'], *one['datasets'])
-  ]
+  rows = []
+  for one in found['runs']:
+    name, records = one['name'], [one['clean'], *one['datasets']]
+    rows += [{'run': name, **record} for record in records]
   text = json.dumps(found, indent=2, allow_nan=False)
   with results.Log(study.directory).opened():
     files.write(study.directory / 'results.csv', results.to_csv(rows))
@@ -383,10 +336,10 @@ def write(study: Study, found: dict[str, Any], picture: bytes) -> None:
 def caption(study: Study) -> str:
   """What the picture shows."""
   loaded = [n.loaded for n in study.networks]
+  size = next(iter(study.sizes.values()))
   ema = 'averaged weights of ' if loaded[0].weights == 'ema' else ''
   steps = ', '.join(dict.fromkeys(f'{one.step:,}' for one in loaded))
   return (
-    f'{study.title}: each cell a dataset of '
-    f'{next(iter(study.sizes.values())):,} images; ECE with 15 bins; {ema}step '
-    f'{steps}'
+    f'{study.title}: each cell a dataset of {size:,} images; ECE with 15 bins; '
+    f'{ema}step {steps}'
   )

@@ -5,7 +5,6 @@ import math
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,13 +20,9 @@ from maxsup_jax.tasks.classification import Classification
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A trained network and the layer that is looked at.
+  """A trained network and the layer whose output is weighted.
 
-  Attributes:
-    name: what the figure calls it.
-    loaded: its run.
-    layer: whose output is weighted.
-    map_size: height and width of that output, of the patches for a ViT.
+  `map_size` are height and width of that output, of the patches for a ViT.
   """
 
   name: str
@@ -52,7 +47,7 @@ class Column:
   """What one network makes of the images.
 
   Attributes:
-    title: what stands above the column.
+    title: what stands above it.
     maps: `[R, H, W]`, at least 0, of the size of the images; not normalised.
     predicted: the names of the R predicted classes.
     confidence: their probabilities, `[R]`.
@@ -70,13 +65,10 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-  """The images of a figure.
+  """The images of a figure, where each comes from, and the labels known.
 
-  Attributes:
-    pixels: uint8 `[R, H, W, C]`, or float32 where the runs standardise images
-      one by one.
-    titles: where each comes from.
-    labels: class ids, or None where it is not known.
+  `pixels` are uint8 `[R, H, W, C]`, or float32 where the runs standardise
+  images one by one.
   """
 
   pixels: np.ndarray
@@ -103,30 +95,21 @@ def network(loaded: LoadedRun, name: str, layer: str | None = None) -> Network:
     name: what the figure calls it.
     layer: whose output to weight, such as 'layer3_0' or 'block11/norm1'; by
       default the last block of a ResNet and the first norm of the last block of
-      a ViT.
-
-  Raises:
-    UsageError: one line, if there is no such layer.
+      a ViT. One that gives no map is refused before anything is compiled.
   """
+  task = loaded.task
   if layer is None:
-    layer = models.saliency_layer(loaded.task.model)
-  size = _map_size(loaded.task, loaded.variables, layer)
-  return Network(name, loaded, layer, size)
-
-
-def _map_size(
-  task: Classification, variables: dict[str, Any], layer: str
-) -> tuple[int, int]:
-  """The size of the maps; refuses a layer without, before any compilation."""
+    layer = models.saliency_layer(task.model)
   H, W, C = task.eval_shape
   images = jax.ShapeDtypeStruct((1, H, W, C), np.float32)
-  _, out = jax.eval_shape(models.at_layer(task.model, layer), variables, images)
+  apply = models.at_layer(task.model, layer)
+  _, out = jax.eval_shape(apply, loaded.variables, images)
   if out.ndim == 4:
-    return out.shape[1:3]
+    return Network(name, loaded, layer, out.shape[1:3])
   if isinstance(task.model, models.ViT):
     size = H // task.model.patch_size, W // task.model.patch_size
     if out.ndim == 3 and out.shape[1] == 1 + math.prod(size):
-      return size
+      return Network(name, loaded, layer, size)
   raise UsageError(
     f'the output of layer {layer!r} has the shape {list(out.shape)}; expected '
     '[B, h, w, C], or the tokens of a ViT, [B, T, C]'
@@ -137,19 +120,17 @@ def check_agree(networks: Sequence[Network], *, by_index: bool) -> None:
   """Refuses networks that do not see the same images."""
   first = networks[0]
   for other in networks[1:]:
-    shapes = [list(t.task.eval_shape) for t in (first, other)]
-    if shapes[0] != shapes[1]:
-      raise UsageError(
-        f'the images of {first.name} are {shapes[0]}, those of {other.name} '
-        f'{shapes[1]}, so their maps cannot be compared'
-      )
-    texts = [t.task.eval_transform.text for t in (first, other)]
-    if texts[0] != texts[1]:
-      raise UsageError(
-        f'the transform of {first.name} is {texts[0]!r}, that of '
-        f'{other.name} {texts[1]!r}, so their maps cannot be compared'
-      )
-    sources = [t.task.eval_source.name for t in (first, other)]
+    a, b = first.task, other.task
+    for what, x, y in (
+      ('shape of the images', list(a.eval_shape), list(b.eval_shape)),
+      ('transform', a.eval_transform.text, b.eval_transform.text),
+    ):
+      if x != y:
+        raise UsageError(
+          f'the {what} of {first.name} is {x!r}, that of {other.name} {y!r}, '
+          'so their maps cannot be compared'
+        )
+    sources = a.eval_source.name, b.eval_source.name
     if by_index and sources[0] != sources[1]:
       raise UsageError(
         f'{first.name} was evaluated on {sources[0]}, {other.name} on '
@@ -169,48 +150,34 @@ def read_images(items: Sequence[str], task: Classification) -> Images:
   All of them go through the run's `eval_transform`. A file is read in grey
   where the split is grey; if it does not have the size of the other images
   then, it is scaled to cover it, and cropped at its centre.
-
-  Args:
-    items: indices and paths.
-    task: of one of the networks.
-
-  Raises:
-    UsageError: one line, about the first item that cannot be read.
   """
   source = task.eval_source
-  pixels: list[np.ndarray] = []
-  titles: list[str] = []
-  labels: list[int | None] = []
+  found: list[tuple[np.ndarray, str, int | None]] = []
   names = source.label_names
   for item in items:
-    if is_index(item):
-      index = int(item)
-      if not 0 <= index < len(source):
-        raise UsageError(
-          f'images: {index} is not an index of {source.name}; expected from '
-          f'0 to {len(source) - 1}'
-        )
-      example = source[index]
-      label = int(example['label'])
-      pixels.append(task.eval_transform(example['image'], None))
-      titles.append(f'#{index}: {names[label] if names else label}')
-      labels.append(label)
-    else:
-      pixels.append(_read_file(item, task))
-      titles.append(pathlib.Path(item).name)
-      labels.append(None)
-  return Images(np.stack(pixels), tuple(titles), tuple(labels))
+    if not is_index(item):
+      found.append((_read_file(item, task), pathlib.Path(item).name, None))
+      continue
+    index = int(item)
+    if not 0 <= index < len(source):
+      raise UsageError(
+        f'images: {index} is not an index of {source.name}; expected from '
+        f'0 to {len(source) - 1}'
+      )
+    example = source[index]
+    label = int(example['label'])
+    title = f'#{index}: {names[label] if names else label}'
+    found.append((task.eval_transform(example['image'], None), title, label))
+  pixels, titles, labels = zip(*found)
+  return Images(np.stack(pixels), titles, labels)
 
 
 def _read_file(path: str, task: Classification) -> np.ndarray:
   try:
-    encoded = pathlib.Path(path).read_bytes()
-  except OSError as e:
-    raise UsageError(f'images: {path} cannot be read: {e.strerror}') from None
-  try:
-    image = decode(encoded, task.eval_shape[-1])
-  except UsageError as e:
-    raise UsageError(f'images: {path} cannot be read: {e}') from None
+    image = decode(pathlib.Path(path).read_bytes(), task.eval_shape[-1])
+  except (OSError, UsageError) as e:
+    reason = getattr(e, 'strerror', None) or e
+    raise UsageError(f'images: {path} cannot be read: {reason}') from None
   if task.eval_source.image_shape is not None:
     # The transform expects the size of the split.
     image = _covering(image, *task.eval_source.image_shape[:2])
@@ -219,11 +186,9 @@ def _read_file(path: str, task: Classification) -> np.ndarray:
 
 def _covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Scales an image to cover a size, and crops it to that at its centre."""
-  scale = max(height / image.shape[0], width / image.shape[1])
-  size = (
-    max(height, round(image.shape[0] * scale)),
-    max(width, round(image.shape[1] * scale)),
-  )
+  H, W, _ = image.shape
+  scale = max(height / H, width / W)
+  size = max(height, round(H * scale)), max(width, round(W * scale))
   image = resizing.resize_exact(image, *size, interpolation='area')
   top, left = (size[0] - height) // 2, (size[1] - width) // 2
   return image[top : top + height, left : left + width]
@@ -232,11 +197,7 @@ def _covering(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def targets(
   target: str, labels: Sequence[int | None], networks: Sequence[Network]
 ) -> np.ndarray | None:
-  """The classes of a target: ids `[R]`, or None for those predicted.
-
-  Raises:
-    UsageError: one line, for a target that is unknown or out of range.
-  """
+  """The classes of a target: ids `[R]`, or None for those predicted."""
   if target == 'predicted':
     return None
   if target == 'label':
@@ -263,16 +224,7 @@ def targets(
 def column(
   network: Network, images: Images, classes: np.ndarray | None
 ) -> Column:
-  """Computes the maps of one network.
-
-  Args:
-    network: which.
-    images: what it looks at.
-    classes: see `targets`.
-
-  Returns:
-    Its column of the figure.
-  """
+  """Computes the maps of one network for the classes that `targets` gives."""
   task = network.task
   apply = models.at_layer(task.model, network.layer)
 
@@ -300,8 +252,8 @@ def column(
     predicted=[names[k] for k in predicted],
     confidence=[float(c) for c in confidence],
     correct=[
-      None if label is None else bool(k == label)
-      for k, label in zip(predicted, images.labels)
+      None if y is None else bool(k == y)
+      for k, y in zip(predicted, images.labels)
     ],
     explained=[names[k] for k in explained],
   )
@@ -309,10 +261,8 @@ def column(
 
 def caption(networks: Sequence[Network], target: str) -> str:
   """What the figure shows, and of which layers and checkpoints."""
-  what = {
-    'predicted': 'the predicted class',
-    'label': "the label's class",
-  }.get(target, f'class {target}')
+  known = {'predicted': 'the predicted class', 'label': "the label's class"}
+  what = known.get(target, f'class {target}')
   layers = '; '.join(
     f'{r.name}: {r.layer} ({r.map_size[0]}x{r.map_size[1]}) of '
     f'{r.task.name}, {r.task.config.objective.name}, step {r.loaded.step:,}'

@@ -13,25 +13,22 @@ from maxsup_jax.errors import UsageError
 
 # What steps are counted to.
 THRESHOLDS = (
-  ('nc1', 1e-2),
-  ('nc1', 1e-4),
-  ('nc2', 1e-1),
-  ('nc2', 1e-2),
+  *(('nc1', 1e-2), ('nc1', 1e-4), ('nc2', 1e-1), ('nc2', 1e-2)),
   ('nc3', 1e-2),
 )
 # And where NC2 is read.
 NC1_LEVELS = (1e-1, 1e-2, 1e-3)
+_CLOSED_FORM = (
+  *('trivial', 'margin', 'probability', 'other_probability'),
+  *('weight_norm', 'feature_norm', 'value'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Descent:
-  """Gradient descent from random starts.
+  """Gradient descent: `steps` at rate `lr` from the random starts of `seeds`.
 
-  Attributes:
-    steps: how many.
-    lr: the learning rate.
-    seeds: of the starts.
-    init_scale: standard deviation of the starts; D^(-1/2) if not given.
+  `init_scale` is the standard deviation of the starts; by default D^(-1/2).
   """
 
   steps: int
@@ -39,7 +36,7 @@ class Descent:
   seeds: Sequence[int]
   init_scale: float | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     errors.integer('steps', self.steps, low=1)
     errors.number('lr', self.lr, above=0)
     for seed in self.seeds:
@@ -79,13 +76,8 @@ def make_problems(
 ) -> list[unconstrained.Problem]:
   """What is solved: CE once, and the others with every alpha but 0.
 
-  Args:
-    objectives: some of `unconstrained.OBJECTIVES`.
-    alphas: strengths of the others.
-    **problem: the other arguments of `unconstrained.Problem`.
-
-  Raises:
-    UsageError: if nothing is left, or all minimisers are 0.
+  `problem` has the other arguments of `unconstrained.Problem`. Refused is what
+  leaves nothing to do, or only minimisers of 0.
   """
   chosen = []
   for objective in dict.fromkeys(objectives):
@@ -140,7 +132,6 @@ def run(
 def _record(
   solution: unconstrained.Solution, paths: Sequence[unconstrained.Trajectory]
 ) -> dict[str, Any]:
-  """All numbers of a problem, as JSON knows them."""
   problem = solution.problem
   best = unconstrained.minimizer(problem)
   conditions = None
@@ -149,18 +140,7 @@ def _record(
   return {
     'objective': problem.objective,
     'alpha': problem.alpha,
-    'closed_form': {
-      name: getattr(best, name)
-      for name in (
-        'trivial',
-        'margin',
-        'probability',
-        'other_probability',
-        'weight_norm',
-        'feature_norm',
-        'value',
-      )
-    },
+    'closed_form': {name: getattr(best, name) for name in _CLOSED_FORM},
     'condition_numbers': conditions,
     'solver': {
       'steps': solution.steps,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmark import photos, pipeline
+from experiments.benchmark import pipeline
 from maxsup_jax import data
 from maxsup_jax.errors import UsageError
 from tests.experiments.test_benchmark import of_machine, over, told
@@ -28,13 +28,13 @@ def record():
 
 
 def test_the_photographs_are_those_of_imagenet_in_form():
-  files = photos.make_photos(60)
+  files = pipeline.make_photos(60)
   images = [Image.open(io.BytesIO(file)) for file in files[:8]]
   assert all(image.format == 'JPEG' for image in images)
   assert all(image.layer[0][1:3] == (2, 2) for image in images)  # 4:2:0
   assert all(max(image.size) in (400, 500) for image in images)
   assert 90_000 < np.mean([len(file) for file in files]) < 130_000
-  assert photos.make_photos(3) == files[:3]
+  assert pipeline.make_photos(3) == files[:3]
 
 
 def test_everything_is_timed_in_every_round(record):
@@ -55,15 +55,15 @@ def test_everything_is_timed_in_every_round(record):
         1 / np.median(seconds['per_round'])
       )
       assert variant['speedup']['per_round'] == over(pil, seconds)
-  assert 'ours, without either' in told(pipeline, record)
+  assert 'ours, without either' in told(record, 'pipeline')
 
 
 def test_packages_that_change_pixels_are_refused(monkeypatch, record):
   del record  # What runs without the fault.
   without = pipeline._without
 
-  def broken(packages, function, *args):
-    batch = without(packages, function, *args)
+  def broken(packages, stream):
+    batch = without(packages, stream)
     return batch if packages else {**batch, 'image': batch['image'] ^ 1}
 
   monkeypatch.setattr(pipeline, '_without', broken)

@@ -39,8 +39,7 @@ def environment(monkeypatch):
     *OPEN_MPI,
     'JAX_LOCAL_DEVICE_IDS',
     'JAX_PLATFORMS',
-    'TPU_SKIP_MDS_QUERY',
-    'TPU_WORKER_ID',
+    *('TPU_SKIP_MDS_QUERY', 'TPU_WORKER_HOSTNAMES', 'TPU_WORKER_ID'),
     'MEGASCALE_NUM_SLICES',
   ):
     monkeypatch.delenv(name, raising=False)
@@ -49,7 +48,7 @@ def environment(monkeypatch):
     for group in (*groups, variables):
       for name, value in group.items():
         if value is None:
-          monkeypatch.delenv(name)
+          monkeypatch.delenv(name, raising=False)
         else:
           monkeypatch.setenv(name, value)
 
@@ -147,33 +146,28 @@ def test_a_pod_slice_of_google_cloud(tpu, metadata, environment):
   assert find_launch() is None
 
 
-def test_a_pod_slice_of_kubernetes(tpu, metadata, environment):
+def test_nobody_is_asked_where_it_is_known(
+  tpu, metadata, environment, monkeypatch
+):
+  # Kubernetes.
   environment(TPU_WORKER_HOSTNAMES='a,b,c,d', TPU_WORKER_ID='2')
   assert find_launch() == Launch('a TPU pod slice', None, 2, 4, False)
+  # No platforms are all platforms.
+  environment(JAX_PLATFORMS='')
+  assert find_launch().count == 4
   environment(TPU_WORKER_HOSTNAMES='localhost')
   assert find_launch() is None
-  assert not metadata[1]
-
-
-@pytest.mark.parametrize('reason', ['devices', 'libtpu', 'platform', 'skipped'])
-def test_nobody_is_asked_where_no_tpu_is_used(
-  tpu, metadata, environment, monkeypatch, reason
-):
-  if reason == 'devices':
-    tpu.unlink()
-  elif reason == 'libtpu':
-    monkeypatch.setattr(_launchers, '_has_libtpu', lambda: False)
-  elif reason == 'platform':
-    environment(JAX_PLATFORMS='cpu')
-  else:
-    environment(TPU_SKIP_MDS_QUERY='1')
+  environment(TPU_WORKER_HOSTNAMES=None, JAX_PLATFORMS='cpu')
+  assert find_launch() is None
+  environment(JAX_PLATFORMS=None, TPU_SKIP_MDS_QUERY='1')
+  assert find_launch() is None
+  environment(TPU_SKIP_MDS_QUERY=None)
+  with monkeypatch.context() as patch:
+    patch.setattr(_launchers, '_has_libtpu', lambda: False)
+    assert find_launch() is None
+  tpu.unlink()
   assert find_launch() is None
   assert not metadata[1]
-
-
-def test_no_platforms_are_all_platforms(tpu, environment):
-  environment(TPU_WORKER_HOSTNAMES='a,b', JAX_PLATFORMS='')
-  assert find_launch().count == 2
 
 
 def test_a_server_that_is_not_there_costs_no_time(tpu, environment):
@@ -194,7 +188,8 @@ def arguments():
   return arguments
 
 
-def test_what_jax_is_told(arguments, environment):
+def test_what_jax_is_told(tpu, arguments, environment):
+  environment(TPU_WORKER_HOSTNAMES='a')
   assert arguments() is None
   assert arguments(multihost=True)[0] == {}
   environment(SLURM)
@@ -212,6 +207,9 @@ def test_what_jax_is_told(arguments, environment):
   assert arguments()[0]['local_device_ids'] == []
   environment(JAX_LOCAL_DEVICE_IDS='0,1')
   assert 'local_device_ids' not in arguments()[0]
+  # JAX itself finds the hosts of pod slices.
+  environment(TPU_WORKER_HOSTNAMES='a,b', SLURM_STEP_NUM_TASKS='1')
+  assert arguments()[0] == {}
 
 
 def test_flags_come_first_and_launchers_complete_them(arguments, environment):
@@ -224,6 +222,12 @@ def test_flags_come_first_and_launchers_complete_them(arguments, environment):
   }
   given = {'coordinator': 'h:1', 'num_processes': 9, 'process_id': 5}
   assert arguments(**given)[0]['process_id'] == 5
+  # Version 5 does not say where to meet.
+  environment(OMPI_MCA_orte_hnp_uri=None)
+  with pytest.raises(UsageError, match='add --coordinator=HOST:PORT'):
+    arguments()
+  assert arguments(multihost=False) is None
+  assert arguments(coordinator='h:1')[0]['process_id'] == 1
 
 
 def test_which_gpus_a_process_takes_at_a_given_address(arguments, environment):
@@ -252,53 +256,27 @@ def test_which_gpus_a_process_takes_at_a_given_address(arguments, environment):
   assert ids(coordinator='h:1') is None
 
 
-def test_jax_itself_finds_the_hosts_of_pod_slices(tpu, arguments, environment):
-  environment(TPU_WORKER_HOSTNAMES='a,b', TPU_WORKER_ID='1')
-  for slices in '1', '2':
-    environment(MEGASCALE_NUM_SLICES=slices)
-    assert arguments()[0] == {}
-
-
-@pytest.mark.parametrize(
-  ('values', 'message'),
-  [
+def test_flags_that_contradict_each_other(arguments):
+  pair = {'num_processes': 2, 'process_id': 1}
+  for values, message in (
     ({'num_processes': 2}, 'must be given together'),
     ({'coordinator': 'h:1', 'process_id': 1}, 'must be given together'),
     ({'multihost': False, 'coordinator': 'h:1'}, 'contradict each other'),
-    (
-      {'join_timeout': 0.0},
-      r'--join_timeout is 0.0; expected a number above 0',
-    ),
+    ({'join_timeout': 0.0}, r'--join_timeout is 0.0; expected above 0'),
     ({'peer_timeout': -1.0}, '--peer_timeout is -1.0'),
-    (
-      {'coordinator': 'h:65536', 'num_processes': 2, 'process_id': 1},
-      'a port from 1 to 65535',
-    ),
-    (
-      {'coordinator': 'h:0', 'num_processes': 2, 'process_id': 1},
-      'is h:0; expected',
-    ),
-  ],
-)
-def test_flags_that_contradict_each_other(arguments, values, message):
-  with pytest.raises(UsageError, match=message):
-    arguments(**values)
-
-
-def test_open_mpi_5_needs_an_address(arguments, environment):
-  environment(OPEN_MPI, OMPI_MCA_orte_hnp_uri=None)
-  with pytest.raises(UsageError, match='add --coordinator=HOST:PORT'):
-    arguments()
-  assert arguments(multihost=False) is None
-  assert arguments(coordinator='h:1')[0]['process_id'] == 1
+    ({'coordinator': 'h:65536', **pair}, 'a port from 1 to 65535'),
+    ({'coordinator': 'h:0', **pair}, 'is h:0; expected'),
+    ({'coordinator': 'h:1', **pair, 'process_id': 2}, '--process_id is 2'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      arguments(**values)
 
 
 @pytest.mark.parametrize(
   ('index', 'first'), [(None, True), ('0', True), ('1', False), ('x', True)]
 )
 def test_one_of_them_prints(environment, monkeypatch, index, first):
-  environment(SLURM)
-  environment(SLURM_PROCID=index)
+  environment(SLURM, SLURM_PROCID=index)
   # A program that takes no notice of others prints what is wrong in each.
   monkeypatch.setattr(_processes, '_of_several', False)
   assert _processes.is_first()

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -16,19 +17,16 @@ from maxsup_jax.reports import batch as pictures
 from maxsup_jax.tasks import resolve
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.state import TrainState
+from tests.experiments.quickly import compiled_quickly
 
 
 @pytest.fixture(scope='module')
 def build(data_dir):
   def build(dataset=None, **changes):
-    dataset = {'mean': (0.3,), 'std': (0.38,), 'in_memory': True} | (
-      dataset or {}
-    )
-    return tasks.build(
-      resolve({'dataset': dataset, 'batch_size': 64, **changes}),
-      data_dir=data_dir,
-      devices=Devices(jax.devices()[:1]),
-    )
+    read = {'mean': (0.3,), 'std': (0.38,), 'in_memory': True}
+    config = {'dataset': read | (dataset or {}), 'batch_size': 64, **changes}
+    one = Devices(jax.devices()[:1])
+    return tasks.build(resolve(config), data_dir=data_dir, devices=one)
 
   return build
 
@@ -42,15 +40,9 @@ def pixels(png):
 
 def test_writes_a_picture_and_one_line(run_program, tmp_path):
   out = tmp_path / 'pictures' / 'batch.png'
-  code, printed, err = run_program(
-    'show_batch',
-    '--config=configs/digits.py:loss=ls',
-    '--step=22',
-    '--rows=2',
-    '--columns=5',
-    f'--out={out}',
-    devices=2,
-  )
+  card = '--config=configs/digits.py:loss=ls'
+  grid = ('--step=22', '--rows=2', '--columns=5', f'--out={out}')
+  code, printed, err = run_program('show_batch', card, *grid, devices=2)
   assert (code, err) == (0, '')
   (line,) = printed.splitlines()
   assert line.startswith(
@@ -65,9 +57,8 @@ def test_writes_a_picture_and_one_line(run_program, tmp_path):
   assert width > 1.5 * height
 
   first = out.read_bytes()
-  code, printed, err = run_program(
-    'show_batch', '--epochs=0,3', '--rows=2', f'--out={out}'
-  )
+  epochs = ('--epochs=0,3', '--rows=2', f'--out={out}')
+  code, printed, err = run_program('show_batch', *epochs)
   assert (code, err) == (0, '')
   assert printed == (
     f'{out}: 2 examples of digits/train in epochs 0, 3: uint8 [8, 8, 1]\n'
@@ -80,9 +71,8 @@ def test_writes_a_picture_and_one_line(run_program, tmp_path):
 
 def test_it_is_the_batch_of_the_step(build):
   run = build()
-  batches = run.task.train_batches(0)
-  expected = list(itertools.islice(batches, 4))
-  batches.close()
+  with contextlib.closing(run.task.train_batches(0)) as batches:
+    expected = list(itertools.islice(batches, 4))
   for step in (0, 3):
     seen = pictures.read(run, split='train', step=step)
     np.testing.assert_array_equal(seen.batch['image'], expected[step]['image'])
@@ -112,51 +102,32 @@ def test_steps_that_are_not_there(build):
     pictures.read(run, split='eval', step=4)
 
 
-def test_epochs_show_the_same_examples(build):
-  run = build()
-  found = pictures.read_epochs(run, epochs=(0, 2), count=5)
-  N = len(run.task.train_source)
-  order = batch_indices(N, batch_size=N, seed=0, step=0)
-  assert found.indices == order[:5].tolist()
-  for index, label, original, versions in zip(
-    found.indices, found.labels, found.originals, found.versions
-  ):
-    assert label == run.task.train_source[index]['label']
-    np.testing.assert_array_equal(
-      original, run.task.train_source[index]['image']
-    )
-    # Nothing is done to the images of this card.
-    assert len(versions) == 2
-    for version in versions:
-      np.testing.assert_array_equal(version, original)
-
-
 @pytest.mark.parametrize('repeats', [1, 2])
 def test_epochs_are_those_of_training(build, repeats):
   """Example by example, the pixels of the batches of that epoch."""
   run = build({'train_transform': 'pad_and_crop(2) | flip', 'repeats': repeats})
   found = pictures.read_epochs(run, epochs=(0, 1), count=8)
-  changed = 0
+  source, changed = run.task.train_source, 0
+  order = batch_indices(len(source), batch_size=len(source), seed=0, step=0)
+  assert found.indices == order[:8].tolist()
+  for original, _, label, index in zip(*found):
+    assert label == source[index]['label']
+    np.testing.assert_array_equal(original, source[index]['image'])
   for epoch in (0, 1):
     first = epoch * run.steps_per_epoch
     batches = run.task.train_batches(first)
     there = {}
+    order = {'repeats': repeats} if repeats > 1 else {}
     for step in range(first, first + run.steps_per_epoch):
       indices = batch_indices(
-        len(run.task.train_source),
-        batch_size=64,
-        seed=0,
-        step=step,
-        **({'repeats': repeats} if repeats > 1 else {}),
+        len(source), batch_size=64, seed=0, step=step, **order
       )
       for index, image in zip(indices.tolist(), next(batches)['image']):
         # Of repeated images, the first copy comes first.
         there.setdefault(index, image)
     batches.close()
     compared = 0
-    for index, original, versions in zip(
-      found.indices, found.originals, found.versions
-    ):
+    for original, versions, _, index in zip(*found):
       if index in there:
         np.testing.assert_array_equal(versions[epoch], there[index])
         changed += (versions[epoch] != original).any()
@@ -195,12 +166,12 @@ def test_mixed_images_are_those_of_the_step(build):
   state = TrainState(
     np.int32(5), params, (), changed.optimizer.init(params), ()
   )
-  batches = run.task.train_batches(5)
-  batch = next(batches)
-  batches.close()
-  state, _ = run.devices.map(changed.train_step())(
-    run.devices.replicate(state), run.devices.shard(batch)
-  )
+  with contextlib.closing(run.task.train_batches(5)) as batches:
+    batch = next(batches)
+  with compiled_quickly():
+    state, _ = run.devices.map(changed.train_step())(
+      run.devices.replicate(state), run.devices.shard(batch)
+    )
   state = run.devices.fetch(state)
   np.testing.assert_allclose(seen.inputs, state.batch_stats, atol=1e-5)
   np.testing.assert_allclose(seen.labels, state.objective_state, atol=1e-6)
@@ -209,21 +180,17 @@ def test_mixed_images_are_those_of_the_step(build):
 # ---- Pixels and words --------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  ('mean', 'std'),
-  [
-    ((0.0,), (1.0,)),
-    ((0.3,), (0.38,)),
-    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-  ],
-)
-def test_undoing_the_normalisation_gives_the_pixels(mean, std):
+def test_undoing_the_normalisation_gives_the_pixels():
   from maxsup_jax.tasks.classification import normalize
 
-  images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-  images = np.repeat(images, len(mean), -1)
-  undone = pictures.to_pixels(normalize(images, mean, std), mean, std)
-  np.testing.assert_array_equal(undone, images)
+  grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  for mean, std in (
+    ((0.0,), (1.0,)),
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  ):
+    images = np.repeat(grey, len(mean), -1)
+    undone = pictures.to_pixels(normalize(images, mean, std), mean, std)
+    np.testing.assert_array_equal(undone, images)
 
 
 def test_values_outside_of_what_pixels_can_be():
@@ -257,27 +224,21 @@ def test_every_image_is_where_it_belongs():
   rng = np.random.default_rng(0)
   colors = rng.integers(0, 256, (7, 3), np.uint8)
   images = [np.broadcast_to(c, (8, 8, 3)) for c in colors]
-  rows = [images[:4], images[4:]]
-  texts = [['a'] * 4, ['b'] * 3]
+  rows, texts = [images[:4], images[4:]], [['a'] * 4, ['b'] * 3]
   png = pictures.grid(rows, texts, title='title', caption='caption')
   assert png == pictures.grid(rows, texts, title='title', caption='caption')
-  picture = pixels(png)
-  centres = []
+  picture, centres = pixels(png), []
   for color in colors:
     at = np.argwhere((picture == color).all(-1))
     # A square, up to the line around it.
     assert len(at) > 0.97 * np.prod(np.ptp(at, 0) + 1)
     centres.append(at.mean(0))
-  centres = np.array(centres)
-  assert (np.diff(centres[:4, 1]) > 0).all()
-  assert (np.diff(centres[4:, 1]) > 0).all()
-  assert np.ptp(centres[:4, 0]) < 2
-  assert centres[4, 0] > centres[0, 0]
-  np.testing.assert_allclose(centres[4:, 1], centres[:3, 1], atol=2)
-
-
-def test_grey_images_keep_their_values():
-  """Not stretched: a dark image stays dark."""
+  y, x = np.transpose(centres)
+  assert (np.diff(x[:4]) > 0).all()
+  assert np.ptp(y[:4]) < 2
+  assert y[4] > y[0]
+  np.testing.assert_allclose(x[4:], x[:3], atol=2)
+  # Grey images are not stretched: a dark one stays dark.
   images = [np.full((8, 8, 1), v, np.uint8) for v in (10, 20, 200)]
   picture = pixels(pictures.grid([images], [['', '', '']], title=''))
   for value in (10, 20, 200):

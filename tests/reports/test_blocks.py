@@ -6,38 +6,16 @@ import pytest
 from maxsup_jax.reports import _style, blocks
 
 
-@pytest.mark.parametrize(
-  ('value', 'text'),
-  [
-    (0.5, '50.00%'),
-    (0.000123, '0.012%'),
-    (0.0, '0%'),
-    (1e-12, '0%'),
-    (-0.02, '-2.00%'),
-    (float('nan'), '—'),
-    (float('inf'), 'inf'),
-    (None, '—'),
-  ],
-)
-def test_percent(value, text):
-  assert blocks.percent(value) == text
-
-
-@pytest.mark.parametrize(
-  ('value', 'text'),
-  [
-    (1234.5678, '1235'),
-    (0.12345, '0.1235'),
-    (2.5e-5, '2.50e-05'),
-    (0.0, '0'),
-    (5, '5'),
-    (np.int64(12345), '12,345'),
-    (float('nan'), '—'),
-    (float('-inf'), '-inf'),
-  ],
-)
-def test_number(value, text):
-  assert blocks.number(value) == text
+def test_numbers():
+  nan, inf = float('nan'), float('inf')
+  shares = (0.5, 0.000123, 0.0, 1e-12, -0.02, nan, inf, None)
+  assert [blocks.percent(x) for x in shares] == [
+    *('50.00%', '0.012%', '0%', '0%', '-2.00%', '—', 'inf', '—')
+  ]
+  values = (1234.5678, 0.12345, 2.5e-5, 0.0, 5, np.int64(12345), nan, -inf)
+  assert [blocks.number(x) for x in values] == [
+    *('1235', '0.1235', '2.50e-05', '0', '5', '12,345', '—', '-inf')
+  ]
 
 
 @pytest.mark.parametrize(
@@ -77,20 +55,16 @@ def figure_with(text):
   return figure
 
 
-def test_dollars_are_no_mathematics():
-  # Were they, this would be an error.
+def test_any_letter_can_be_drawn():
+  # Were dollars mathematics, this would be an error.
   assert _style.png(figure_with('$\\frac$')).startswith(b'\x89PNG')
-
-
-def test_letters_without_a_glyph_are_no_warning():
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter('always')
     _style.png(figure_with('日本'))
   assert not caught
 
 
-@pytest.mark.parametrize('count', [1, 3, 8])
-@pytest.mark.parametrize('length', [2, 22, 26])
+@pytest.mark.parametrize(('count', 'length'), [(1, 26), (3, 22), (8, 26)])
 def test_legends_stay_within_the_figure(count, length):
   with _style.style():
     figure, (ax,) = _style.panels(1)

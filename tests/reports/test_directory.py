@@ -65,33 +65,29 @@ def test_anything_else_is_left_alone(tmp_path, overwrite):
     Directory(tmp_path / 'thesis' / 'thesis.tex' / 'x', 'report')
 
 
-@pytest.mark.parametrize('first', [True, False], ids=['first', 'overwrite'])
 @pytest.mark.parametrize('moves', range(1, 5))
-def test_an_interrupted_run_can_be_replaced(
-  tmp_path, monkeypatch, first, moves
-):
-  if not first:
-    Directory(tmp_path, 'report').write({'a': '1', 'z': 'old'}, {})
-  replace, count = os.replace, 0
+def test_an_interrupted_run_can_be_replaced(tmp_path, monkeypatch, moves):
+  replace = os.replace
+  for path, old in ((tmp_path / 'a', None), (tmp_path / 'b', {'z': 'old'})):
+    if old:
+      Directory(path, 'report').write(old, {})
+    left = iter(range(moves))
 
-  def interrupted(source, target):
-    nonlocal count
-    count += 1
-    if count == moves:
-      raise KeyboardInterrupt
-    replace(source, target)
+    def interrupted(source, target, left=left):
+      if next(left) == moves - 1:
+        raise KeyboardInterrupt
+      replace(source, target)
 
-  monkeypatch.setattr(os, 'replace', interrupted)
-  with pytest.raises(KeyboardInterrupt):
-    Directory(tmp_path, 'report', overwrite=True).write(
-      {'a': '2', 'b': '3'}, {'x': 1}
-    )
-  monkeypatch.undo()
-  if moves > 1:
-    left = json.loads((tmp_path / 'results.json').read_text())
-    assert left['incomplete']
-  Directory(tmp_path, 'report', overwrite=True).write({'c': '4'}, {})
-  assert set(content(tmp_path)) == {'c', 'results.json'}
+    with monkeypatch.context() as patch:
+      patch.setattr(os, 'replace', interrupted)
+      with pytest.raises(KeyboardInterrupt):
+        Directory(path, 'report', overwrite=True).write(
+          {'a': '2', 'b': '3'}, {'x': 1}
+        )
+    if moves > 1:
+      assert json.loads((path / 'results.json').read_text())['incomplete']
+    Directory(path, 'report', overwrite=True).write({'c': '4'}, {})
+    assert set(content(path)) == {'c', 'results.json'}
 
 
 def test_what_a_killed_run_was_writing_is_in_nobodys_way(tmp_path):
@@ -100,33 +96,26 @@ def test_what_a_killed_run_was_writing_is_in_nobodys_way(tmp_path):
   Directory(tmp_path, 'report').write({'a': '1'}, {})
 
 
-@pytest.mark.parametrize(
-  'files', [None, 3, [3], [None], ['..'], [''], ['a\0b'], 'ab', ['../b'], ['d']]
-)
-def test_a_changed_list_of_files_removes_nothing_else(tmp_path, files):
+def test_a_changed_list_of_files_removes_nothing_else(tmp_path):
   out = tmp_path / 'out'
-  out.mkdir()
-  (out / 'results.json').write_text(
-    json.dumps({'kind': 'report', 'files': files})
-  )
+  (out / 'd').mkdir(parents=True)
   for path in (out / 'a', tmp_path / 'b'):
     path.write_text('mine')
-  (out / 'd').mkdir()
-  Directory(out, 'report', overwrite=True).write({'c': '1'}, {})
-  assert {p.name for p in out.iterdir()} == {'a', 'c', 'd', 'results.json'}
-  assert (tmp_path / 'b').exists()
+  for listed in (None, 3, [3, None, '..', '', 'a\0b', '../b', 'd'], 'ab'):
+    changed = json.dumps({'kind': 'report', 'files': listed})
+    (out / 'results.json').write_text(changed)
+    Directory(out, 'report', overwrite=True).write({'c': '1'}, {})
+    assert {p.name for p in out.iterdir()} == {'a', 'c', 'd', 'results.json'}
+    assert (tmp_path / 'b').exists()
 
 
-def test_a_directory_in_the_place_of_a_file(tmp_path):
+def test_what_no_file_can_be_called(tmp_path):
   (tmp_path / 'b').mkdir()
   (tmp_path / 'results.json').write_text('{"kind": "report"}')
   out = Directory(tmp_path, 'report', overwrite=True)
   with pytest.raises(UsageError, match='b is a directory, not a file'):
     out.write({'a': '1', 'b': '2'}, {})
   assert not (tmp_path / 'a').exists()
-
-
-@pytest.mark.parametrize('name', ['x' * 300, 'a\0b'])
-def test_names_that_no_file_system_has(tmp_path, name):
-  with pytest.raises(UsageError, match='cannot be written'):
-    Directory(tmp_path / name, 'report')
+  for name in ('x' * 300, 'a\0b'):
+    with pytest.raises(UsageError, match='cannot be written'):
+      Directory(tmp_path / name, 'report')

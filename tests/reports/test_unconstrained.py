@@ -1,5 +1,4 @@
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ def written(figure):
   return '\n'.join(texts)
 
 
-def test_the_closed_form(tmp_path):
+def test_the_closed_form():
   solutions = [
     unconstrained.solve(of(*o)) for o in (('ce', 0.0), ('maxsup', 0.25))
   ]
@@ -53,18 +52,9 @@ def test_the_closed_form(tmp_path):
           getattr(best, name), abs=1e-5
         )
   words = written(figure)
-  for word in (
-    'K = 4',
-    'n = 3',
-    'D = 6',
-    'CE, found',
-    'MaxSup, found',
-    'alpha',
-  ):
+  for word in ('K = 4', 'n = 3', 'D = 6', 'CE, found', 'MaxSup, found'):
     assert word in words
   assert 'LS, found' not in words
-  for kind in ('png', 'svg'):
-    figure.savefig(tmp_path / f'figure.{kind}')
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +66,7 @@ def paths():
   ]
 
 
-def test_trajectories(tmp_path, paths):
+def test_trajectories(paths):
   figure = figures.trajectories_figure(paths)
   assert len(figure.axes) == 8
   for i, metric in enumerate(('nc1', 'nc2', 'nc3')):
@@ -100,44 +90,30 @@ def test_trajectories(tmp_path, paths):
   words = written(figure)
   for word in ('3 seeds', 'learning rate 1', 'NC1 with 1/K', '0.4', 'MaxSup'):
     assert word in words
-  for kind in ('png', 'svg'):
-    figure.savefig(tmp_path / f'figure.{kind}')
 
 
-def test_trajectories_of_one_seed_of_ce(tmp_path, paths):
+def test_trajectories_of_one_seed_or_step(tmp_path, paths):
   figure = figures.trajectories_figure(paths[:1])
   assert len(figure.axes) == 4
   assert 'one seed' in written(figure)
   assert not figure.axes[0].collections
-  figure.savefig(tmp_path / 'figure.png')
-
-
-def test_one_step(tmp_path):
   path = unconstrained.gradient_descent(PROBLEM, steps=1)
   figures.trajectories_figure([path]).savefig(tmp_path / 'figure.png')
 
 
-def test_one_example_has_no_variability():
-  problem = dataclasses.replace(PROBLEM, per_class=1)
-  path = unconstrained.gradient_descent(problem, steps=1)
-  with pytest.raises(UsageError, match='one example a class'):
-    figures.trajectories_figure([path])
-
-
 def test_trajectories_have_to_compare(paths):
   path = paths[0]
-  for others, message in (
-    ([], 'no trajectories'),
-    ([dataclasses.replace(path, problem=unconstrained.Problem(3, 2, 4))], 'mo'),
-    ([dataclasses.replace(path, steps=path.steps + 1)], 'different steps'),
-    ([dataclasses.replace(path, learning_rate=2.0)], 'learning rate'),
+  for change in (
+    {'problem': unconstrained.Problem(3, 2, 4)},
+    {'steps': path.steps + 1},
+    {'learning_rate': 2.0},
   ):
-    with pytest.raises(UsageError, match=message) as e:
-      figures.trajectories_figure([path, *others] if others else [])
-    assert '\n' not in str(e.value)
+    other = dataclasses.replace(path, **change)
+    with pytest.raises(UsageError, match='the trajectories differ in more'):
+      figures.trajectories_figure([path, other])
 
 
-def test_condition_numbers(tmp_path):
+def test_condition_numbers():
   figure = figures.condition_figure(PROBLEM)
   for ax, name in zip(figure.axes, ('data', 'block', 'curved', 'joint')):
     (ls,) = lines(ax, figures.COLORS['ls'])
@@ -152,21 +128,12 @@ def test_condition_numbers(tmp_path):
   step = (1 - PROBLEM.epsilon) / 400
   np.testing.assert_allclose(slope, -3 * step)
   assert 'only (a)' in written(figure)
-  for kind in ('png', 'svg'):
-    figure.savefig(tmp_path / f'figure.{kind}')
-
-
-def test_no_condition_numbers_where_all_is_zero():
-  with pytest.raises(UsageError, match='epsilon is 4'):
-    figures.condition_figure(
-      unconstrained.Problem(4, 1, 3, lambda_w=1.0, lambda_h=1.0)
-    )
 
 
 def test_ls_and_maxsup_are_told_apart_by_more_than_colour():
-  for style in (figures._LINES, figures._MARKERS):
-    ls, maxsup = style['ls'], style['maxsup']
-    assert ls.get('linestyle') != maxsup.get('linestyle') or (
-      ls['marker'] != maxsup['marker']
-    )
-  assert math.isclose(len(set(figures.COLORS.values())), 3)
+  for style, key in (
+    (figures._LINES, 'linestyle'),
+    (figures._MARKERS, 'marker'),
+  ):
+    assert style['ls'][key] != style['maxsup'][key]
+  assert len(set(figures.COLORS.values())) == 3

@@ -102,22 +102,13 @@ def test_the_program_writes_every_dataset_and_its_means(
   run_program, workdirs, corrupted, tmp_path
 ):
   out = tmp_path / 'results'
-  code, printed, err = run_program(
-    'corruptions',
-    f'--workdir={workdirs[0]}',
-    f'--data_dir={corrupted}',
-    f'--out={out}',
-    '--corruptions=fog,glass_blur',
-    '--severities=1,5',
-  )
+  where = (f'--workdir={workdirs[0]}', f'--data_dir={corrupted}')
+  which = ('--corruptions=fog,glass_blur', '--severities=1,5', f'--out={out}')
+  code, printed, err = run_program('corruptions', *where, *which)
   assert code == 0, err
-  assert sorted(p.name for p in out.iterdir()) == [
-    '.lock',
-    'corruptions.png',
-    'results.csv',
-    'results.json',
-    'results.jsonl',
-  ]
+  kinds = ('csv', 'json', 'jsonl')
+  names = {'.lock', 'corruptions.png', *(f'results.{kind}' for kind in kinds)}
+  assert {p.name for p in out.iterdir()} == names
   results = json.loads((out / 'results.json').read_text())
   assert (results['dataset'], results['split']) == ('cifar10_corrupted', 'test')
   assert 'experiments.corruptions' in results['command']
@@ -143,12 +134,8 @@ def test_the_program_writes_every_dataset_and_its_means(
   assert float(rows[2]['nll']) == run['datasets'][1]['nll']
   assert cv2.imread(str(out / 'corruptions.png')).shape[1] > 600
   table = {x[:22].strip(): x[22:].split() for x in printed.splitlines()}
-  mean = run['mean']
-  assert table['mean'] == [
-    f'{mean["error"]:.2%}',
-    f'{mean["nll"]:.4f}',
-    f'{mean["ece"]:.2%}',
-  ]
+  error, nll, ece = (run['mean'][m] for m in ('error', 'nll', 'ece'))
+  assert table['mean'] == [f'{error:.2%}', f'{nll:.4f}', f'{ece:.2%}']
   assert printed.strip().endswith(f'of cifar10_corrupted; written to {out}')
 
 
@@ -292,18 +279,17 @@ def test_other_classes_or_sizes_are_refused(workdirs, tmp_path):
 # ---- What to evaluate on -----------------------------------------------------
 
 
-@pytest.mark.parametrize('name', corrupted_data.BENCHMARKS)
-def test_the_names_are_those_of_tfds(name):
-  benchmark = corrupted_data.BENCHMARKS[name]
-  known = set(tfds.builder_cls(name).builder_configs)
-  names = {
-    benchmark.dataset(corruption, severity).removeprefix(f'{name}/')
-    for corruption in corrupted_data.STANDARD + corrupted_data.EXTRA
-    for severity in range(1, 6)
-  }
-  assert names == known
-  assert len(corrupted_data.STANDARD) == 15
-  assert len(names) == 95
+def test_the_names_are_those_of_tfds():
+  standard, extra = corrupted_data.STANDARD, corrupted_data.EXTRA
+  assert (len(standard), len(extra)) == (15, 4)
+  for name, benchmark in corrupted_data.BENCHMARKS.items():
+    known = set(tfds.builder_cls(name).builder_configs)
+    assert len(known) == 95
+    assert {f'{name}/{config}' for config in known} == {
+      benchmark.dataset(corruption, severity)
+      for corruption in standard + extra
+      for severity in range(1, 6)
+    }
 
 
 def test_the_benchmark_is_that_of_the_dataset():
@@ -341,9 +327,8 @@ def test_all_that_is_missing_is_named_at_once(corrupted):
   )
 
 
-@pytest.mark.parametrize(
-  ('own', 'clean', 'corrupted', 'seen', 'expected'),
-  [
+def test_sizes_are_left_as_they_are_where_they_fit():
+  for own, *sizes, expected in (
     # CIFAR: whatever is done to clean images is done to corrupted ones.
     ('standardize', 32, 32, 32, None),
     ('resize(36) | center_crop(32)', 32, 32, 32, None),
@@ -352,18 +337,11 @@ def test_all_that_is_missing_is_named_at_once(corrupted):
     ('resize_exact(224) | standardize()', None, 224, 224, 'standardize()'),
     # At another size it is needed.
     ('resize(320) | center_crop(299)', None, 224, 299, None),
-  ],
-)
-def test_sizes_are_left_as_they_are_where_they_fit(
-  own, clean, corrupted, seen, expected
-):
-  def shape(size):
-    return size and (size, size, 3)
-
-  found = corrupted_data.default_transform(
-    own, clean=shape(clean), corrupted=shape(corrupted), seen=shape(seen)
-  )
-  assert found == expected
+  ):
+    shapes = [size and (size, size, 3) for size in sizes]
+    names = ('clean', 'corrupted', 'seen')
+    found = corrupted_data.default_transform(own, **dict(zip(names, shapes)))
+    assert found == expected
 
 
 # ---- Results -----------------------------------------------------------------
@@ -413,10 +391,12 @@ def test_a_log_of_another_configuration_is_refused(tmp_path):
 
 def test_directories_that_are_not_ours(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(UsageError, match='is not empty and has no such'):
-    corruption_results.Log(tmp_path)
-  with pytest.raises(UsageError, match='cannot be written'):
-    corruption_results.Log(tmp_path / 'file')
+  for path, message in (
+    (tmp_path, 'is not empty and has no such'),
+    (tmp_path / 'file', 'cannot be written'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      corruption_results.Log(path)
   (tmp_path / 'results.jsonl').write_text('?\n')
   with pytest.raises(UsageError, match=r'results\.jsonl cannot be read'):
     corruption_results.Log(tmp_path).records()

@@ -38,23 +38,14 @@ def large(data_dir, tmp_path_factory):
 
 
 def test_draws_two_runs(run_program, small, tmp_path):
-  photo = tmp_path / 'photo.jpg'
+  photo, out = tmp_path / 'photo.jpg', tmp_path / 'figures' / 'cam.svg'
   cv2.imwrite(str(photo), np.full((30, 40, 3), 99, np.uint8))
-  out = tmp_path / 'figures' / 'cam.svg'
   before = sorted(small.rglob('*'))
-  arguments = (
-    f'--workdir={small}',
-    f'--workdir={small}',
-    f'--images=0, 354,{photo}',
-    f'--out={out}',
-  )
-  code, printed, err = run_program('gradcam', *arguments)
+  arguments = (*[f'--workdir={small}'] * 2, f'--images=0, 354,{photo}')
+  code, printed, err = run_program('gradcam', *arguments, f'--out={out}')
   assert (code, err) == (0, '')
   assert printed == f'written to {out}\n'
   assert out.read_text().startswith('<?xml')
-  code, _, err = run_program('gradcam', *arguments)
-  assert code == 2
-  assert 'cam.svg exists; --overwrite replaces it' in err
   # Nothing is written into the work directory.
   assert sorted(small.rglob('*')) == before
 
@@ -183,28 +174,23 @@ def test_image_files_take_the_shape_of_the_images(tmp_path):
 
 
 def test_images_that_cannot_be_read(tmp_path):
-  source = ArraySource(
-    np.zeros((5, 4, 4, 1), np.uint8), [0] * 5, 2, label_names=['a', 'b']
-  )
+  black, names = np.zeros((5, 4, 4, 1), np.uint8), ['a', 'b']
+  run = evaluating(ArraySource(black, [0] * 5, 2, label_names=names))
   empty, text = tmp_path / 'empty.png', tmp_path / 'text.png'
   empty.touch()
   text.write_text('no image')
   for item, message in (
     ('5', 'expected from 0 to 4'),
     ('-1', '-1 is not an index'),
-    (
-      str(tmp_path / 'none.png'),
-      '^images: .*none.png cannot be read: No such file',
-    ),
-    (str(tmp_path), 'cannot be read: Is a directory'),
-    (str(empty), 'empty.png cannot be read: an empty file'),
-    (str(text), 'text.png cannot be read: the first bytes'),
+    (tmp_path / 'none.png', '^images: .*none.png cannot be read: No such file'),
+    (tmp_path, 'cannot be read: Is a directory'),
+    (empty, 'empty.png cannot be read: an empty file'),
+    (text, 'text.png cannot be read: the first bytes'),
   ):
     with pytest.raises(UsageError, match=message) as e:
-      gradcam.read_images(['0', item], evaluating(source))
+      gradcam.read_images(['0', str(item)], run)
     assert '\n' not in str(e.value)
-  images = gradcam.read_images(['0'], evaluating(source))
-  assert images.titles == ('#0: a',)
+  assert gradcam.read_images(['0'], run).titles == ('#0: a',)
 
 
 def test_images_go_through_the_transform_of_evaluation(tmp_path):
@@ -256,5 +242,5 @@ def test_networks_that_cannot_be_compared(small, large, restored, data_dir):
   with pytest.raises(UsageError, match="is '', that of small"):
     gradcam.check_agree([restored, other], by_index=True)
   larger = gradcam.network(load_run(large, data_dir=data_dir), 'large')
-  with pytest.raises(UsageError, match=r'\[8, 8, 1\], those of large \[16, 16'):
+  with pytest.raises(UsageError, match=r'\[8, 8, 1\], that of large \[16, 16'):
     gradcam.check_agree([restored, larger], by_index=False)

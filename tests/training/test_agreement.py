@@ -1,4 +1,4 @@
-"""What processes compare. Real ones: experiments/test_processes."""
+"""What processes compare. Real ones: experiments/test_train."""
 
 import pytest
 

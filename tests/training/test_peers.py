@@ -1,4 +1,4 @@
-"""What tells that a process is gone. Real ones: experiments/test_processes."""
+"""What tells that a process is gone. Real ones: experiments/test_train."""
 
 import jax
 
