@@ -1,24 +1,18 @@
 """Neural collapse and calibration that training logs."""
 
 import dataclasses
-import json
 import math
-import time
 
 import jax
 import numpy as np
 import pytest
 
 from maxsup_jax import data, tasks
-from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks import collapse, resolve
-from maxsup_jax.tasks.classification import Classification
+from maxsup_jax.tasks import resolve
 from maxsup_jax.tasks.collapse import COLLAPSE, COSINES
 from maxsup_jax.tasks.extraction import outputs as extract
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import Devices
-from maxsup_jax.training.task import Measurement
-from maxsup_jax.training.workdir import Workdir
 from tests.runs import assert_same_bits, last_state, timeless
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
@@ -118,13 +112,23 @@ def test_agrees_with_the_definitions_on_the_same_features(
   """Both splits, both sets of weights; train images are not augmented."""
   changes = ON | {'ema_decay': 0.5}
   run, _ = train(tmp_path / 'run', devices=count, **changes)
-  found = diagnostics_of(tmp_path / 'run')[-4:]
-  assert [(r['split'], r['weights']) for r in found] == [
-    ('train', 'raw'),
-    ('train', 'ema'),
-    ('test', 'raw'),
-    ('test', 'ema'),
+  lines = timeless(tmp_path / 'run')
+  measured = [
+    ('diagnostics', split, weights)
+    for split in ('train', 'test')
+    for weights in ('raw', 'ema')
   ]
+  evaluated = [('eval', 'test', 'raw'), ('eval', 'test', 'ema')]
+  trained = [('train', None, None)]
+  assert [
+    (r['kind'], r.get('split'), r.get('weights')) for r in lines
+  ] == 2 * trained + measured + evaluated + 2 * trained + measured + (
+    trained + evaluated + measured
+  )
+  assert [r['step'] for r in lines if r['kind'] == 'eval'] == [5, 5, 10, 10]
+  found = diagnostics_of(tmp_path / 'run')[-4:]
+  for name in ('examples', 'accuracy', 'nll', 'ece'):
+    assert found[-1][name] == lines[-5][name]
   state, _ = last_state(run, tmp_path / 'run')
   step = run.devices.map(run.task.extract_step())
   for record in found:
@@ -159,39 +163,6 @@ def test_agrees_with_the_definitions_on_the_same_features(
   assert len({r['nc1'] for r in found}) == 4
 
 
-def test_is_written_when_asked_and_at_the_end(train, tmp_path, monkeypatch):
-  events = []
-  write = loop.Tensorboard.write
-
-  def recorded(self, record):
-    events.append(record)
-    write(self, record)
-
-  monkeypatch.setattr(loop.Tensorboard, 'write', recorded)
-  train(tmp_path / 'run', **ON)
-  lines = timeless(tmp_path / 'run')
-  assert [(r['kind'], r['step'], r.get('split')) for r in lines] == [
-    ('train', 2, None),
-    ('train', 4, None),
-    ('diagnostics', 4, 'train'),
-    ('diagnostics', 4, 'test'),
-    ('eval', 5, 'test'),
-    ('train', 6, None),
-    ('train', 8, None),
-    ('diagnostics', 8, 'train'),
-    ('diagnostics', 8, 'test'),
-    ('train', 10, None),
-    ('eval', 10, 'test'),
-    ('diagnostics', 10, 'train'),
-    ('diagnostics', 10, 'test'),
-  ]
-  evaluation, _, test = lines[-3:]
-  for name in ('examples', 'accuracy', 'nll', 'ece'):
-    assert test[name] == evaluation[name]
-  assert all(math.isfinite(test[name]) for name in (*COLLAPSE, *COSINES))
-  assert Workdir(tmp_path / 'run').metrics() == events
-
-
 def test_changes_nothing_of_the_training(train, tmp_path):
   run, _ = train(tmp_path / 'off')
   train(tmp_path / 'on', **ON)
@@ -200,46 +171,6 @@ def test_changes_nothing_of_the_training(train, tmp_path):
   )
   rest = [r for r in timeless(tmp_path / 'on') if r['kind'] != 'diagnostics']
   assert rest == timeless(tmp_path / 'off')
-
-
-def interrupt_before(patch, what, number):
-  """Makes the training end in an error, before a batch or a measurement."""
-  batches, measure, calls = Classification.train_batches, collapse.measure, []
-
-  def ending_batches(self, start_step):
-    for i, batch in enumerate(batches(self, start_step), start_step):
-      if i == number:
-        raise KeyboardInterrupt
-      yield batch
-
-  def ending_measure(*args):
-    calls.append(args)
-    if len(calls) == number:
-      raise KeyboardInterrupt
-    return measure(*args)
-
-  if what == 'batch':
-    patch.setattr(Classification, 'train_batches', ending_batches)
-  else:
-    patch.setattr(collapse, 'measure', ending_measure)
-
-
-@pytest.mark.parametrize(('what', 'number'), [('batch', 5), ('diagnose', 6)])
-def test_resuming_is_exact(train, tmp_path, monkeypatch, what, number):
-  """Lines after the checkpoints of steps 3, 6 and 9 are written again.
-
-  The sixth measurement is the last one of all, at a step that is saved.
-  """
-  run, _ = train(tmp_path / 'whole', **ON)
-  with monkeypatch.context() as patch:
-    interrupt_before(patch, what, number)
-    with pytest.raises(KeyboardInterrupt):
-      train(tmp_path / 'cut', **ON)
-  train(tmp_path / 'cut', **ON)
-  assert_same_bits(
-    last_state(run, tmp_path / 'whole'), last_state(run, tmp_path / 'cut')
-  )
-  assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
 
 
 def test_a_class_without_examples_ends_no_training(
@@ -283,28 +214,3 @@ def test_one_split_for_both_is_measured_once(train, tmp_path):
   train(tmp_path / 'run', dataset=dataset, duration='2 steps', **ON)
   found = diagnostics_of(tmp_path / 'run')
   assert [(r['step'], r['split']) for r in found] == [(2, 'test')]
-
-
-def test_its_time_is_not_training(train, tmp_path, monkeypatch):
-
-  def slow(*_):
-    time.sleep(1)
-    return Measurement({'nc1': 0.0}, 'slow')
-
-  monkeypatch.setattr(collapse, 'measure', slow)
-  train(tmp_path / 'run', duration='4 steps', diagnostics_every='2 steps')
-  lines = Workdir(tmp_path / 'run').metrics()
-  (last,) = (r for r in lines if (r['kind'], r['step']) == ('train', 4))
-  # Two steps between two lines; the two seconds in between do not count.
-  assert 2 * CONFIG['batch_size'] / last['images_per_second'] < 1.5
-
-
-def test_a_run_from_before_there_were_diagnostics_resumes(train, tmp_path):
-  train(tmp_path / 'run', duration='3 steps')
-  path = tmp_path / 'run' / 'config.json'
-  config = json.loads(path.read_text())
-  assert config.pop('diagnostics_every', 'missing') is None
-  path.write_text(json.dumps(config))
-  train(tmp_path / 'run', duration='3 steps')
-  with pytest.raises(UsageError, match=r'diagnostics_every: None there'):
-    train(tmp_path / 'run', duration='3 steps', **ON)

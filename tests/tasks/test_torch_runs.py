@@ -33,7 +33,7 @@ def file(run, tmp_path_factory):
   """Random weights under the names of PyTorch."""
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
-    lambda x: rng.normal(size=x.shape).astype(x.dtype),
+    lambda x: rng.uniform(0.1, 1, x.shape).astype(x.dtype),
     jax.eval_shape(run.init_state).variables(),
   )
   path = tmp_path_factory.mktemp('weights') / 'weights.safetensors'

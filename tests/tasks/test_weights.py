@@ -39,7 +39,7 @@ def filled(shapes, seed):
   """Numbers for a state; to initialise it would take seconds to compile."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-    lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes
+    lambda x: rng.uniform(0.1, 1, x.shape).astype(x.dtype), shapes
   )
 
 

@@ -1,6 +1,7 @@
 """The loop, on a task that it has never heard of."""
 
 import math
+import time
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from maxsup_jax.training import loop
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.run import Lengths, make_run
+from maxsup_jax.training.task import Measurement
 from maxsup_jax.training.workdir import Workdir
 from tests.runs import assert_same_bits, last_state, timeless
 from tests.training.regression import Regression, X, Y, check_contract, resolve
@@ -288,3 +290,20 @@ def test_the_compiling_step_has_no_rate(tmp_path):
   ]
   assert rates[0] is None
   assert all(rate > 0 for rate in rates[1:])
+
+
+def test_time_that_is_measured_in_is_not_training(tmp_path):
+  class Slow(Regression):
+    def measurement(self, devices):
+      def measure(variables, split):
+        time.sleep(1)
+        return Measurement({}, 'slow')
+
+      return measure
+
+  changes = {'log_every': '2 steps', 'diagnostics_every': '2 steps'}
+  train(tmp_path / 'run', task=Slow, duration='4 steps', **changes)
+  lines = Workdir(tmp_path / 'run').metrics()
+  (last,) = (r for r in lines if (r['kind'], r['step']) == ('train', 4))
+  # Two steps between two lines; the second in between does not count.
+  assert 2 * CONFIG['batch_size'] / last['rows_per_second'] < 0.8
