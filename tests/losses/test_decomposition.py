@@ -82,11 +82,3 @@ def test_ties_with_the_label_are_on_neither_side():
     )
     np.testing.assert_array_equal(slopes[is_label] > 0, side.any(-1))
     np.testing.assert_array_equal(slopes[~side & ~is_label], 0)
-
-
-def test_top_ties_share_the_gradient_of_the_max_form():
-  logits = np.array([[2.0, 0.0, 2.0, 1.0]], np.float32)
-  _, rows = with_gradient(
-    losses.error_amplification, 'max', logits, np.array([1])
-  )
-  np.testing.assert_allclose(rows, [[-0.05, 0.1, -0.05, 0]], rtol=1e-6)

@@ -16,7 +16,6 @@ examples by it; all metrics are functions of that curve:
 
 Examples that tie in the confidence are accepted in a random order, and a curve
 is the expectation over it: no metric depends on the order of the examples.
-Where several metrics have the same name, each convention has a name here.
 
 `suppression` and `max_logit_given_confidence` are for the question why a loss
 changes the ranking.

@@ -68,8 +68,7 @@ class Ranking:
     A bootstrap resample draws each example a number of times. Its curve is
     that of the repeated examples, and nothing is sorted again:
 
-    >>> from maxsup_jax.diagnostics import selective
-    >>> ranking = selective.Ranking([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
+    >>> ranking = Ranking([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
     >>> print(ranking.curve().risk.round(4))
     [0.     0.25   0.3333 0.5   ]
     >>> print(ranking.curve(np.array([2, 0, 1, 1])).risk.round(4))
@@ -92,14 +91,9 @@ class Ranking:
     return len(self._order)
 
   def curve(self, weights: ArrayLike | None = None) -> RiskCoverage:
-    """The curve of the examples, or of a resample of them.
+    """The curve of the examples, each as often as its weight says.
 
-    Args:
-      weights: how often each example occurs: int `[N]`, at least 0, in the
-        order of the input. None: once each.
-
-    Returns:
-      The curve; with weights its length is their sum.
+    With weights its length is their sum.
     """
     if weights is None:
       position = np.arange(len(self))
@@ -115,14 +109,9 @@ class Ranking:
     if self.ties == 'expected' and not self._distinct:
       total = _within_ties(total, ends)
     accepted = np.arange(1, n + 1)
-    return RiskCoverage(
-      coverage=accepted / n,
-      risk=total / accepted,
-      generalized_risk=total / n,
-      threshold=self._confidence[position],
-      errors=errors,
-      ends=ends,
-    )
+    at = self._confidence[position]
+    risks = total / accepted, total / n
+    return RiskCoverage(accepted / n, *risks, at, errors, ends)
 
 
 def _within_ties(total: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -149,8 +138,7 @@ def risk_coverage(
     c_i = \frac{i}{N}, \qquad r_i = \frac{1}{i} \sum_{j \le i} \ell_{(j)},
     \qquad g_i = \frac{1}{N} \sum_{j \le i} \ell_{(j)}
 
-  It has no point at coverage 0, where the risk is not defined. `Ranking`
-  explains the arguments.
+  `Ranking` explains the arguments.
 
   References: Geifman and El-Yaniv, 2017; the generalised risk: Traub et al.,
     2024.
@@ -167,8 +155,8 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
   * `'paper'`: the trapezoidal rule from coverage 0, where the risk is set to
     0: :math:`A_0 = \frac{1}{N} (\sum_i r_i - \frac{1}{2} r_N)`;
   * `'torch_uncertainty'`: the trapezoidal rule from coverage 1/N, divided by
-    the length of that range: :math:`(N A_0 - \frac{1}{2} r_1) / (N - 1)`. NaN
-    for one example, where that length is 0;
+    the length of that range: :math:`(N A_0 - \frac{1}{2} r_1) / (N - 1)`; NaN
+    for one example;
   * `'fd_shifts'`: the trapezoidal rule over the points that a threshold can
     reach, with the first risk extended to coverage 0. It does not depend on
     how ties are broken. Without ties it is :math:`A_0 + r_1 / (2N)`;
@@ -181,10 +169,9 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
   percent, fd-shifts times 1000.
 
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 0, 1, 1])
+    >>> curve = risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 0, 1, 1])
     >>> for convention in ('paper', 'torch_uncertainty', 'fd_shifts', 'mean'):
-    ...   print(convention, round(selective.aurc(curve, convention), 6))
+    ...   print(convention, round(aurc(curve, convention), 6))
     paper 0.145833
     torch_uncertainty 0.194444
     fd_shifts 0.145833
@@ -195,10 +182,7 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
   one_of('convention', convention, AURC_CONVENTIONS)
   risk, n = curve.risk, len(curve)
   if convention == 'fd_shifts':
-    risk, coverage = _reachable(curve, curve.risk)
-    return _trapezoid(
-      np.append(risk[0], risk), np.concatenate([[0.0], coverage])
-    )
+    return _reachable(curve, risk, risk[curve.ends[0] - 1])
   if convention == 'mean':
     return float(risk.mean())
   area = (risk.sum() - risk[-1] / 2) / n
@@ -218,26 +202,18 @@ def augrc(curve: RiskCoverage, convention: str = 'fd_shifts') -> float:
     + \tfrac{1}{2} (1 - \mathrm{acc})^2
 
   * `'fd_shifts'`: the trapezoidal rule over the points that a threshold can
-    reach, from coverage 0, where the generalised risk is 0. It does not depend
-    on how ties are broken;
+    reach, from coverage 0, where the generalised risk is 0;
   * `'torch_uncertainty'`: the trapezoidal rule over all points from coverage
-    1/N, divided by the length of that range. NaN for one example, where that
-    length is 0.
+    1/N, divided by the length of that range; NaN for one example.
 
-  Returns:
-    The area, from 0 to 1/2 for `'fd_shifts'`, which prints it times 1000. For
-    `'torch_uncertainty'` it may be more if there are few examples: 0.625 if
-    four wrong ones tie.
+  The first is at most 1/2, and fd-shifts prints it times 1000.
 
   References: Traub et al., 2024.
   """
   one_of('convention', convention, AUGRC_CONVENTIONS)
   risk, n = curve.generalized_risk, len(curve)
   if convention == 'fd_shifts':
-    risk, coverage = _reachable(curve, risk)
-    return _trapezoid(
-      np.concatenate([[0.0], risk]), np.concatenate([[0.0], coverage])
-    )
+    return _reachable(curve, risk, 0.0)
   return _without_start((risk.sum() - risk[-1] / 2) / n, risk[0], n)
 
 
@@ -250,15 +226,11 @@ def e_aurc(curve: RiskCoverage, reference: str = 'finite') -> float:
     :math:`e + (1 - e) \ln(1 - e)` with e the error rate: the area for
     infinitely many examples. It may be negative.
 
-  Returns:
-    The difference; 0 if no example is wrong, or all are.
-
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> round(selective.e_aurc(curve), 6)
+    >>> curve = risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
+    >>> round(e_aurc(curve), 6)
     0.125
-    >>> round(selective.e_aurc(curve, 'closed_form'), 6)
+    >>> round(e_aurc(curve, 'closed_form'), 6)
     0.117407
 
   References: Geifman et al., 2019; the finite reference: Cattelan and Silva,
@@ -278,11 +250,8 @@ def naurc(curve: RiskCoverage) -> float:
 
   with :math:`A_0` the AURC in the convention `'paper'`, :math:`A_0^*` that of
   a perfect ranking of the same examples, and e the error rate. It exceeds 1 for
-  a ranking that is worse than random.
-
-  Returns:
-    The number; NaN if all errors are equal (as when no example is wrong, or
-    all are), where every ranking is perfect and random at once.
+  a ranking that is worse than random, and is NaN if all errors are equal, where
+  every ranking is perfect and random at once.
 
   References: Cattelan and Silva, 2024.
   """
@@ -299,12 +268,8 @@ def auroc(curve: RiskCoverage) -> float:
     + \tfrac{1}{2} P(\kappa_\mathrm{correct} = \kappa_\mathrm{wrong})
 
   over pairs of a correct and a wrong example. Errors between 0 and 1 count as
-  that part of a wrong example, and the rest of a correct one. It does not
-  depend on how ties are broken.
-
-  Returns:
-    From 0 to 1; 0.5 if all examples tie; NaN if no example is wrong or none is
-    correct, where there is no such pair.
+  that part of a wrong example, and the rest of a correct one. It is NaN if no
+  example is wrong or none is correct, where there is no such pair.
 
   References: Hendrycks and Gimpel, 2017.
   """
@@ -318,14 +283,10 @@ def auroc(curve: RiskCoverage) -> float:
   return float((correct * (below + wrong / 2)).sum() / pairs)
 
 
-def _reachable(
-  curve: RiskCoverage, values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Values and coverages at the points that a threshold can reach."""
-  return values[curve.ends - 1], curve.coverage[curve.ends - 1]
-
-
-def _trapezoid(y: np.ndarray, x: np.ndarray) -> float:
+def _reachable(curve: RiskCoverage, values: np.ndarray, first: float) -> float:
+  """The area over the points that a threshold can reach, and coverage 0."""
+  y = np.append(first, values[curve.ends - 1])
+  x = np.append(0.0, curve.coverage[curve.ends - 1])
   return float(((y[1:] + y[:-1]) * np.diff(x)).sum() / 2)
 
 

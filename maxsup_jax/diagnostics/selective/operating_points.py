@@ -28,15 +28,12 @@ def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
   Risks above the limit by no more than 1e-9 count as equal to it.
 
   Args:
-    risk: the limit, from 0 to 1.
-
-  Returns:
-    The coverage; NaN if no coverage has a risk within the limit.
+    risk: the limit, from 0 to 1. NaN results if no coverage is within it.
 
   Examples:
     >>> from maxsup_jax.diagnostics import selective
     >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> selective.coverage_at_risk(curve, 0.4)
+    >>> coverage_at_risk(curve, 0.4)
     0.75
 
   References: Geifman and El-Yaniv, 2017. torch-uncertainty's Cov@5Risk is the
@@ -52,9 +49,6 @@ def risk_at_coverage(curve: RiskCoverage, coverage: float) -> float:
 
   .. math:: r_k, \qquad k = \max(1, \lceil N c \rceil)
 
-  Args:
-    coverage: c, from 0 to 1.
-
   References: Geifman and El-Yaniv, 2017. torch-uncertainty's Risk@80Cov is the
     one at 0.8.
   """
@@ -67,9 +61,6 @@ def selective_accuracy_coverage(curve: RiskCoverage, accuracy: float) -> float:
   `coverage_at_risk` at the risk 1 - accuracy; but nothing accepted counts as
   without error, so that the result is 0 where that one is NaN.
 
-  Args:
-    accuracy: from 0 to 1.
-
   References: Galil et al., 2023.
   """
   accuracy = number('accuracy', accuracy, 0, 1)
@@ -79,32 +70,21 @@ def selective_accuracy_coverage(curve: RiskCoverage, accuracy: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-  """A threshold on the confidence, and what it did where it was chosen.
+  """A threshold on the confidence, and what it did where it was chosen."""
 
-  Attributes:
-    value: accept where `confidence >= value`; infinity accepts nothing.
-    coverage: the share of the examples that it accepted.
-    risk: the mean error of those; NaN if it accepted none.
-  """
-
-  value: float
-  coverage: float
-  risk: float
+  value: float  # accept where `confidence >= value`; infinity accepts nothing
+  coverage: float  # the share of the examples that it accepted
+  risk: float  # the mean error of those; NaN if it accepted none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-  """What a threshold does with examples.
+  """What a threshold does with examples."""
 
-  Attributes:
-    accepted: bool `[N]`.
-    coverage: the share that is accepted.
-    risk: the mean error of those that are; NaN if none is, or if the errors are
-      not known.
-  """
-
-  accepted: np.ndarray
-  coverage: float
+  accepted: np.ndarray  # bool `[N]`
+  coverage: float  # the share that is accepted
+  # The mean error of those that are; NaN if none is, or if the errors are not
+  # known.
   risk: float
 
 
@@ -113,14 +93,8 @@ def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
 
   The coverage may be less than that of `coverage_at_risk`, as ties count whole.
   The risk on other examples may be larger: the limit holds where the threshold
-  was chosen, and nothing is guaranteed elsewhere.
-
-  Args:
-    risk: the limit, from 0 to 1.
-
-  Returns:
-    The threshold. If no threshold keeps the limit, it is infinite and accepts
-    nothing.
+  was chosen, and nothing is guaranteed elsewhere. If no threshold keeps the
+  limit, it is infinite and accepts nothing.
   """
   risk = number('risk', risk, 0, 1)
   points = curve.ends - 1
@@ -131,11 +105,7 @@ def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
 
 
 def threshold_for_coverage(curve: RiskCoverage, coverage: float) -> Threshold:
-  """The largest threshold that accepts at least a share of the examples.
-
-  Args:
-    coverage: from 0 to 1. At least one example is accepted.
-  """
+  """The largest threshold that accepts at least a share, and one example."""
   enough = np.searchsorted(curve.ends, _accepted(curve, coverage))
   return _at(curve, curve.ends[enough] - 1)
 
@@ -148,13 +118,9 @@ def apply_threshold(
   """Applies a threshold, chosen elsewhere, to examples.
 
   Args:
-    threshold: what `threshold_for_risk` or `threshold_for_coverage` returned,
-      or a number; infinity accepts nothing.
+    threshold: as found, or a number; infinity accepts nothing.
     confidence: float `[N]`, the same score as that of the threshold.
     errors: bool or float `[N]`; None if they are not known.
-
-  Returns:
-    Which examples are accepted, and their coverage and risk.
   """
   value = threshold.value if isinstance(threshold, Threshold) else threshold
   if value != math.inf:
@@ -178,8 +144,5 @@ def _accepted(curve: RiskCoverage, coverage: float) -> int:
 
 
 def _at(curve: RiskCoverage, point: int) -> Threshold:
-  return Threshold(
-    value=float(curve.threshold[point]),
-    coverage=float(curve.coverage[point]),
-    risk=float(curve.risk[point]),
-  )
+  found = curve.threshold[point], curve.coverage[point], curve.risk[point]
+  return Threshold(*map(float, found))

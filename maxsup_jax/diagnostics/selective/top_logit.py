@@ -36,22 +36,18 @@ def suppression(
       example, `[N]`, which depends on the logits of that example only; any
       function that JAX can differentiate.
 
-  Returns:
-    float64 `[N]`. Among equal logits it is the gradient on the first.
-
   Examples:
     The first prediction is correct, the second is wrong:
 
     >>> import functools
     >>> from maxsup_jax import losses
-    >>> from maxsup_jax.diagnostics import selective
     >>> logits = np.array([[2.0, 1.0, 0.0, -1.0], [0.5, 2.0, 1.0, 0.0]])
     >>> for loss in (
     ...   losses.label_smoothing_cross_entropy,
     ...   losses.maxsup_cross_entropy,
     ... ):
     ...   loss = functools.partial(loss, alpha=0.2)
-    ...   print(selective.suppression(loss, logits, [0, 2]).round(3))
+    ...   print(suppression(loss, logits, [0, 2]).round(3))
     [ 0.15 -0.05]
     [0.15 0.15]
 
@@ -66,9 +62,8 @@ def suppression(
   def added(logits_NK: jax.Array) -> jax.Array:
     values_N = jnp.asarray(loss(logits_NK, labels_N))
     if values_N.shape != labels_N.shape:
-      raise UsageError(
-        f'the loss has the shape {values_N.shape}; expected '
-        f'{labels_N.shape}, one value for each example'
+      raise checks.wrong_shape(
+        'the loss', values_N, f'{labels_N.shape}, one value for each example'
       )
     log_probabilities = jax.nn.log_softmax(logits_NK)
     target = jnp.take_along_axis(log_probabilities, labels_N[:, None], 1)
@@ -112,15 +107,11 @@ def expected_suppression(
     top_probability: :math:`q_{\max}`, from 0 to 1, for `'soft'` only; as many
       as P, or one.
 
-  Returns:
-    float64, of the shape of P.
-
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
     >>> P = [0.0, 0.5, 1.0]
-    >>> print(selective.expected_suppression(P, 4, 0.2).round(3))
+    >>> print(expected_suppression(P, 4, 0.2).round(3))
     [ 0.15  0.05 -0.05]
-    >>> print(selective.expected_suppression(P, 4, 0.2, target='maxsup'))
+    >>> print(expected_suppression(P, 4, 0.2, target='maxsup'))
     [0.15 0.15 0.15]
 
   References: Xia et al., 2025, section 4, for label smoothing; the others
@@ -140,9 +131,7 @@ def expected_suppression(
     return alpha * (1 - P - 1 / K)
   q = checks.shares(top_probability, 'top_probability')
   if q.ndim and q.shape != P.shape:
-    raise UsageError(
-      f'top_probability has the shape {q.shape}; expected {P.shape}'
-    )
+    raise checks.wrong_shape('top_probability', q, f'{P.shape}')
   return alpha * (1 - P - q)
 
 
@@ -164,13 +153,7 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaxLogitProfile:
-  """The largest logit given the maximum softmax probability.
-
-  Attributes:
-    confidence: the centres of the windows, `[C]`.
-    correct: the windows of the correct predictions.
-    wrong: the windows of the wrong predictions.
-  """
+  """Windows of correct and of wrong predictions, and their centres, `[C]`."""
 
   confidence: np.ndarray
   correct: Windows
@@ -194,9 +177,6 @@ def max_logit_given_confidence(
       are shifted: center them where their offset has no meaning.
     width: of the windows, greater than 0, at most 1.
     step: from one centre to the next, from 1e-6 to 1.
-
-  Returns:
-    The profile, with NaN where a window has too few examples.
 
   References: Xia et al., 2025, section 4, and its code, which has these
     defaults.

@@ -57,21 +57,17 @@ def test_golden(golden):
 
 
 # Cases of fd-shifts' own tests.
-@pytest.mark.parametrize(
-  ('confidence', 'errors', 'aurc', 'augrc', 'e_aurc'),
-  [
+def test_fd_shifts():
+  for confidence, errors, aurc, augrc, e_aurc in (
     ([1, 0] * 50, [0, 1] * 50, 0.125, 0.125, -0.0284264097),
     ([0, 1] * 50, [0, 1] * 50, 0.875, 0.375, None),
     ([0.5] * 100, [0, 1] * 50, 0.5, 0.25, 0.34657359028),
-    ([1, 0] * 50, [1] * 100, 1, 0.5, None),
-  ],
-)
-def test_fd_shifts(confidence, errors, aurc, augrc, e_aurc):
-  curve = selective.risk_coverage(confidence, errors)
-  assert_allclose(selective.aurc(curve, 'fd_shifts'), aurc)
-  assert_allclose(selective.augrc(curve, 'fd_shifts'), augrc)
-  if e_aurc is not None:
-    assert_allclose(selective.e_aurc(curve, 'closed_form'), e_aurc, rtol=1e-9)
+  ):
+    curve = selective.risk_coverage(confidence, errors)
+    assert_allclose(selective.aurc(curve, 'fd_shifts'), aurc)
+    assert_allclose(selective.augrc(curve, 'fd_shifts'), augrc)
+    if e_aurc is not None:
+      assert_allclose(selective.e_aurc(curve, 'closed_form'), e_aurc)
 
 
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
@@ -109,43 +105,28 @@ def test_areas_are_trapezoids(levels, ties):
   assert_allclose(selective.augrc(curve, 'fd_shifts'), trapezoid(g, c))
 
 
-@pytest.mark.parametrize('levels', [None, 1, 3])
-def test_augrc_and_auroc_are_one(levels):
-  curve = selective.risk_coverage(*some(3, levels=levels))
-  e = curve.error_rate
-  assert_allclose(
-    selective.augrc(curve),
-    (1 - selective.auroc(curve)) * (1 - e) * e + e**2 / 2,
-    rtol=1e-13,
-  )
-
-
-@pytest.mark.parametrize('levels', [None, 1, 3])
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
-def test_auroc_against_scikit_learn(levels, ties):
+def test_augrc_and_auroc(ties):
+  """AUROC is that of scikit-learn, and AUGRC follows from it."""
   metrics = pytest.importorskip('sklearn.metrics')
-  confidence, errors = some(4, levels=levels)
-  curve = selective.risk_coverage(confidence, errors, ties=ties)
-  assert_allclose(
-    selective.auroc(curve), metrics.roc_auc_score(~errors, confidence)
-  )
+  for levels in (None, 1, 3):
+    confidence, errors = some(4, levels=levels)
+    curve = selective.risk_coverage(confidence, errors, ties=ties)
+    auroc, e = selective.auroc(curve), curve.error_rate
+    assert_allclose(auroc, metrics.roc_auc_score(~errors, confidence))
+    expected = (1 - auroc) * (1 - e) * e + e**2 / 2
+    assert_allclose(selective.augrc(curve), expected, rtol=1e-13)
 
 
 NAN = np.nan
-DEFINED = {
+
+
+def test_defined_values():
   # paper, TU, fd, mean, AUGRC fd, TU, E-AURC finite, closed, NAURC, AUROC
-  'no errors': ([3, 2, 1], [0] * 3, [0] * 8 + [NAN, NAN]),
-  'all errors': (
-    [3, 2, 1],
-    [1] * 3,
-    [5 / 6, 1, 1, 1, 1 / 2, 2 / 3, 0, 0, NAN, NAN],
-  ),
-  'one, correct': ([1], [0], [0, NAN, 0, 0, 0, NAN, 0, 0, NAN, NAN]),
-  'one, wrong': ([1], [1], [1 / 2, NAN, 1, 1, 1 / 2, NAN, 0, 0, NAN, NAN]),
-}
-
-
-@pytest.mark.parametrize('case', DEFINED)
-def test_defined_values(case):
-  confidence, errors, expected = DEFINED[case]
-  assert_allclose(all_metrics(confidence, errors), expected, atol=1e-15)
+  for confidence, errors, expected in (
+    ([3, 2, 1], [0] * 3, [0] * 8 + [NAN, NAN]),
+    ([3, 2, 1], [1] * 3, [5 / 6, 1, 1, 1, 1 / 2, 2 / 3, 0, 0, NAN, NAN]),
+    ([1], [0], [0, NAN, 0, 0, 0, NAN, 0, 0, NAN, NAN]),
+    ([1], [1], [1 / 2, NAN, 1, 1, 1 / 2, NAN, 0, 0, NAN, NAN]),
+  ):
+    assert_allclose(all_metrics(confidence, errors), expected, atol=1e-15)

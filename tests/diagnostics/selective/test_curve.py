@@ -56,13 +56,8 @@ def test_stable_ties_keep_the_order():
   assert_array_equal(curve.ends, [1, 4])
 
 
-def test_negative_zero_ties_with_zero():
-  curve = selective.risk_coverage([0.0, -0.0], [1, 0])
-  assert_array_equal(curve.risk, [0.5, 0.5])
-
-
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
-@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('seed', range(3))
 def test_a_resample_is_the_curve_of_the_repeated_examples(seed, ties):
   rng = np.random.default_rng(seed)
   if seed == 0:
@@ -86,8 +81,8 @@ def test_a_resample_is_the_curve_of_the_repeated_examples(seed, ties):
     assert_array_equal(resample.risk, shuffled.risk)
 
 
-def test_real_valued_errors():
-  curve = selective.risk_coverage([3.0, 2, 2, 1], [0.5, 0.0, 0.25, 1.0])
+def test_real_valued_errors_and_a_negative_zero():
+  curve = selective.risk_coverage([3.0, 0.0, -0.0, -1], [0.5, 0.0, 0.25, 1.0])
   assert_allclose(curve.risk, [0.5, 0.625 / 2, 0.75 / 3, 1.75 / 4])
 
 

@@ -13,7 +13,7 @@ def ranked(errors):
   return selective.risk_coverage(-np.arange(len(errors)), errors)
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(2))
 @pytest.mark.parametrize('ties', [False, True])
 def test_by_the_definitions(seed, ties):
   rng = np.random.default_rng(seed)
@@ -36,32 +36,28 @@ def test_by_the_definitions(seed, ties):
     assert selective.risk_at_coverage(curve, (k - 0.5) / n) == curve.risk[k - 1]
 
 
-@pytest.mark.parametrize('n', [7, 100, 1000, 50_000])
-def test_rounding_does_not_take_another_example(n):
-  curve = ranked(np.arange(n) % 2)
-  for percent in range(1, 101):
-    k = -(-n * percent // 100)
-    risk = selective.risk_at_coverage(curve, percent / 100)
-    assert risk == curve.risk[k - 1], percent
+def test_rounding_does_not_take_another_example():
+  for n in (7, 100, 50_000):
+    curve = ranked(np.arange(n) % 2)
+    for percent in range(1, 101):
+      k = -(-n * percent // 100)
+      risk = selective.risk_at_coverage(curve, percent / 100)
+      assert risk == curve.risk[k - 1], percent
 
 
-@pytest.mark.parametrize(
-  ('function', 'name'),
-  [
-    (selective.coverage_at_risk, 'risk'),
-    (selective.risk_at_coverage, 'coverage'),
-    (selective.selective_accuracy_coverage, 'accuracy'),
-    (selective.threshold_for_risk, 'risk'),
-    (selective.threshold_for_coverage, 'coverage'),
-  ],
-)
-@pytest.mark.parametrize('value', [-0.1, math.nan])
-def test_bad_limits(function, name, value):
-  with pytest.raises(UsageError, match=f'{name} is .*; expected from 0 to 1'):
-    function(ranked([0, 1]), value)
+def test_bad_limits():
+  for function, name, value in (
+    (selective.coverage_at_risk, 'risk', -0.1),
+    (selective.risk_at_coverage, 'coverage', math.nan),
+    (selective.selective_accuracy_coverage, 'accuracy', 1.1),
+    (selective.threshold_for_risk, 'risk', math.nan),
+    (selective.threshold_for_coverage, 'coverage', -0.1),
+  ):
+    with pytest.raises(UsageError, match=f'{name} is .*; expected from 0 to 1'):
+      function(ranked([0, 1]), value)
 
 
-@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('seed', range(2))
 @pytest.mark.parametrize('ties', ['expected', 'stable'])
 def test_thresholds_are_the_best_that_can_be_reached(seed, ties):
   rng = np.random.default_rng(seed)

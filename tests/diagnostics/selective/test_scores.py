@@ -1,7 +1,6 @@
 import decimal
 
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics import selective
@@ -39,13 +38,13 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize('row', ROWS, ids=str)
-def test_scores_follow_their_definitions(row):
-  for name, expected in exact(row).items():
-    score = selective.scores([row], name)[name]
-    assert score.dtype == np.float64
-    # Relative to the score: nothing saturates. 2e-16 of a margin of 0.
-    assert_allclose(score, expected, rtol=2e-12, atol=2e-16)
+def test_scores_follow_their_definitions():
+  for row in ROWS:
+    for name, expected in exact(row).items():
+      score = selective.scores([row], name)[name]
+      assert score.dtype == np.float64
+      # Relative to the score: nothing saturates. 2e-16 of a margin of 0.
+      assert_allclose(score, expected, rtol=2e-12, atol=2e-16)
 
 
 def test_large_float32_gaps_do_not_tie():
@@ -63,10 +62,9 @@ def test_gaps_beyond_all_exponents_are_finite():
     assert confidence[0] > confidence[1], name
 
 
-@pytest.mark.parametrize('shape', [(-1,), (-1, 1)])
-def test_a_single_logit(shape):
+def test_a_single_logit():
   z = np.array([-3.0, 0.0, 0.5, 40.0])
-  of = selective.scores(z.reshape(shape))
+  of = selective.scores(z)
   assert_allclose(of['msp'], abs(z), atol=1e-16)
   assert_allclose(of['logit_margin'], abs(z))
   # m = tanh(|z| / 2), whose log-odds are |z|.

@@ -38,15 +38,12 @@ def close(a, b):
   assert_allclose(a, b, atol=2e-6)
 
 
-def test_label_smoothing(logits, labels):
+def test_label_smoothing_and_maxsup(logits, labels):
   correct = logits.argmax(1) == labels
   assert 0 < correct.sum() < N
   value = selective.suppression(LS, logits, labels)
   assert value.dtype == np.float64
   close(value, np.where(correct, ALPHA * (1 - 1 / K), -ALPHA / K))
-
-
-def test_maxsup(logits, labels):
   close(selective.suppression(MAXSUP, logits, labels), ALPHA * (1 - 1 / K))
 
 
@@ -77,6 +74,9 @@ def test_bad_input(logits, labels):
     selective.suppression(lambda z, y: LS(z, y).mean(), logits, labels)
   with pytest.raises(UsageError, match=r'logits\[0, 1\] is inf'):
     selective.suppression(LS, [[0.0, 1e100]], [0])
+  # The derivative of the root at 0 is infinite, and infinity times 0 is NaN.
+  with pytest.raises(UsageError, match='the gradient of the loss at example 0'):
+    selective.suppression(lambda z, y: jnp.sqrt(z.sum(1) * 0), logits, labels)
   expected = selective.expected_suppression
   with pytest.raises(UsageError, match="target is 'ce'; expected one of ls"):
     expected(0.1, K, ALPHA, target='ce')
@@ -88,12 +88,3 @@ def test_bad_input(logits, labels):
     expected(0.1, K, np.nan)
   with pytest.raises(UsageError, match=r'top_probability has the shape \(3,'):
     expected([0.1, 0.2], K, ALPHA, target='soft', top_probability=[0.1] * 3)
-
-
-def test_a_gradient_that_is_not_finite(logits, labels):
-  def loss(z, y):
-    # The derivative of the root at 0 is infinite, and infinity times 0 is NaN.
-    return jnp.sqrt(z.sum(1) * 0)
-
-  with pytest.raises(UsageError, match='the gradient of the loss at example 0'):
-    selective.suppression(loss, logits, labels)

@@ -52,9 +52,8 @@ def test_the_objective_is_that_of_the_losses(x64, objective, alpha):
     assert_allclose(a, b, atol=1e-15)
 
 
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
+def test_a_bad_problem_is_one_line():
+  for changes, message in (
     ({'num_classes': 1}, 'num_classes is 1; expected an integer, at least 2'),
     ({'per_class': 0}, 'per_class is 0'),
     ({'dim': 2}, 'dim is 2; expected an integer, at least 3'),
@@ -64,13 +63,14 @@ def test_the_objective_is_that_of_the_losses(x64, objective, alpha):
     ({'lambda_w': 0.0}, 'lambda_w is 0.0; expected from 1e-100 to 1e'),
     ({'lambda_h': None}, 'lambda_h is None'),
     ({'lambda_b': -1.0}, 'lambda_b is -1.0; expected from 0 to 1e'),
-  ],
-)
-def test_a_bad_problem_is_one_line(changes, message):
-  settings = {'num_classes': 4, 'per_class': 3, 'dim': 6} | changes
-  with pytest.raises(UsageError, match=message) as e:
-    ufm.Problem(**settings)
-  assert '\n' not in str(e.value)
+  ):
+    settings = {'num_classes': 4, 'per_class': 3, 'dim': 6} | changes
+    with pytest.raises(UsageError, match=message):
+      ufm.Problem(**settings)
+  trivial = ufm.Problem(4, 3, 6, objective='maxsup', alpha=1.0)
+  for function in (ufm.hessian_spectrum, ufm.condition_numbers):
+    with pytest.raises(UsageError, match='minimiser is W = H = 0'):
+      function(trivial)
 
 
 def authors(K, alpha):
@@ -102,31 +102,24 @@ def test_golden_norms(K, alpha, margin, weight_norm, feature_norm, ratio):
 
 
 # From an independent derivation, and L-BFGS.
-@pytest.mark.parametrize('objective', ['ls', 'maxsup'])
-@pytest.mark.parametrize(
-  ('K', 'n', 'alpha', 'lambda_w', 'lambda_h', 'margin', 'value'),
-  [
+def test_golden_margins():
+  for K, n, alpha, lambda_w, lambda_h, *expected in (
     (4, 3, 0.1, 5e-3, 5e-3 / 3, 3.41224722, 0.40141293),
     (5, 2, 0.0, 4e-3, 1e-3, 5.85665631, 0.07763870),
     (10, 4, 0.2, 1e-3, 2e-4, 3.65995647, 0.89657057),
-    (4, 3, 0.0, 5e-3, 2e-3, 5.1905884141, 0.1018582449),
-    (4, 3, 0.1, 5e-3, 2e-3, 3.3948903873, 0.4062857099),
-  ],
-)
-def test_golden_margins(
-  objective, K, n, alpha, lambda_w, lambda_h, margin, value
-):
-  problem = make(K, n, K + 2, objective, alpha, lambda_w, lambda_h)
-  best = ufm.minimizer(problem)
-  assert (best.margin, best.value) == pytest.approx((margin, value), abs=6e-9)
+  ):
+    for objective in ('ls', 'maxsup'):
+      problem = make(K, n, K + 2, objective, alpha, lambda_w, lambda_h)
+      best = ufm.minimizer(problem)
+      assert (best.margin, best.value) == pytest.approx(expected, abs=6e-9)
 
 
 PROBLEMS = [
   ufm.Problem(
     K, n, K - 1 + more, objective=objective, alpha=alpha, lambda_b=lambda_b
   )
-  for K, n, more, lambda_b in ((2, 1, 0, 0.1), (3, 4, 0, 0.0), (5, 2, 3, 0.1))
-  for objective, alpha in (('ce', 0.0), ('ls', 0.3), ('maxsup', 0.3))
+  for K, n, more, lambda_b in ((2, 1, 0, 0.1), (5, 2, 3, 0.0))
+  for objective, alpha in (('ls', 0.3), ('maxsup', 0.3))
 ]
 
 
@@ -217,35 +210,22 @@ def test_the_spectrum_is_that_of_automatic_differentiation(x64, problem):
     assert_allclose(listed(got), np.linalg.eigvalsh(block), rtol=0, atol=1e-12)
 
 
-def test_there_is_none_at_the_collapse():
-  problem = ufm.Problem(4, 3, 6, objective='maxsup', alpha=1.0)
-  for function in (ufm.hessian_spectrum, ufm.condition_numbers):
-    with pytest.raises(UsageError, match='minimiser is W = H = 0') as e:
-      function(problem)
-    assert '\n' not in str(e.value)
-
-
 def measured_by_others(alpha, penalty):
   return make(10, 5000, 512, 'ls', alpha, penalty, penalty, penalty)
 
 
-@pytest.mark.parametrize(
-  ('penalty', 'alpha', 'block', 'curved', 'joint'),
-  [
-    (1e-5, 0.0, 8.2, 4.8, 149),
-    (1e-5, 0.05, 40.2, 7.8, 1149),
-    (1e-5, 0.1, 61.7, 8.0, 2087),
-    (5e-4, 0.0, None, None, 201),
-    (5e-4, 0.05, None, None, 209),
-    (5e-4, 0.1, None, None, 217),
-  ],
-)
-def test_golden_condition_numbers(penalty, alpha, block, curved, joint):
-  kappa = ufm.condition_numbers(measured_by_others(alpha, penalty))
-  assert kappa.joint == pytest.approx(joint, abs=0.51)
-  if block:
-    assert kappa.block == pytest.approx(block, abs=0.051)
-    assert kappa.curved == pytest.approx(curved, abs=0.051)
+def test_golden_condition_numbers():
+  for penalty, alpha, joint, block, curved in (
+    (1e-5, 0.0, 149, 8.2, 4.8),
+    (1e-5, 0.1, 2087, 61.7, 8.0),
+    (5e-4, 0.0, 201, None, None),
+    (5e-4, 0.1, 217, None, None),
+  ):
+    kappa = ufm.condition_numbers(measured_by_others(alpha, penalty))
+    assert kappa.joint == pytest.approx(joint, abs=0.51)
+    if block:
+      found = kappa.block, kappa.curved
+      assert found == pytest.approx((block, curved), abs=0.051)
 
 
 @pytest.mark.parametrize('objective', ['ls', 'maxsup'])
