@@ -13,11 +13,7 @@ from maxsup_jax.errors import UsageError
 
 
 class Pair(NamedTuple):
-  """A sum in float32 and what rounding took from it: `total + error`.
-
-  A million additions to a plain float32 sum lose three of its seven digits,
-  and float64 is missing or slow on accelerators.
-  """
+  """A sum in float32 and what rounding took from it: `total + error`."""
 
   total: jax.Array
   error: jax.Array

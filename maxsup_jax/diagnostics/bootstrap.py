@@ -66,8 +66,8 @@ def bootstrap(
   """Values of statistics on resamples, the same ones for all of them.
 
   Args:
-    statistics: functions of int64 weights `[n]` that return a number, by name.
-      NaN says that the statistic is undefined for these weights.
+    statistics: functions of int64 weights `[n]` that return a number, or NaN
+      where they are undefined, by name.
     n: the number of examples.
     resamples: how many. Calls with the same n and seed see the same ones, so
       that their results may be paired too.
@@ -104,9 +104,8 @@ def bootstrap(
 def interval(samples: ArrayLike, level: float = 0.95) -> Interval:
   """The percentile interval of a statistic's values on resamples.
 
-  Values that are NaN, because the statistic is undefined for their resample,
-  are left out: the interval is then one of the statistic *where it is
-  defined*. Report `undefined_share` beside it.
+  NaN, where the statistic is undefined, is left out: the interval is then one
+  of the statistic *where it is defined*. Report `undefined_share` beside it.
 
   Args:
     samples: of `bootstrap`, `[resamples]`. The interval is NaN if more than

@@ -8,13 +8,6 @@
 >>> round(calibration.expected_calibration_error(2 * logits, labels), 2)
 0.22
 
-Everything that is needed of the logits is read in one pass:
-
->>> examples = calibration.per_example(logits, labels)
->>> summary = calibration.summary(examples)
->>> round(summary.negative_log_likelihood, 2), round(summary.brier_score, 2)
-(1.93, 0.81)
-
 `reliability_curve` explains `bins`, `binning`, `convention` and `weights`.
 """
 
@@ -31,9 +24,6 @@ from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Logits up to 1e150, divided by it, are still far from overflowing.
 TEMPERATURES = (1e-100, 1e100)
-BINNINGS = ('equal_width', 'equal_mass')
-CONVENTIONS = ('right', 'left', 'torchmetrics')
-OBJECTIVES = ('nll', 'ece')
 # Of the temperature.
 _BOUNDS = (0.01, 100.0)
 # Two parts of a number from 0 to 1, each an integer up to 2**26.
@@ -68,12 +58,9 @@ def per_example(
     \mathrm{nll} = -\log p_y, \quad
     \mathrm{brier} = \sum_k (p_k - [k = y])^2
 
-  The prediction is the class of the largest logit, the first one of several,
-  so that it does not depend on the temperature. NLL and Brier score keep their
-  relative precision where the label's probability is close to 1.
-
-  Args:
-    temperature: `T`, what the logits are divided by; from 1e-100 to 1e100.
+  The prediction does not depend on the temperature, from 1e-100 to 1e100. NLL
+  and Brier score keep their relative precision where the label's probability is
+  close to 1.
 
   Examples:
     >>> logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
@@ -181,8 +168,8 @@ def reliability_curve(
   )
   checks.same_length(confidence=confidence_N, correct=correct_N)
   bins = integer('bins', bins, low=1)
-  one_of('binning', binning, BINNINGS)
-  one_of('convention', convention, CONVENTIONS)
+  one_of('binning', binning, ('equal_width', 'equal_mass'))
+  one_of('convention', convention, ('right', 'left', 'torchmetrics'))
   if binning == 'equal_mass' and convention != 'right':
     raise UsageError(
       f'convention is {convention!r}; expected the default for bins of equal '
@@ -401,11 +388,9 @@ def fit_temperature(
 
   `'nll'` minimises the negative log-likelihood, as Guo et al. The NLL is
   convex in :math:`1/T`, and a bracketed Newton search in :math:`\log T` finds
-  its only minimum. The temperature is a bound, 0.01 or 100, and `bound` says
-  which, where the NLL has no minimum between them: the lower one if every label
-  has the largest logit (any sharper softmax is better), the upper one if the
-  logits say less than nothing. It is 1 where all logits of each example are
-  equal, as then the NLL does not depend on it.
+  its only minimum, or a bound, 0.01 or 100: the lower one if every label has
+  the largest logit, the upper one if the logits say less than nothing. It is 1
+  where the NLL does not depend on it.
 
   `'ece'` minimises the expected calibration error with bins of equal width,
   on the grid that Guo et al. (2025) search: 0.1, 0.6, ..., 9.6; then 10 points
@@ -432,7 +417,7 @@ def fit_temperature(
   References: Guo et al., 2017, section 4.2; Guo et al., 2025, and its code.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
-  one_of('objective', objective, OBJECTIVES)
+  one_of('objective', objective, ('nll', 'ece'))
   integer('bins', bins, low=1)
   if objective == 'ece':
     return _fit_ece(logits_NK, labels_N, bins)
@@ -561,12 +546,8 @@ def temperature_scaling(
 ) -> TemperatureScaling:
   """Fits a temperature on some examples and measures it on the others.
 
-  The examples to fit are drawn at random, without regard to their classes. Two
-  models on the same data, with the same seed, are split alike.
-
-  Args:
-    fit_fraction: the share of the examples to fit, between 0 and 1. At least
-      one example is fitted, and at least one is left.
+  A `fit_fraction` of the examples is drawn at random, at least one, and one is
+  left. Two models with the same seed are split alike.
 
   References: Guo et al., 2017, section 4.2.
   """

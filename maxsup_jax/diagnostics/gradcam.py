@@ -93,10 +93,7 @@ def gradcam(activations: ArrayLike, gradients: ArrayLike) -> jax.Array:
   weights w this is CAM: :math:`\mathrm{ReLU}(\sum_c w_{yc} A_{ijc}) / (h w)`.
 
   The maps have the scale of the logits, so those of two networks can be
-  compared in shape only. Where there is no evidence for the class, as where the
-  gradients vanish, a map is 0.
-
-  What is not finite is refused, or NaN under `jit`, where no value is known.
+  compared in shape only. What is not finite is refused, or NaN under `jit`.
 
   Args:
     activations: A, floating point, `[B, h, w, C]`.

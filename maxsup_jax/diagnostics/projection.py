@@ -81,9 +81,7 @@ def template_plane(
 
   **The paper's own reading needs** `bias`: it defines a template as the weights
   *and* the bias of a class, for features with a 1 appended, so that the plane
-  lies in D + 1 dimensions. Without `bias`, the default, a template is the row
-  of the weights alone. The plane is spanned by the differences of the templates
-  of the classes `a`, `b`, `c`:
+  lies in D + 1 dimensions. For the templates of the classes `a`, `b`, `c`:
 
   .. math::
     e_1 = \frac{w_c - w_b}{\|w_c - w_b\|}, \qquad
@@ -91,16 +89,13 @@ def template_plane(
     v = w_a - w_b
 
   so `a` is up, `b` at the lower left and `c` at the lower right, at one height.
-  A projection onto it keeps the differences of the three logits exactly:
-  :math:`x^\top (w_i - w_j) = (x B)(B^\top (w_i - w_j))` with
-  :math:`B = (e_1, e_2)`.
+  A projection onto it keeps the differences of the three logits exactly.
 
   Args:
     weights: floating point `[K, D]`, a row for each class (the transpose of
       the kernel of a Flax `Dense` layer).
     classes: the ids of the classes `a`, `b` and `c`, all different.
-    bias: floating point `[K]`, as in the paper; None leaves it out, and
-      projects in D dimensions.
+    bias: floating point `[K]`, as in the paper; None leaves it out.
 
   Examples:
     >>> plane = template_plane(np.eye(3), (0, 1, 2))
@@ -138,8 +133,7 @@ def class_mean_plane(
 ) -> Plane:
   r"""The plane through the mean features of three classes.
 
-  The basis is that of the first two right singular vectors of the centred
-  class means,
+  The basis is that of the first two singular vectors of the centred means,
 
   .. math::
     \begin{pmatrix} \mu_a - \bar\mu \\ \mu_b - \bar\mu \\ \mu_c - \bar\mu
@@ -152,8 +146,6 @@ def class_mean_plane(
 
   Singular vectors have no sign: here the first class lies on the positive side
   of both axes (the second class, on an axis where the first one lies at 0).
-  Where the class means form a regular triangle, any rotation of the axes is a
-  solution, and rounding chooses.
 
   Args:
     labels: class ids, integer `[N]`; examples of other classes are left out.

@@ -132,6 +132,7 @@ HINTON = {
 }
 DEFINES_HINTON = {'teacher': 2.0, 'student': 2.0, 'kl': True, 'scale': 4.0}
 VARIANT = {'variant': True, 'defines': {}}
+TERM, FORM = ONE_CLASS | VARIANT, PENALTY | VARIANT
 BETA = {'symbol': 'beta'}
 FIXED = {'shifts': False}
 smooth = losses.label_smoothing_cross_entropy
@@ -139,6 +140,8 @@ regularize = losses.smoothing_regularization
 amplify = losses.error_amplification
 adaptive = losses.adaptive_smoothing_cross_entropy
 zipf = losses.zipf_cross_entropy
+squared = losses.logit_penalty_cross_entropy
+confidence = losses.confidence_penalty
 
 CASES = (
   Case('cross_entropy', losses.cross_entropy, **PENALTY, impossible=1),
@@ -148,53 +151,17 @@ CASES = (
   Case('max_suppression', losses.max_suppression, **PENALTY),
   Case('maxsup', losses.maxsup_cross_entropy),
   Case('regularization', regularize, **ONE_CLASS),
-  Case(
-    'regularization_below',
-    regularize,
-    {'normalization': 'below'},
-    **ONE_CLASS,
-    **VARIANT,
-  ),
+  Case('regularization_below', regularize, {'normalization': 'below'}, **TERM),
   # The other classes are counted, and have nothing to add.
   Case('amplification', amplify, **ONE_CLASS, impossible=4 / 5),
-  Case(
-    'amplification_above',
-    amplify,
-    {'normalization': 'above'},
-    **ONE_CLASS,
-    **VARIANT,
-  ),
-  Case(
-    'amplification_max',
-    amplify,
-    {'normalization': 'max'},
-    **ONE_CLASS,
-    **VARIANT,
-  ),
+  Case('amplification_above', amplify, {'normalization': 'above'}, **TERM),
+  Case('amplification_max', amplify, {'normalization': 'max'}, **TERM),
   Case('half_square', losses.logit_penalty, **PENALTY, **FIXED),
-  Case('logit_penalty', losses.logit_penalty_cross_entropy, **FIXED),
-  Case(
-    'logit_penalty_full',
-    losses.logit_penalty_cross_entropy,
-    {'form': 'full'},
-    **FIXED,
-    **VARIANT,
-  ),
-  Case('negative_entropy', losses.confidence_penalty, **PENALTY, impossible=1),
-  Case(
-    'divergence_from_uniform',
-    losses.confidence_penalty,
-    {'form': 'kl'},
-    **PENALTY,
-    **VARIANT,
-  ),
-  Case(
-    'negative_mean_entropy',
-    losses.confidence_penalty,
-    {'form': 'mean'},
-    **PENALTY,
-    **VARIANT,
-  ),
+  Case('logit_penalty', squared, **FIXED),
+  Case('logit_penalty_full', squared, {'form': 'full'}, **FIXED, **VARIANT),
+  Case('negative_entropy', confidence, **PENALTY, impossible=1),
+  Case('divergence_from_uniform', confidence, {'form': 'kl'}, **FORM),
+  Case('negative_mean_entropy', confidence, {'form': 'mean'}, **FORM),
   Case(
     'confidence_penalty', losses.confidence_penalty_cross_entropy, impossible=1
   ),
@@ -230,14 +197,7 @@ CASES = (
     'zipf_penalty', losses.zipf_penalty, frozen=True, **PENALTY, **ONE_CLASS
   ),
   Case('zipf', zipf, {'power': 2.0}, frozen=True, **ONE_CLASS),
-  Case(
-    'zipf by votes',
-    zipf,
-    per_logit={'votes': votes},
-    frozen=True,
-    **ONE_CLASS,
-    **VARIANT,
-  ),
+  Case('zipf by votes', zipf, per_logit={'votes': votes}, frozen=True, **TERM),
   Case(
     'prior_smoothing',
     losses.prior_smoothing_cross_entropy,

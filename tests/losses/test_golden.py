@@ -332,21 +332,77 @@ def test_the_rule_of_other_platforms_gives_the_same(monkeypatch):
 def test_confidence_alpha(golden):
   q = jax.nn.softmax(golden.logits)
   entropy = -np.sum(q * np.log(q), -1)
-  np.testing.assert_allclose(
-    losses.confidence_alpha(golden.logits, 0.1, 0.3),
-    0.1 + 0.2 * (1 - entropy / np.log(4)),
-    rtol=1e-12,
-  )
-
-
-def test_confidence_alpha_stays_within_its_ends_and_sees_a_mask():
+  alpha = functools.partial(losses.confidence_alpha, low=0.1, high=0.3)
+  expected = 0.1 + 0.2 * (1 - entropy / np.log(4))
+  np.testing.assert_allclose(alpha(golden.logits), expected, rtol=1e-12)
+  # It stays within its ends.
   logits = np.array([[0.3] * 7, [90.0] + [0.0] * 6], np.float32)
-  alpha = losses.confidence_alpha(np.r_[logits, logits + 1000], 0.1, 0.3)
-  np.testing.assert_allclose(alpha, [0.1, 0.3, 0.1, 0.3], rtol=1e-6)
-  assert (alpha >= np.float32(0.1)).all()
+  ends = alpha(np.r_[logits, logits + 1000])
+  np.testing.assert_allclose(ends, [0.1, 0.3, 0.1, 0.3], rtol=1e-6)
+  assert (ends >= np.float32(0.1)).all()
+  # Undecided between two classes, one class only, and nothing.
   logits = np.array([[0.0, 0, 9, 9], [0, 50, 0, 0], [1, 2, 3, 4]], np.float32)
   where = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
-  logits = np.where(where, logits, np.nan)
-  alpha = losses.confidence_alpha(logits, 0.1, 0.3, where=where)
-  # Undecided between two classes, one class only, and nothing.
-  np.testing.assert_allclose(alpha, [0.1, 0.1, 0.1], rtol=1e-6)
+  masked = alpha(np.where(where, logits, np.nan), where=where)
+  np.testing.assert_allclose(masked, [0.1, 0.1, 0.1], rtol=1e-6)
+
+
+# The two terms of label smoothing, apart
+
+TERMS = (
+  (losses.smoothing_regularization, 'classes'),
+  (losses.smoothing_regularization, 'below'),
+  (losses.error_amplification, 'classes'),
+  (losses.error_amplification, 'above'),
+  (losses.error_amplification, 'max'),
+)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def with_gradient(term, normalization, logits, labels):
+  function = functools.partial(term, normalization=normalization)
+  values, pull_back = jax.vjp(lambda z: function(z, labels, 0.1), logits)
+  return values, pull_back(jnp.ones_like(values))[0]
+
+
+def test_golden_values_and_gradients(golden):
+  """The gradient of the second: z = (0.5, 1.5, 1.0, -0.5), y = 2."""
+  for term, values, rows in zip(
+    TERMS,
+    (
+      [0.1475, 0.05, 0.0],
+      [0.59 / 3, 0.1, 0.0],
+      [0.0, -0.0125, -0.015],
+      [0.0, -0.05, -0.02],
+      [0.0, -0.05, -0.03],
+    ),
+    (
+      [-0.025, 0, 0.05, -0.025],
+      [-0.05, 0, 0.1, -0.05],
+      [0, -0.025, 0.025, 0],
+      [0, -0.1, 0.1, 0],
+      [0, -0.1, 0.1, 0],
+    ),
+  ):
+    actual = with_gradient(*term, golden.logits, golden.labels)
+    np.testing.assert_allclose(actual[0], values, atol=1e-15)
+    np.testing.assert_allclose(actual[1][1], rows, atol=1e-15)
+
+
+def test_ties_with_the_label_are_on_neither_side():
+  rows = [[1.0, 1.0, 1.0], [2.0, 0.0, 2.0], [0.0, 2.0, 0.0], [5.0, 1.0, 3.0]]
+  logits = np.repeat(np.array(rows, np.float32), 3, 0)
+  labels = np.tile(np.arange(3), 4)
+  is_label = np.eye(3, dtype=bool)[labels]
+  gaps = logits[is_label][:, None] - logits
+  for term, normalization in TERMS:
+    below = term is losses.smoothing_regularization
+    side = gaps > 0 if below else gaps < 0
+    values, slopes = with_gradient(term, normalization, logits, labels)
+    # Away from the label below, towards that above: the term narrows the one
+    # gap and widens the other.
+    np.testing.assert_array_equal(
+      np.sign(values), side.any(-1) * (2 * below - 1)
+    )
+    np.testing.assert_array_equal(slopes[is_label] > 0, side.any(-1))
+    np.testing.assert_array_equal(slopes[~side & ~is_label], 0)

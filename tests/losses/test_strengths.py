@@ -25,20 +25,6 @@ def test_every_epoch_is_the_nearest_float(denominator, divisor):
   )
 
 
-def test_the_ends_of_the_published_schedules():
-  def ends(epochs, denominator):
-    schedule = losses.linear_alpha(
-      epochs=epochs, steps_per_epoch=10, denominator=denominator
-    )
-    return float(schedule(0)), float(schedule(epochs * 10 - 1))
-
-  first, last = np.float32(0.1), np.float32(0.2)
-  assert ends(90, 'epochs') == (first, np.float32(0.1 + 0.1 * 89 / 90))
-  assert ends(90, 'epochs-1') == (first, last)
-  assert ends(300, 299) == (first, last)
-  assert ends(300, 'epochs-1') == ends(300, 299)
-
-
 def test_held_within_the_epoch_and_after_the_last():
   schedule = losses.linear_alpha(0.0, 1.0, epochs=4, steps_per_epoch=3)
   values = [float(schedule(step)) for step in range(15)]

@@ -123,10 +123,8 @@ class BetweenClass(NamedTuple):
   r"""Class means, and the pseudo-inverse of their differences in factors.
 
   With :math:`\bar H = [\bar h_k - h_G]_k`, `[D, K]`, it holds the thin
-  singular value decomposition :math:`\bar H^T = Z B^T`, :math:`Z = U S`. It
-  never holds a matrix `[D, D]`. A tree of float64 arrays on the host:
-  `ClassMeans.compute` makes it, and `jax.device_put(between)` copies it to the
-  accelerator once, in float32.
+  singular value decomposition :math:`\bar H^T = Z B^T`, :math:`Z = U S`, and
+  never a matrix `[D, D]`. A tree of float64 arrays on the host.
 
   Attributes:
     count: examples of every class, `[K]`.
@@ -134,8 +132,7 @@ class BetweenClass(NamedTuple):
       global mean.
     global_mean: :math:`h_G`, `[D]`.
     basis: B, orthonormal directions between the class means, `[D, R]`. R is
-      K - 1, or less where the class means span less: where D is less than
-      K - 1, or where a singular value is within the rounding of the features.
+      K - 1, or less where they span less but for the rounding of the features.
     coordinates: Z, the class means in that basis, `[K, R]`.
     singular_values: S, `[R]`, in falling order, all positive.
   """

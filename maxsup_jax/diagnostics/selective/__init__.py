@@ -24,18 +24,16 @@ changes the ranking.
 from maxsup_jax.diagnostics.selective.curve import (
   Ranking,
   RiskCoverage,
+  Threshold,
+  apply_threshold,
   augrc,
   aurc,
   auroc,
+  coverage_at_risk,
   e_aurc,
   naurc,
-  risk_coverage,
-)
-from maxsup_jax.diagnostics.selective.operating_points import (
-  Threshold,
-  apply_threshold,
-  coverage_at_risk,
   risk_at_coverage,
+  risk_coverage,
   selective_accuracy_coverage,
   threshold_for_coverage,
   threshold_for_risk,

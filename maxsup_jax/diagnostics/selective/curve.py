@@ -1,4 +1,8 @@
-"""The risk-coverage curve, and the areas under it."""
+"""The risk-coverage curve, the areas under it, its points and thresholds.
+
+With ties `'expected'`, a point of the curve within a tie is reached by
+accepting a part of the tie at random; a threshold accepts all of it or nothing.
+"""
 
 import dataclasses
 import math
@@ -8,12 +12,9 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from maxsup_jax.diagnostics import checks
-from maxsup_jax.errors import one_of
+from maxsup_jax.errors import number, one_of
 
-TIES = ('expected', 'stable')
-AURC_CONVENTIONS = ('paper', 'torch_uncertainty', 'fd_shifts', 'mean')
-AUGRC_CONVENTIONS = ('fd_shifts', 'torch_uncertainty')
-REFERENCES = ('finite', 'closed_form')
+_CONVENTIONS = ('fd_shifts', 'torch_uncertainty')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Ranking:
     self, confidence: ArrayLike, errors: ArrayLike, *, ties: str = 'expected'
   ):
     confidence, errors = checks.scores_and_errors(confidence, errors)
-    self.ties = one_of('ties', ties, TIES)
+    self.ties = one_of('ties', ties, ('expected', 'stable'))
     self._order = np.argsort(-confidence, kind='stable')
     self._confidence = confidence[self._order]
     self._errors = errors[self._order]
@@ -163,8 +164,7 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
   * `'mean'`: the mean selective risk, :math:`\frac{1}{N} \sum_i r_i =
     A_0 + r_N / (2N)`.
 
-  If all examples tie, the error rate e results, and e - e/(2N) for `'paper'`,
-  which is what the code published with the paper computes, and
+  The first is what the code published with the paper computes, and
   FixSelectiveClassification. torch-uncertainty and the paper print the area in
   percent, fd-shifts times 1000.
 
@@ -179,7 +179,7 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
 
   References: Xia et al., 2025; Geifman et al., 2019.
   """
-  one_of('convention', convention, AURC_CONVENTIONS)
+  one_of('convention', convention, ('paper', *_CONVENTIONS, 'mean'))
   risk, n = curve.risk, len(curve)
   if convention == 'fd_shifts':
     return _reachable(curve, risk, risk[curve.ends[0] - 1])
@@ -210,7 +210,7 @@ def augrc(curve: RiskCoverage, convention: str = 'fd_shifts') -> float:
 
   References: Traub et al., 2024.
   """
-  one_of('convention', convention, AUGRC_CONVENTIONS)
+  one_of('convention', convention, _CONVENTIONS)
   risk, n = curve.generalized_risk, len(curve)
   if convention == 'fd_shifts':
     return _reachable(curve, risk, 0.0)
@@ -236,7 +236,7 @@ def e_aurc(curve: RiskCoverage, reference: str = 'finite') -> float:
   References: Geifman et al., 2019; the finite reference: Cattelan and Silva,
     2024.
   """
-  one_of('reference', reference, REFERENCES)
+  one_of('reference', reference, ('finite', 'closed_form'))
   if reference == 'finite':
     return aurc(curve) - _perfect_aurc(curve)
   e = curve.error_rate
@@ -299,3 +299,137 @@ def _perfect_aurc(curve: RiskCoverage) -> float:
   """The AURC, 'paper', of the same errors in the best order."""
   risk = np.cumsum(np.sort(curve.errors)) / np.arange(1, len(curve) + 1)
   return float((risk.sum() - risk[-1] / 2) / len(curve))
+
+
+# A risk of 1/10 must satisfy 1 - 0.9, which is less than 0.1 in floating point;
+# and 7% of 100 examples are 7, although 100 * 0.07 is larger than 7.
+_TOLERANCE = 1e-9
+
+
+def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
+  r"""The largest coverage at which the selective risk is within a limit.
+
+  .. math:: \max \{ i/N : r_i \le r \}
+
+  The risk need not grow with the coverage: it may exceed the limit before.
+  Risks above the limit by no more than 1e-9 count as equal to it.
+
+  Args:
+    risk: the limit, from 0 to 1. NaN results if no coverage is within it.
+
+  Examples:
+    >>> from maxsup_jax.diagnostics import selective
+    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
+    >>> coverage_at_risk(curve, 0.4)
+    0.75
+
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Cov@5Risk is the
+    one at 0.05, as computed from its release 0.13 on.
+  """
+  risk = number('risk', risk, 0, 1)
+  within = np.flatnonzero(curve.risk <= risk + _TOLERANCE)
+  return float(curve.coverage[within[-1]]) if within.size else math.nan
+
+
+def risk_at_coverage(curve: RiskCoverage, coverage: float) -> float:
+  r"""The selective risk at the smallest number of examples that covers enough.
+
+  .. math:: r_k, \qquad k = \max(1, \lceil N c \rceil)
+
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Risk@80Cov is the
+    one at 0.8.
+  """
+  return float(curve.risk[_accepted(curve, coverage) - 1])
+
+
+def selective_accuracy_coverage(curve: RiskCoverage, accuracy: float) -> float:
+  r"""The largest coverage at which the selective accuracy is high enough (SAC).
+
+  `coverage_at_risk` at the risk 1 - accuracy; but nothing accepted counts as
+  without error, so that the result is 0 where that one is NaN.
+
+  References: Galil et al., 2023.
+  """
+  accuracy = number('accuracy', accuracy, 0, 1)
+  coverage = coverage_at_risk(curve, 1 - accuracy)
+  return 0.0 if math.isnan(coverage) else coverage
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+  """A threshold on the confidence, and what it did where it was chosen."""
+
+  value: float  # accept where `confidence >= value`; infinity accepts nothing
+  coverage: float  # the share of the examples that it accepted
+  risk: float  # the mean error of those; NaN if it accepted none
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selection:
+  """What a threshold does with examples."""
+
+  accepted: np.ndarray  # bool `[N]`
+  coverage: float  # the share that is accepted
+  # The mean error of those that are; NaN if none is, or if the errors are not
+  # known.
+  risk: float
+
+
+def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
+  """The threshold that accepts most among those with a risk within a limit.
+
+  The coverage may be less than that of `coverage_at_risk`, as ties count whole.
+  The risk on other examples may be larger: the limit holds where the threshold
+  was chosen, and nothing is guaranteed elsewhere. If no threshold keeps the
+  limit, it is infinite and accepts nothing.
+  """
+  risk = number('risk', risk, 0, 1)
+  points = curve.ends - 1
+  within = points[curve.risk[points] <= risk + _TOLERANCE]
+  if not within.size:
+    return Threshold(value=math.inf, coverage=0.0, risk=math.nan)
+  return _at(curve, within[-1])
+
+
+def threshold_for_coverage(curve: RiskCoverage, coverage: float) -> Threshold:
+  """The largest threshold that accepts at least a share, and one example."""
+  enough = np.searchsorted(curve.ends, _accepted(curve, coverage))
+  return _at(curve, curve.ends[enough] - 1)
+
+
+def apply_threshold(
+  threshold: Threshold | float,
+  confidence: ArrayLike,
+  errors: ArrayLike | None = None,
+) -> Selection:
+  """Applies a threshold, chosen elsewhere, to examples.
+
+  Args:
+    threshold: as found, or a number; infinity accepts nothing.
+    confidence: float `[N]`, the same score as that of the threshold.
+    errors: bool or float `[N]`; None if they are not known.
+  """
+  value = threshold.value if isinstance(threshold, Threshold) else threshold
+  if value != math.inf:
+    value = number('the threshold', value)
+  confidence = checks.array(confidence, 'confidence')
+  unknown = np.full(confidence.shape, False)
+  confidence, errors_N = checks.scores_and_errors(
+    confidence, unknown if errors is None else errors
+  )
+  accepted = confidence >= value
+  risk = math.nan
+  if errors is not None and accepted.any():
+    risk = float(errors_N[accepted].mean())
+  return Selection(accepted, float(accepted.mean()), risk)
+
+
+def _accepted(curve: RiskCoverage, coverage: float) -> int:
+  """The smallest number of examples, at least 1, with a coverage."""
+  coverage = number('coverage', coverage, 0, 1)
+  return max(1, math.ceil(len(curve) * coverage - _TOLERANCE))
+
+
+def _at(curve: RiskCoverage, point: int) -> Threshold:
+  found = curve.threshold[point], curve.coverage[point], curve.risk[point]
+  return Threshold(*map(float, found))

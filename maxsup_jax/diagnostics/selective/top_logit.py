@@ -12,8 +12,6 @@ from maxsup_jax.diagnostics import checks
 from maxsup_jax.diagnostics.selective.scores import errors, scores
 from maxsup_jax.errors import UsageError, integer, number, one_of
 
-TARGETS = ('ls', 'maxsup', 'soft')
-
 
 def suppression(
   loss: Callable[[jax.Array, jax.Array], jax.Array],
@@ -25,8 +23,7 @@ def suppression(
   .. math::
     \frac{\partial (L - L_\mathrm{CE})}{\partial v_{\max}}
 
-  per example. Gradient descent lowers the largest logit where this is positive
-  (it suppresses it), and raises it where it is negative. Label smoothing has
+  per example: positive where it is suppressed. Label smoothing has
   :math:`\alpha (1 - 1/K)` where the prediction is correct and
   :math:`-\alpha / K` where it is wrong; MaxSup has :math:`\alpha (1 - 1/K)`
   everywhere.
@@ -117,7 +114,7 @@ def expected_suppression(
   References: Xia et al., 2025, section 4, for label smoothing; the others
     follow in the same way.
   """
-  one_of('target', target, TARGETS)
+  one_of('target', target, ('ls', 'maxsup', 'soft'))
   K = integer('num_classes', num_classes, low=2)
   alpha = number('alpha', alpha)
   P = checks.shares(error_probability, 'error_probability')
@@ -167,9 +164,8 @@ def max_logit_given_confidence(
 
   The mean and standard deviation of :math:`v_{\max}` over the examples with
   :math:`|\pi_{\max} - c| \le` width/2, for centres c from width/2 to
-  1 - width/2. Confidence alone cannot tell the examples of a window apart; but
-  a score that sees the logits can, where correct and wrong predictions differ
-  in it.
+  1 - width/2. A score that sees the logits can tell the examples of a window
+  apart where correct and wrong predictions differ in it.
 
   Args:
     logits: floating point `[N, K]`, or a single logit z, which stands for
