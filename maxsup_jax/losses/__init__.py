@@ -16,11 +16,6 @@ to -inf, which makes means and norms infinite.
 >>> print(np.asarray(losses.maxsup_cross_entropy(logits, labels, 0.1)).round(4))
 [0.5968 1.3341]
 
-The penalty stands alone, for a loss of your own:
-
->>> print(losses.max_suppression(logits))
-[1.475 0.875]
-
 An `Objective` joins a loss to its schedule and, where it has one, its state;
 `make_objective` makes one from a configuration.
 

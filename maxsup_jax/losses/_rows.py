@@ -13,24 +13,15 @@ from maxsup_jax.losses import _checks
 class Target(NamedTuple):
   """What a loss needs to know about the labels.
 
-  Attributes:
-    logit: `[B]`, z_y for a class id y, <y, z> for a distribution y.
-    mass: the sum of a distribution, `[B]`; 1 for a class id.
-    known: 1, or NaN where the label names no class that takes part.
-    ids: the class ids, `[B]`, 0 where they are masked or unknown; None for
-      distributions.
-    distribution: the distributions, `[B, K]`; None for class ids, which never
-      become one-hot.
-
   Weights of the classes multiply the distribution: that of a class id y is then
   the weight of y at y.
   """
 
-  logit: jax.Array
-  mass: jax.Array
-  known: jax.Array
-  ids: jax.Array | None = None
-  distribution: jax.Array | None = None
+  logit: jax.Array  # `[B]`: z_y for a class id y, <y, z> for a distribution y
+  mass: jax.Array  # the sum of a distribution, `[B]`; 1 for a class id
+  known: jax.Array  # 1, or NaN where the label names no class that takes part
+  ids: jax.Array | None = None  # class ids, `[B]`, 0 where masked or unknown
+  distribution: jax.Array | None = None  # `[B, K]`; ids never become one-hot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +35,14 @@ class Rows:
     a row of zeros, and discarded by `finish`.
   * The top logit of every row is 0: shifting first keeps the digits that a
     large common offset would cost. To autodiff the shift is a constant.
-
-  Attributes:
-    logits: the logits before the shift, `[B, K]`. Masked classes are -inf.
-    shift: what is subtracted from them, `[B, 1]`.
-    z: the logits, `[B, K]`.
-    axis: the class axis, counted from the left.
-    examples: boolean, `[B]`: the examples that take part; None for all.
-    classes: boolean, `[B, K]`: the classes that take part; None for all.
   """
 
-  logits: jax.Array
-  shift: jax.Array
-  z: jax.Array
-  axis: int
-  examples: jax.Array | None
-  classes: jax.Array | None
+  logits: jax.Array  # before the shift, `[B, K]`; masked classes are -inf
+  shift: jax.Array  # what is subtracted from them, `[B, 1]`
+  z: jax.Array  # the logits, `[B, K]`
+  axis: int  # the class axis, counted from the left
+  examples: jax.Array | None  # bool `[B]`, those that take part; None for all
+  classes: jax.Array | None  # bool `[B, K]`, likewise
 
   @classmethod
   def of(cls, logits: ArrayLike, axis: int, where: ArrayLike | None) -> Self:

@@ -46,7 +46,14 @@ def focal_cross_entropy(
   why = 'the focal loss is defined for one true class'
   rows, target = Rows.labelled(logits, labels, None, axis, where, one_class=why)
   gamma = rows.number('gamma', gamma, low=0)
-  total, others, alone_on_top = _sums(rows, target.logit)
+  weights_BK = jnp.exp(rows.z)
+  below = rows.sum(jnp.where(rows.z < 0, weights_BK, 0))
+  on_top = rows.sum(jnp.where(rows.z < 0, 0, weights_BK))
+  total = below + on_top
+  # Where the label alone is on top, the difference of the sums has no digits
+  # left, but the other classes are known as those below the top.
+  alone_on_top = (target.logit == 0) & (on_top == 1)
+  others = jnp.where(alone_on_top, below, total - jnp.exp(target.logit))
   log_normalizer = jnp.log(total)
   # The logit on top is 0, but has a gradient.
   top_logit = jnp.where(alone_on_top, target.logit, 0)
@@ -66,19 +73,3 @@ def focal_cross_entropy(
   doubt = jnp.where(left, jnp.exp(gamma * log_doubt), nothing)
   weight = rows.target(labels, class_weights).mass
   return rows.finish(weight * doubt * surprise, target)
-
-
-def _sums(
-  rows: Rows, label_logit: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The sums of exponentials of all classes, and of all but the label.
-
-  Where the label alone is on top, as the third value says, their difference has
-  no digits left, but the other classes are known as those below the top.
-  """
-  weights_BK = jnp.exp(rows.z)
-  below = rows.sum(jnp.where(rows.z < 0, weights_BK, 0))
-  on_top = rows.sum(jnp.where(rows.z < 0, 0, weights_BK))
-  total = below + on_top
-  alone = (label_logit == 0) & (on_top == 1)
-  return total, jnp.where(alone, below, total - jnp.exp(label_logit)), alone

@@ -6,8 +6,6 @@ from jax.typing import ArrayLike
 
 from maxsup_jax.losses._rows import Rows
 
-_EPSILON = 1e-7
-
 
 def logit_norm_cross_entropy(
   logits: ArrayLike,
@@ -55,7 +53,7 @@ def logit_norm_cross_entropy(
   norm_B = jnp.where(
     positive_B, jnp.sqrt(jnp.where(positive_B, square_B, 1)), 0
   )
-  scale_B = temperature * (norm_B + _EPSILON)
+  scale_B = temperature * (norm_B + 1e-7)
   # The target is linear in the logits, and read before they are scaled.
   target = rows.target(labels, class_weights)
   log_normalizer = rows.tempered(scale_B).log_normalizer()

@@ -76,15 +76,11 @@ class Objective(NamedTuple):
 
   Examples:
     >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
-    >>> objective = OBJECTIVES['maxsup'](0.1)
-    >>> loss, state = objective.apply(objective.init(), logits, labels)
-    >>> print(loss, state)
-    [1.3340...] ()
     >>> objective = OBJECTIVES['distillation'](teacher_temperature=4.0)
     >>> loss, state = objective.apply(
     ...     objective.init(), logits, labels, teacher_logits=2 * logits)
-    >>> print(loss, objective.needs)
-    [1.3755...] ('teacher_logits',)
+    >>> print(loss, state, objective.needs)
+    [1.3755...] () ('teacher_logits',)
   """
 
   init: Callable[[], Any]
@@ -118,18 +114,11 @@ def _plus(term: _Loss, usual: str) -> _Loss:
 
 
 class _Entry(NamedTuple):
-  """A loss and the options of its objective that the loss does not have.
+  """A loss, and the options of its objective that the loss does not have."""
 
-  Attributes:
-    loss: a function of logits, labels, the strength and options, whose
-      signature has their defaults. It checks their values.
-    adaptive: whether the strength may grow with the confidence.
-    choice: an option whose value says what `apply` needs, its values and what
-      they need. The first is the default.
-  """
-
-  loss: _Loss
-  adaptive: bool = False
+  loss: _Loss  # its signature has the strength, other options and defaults
+  adaptive: bool = False  # whether the strength may grow with the confidence
+  # An option, its values and what `apply` needs for each; the first by default.
   choice: tuple[str, Mapping[str, tuple[str, ...]]] | None = None
 
 

@@ -17,19 +17,11 @@ _LARGE_BYTES = 2**29
 
 
 class OnlineSmoothing(NamedTuple):
-  """The state of online label smoothing, a pytree of float32 arrays.
+  """The state of online label smoothing, a pytree of float32 arrays."""
 
-  Attributes:
-    targets: the soft label of every class in its row, `[K, K]`, as of the last
-      epoch.
-    sums: the sum of the softmax over this epoch's correctly classified
-      examples of every class, `[K, K]`.
-    counts: the number of these examples, `[K]`.
-  """
-
-  targets: jax.Array
-  sums: jax.Array
-  counts: jax.Array
+  targets: jax.Array  # the soft label of every class in its row, `[K, K]`
+  sums: jax.Array  # of the softmax over correct examples of an epoch, `[K, K]`
+  counts: jax.Array  # the number of these examples of every class, `[K]`
 
 
 def ols_init(

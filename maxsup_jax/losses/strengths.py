@@ -22,16 +22,11 @@ class EpochSchedule:
   An optax-style schedule: call it with the step, which may be traced. Steps
   after the last epoch have its value. The values are computed beforehand in
   double precision.
-
-  Attributes:
-    values: one value per epoch.
-    steps_per_epoch: the number of steps for which each of them holds.
-    ends: the numbers between which the values were laid, if any. They need not
-      be among the values, but must be strengths as well.
   """
 
-  values: tuple[float, ...]
-  steps_per_epoch: int
+  values: tuple[float, ...]  # one per epoch
+  steps_per_epoch: int  # for which each of them holds
+  # Between which the values were laid, if any: must be strengths as well.
   ends: tuple[float, ...] = ()
 
   def __call__(self, step: ArrayLike) -> jax.Array:
