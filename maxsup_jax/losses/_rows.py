@@ -136,13 +136,6 @@ class Rows:
     """The cross-entropy with the labels."""
     return self.log_normalizer() * target.mass - target.logit
 
-  def penalized(
-    self, target: Target, alpha: ArrayLike, penalty_B: jax.Array
-  ) -> jax.Array:
-    """The finished loss: cross-entropy plus a penalty with its strength."""
-    alpha = self.number('alpha', alpha, low=0)
-    return self.finish(self.cross_entropy(target) + alpha * penalty_B, target)
-
   def cross_entropy_with(self, distribution_BK: jax.Array) -> jax.Array:
     """The cross-entropy of the softmax with a distribution."""
     mass = self.sum(distribution_BK)

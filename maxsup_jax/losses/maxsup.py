@@ -81,7 +81,9 @@ def maxsup_cross_entropy(
   References: Zhou et al., 2025, eqs. 6-9.
   """
   rows, target = Rows.labelled(logits, labels, class_weights, axis, where)
-  return rows.penalized(target, alpha, rows.max() - rows.mean())
+  alpha = rows.number('alpha', alpha, low=0)
+  loss = rows.cross_entropy(target) + alpha * (rows.max() - rows.mean())
+  return rows.finish(loss, target)
 
 
 def smoothing_regularization(

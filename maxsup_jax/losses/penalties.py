@@ -73,7 +73,9 @@ def logit_penalty_cross_entropy(
   References: Kornblith et al., 2021; Zhou et al., 2025, section 4.1.2.
   """
   rows, target = Rows.labelled(logits, labels, class_weights, axis, where)
-  return rows.penalized(target, alpha, _squares(rows, form))
+  alpha = rows.number('alpha', alpha, low=0)
+  loss = rows.cross_entropy(target) + alpha * _squares(rows, form)
+  return rows.finish(loss, target)
 
 
 def _squares(rows: Rows, form: str) -> jax.Array:
@@ -147,7 +149,9 @@ def confidence_penalty_cross_entropy(
   References: Pereyra et al., 2017.
   """
   rows, target = Rows.labelled(logits, labels, class_weights, axis, where)
-  return rows.penalized(target, alpha, _entropy(rows, form))
+  alpha = rows.number('alpha', alpha, low=0)
+  loss = rows.cross_entropy(target) + alpha * _entropy(rows, form)
+  return rows.finish(loss, target)
 
 
 def _entropy(rows: Rows, form: str) -> jax.Array:
@@ -215,7 +219,9 @@ def mbls_cross_entropy(
   References: Liu et al., 2022.
   """
   rows, target = Rows.labelled(logits, labels, class_weights, axis, where)
-  return rows.penalized(target, alpha, _gaps(rows, margin))
+  penalty = _gaps(rows, margin)
+  alpha = rows.number('alpha', alpha, low=0)
+  return rows.finish(rows.cross_entropy(target) + alpha * penalty, target)
 
 
 def _gaps(rows: Rows, margin: ArrayLike) -> jax.Array:
@@ -291,7 +297,8 @@ def acls_cross_entropy(
   """
   rows, target = Rows.labelled(logits, labels, class_weights, axis, where)
   penalty = _adaptive(rows, margin, top_weight, rest_weight)
-  return rows.penalized(target, alpha, penalty)
+  alpha = rows.number('alpha', alpha, low=0)
+  return rows.finish(rows.cross_entropy(target) + alpha * penalty, target)
 
 
 def _adaptive(

@@ -217,7 +217,8 @@ def zipf_cross_entropy(
     logits, labels, class_weights, axis, where, one_class=_ONE_CLASS
   )
   penalty = _penalty(rows, target, logits, power, votes, where)
-  return rows.penalized(target, alpha, penalty)
+  alpha = rows.number('alpha', alpha, low=0)
+  return rows.finish(rows.cross_entropy(target) + alpha * penalty, target)
 
 
 def _penalty(

@@ -217,9 +217,6 @@ def test_a_warning_says_how_much_memory_many_classes_take():
       make()
 
 
-# What is refused
-
-
 def test_a_state_of_other_classes():
   with pytest.raises(
     ValueError, match='state has 3 classes; expected 2 for logits'

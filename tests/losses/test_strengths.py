@@ -53,9 +53,6 @@ def test_a_fractional_step_is_refused():
     losses.constant_alpha(0.1)(jnp.float32(1))
 
 
-# Other shapes
-
-
 @pytest.mark.parametrize('denominator', ['epochs', 'epochs-1', 3, 9])
 def test_cosine_equals_optax(denominator):
   epochs = 6
