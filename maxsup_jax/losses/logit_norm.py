@@ -30,8 +30,7 @@ def logit_norm_cross_entropy(
 
   Args:
     temperature: :math:`\tau`, above 0. The code published with the paper trains
-      on CIFAR-10 with 0.01, and has 1 where none is given; 0.04 is what others
-      use.
+      on CIFAR-10 with 0.01, and has 1 where none is given; others use 0.04.
     logits, labels, class_weights, axis, where: see `cross_entropy`.
 
   Examples:

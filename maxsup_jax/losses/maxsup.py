@@ -122,8 +122,7 @@ def smoothing_regularization(
     [0.1475... 0.05...] classes
     [0.1966... 0.1...] below
 
-  References: Zhou et al., 2025, corollary 3.4 (eq. 5) and, for ``'below'``,
-    table 1.
+  References: Zhou et al., 2025, corollary 3.4 (eq. 5), and table 1: below.
   """
   errors.one_of('normalization', normalization, ('classes', 'below'))
   return _side(logits, labels, alpha, normalization, axis, where)

@@ -207,8 +207,7 @@ def mbls_cross_entropy(
 
   Args:
     alpha: strength of the penalty, at least 0.
-    margin: `m`, at least 0. The default is that of the code published with the
-      paper.
+    margin: `m`, at least 0. The default is that of the published code.
     logits, labels, class_weights, axis, where: see `cross_entropy`.
 
   Examples:
