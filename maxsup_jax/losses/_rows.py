@@ -105,13 +105,11 @@ class Rows:
   def max(self) -> jax.Array:
     """The top logit: 0, with a gradient that ties share evenly."""
 
-    def of_logits(logits_BK, z_BK):
-      del z_BK
+    def of_logits(logits_BK: jax.Array, _: jax.Array) -> jax.Array:
       top_B = jnp.max(logits_BK, self.axis)
       return top_B - jnp.squeeze(self.shift, self.axis)
 
-    def of_z(logits_BK, z_BK):
-      del logits_BK
+    def of_z(_: jax.Array, z_BK: jax.Array) -> jax.Array:
       where: dict[str, Any] = {}
       if self.classes is not None:
         where = {'where': self.classes, 'initial': -jnp.inf}
