@@ -45,6 +45,13 @@ def forgotten_programs():
       ctypes.CDLL('libc.so.6').malloc_trim(0)
 
 
+@pytest.fixture
+def x64():
+  """Double precision for one test."""
+  with jax.enable_x64(True):
+    yield
+
+
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
   """A data directory with the embedded digits prepared."""

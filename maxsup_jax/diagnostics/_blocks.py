@@ -15,16 +15,10 @@ _BLOCK_SIZE = 1 << 16
 def map_rows(function: Callable, *arrays: np.ndarray) -> Any:
   """Applies a function of rows to blocks of rows, and joins what it returns.
 
-  The result of a row must not depend on the other rows of its block. So the
-  blocks may be computed in any order, and their size does not matter.
-
-  Args:
-    function: takes a block of every array, float64 where the array is floating
-      point, and returns an array with the block's length, or a tuple of them.
-    *arrays: of equal length; the first one is `[N, K]`.
-
-  Returns:
-    What the function returns, for all rows.
+  It takes a block of every array, float64 where the array is floating point,
+  and returns an array with the block's length, or a tuple of them. The first
+  array is `[N, K]`, the others are as long. The result of a row must not depend
+  on the other rows of its block.
   """
   N, K = arrays[0].shape
   rows = max(1, _BLOCK_SIZE // K)

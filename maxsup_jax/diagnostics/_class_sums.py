@@ -13,11 +13,7 @@ from maxsup_jax.errors import UsageError
 
 
 class Pair(NamedTuple):
-  """A sum in float32 and what rounding took from it: `total + error`.
-
-  A million additions to a plain float32 sum lose three of its seven digits,
-  and float64 is missing or slow on accelerators.
-  """
+  """A sum in float32 and what rounding took from it: `total + error`."""
 
   total: jax.Array
   error: jax.Array
@@ -93,9 +89,6 @@ def added(state: State, sums: Sequence) -> State:
   """Adds field by field the sums of a batch, or another state, to a state.
 
   A `Pair` takes a float32 array or another pair; booleans are joined by "or".
-
-  Raises:
-    UsageError: for sums of other classes or features.
   """
   for mine, other in zip(state, sums):
     # Both numbers of a pair have one shape.
@@ -126,11 +119,7 @@ def check_batch(
   num_features: int,
   name: str = 'labels',
 ) -> tuple[Any, Any, Any]:
-  """Checks the shapes and dtypes of a batch, and labels whose value is known.
-
-  Features are floating point `[B, D]`, labels and `where` `[B]`. Under `jit`
-  the values of labels cannot be checked. Lists become arrays.
-  """
+  """Checks a batch, also the values of labels if they are known."""
   features, labels, where = (
     a if a is None or hasattr(a, 'shape') else checks.array(a, n)
     for a, n in ((features, 'features'), (labels, name), (where, 'where'))
@@ -149,13 +138,9 @@ def check_batch(
     if array is None:
       continue
     if jnp.shape(array) != shape[:1]:
-      raise UsageError(
-        f'{what} has the shape {jnp.shape(array)}; expected {shape[:1]}'
-      )
+      raise checks.wrong_shape(what, array, f'{shape[:1]}')
     if not jnp.issubdtype(jnp.result_type(array), kind):
-      raise UsageError(
-        f'{what} has the dtype {jnp.result_type(array)}; expected {expected}'
-      )
+      raise checks.wrong_dtype(what, array, expected)
   traced = any(isinstance(a, jax.core.Tracer) for a in (labels, where))
   if shape[0] and not traced:
     known = None if where is None else np.asarray(where)
@@ -166,11 +151,7 @@ def check_batch(
 def check_means(
   count_K: np.ndarray, means_KD: np.ndarray, allow_empty: bool = False
 ) -> np.ndarray:
-  """Checks that all class means exist, and returns which classes do, `[K]`.
-
-  Raises:
-    UsageError: one line that names the class.
-  """
+  """Checks that all class means exist, and returns which classes do, `[K]`."""
   present_K = count_K > 0
   if not present_K.any():
     raise UsageError('there are no examples')

@@ -41,20 +41,12 @@ class Interval(NamedTuple):
 
 
 def resamples(n: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
-  """Draws n of n examples with replacement, again and again.
+  """Draws n of n examples with replacement, `count` times.
 
-  Args:
-    n: the number of examples.
-    count: the number of resamples.
-    seed: of `numpy.random.default_rng`. The first resamples of a seed do not
-      depend on the count.
-
-  Returns:
-    An iterator over int64 arrays `[n]`, each of which sums to n: multinomial
-    with equal probabilities.
+  Yields int64 arrays `[n]`, each of which sums to n. The first resamples of a
+  seed do not depend on the count.
   """
-  n = integer('n', n, low=1)
-  count = integer('count', count, low=1)
+  n, count = integer('n', n, low=1), integer('count', count, low=1)
   # Counting n draws is the multinomial distribution, and faster than NumPy's,
   # which draws a binomial for each example.
   rng = np.random.default_rng(integer('seed', seed, low=0))
@@ -74,12 +66,11 @@ def bootstrap(
   """Values of statistics on resamples, the same ones for all of them.
 
   Args:
-    statistics: functions of int64 weights `[n]` that return a number, by name.
-      NaN says that the statistic is undefined for these weights.
+    statistics: functions of int64 weights `[n]` that return a number, or NaN
+      where they are undefined, by name.
     n: the number of examples.
-    resamples: how many resamples.
-    seed: of the resamples. Calls with the same n and seed see the same ones,
-      so that their results may be paired too.
+    resamples: how many. Calls with the same n and seed see the same ones, so
+      that their results may be paired too.
 
   Returns:
     Float64 `[resamples]` for each name.
@@ -113,16 +104,13 @@ def bootstrap(
 def interval(samples: ArrayLike, level: float = 0.95) -> Interval:
   """The percentile interval of a statistic's values on resamples.
 
-  Values that are NaN, because the statistic is undefined for their resample,
-  are left out: the interval is then one of the statistic *where it is
-  defined*. Report `undefined_share` beside it.
+  NaN, where the statistic is undefined, is left out: the interval is then one
+  of the statistic *where it is defined*. Report `undefined_share` beside it.
 
   Args:
-    samples: of `bootstrap`, `[resamples]`.
+    samples: of `bootstrap`, `[resamples]`. The interval is NaN if more than
+      half of them are.
     level: the share of the values inside, between 0 and 1.
-
-  Returns:
-    The pair (low, high); NaN twice if more than half of the samples are NaN.
 
   Examples:
     >>> interval(np.arange(101.0), level=0.5)
@@ -147,10 +135,7 @@ def paired_interval(
 ) -> Interval:
   """The percentile interval of the difference a - b on the same resamples.
 
-  Args:
-    samples_a: of `bootstrap`, `[resamples]`.
-    samples_b: of the same call as `samples_a`, or one with the same n, seed
-      and number of resamples. A resample counts as undefined where either is.
+  A resample counts as undefined where either is.
   """
   samples_a, samples_b = _samples(samples_a), _samples(samples_b)
   checks.same_length(samples_a=samples_a, samples_b=samples_b)

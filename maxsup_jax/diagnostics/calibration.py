@@ -8,13 +8,6 @@
 >>> round(calibration.expected_calibration_error(2 * logits, labels), 2)
 0.22
 
-Everything that is needed of the logits is read in one pass:
-
->>> examples = calibration.per_example(logits, labels)
->>> summary = calibration.summary(examples)
->>> round(summary.negative_log_likelihood, 2), round(summary.brier_score, 2)
-(1.93, 0.81)
-
 `reliability_curve` explains `bins`, `binning`, `convention` and `weights`.
 """
 
@@ -31,15 +24,10 @@ from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Logits up to 1e150, divided by it, are still far from overflowing.
 TEMPERATURES = (1e-100, 1e100)
-BINNINGS = ('equal_width', 'equal_mass')
-CONVENTIONS = ('right', 'left', 'torchmetrics')
-OBJECTIVES = ('nll', 'ece')
 # Of the temperature.
 _BOUNDS = (0.01, 100.0)
-# Two parts of a number from 0 to 1, each an integer below or equal to 2**26.
+# Two parts of a number from 0 to 1, each an integer up to 2**26.
 _PART = float(1 << 26)
-# Classes whose logits are copied together into columns of their own.
-_COLUMNS = 16
 # A relative error of the temperature at which the search ends.
 _TOLERANCE = 1e-10
 _MAX_STEPS = 100
@@ -47,19 +35,13 @@ _MAX_STEPS = 100
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PerExample:
-  """What `per_example` returns; every array is `[N]`.
+  """What `per_example` returns; every array is `[N]`."""
 
-  Attributes:
-    confidence: the largest softmax probability, float64.
-    correct: whether the predicted class is the label, bool.
-    nll: the negative log-likelihood of the label, in nats, float64.
-    brier: the squared distance of the probabilities from the one-hot label,
-      float64, from 0 to 2.
-  """
-
-  confidence: np.ndarray
-  correct: np.ndarray
-  nll: np.ndarray
+  confidence: np.ndarray  # the largest softmax probability, float64
+  correct: np.ndarray  # whether the predicted class is the label, bool
+  nll: np.ndarray  # the negative log-likelihood of the label, in nats, float64
+  # The squared distance of the probabilities from the one-hot label, float64,
+  # from 0 to 2.
   brier: np.ndarray
 
 
@@ -68,20 +50,17 @@ def per_example(
 ) -> PerExample:
   r"""Confidence, correctness, NLL and Brier score of every example.
 
-  One pass over the logits computes all four; the means, the reliability curve
-  and their bootstrap need nothing else. For :math:`p = \mathrm{softmax}(z/T)`:
+  One pass over the logits; the means, the reliability curve and their bootstrap
+  need nothing else. For :math:`p = \mathrm{softmax}(z/T)`:
 
   .. math::
     \mathrm{confidence} = \max_k p_k, \quad
     \mathrm{nll} = -\log p_y, \quad
     \mathrm{brier} = \sum_k (p_k - [k = y])^2
 
-  The prediction is the class of the largest logit, the first one of several,
-  so that it does not depend on the temperature. NLL and Brier score keep their
-  relative precision where the label's probability is close to 1.
-
-  Args:
-    temperature: `T`, what the logits are divided by; from 1e-100 to 1e100.
+  The prediction does not depend on the temperature, from 1e-100 to 1e100. NLL
+  and Brier score keep their relative precision where the label's probability is
+  close to 1.
 
   Examples:
     >>> logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
@@ -125,18 +104,13 @@ def _mean(values_N: np.ndarray, weights: ArrayLike | None = None) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReliabilityCurve:
-  """Accuracy against confidence in `M` bins of confidence.
+  """Accuracy against confidence in `M` bins of confidence."""
 
-  Attributes:
-    edges: the limits of the bins in ascending order, `[M + 1]`.
-    count: the number of examples in each bin, int64 `[M]`.
-    accuracy: the share of correct ones, `[M]`; NaN in a bin without examples.
-    confidence: their mean confidence, `[M]`; NaN in a bin without examples.
-  """
-
-  edges: np.ndarray
-  count: np.ndarray
+  edges: np.ndarray  # the limits of the bins in ascending order, `[M + 1]`
+  count: np.ndarray  # the number of examples in each bin, int64 `[M]`
+  # The share of correct ones, `[M]`; NaN in a bin without examples.
   accuracy: np.ndarray
+  # Their mean confidence, `[M]`; NaN in a bin without examples.
   confidence: np.ndarray
 
 
@@ -155,16 +129,14 @@ def reliability_curve(
   Where a confidence on an edge belongs is a convention:
 
   * `'right'`: bins :math:`(l, h]`, with 0 in the first one (Guo et al.);
-  * `'left'`: bins :math:`[l, h)`, with 1 in the last one (`numpy.histogram`
-    with these edges, netcal);
+  * `'left'`: bins :math:`[l, h)`, with 1 in the last one (NumPy, netcal);
   * `'torchmetrics'`: bins :math:`[l, h)`, and one more bin, of width 0, for a
     confidence of exactly 1. The curve has `bins + 1` bins.
 
   The bins of `'equal_mass'` follow the data (adaptive ECE): their counts
   differ by 1 at most where no two confidences are equal. Equal confidences
   always share a bin, the one in which their middle falls when all examples
-  are put in a row; so the order of the examples does not matter, but the
-  counts may differ and bins stay empty where there are many ties. The upper
+  are put in a row; bins may stay empty where there are many ties. The upper
   edge of a bin is its largest confidence, and that of the last bin is 1.
 
   Sums are exact: neither the order of the examples nor repeating an example
@@ -196,8 +168,8 @@ def reliability_curve(
   )
   checks.same_length(confidence=confidence_N, correct=correct_N)
   bins = integer('bins', bins, low=1)
-  one_of('binning', binning, BINNINGS)
-  one_of('convention', convention, CONVENTIONS)
+  one_of('binning', binning, ('equal_width', 'equal_mass'))
+  one_of('convention', convention, ('right', 'left', 'torchmetrics'))
   if binning == 'equal_mass' and convention != 'right':
     raise UsageError(
       f'convention is {convention!r}; expected the default for bins of equal '
@@ -240,10 +212,6 @@ def calibration_error(curve: ReliabilityCurve, norm: str = 'l1') -> float:
   * `'l2'`: :math:`\sqrt{\sum_b w_b \delta_b^2}`;
   * `'max'`: :math:`\max_b \delta_b` over the bins with examples, the maximum
     calibration error.
-
-  Args:
-    curve: of `reliability_curve`.
-    norm: `'l1'`, `'l2'` or `'max'`.
 
   References: Guo et al., 2017, section 2.
   """
@@ -291,9 +259,7 @@ def _sums(
 ) -> np.ndarray:
   """Sums values from 0 to 1 in each bin, as integers that never round.
 
-  The order of the examples and whether an example is repeated or has a weight
-  therefore make no difference, not even in the last bit. A value keeps 52
-  binary digits after the point.
+  A value keeps 52 binary digits after the point.
   """
   high_N = np.floor(values_N * _PART)
   low_N = np.rint((values_N * _PART - high_N) * _PART)
@@ -305,14 +271,7 @@ def _sums(
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationSummary:
-  """What `summary` returns; see the functions of the same names.
-
-  Attributes:
-    expected_calibration_error: from 0 to 1.
-    negative_log_likelihood: in nats.
-    brier_score: from 0 to 2.
-    accuracy: from 0 to 1.
-  """
+  """What `summary` returns; the NLL is in nats, the Brier score from 0 to 2."""
 
   expected_calibration_error: float
   negative_log_likelihood: float
@@ -325,10 +284,7 @@ def summary(
 ) -> CalibrationSummary:
   """ECE, NLL, Brier score and accuracy from what `per_example` returns.
 
-  Args:
-    examples: of `per_example`.
-    weights: as in `reliability_curve`: a bootstrap reads the logits once.
-    **binning: `bins`, `binning` and `convention` of `reliability_curve`.
+  The other arguments are those of `reliability_curve`.
 
   Examples:
     >>> logits, labels = np.eye(3)[[0, 0, 1, 2, 2]], np.array([0, 1, 1, 2, 0])
@@ -357,9 +313,7 @@ def expected_calibration_error(
   .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{N} |\mathrm{acc}_b -
     \mathrm{conf}_b|
 
-  Read it with the number of examples: a perfectly calibrated model does not
-  reach 0. With 10,000 examples and 15 bins it often has about 0.01, and less
-  where few of the bins are used; in general about
+  A perfectly calibrated model does not reach 0, but about
 
   .. math:: \frac{1}{N} \sqrt{\frac{2}{\pi}} \sum_b \sqrt{\sum_{i \in b}
     \mathrm{conf}_i (1 - \mathrm{conf}_i)}
@@ -386,16 +340,12 @@ def classwise_calibration_error(
   For each class, all `N` examples are binned by the probability that they have
   for it; :math:`\mathrm{freq}_{bk}` is the share of them with the label `k`.
   Classes without examples take part. With many classes the value is small
-  whatever the model, as most probabilities are close to 0: compare it only
-  between models with the same classes.
-
-  Args:
-    **binning: as in `expected_calibration_error`.
+  whatever the model: compare it only between models with the same classes.
+  `binning` is as in `expected_calibration_error`.
 
   References: Kull et al., 2019; Nixon et al., 2019, who call it SCE.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
-  K = logits_NK.shape[1]
 
   def log_normalizer(z_BK: np.ndarray) -> np.ndarray:
     top_B = z_BK.max(1)
@@ -403,33 +353,25 @@ def classwise_calibration_error(
 
   log_normalizer_N = map_rows(log_normalizer, logits_NK)
   found = []
-  for start in range(0, K, _COLUMNS):
-    columns = np.ascontiguousarray(logits_NK[:, start : start + _COLUMNS].T)
-    for k, z_N in enumerate(columns, start):
-      curve = reliability_curve(
-        np.exp(z_N - log_normalizer_N), labels_N == k, **binning
-      )
-      found.append(calibration_error(curve))
+  for k in range(logits_NK.shape[1]):
+    z_N = np.ascontiguousarray(logits_NK[:, k])
+    p_N = np.exp(z_N - log_normalizer_N)
+    curve = reliability_curve(p_N, labels_N == k, **binning)
+    found.append(calibration_error(curve))
   return float(np.mean(found))
 
 
 @dataclasses.dataclass(frozen=True)
 class TemperatureFit:
-  """What `fit_temperature` returns.
+  """What `fit_temperature` returns."""
 
-  Attributes:
-    temperature: `T`; the probabilities are `softmax(logits / T)`.
-    value: the objective at this temperature, on the data that were fitted.
-    value_at_one: the objective at T = 1, never less than `value`.
-    objective: `'nll'` or `'ece'`.
-    bound: `'lower'` or `'upper'` if the temperature is the lowest or highest
-      one that was allowed, and so says nothing of its own; otherwise None.
-  """
-
-  temperature: float
+  temperature: float  # `T`; the probabilities are `softmax(logits / T)`
+  # The objective at this temperature, on the data that were fitted.
   value: float
-  value_at_one: float
-  objective: str
+  value_at_one: float  # the objective at T = 1, never less than `value`
+  objective: str  # `'nll'` or `'ece'`
+  # `'lower'` or `'upper'` if the temperature is the lowest or highest one
+  # allowed; otherwise None.
   bound: str | None
 
 
@@ -446,30 +388,19 @@ def fit_temperature(
 
   `'nll'` minimises the negative log-likelihood, as Guo et al. The NLL is
   convex in :math:`1/T`, and a bracketed Newton search in :math:`\log T` finds
-  its only minimum. The temperature is a bound, 0.01 or 100, and `bound` says
-  which, where the NLL has no minimum between them: the lower one if every label
-  has the largest logit (any sharper softmax is better), the upper one if the
-  logits say less than nothing. It is 1 where all logits of each example are
-  equal, as then the NLL does not depend on it.
+  its only minimum, or a bound, 0.01 or 100: the lower one if every label has
+  the largest logit, the upper one if the logits say less than nothing. It is 1
+  where the NLL does not depend on it.
 
   `'ece'` minimises the expected calibration error with bins of equal width,
   on the grid that Guo et al. (2025) search: 0.1, 0.6, ..., 9.6; then 10 points
   from :math:`T - 0.5` to :math:`T + 0.5`, and 10 from :math:`T - 0.1` to
   :math:`T + 0.1`, around the best so far; the first of equals wins. Unlike
   them, it skips temperatures that are not positive, and prefers T = 1 where
-  nothing on the grid is better. They search on the test set, which makes the
-  calibration error after it look better than it is; `temperature_scaling`
-  fits and reports on different halves.
-  Their error after scaling has 20 bins; the default here is 15.
+  nothing on the grid is better. They search on the test set, with 20 bins;
+  `temperature_scaling` fits and reports on different halves.
 
-  Neither changes the predicted classes.
-
-  Args:
-    objective: `'nll'` or `'ece'`.
-    bins: for `'ece'`, the number of bins.
-
-  Returns:
-    A `TemperatureFit`, never worse than T = 1 on these data.
+  The result is never worse than T = 1 on these data. `bins` is for `'ece'`.
 
   Examples:
     Twice right and once wrong by a margin of 2: the softmax should say 2/3.
@@ -486,7 +417,7 @@ def fit_temperature(
   References: Guo et al., 2017, section 4.2; Guo et al., 2025, and its code.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
-  one_of('objective', objective, OBJECTIVES)
+  one_of('objective', objective, ('nll', 'ece'))
   integer('bins', bins, low=1)
   if objective == 'ece':
     return _fit_ece(logits_NK, labels_N, bins)
@@ -494,7 +425,6 @@ def fit_temperature(
 
 
 def _fit_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> TemperatureFit:
-
   def nll(T: float) -> float:
     examples = per_example(logits_NK, labels_N, temperature=T)
     return float(examples.nll.mean())
@@ -594,27 +524,15 @@ def _fit_ece(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TemperatureScaling:
-  """What `temperature_scaling` returns.
+  """What `temperature_scaling` returns."""
 
-  Attributes:
-    fit: of `fit_temperature`, on the examples that were fitted.
-    before: at T = 1, on the other examples.
-    after: at the temperature, on the same examples as `before`. The accuracy
-      is the same.
-    fit_examples: the positions of the examples that were fitted, ascending.
-    report_examples: the positions of the other ones, ascending.
-  """
-
-  fit: TemperatureFit
-  before: CalibrationSummary
+  fit: TemperatureFit  # of `fit_temperature`, on the examples that were fitted
+  before: CalibrationSummary  # at T = 1, on the other examples
+  # At the temperature, on the same examples as `before`.
   after: CalibrationSummary
+  # The positions of the examples that were fitted, ascending.
   fit_examples: np.ndarray
-  report_examples: np.ndarray
-
-  @property
-  def temperature(self) -> float:
-    """The temperature that was fitted."""
-    return self.fit.temperature
+  report_examples: np.ndarray  # the positions of the other ones, ascending
 
 
 def temperature_scaling(
@@ -628,13 +546,8 @@ def temperature_scaling(
 ) -> TemperatureScaling:
   """Fits a temperature on some examples and measures it on the others.
 
-  The examples to fit are drawn at random, without regard to their classes. Two
-  models on the same data, with the same seed, are split alike.
-
-  Args:
-    fit_fraction: the share of the examples to fit, between 0 and 1. At least
-      one example is fitted, and at least one is left.
-    bins: for the calibration error, also where that is the objective.
+  A `fit_fraction` of the examples is drawn at random, at least one, and one is
+  left. Two models with the same seed are split alike.
 
   References: Guo et al., 2017, section 4.2.
   """
@@ -652,11 +565,9 @@ def temperature_scaling(
   fit = fit_temperature(
     logits_NK[fitted], labels_N[fitted], objective=objective, bins=bins
   )
+  others = logits_NK[reported], labels_N[reported]
   before, after = (
-    summary(
-      per_example(logits_NK[reported], labels_N[reported], temperature=T),
-      bins=bins,
-    )
+    summary(per_example(*others, temperature=T), bins=bins)
     for T in (1.0, fit.temperature)
   )
   return TemperatureScaling(fit, before, after, fitted, reported)

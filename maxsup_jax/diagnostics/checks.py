@@ -3,6 +3,8 @@
 Each returns what it checked as a NumPy array, or raises UsageError.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -12,18 +14,28 @@ from maxsup_jax.errors import UsageError
 LARGEST = 1e150
 
 
+def wrong_shape(name: str, values: ArrayLike, expected: Any) -> UsageError:
+  """The error for an array of another shape."""
+  return UsageError(
+    f'{name} has the shape {np.shape(values)}; expected {expected}'
+  )
+
+
+def wrong_dtype(name: str, values: Any, expected: str) -> UsageError:
+  """The error for an array of another dtype."""
+  return UsageError(f'{name} has the dtype {values.dtype}; expected {expected}')
+
+
 def logits_and_labels(
   logits: ArrayLike, labels: ArrayLike, single: str = 'zero'
 ) -> tuple[np.ndarray, np.ndarray]:
   """Checks scores and the labels that belong to them.
 
   Args:
-    logits: floating point `[N, K]`, or `[N]` or `[N, 1]` for the single logit
-      of a binary classifier, z.
-    labels: class ids, integer `[N]`.
-    single: what z stands for: `'zero'`, the two logits `(0, z)`;
-      `'symmetric'`, `(-z/2, z/2)`, for what changes when logits are shifted; or
-      `'refused'`.
+    logits, labels: see the package.
+    single: what the single logit z of a binary classifier stands for:
+      `'zero'`, the two logits `(0, z)`; `'symmetric'`, `(-z/2, z/2)`, for what
+      changes when logits are shifted; or `'refused'`.
 
   Returns:
     The logits `[N, K]`, K at least 2, in their own dtype, and int64 labels.
@@ -60,9 +72,7 @@ def matrix(
   """Checks `[examples, columns]` with `finite`."""
   values = array(values, name)
   if values.ndim != 2 or not values.shape[1]:
-    raise UsageError(
-      f'{name} has the shape {values.shape}; expected [examples, {columns}]'
-    )
+    raise wrong_shape(name, values, f'[examples, {columns}]')
   return finite(values, name)
 
 
@@ -86,9 +96,7 @@ def finite(values: ArrayLike, name: str, limit: float = LARGEST) -> np.ndarray:
   if values.dtype not in (np.float32, np.float64):
     # ml_dtypes' bfloat16 is not a subtype of np.floating.
     if values.dtype.name not in ('float16', 'bfloat16', 'longdouble'):
-      raise UsageError(
-        f'{name} has the dtype {values.dtype}; expected floating point'
-      )
+      raise wrong_dtype(name, values, 'floating point')
     with np.errstate(over='ignore'):
       values = values.astype(np.float32)
   if not values.size:
@@ -130,9 +138,7 @@ def vector(values: ArrayLike, name: str) -> np.ndarray:
   """Checks that there is one axis, that of the examples."""
   values = array(values, name)
   if values.ndim != 1:
-    raise UsageError(
-      f'{name} has the shape {values.shape}; expected [examples]'
-    )
+    raise wrong_shape(name, values, '[examples]')
   return values
 
 
@@ -158,9 +164,6 @@ def labels_alone(labels: ArrayLike, name: str = 'labels') -> np.ndarray:
 
   A class has no examples if K exceeds N, so that it is refused before anybody
   allocates memory for K classes.
-
-  Returns:
-    Int64 `[N]`; `int(labels.max()) + 1` is K, from 1 to N.
   """
   labels = _integers(labels, name)
   _refuse_any(labels < 0, labels, name, 'class ids from 0 on')
@@ -172,9 +175,7 @@ def labels_alone(labels: ArrayLike, name: str = 'labels') -> np.ndarray:
 def _integers(labels: ArrayLike, name: str) -> np.ndarray:
   labels = vector(labels, name)
   if not np.issubdtype(labels.dtype, np.integer):
-    raise UsageError(
-      f'{name} has the dtype {labels.dtype}; expected integer class ids'
-    )
+    raise wrong_dtype(name, labels, 'integer class ids')
   if not labels.size:
     raise UsageError(f'{name} is empty')
   return labels
@@ -183,12 +184,7 @@ def _integers(labels: ArrayLike, name: str) -> np.ndarray:
 def scores_and_errors(
   confidence: ArrayLike, errors: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Checks confidences and losses, `[N]` each, and makes them float64.
-
-  Args:
-    confidence: larger is surer; finite.
-    errors: what each example costs: bool, or numbers from 0 to 1.
-  """
+  """Checks confidences and losses from 0 to 1, and makes them float64."""
   confidence = vector(confidence, 'confidence')
   errors = shares(vector(errors, 'errors'), 'errors')
   if confidence.dtype.kind in 'biu':
@@ -209,21 +205,13 @@ def same_length(**arrays: np.ndarray) -> None:
 def multiplicities(weights: ArrayLike, length: int) -> np.ndarray:
   """Checks how often each example counts: whole numbers, not all 0.
 
-  Returns:
-    Int64 `[length]`, in all less than 2**31: sums of them in fixed point, and
-    examples that are repeated so often, must fit.
+  In all less than 2**31: examples that are repeated so often must fit.
   """
   weights = array(weights, 'weights')
   if weights.shape != (length,):
-    raise UsageError(
-      f'weights has the shape {weights.shape}; expected ({length},), one for '
-      'each example'
-    )
+    raise wrong_shape('weights', weights, f'({length},), one for each example')
   if weights.dtype.kind not in 'biu':
-    raise UsageError(
-      f'weights has the dtype {weights.dtype}; expected integers, the count '
-      'of each example'
-    )
+    raise wrong_dtype('weights', weights, 'integers, the count of each example')
   _refuse_any(weights < 0, weights, 'weights', 'at least 0')
   if not weights.any():
     raise UsageError('weights are all 0; expected at least one above 0')

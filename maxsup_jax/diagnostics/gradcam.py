@@ -17,21 +17,14 @@ from maxsup_jax.errors import UsageError, integer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Gradients:
-  """What a layer gave, and how the score of a class depends on it.
+  """What a layer gave, and how the score of a class depends on it."""
 
-  It may be returned from a function under `jax.jit`.
-
-  Attributes:
-    logits: `[B, K]`.
-    classes: int `[B]`: the class of each example whose logit is differentiated.
-    activations: the output of the layer, `[B, h, w, C]` or `[B, T, C]`.
-    gradients: of the logit with respect to them, the same shape.
-  """
-
-  logits: jax.Array
+  logits: jax.Array  # `[B, K]`
+  # Int `[B]`: the class of each example whose logit is differentiated.
   classes: jax.Array
+  # The output of the layer, `[B, h, w, C]` or `[B, T, C]`.
   activations: jax.Array
-  gradients: jax.Array
+  gradients: jax.Array  # of the logit with respect to them, the same shape
 
 
 def class_gradients(
@@ -44,11 +37,9 @@ def class_gradients(
   normalises with the statistics of the batch.
 
   Args:
-    forward: takes what is added to the output of the layer, and returns the
-      logits `[B, K]` and that output with it. `models.at_layer` makes such a
-      function; for a network that is split at the layer it is
-      `lambda delta: (head(activations + delta), activations + delta)`. It is
-      also called with the number 0.
+    forward: takes what is added to the output of the layer, also the number 0,
+      and returns the logits `[B, K]` and that output with it; `models.at_layer`
+      makes such a function.
     classes: int `[B]`, or one for all examples; None for those predicted.
 
   Examples:
@@ -68,14 +59,11 @@ def class_gradients(
   B, K = logits.shape
   if classes is not None:
     classes = jnp.asarray(classes)
-    if classes.shape not in ((), (B,)):
+    integral = jnp.issubdtype(classes.dtype, jnp.integer)
+    if classes.shape not in ((), (B,)) or not integral:
       raise UsageError(
-        f'classes has the shape {classes.shape}; expected [{B}], one class for '
-        'each example, or one for all'
-      )
-    if not jnp.issubdtype(classes.dtype, jnp.integer):
-      raise UsageError(
-        f'classes has the dtype {classes.dtype}; expected integer class ids'
+        f'classes has the shape {classes.shape} and the dtype {classes.dtype}; '
+        f'expected integer class ids [{B}], or one for all examples'
       )
     # Under jit they have no value yet; one out of range then gives NaN.
     if not isinstance(classes, jax.core.Tracer):
@@ -105,18 +93,14 @@ def gradcam(activations: ArrayLike, gradients: ArrayLike) -> jax.Array:
   weights w this is CAM: :math:`\mathrm{ReLU}(\sum_c w_{yc} A_{ijc}) / (h w)`.
 
   The maps have the scale of the logits, so those of two networks can be
-  compared in shape only. Where there is no evidence for the class, as where the
-  gradients vanish, a map is 0.
-
-  What is not finite is refused, or NaN under `jit`, where no value is known.
+  compared in shape only. What is not finite is refused, or NaN under `jit`.
 
   Args:
     activations: A, floating point, `[B, h, w, C]`.
     gradients: of the score of a class with respect to them, `[B, h, w, C]`.
 
   Returns:
-    The maps, float32 (float64 for float64 activations), `[B, h, w]`, at least
-    0.
+    The maps, float32 (float64 for float64 activations), `[B, h, w]`.
 
   Examples:
     >>> activations = jnp.arange(8.0).reshape(1, 2, 2, 2)
@@ -169,7 +153,7 @@ def tokens_to_map(
   """
   tokens = jnp.asarray(tokens)
   if tokens.ndim != 3:
-    raise UsageError(f'tokens has the shape {tokens.shape}; expected [B, T, C]')
+    raise checks.wrong_shape('tokens', tokens, '[B, T, C]')
   if drop_cls:
     tokens = tokens[:, 1:]
   B, T, C = tokens.shape
@@ -191,7 +175,7 @@ def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
 
   Args:
     maps: floating point `[B, h, w]`.
-    size: height and width wanted, not below those of the maps.
+    size: height and width wanted, at least those of the maps.
 
   Examples:
     >>> upsample(jnp.array([[[0.0, 1.0]]]), (1, 4))
@@ -199,7 +183,7 @@ def upsample(maps: ArrayLike, size: tuple[int, int]) -> jax.Array:
   """
   maps = jnp.asarray(maps)
   if maps.ndim != 3 or 0 in maps.shape:
-    raise UsageError(f'maps has the shape {maps.shape}; expected [B, h, w]')
+    raise checks.wrong_shape('maps', maps, '[B, h, w]')
   h, w = _pair(size, 'size')
   if h < maps.shape[1] or w < maps.shape[2]:
     raise UsageError(

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from maxsup_jax.diagnostics import _blocks, checks
-from maxsup_jax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +19,7 @@ class MutualInformation:
       is too high, by about 0.11 at L = 5.
     cross_fitted: the estimate at samples that the means have not seen. It is
       too low, by about 0.07 with means of 5 samples, and may be negative.
-    sigma: the standard deviation that `in_sample` uses, of the samples about
-      their example's mean.
+    sigma: the standard deviation of the samples that `in_sample` uses.
     cross_fitted_sigma: that of `cross_fitted`.
     maximum: log N, which no estimate exceeds: Y tells the examples apart.
   """
@@ -45,18 +43,13 @@ def class_logit_difference(logits: ArrayLike, a: int, b: int) -> np.ndarray:
   """
   logits = checks.array(logits, 'logits')
   if logits.ndim != 3:
-    raise UsageError(
-      f'logits has the shape {logits.shape}; expected [examples, samples, '
-      'classes]'
-    )
+    raise checks.wrong_shape('logits', logits, '[examples, samples, classes]')
   a, b = checks.class_ids(np.array([a, b]), logits.shape[2], 'classes')
   pair = checks.finite(logits[..., [a, b]], 'logits').astype(np.float64)
   return pair[..., 0] - pair[..., 1]
 
 
-def mutual_information(
-  differences: ArrayLike, *, fresh: ArrayLike | None = None
-) -> MutualInformation:
+def mutual_information(differences: ArrayLike) -> MutualInformation:
   r"""Mutual information of the example's index and a difference of logits.
 
   X is the index of a training example, uniform over N of them (the paper takes
@@ -70,30 +63,21 @@ def mutual_information(
     \mu_x = \frac1L \sum_l y_{xl}
 
   The inner sum is over *all* examples x'. The paper prints the same index x in
-  both sums; read literally, with each example's own y and mean inside, the
-  formula gives :math:`-\frac12 + \frac12 \log 2 \approx -0.153` for any
-  Gaussian data, whatever the network.
+  both sums, which would give about -0.153 for any Gaussian data.
 
   The paper does not say which samples y are. Both readings are returned,
   averaged over all samples: `in_sample` evaluates the samples that the means
   are made of; `cross_fitted` leaves one sample out at a time, for all examples
-  alike, so its means are those of L - 1 samples, or with `fresh` evaluates new
-  samples at the means of all L. Between the two lies the truth; both errors
-  vanish as L grows. About log 2 = 0.69 is left where the examples of each of
-  two classes have collapsed to a point. One variance for all examples
-  makes it less than that where a few are much noisier than the rest.
+  alike, so its means are those of L - 1 samples. Between the two lies the
+  truth; both errors vanish as L grows. About log 2 = 0.69 is left where the
+  examples of each of two classes have collapsed to a point.
 
   Where no sample differs from its example's mean, sigma is 0 and the estimate
-  is its limit as the noise vanishes: the entropy of the distinct values, log N
-  minus the mean of log(number of examples with this value).
-
-  Time is proportional to :math:`N^2 L`, memory to N.
+  is its limit as the noise vanishes: the entropy of the distinct values.
 
   Args:
     differences: floating point `[N, L]`: N examples, L samples of each, at
-      least 2.
-    fresh: floating point `[N, M]`: further samples of the same examples, for
-      `cross_fitted`; None to leave out one of the L at a time.
+      least 2. Time is proportional to :math:`N^2 L`, memory to N.
 
   Examples:
     Two classes of 300 examples, each collapsed to one point:
@@ -110,40 +94,23 @@ def mutual_information(
   y_NL = checks.matrix(differences, 'differences', 'samples')
   N, L = y_NL.shape
   if L < 2:
-    raise UsageError(
-      f'differences has the shape {y_NL.shape}; expected at least 2 samples '
-      'per example'
+    raise checks.wrong_shape(
+      'differences', y_NL, 'at least 2 samples per example'
     )
   # Centred, so that means lose no digits where the differences share an offset.
   y_NL = y_NL.astype(np.float64)
-  offset = y_NL.mean()
-  y_NL = y_NL - offset
+  y_NL = y_NL - y_NL.mean()
   mean_N1 = y_NL.mean(1, keepdims=True)
   in_sample, sigma = _estimate(y_NL, np.repeat(mean_N1, L, 1))
-  if fresh is None:
-    new_NM, mean_NM = y_NL, (y_NL.sum(1, keepdims=True) - y_NL) / (L - 1)
-  else:
-    fresh = checks.matrix(fresh, 'fresh', 'samples').astype(np.float64)
-    checks.same_length(differences=y_NL, fresh=fresh)
-    new_NM = fresh - offset
-    mean_NM = np.repeat(mean_N1, new_NM.shape[1], 1)
-  cross_fitted, cross_fitted_sigma = _estimate(new_NM, mean_NM)
+  others_NL = (y_NL.sum(1, keepdims=True) - y_NL) / (L - 1)
+  cross_fitted, cross_sigma = _estimate(y_NL, others_NL)
   return MutualInformation(
-    in_sample=in_sample,
-    cross_fitted=cross_fitted,
-    sigma=sigma,
-    cross_fitted_sigma=cross_fitted_sigma,
-    maximum=math.log(N),
+    in_sample, cross_fitted, sigma, cross_sigma, math.log(N)
   )
 
 
 def _estimate(y_NL: np.ndarray, mean_NL: np.ndarray) -> tuple[float, float]:
-  """The estimate at each column of samples, averaged, and its sigma.
-
-  Args:
-    y_NL: the samples that are evaluated.
-    mean_NL: the examples' means to evaluate them at.
-  """
+  """The estimate of samples at means, averaged over columns, and its sigma."""
   # Sizes that cannot be squared become about 1, without rounding.
   top = max(np.abs(y_NL).max(), np.abs(mean_NL).max())
   scale = 2.0 ** float(np.frexp(top)[1])

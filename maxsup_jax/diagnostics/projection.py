@@ -37,20 +37,14 @@ class Plane:
   with_bias: bool
 
   def project(self, features: ArrayLike) -> np.ndarray:
-    """Projects features onto the plane.
-
-    Args:
-      features: floating point `[N, D]`, of any examples.
-
-    Returns:
-      Coordinates, float64 `[N, 2]`: right and up.
-    """
+    """Projects features of any examples: float64 `[N, 2]`, right and up."""
     features = checks.matrix(features, 'features')
     D = len(self.basis) - self.with_bias
     if features.shape[1] != D:
-      raise UsageError(
-        f'features has the shape {features.shape}; expected [examples, {D}], '
-        'the number of features of the plane'
+      raise checks.wrong_shape(
+        'features',
+        features,
+        f'[examples, {D}], the number of features of the plane',
       )
     # The appended 1 adds the last row of the basis to every point.
     shift = self.basis[D:].sum(0) - self.origin @ self.basis
@@ -59,9 +53,8 @@ class Plane:
   def upright(self) -> 'Plane':
     """The same plane and origin, turned so that pictures can be compared.
 
-    Returns:
-      A plane whose axes are such that the first class lies straight above the
-      middle of the other two, and the second class to the left of the third.
+    The first class lies straight above the middle of the other two, and the
+    second class to the left of the third.
 
     Examples:
       >>> features = np.array([[4.0, 0, 0], [-2, 1, 0], [-2, -1, 0]])
@@ -88,9 +81,7 @@ def template_plane(
 
   **The paper's own reading needs** `bias`: it defines a template as the weights
   *and* the bias of a class, for features with a 1 appended, so that the plane
-  lies in D + 1 dimensions. Without `bias`, the default, a template is the row
-  of the weights alone. The plane is spanned by the differences of the templates
-  of the classes `a`, `b`, `c`:
+  lies in D + 1 dimensions. For the templates of the classes `a`, `b`, `c`:
 
   .. math::
     e_1 = \frac{w_c - w_b}{\|w_c - w_b\|}, \qquad
@@ -98,19 +89,13 @@ def template_plane(
     v = w_a - w_b
 
   so `a` is up, `b` at the lower left and `c` at the lower right, at one height.
-  A projection onto it keeps the differences of the three logits exactly:
-  :math:`x^\top (w_i - w_j) = (x B)(B^\top (w_i - w_j))` with
-  :math:`B = (e_1, e_2)`.
-
-  The paper says in words that an orthonormal basis of the plane through the
-  three templates is found, and no more.
+  A projection onto it keeps the differences of the three logits exactly.
 
   Args:
     weights: floating point `[K, D]`, a row for each class (the transpose of
       the kernel of a Flax `Dense` layer).
     classes: the ids of the classes `a`, `b` and `c`, all different.
-    bias: floating point `[K]`, as in the paper; None leaves it out, and
-      projects in D dimensions.
+    bias: floating point `[K]`, as in the paper; None leaves it out.
 
   Examples:
     >>> plane = template_plane(np.eye(3), (0, 1, 2))
@@ -127,9 +112,8 @@ def template_plane(
   if bias is not None:
     bias = checks.finite(bias, 'bias').astype(np.float64)
     if bias.shape != (len(weights),):
-      raise UsageError(
-        f'bias has the shape {bias.shape}; expected [{len(weights)}], one '
-        'number for each row of weights'
+      raise checks.wrong_shape(
+        'bias', bias, f'[{len(weights)}], one number for each row of weights'
       )
     templates = np.column_stack([templates, bias[list(classes)]])
   _check_span(templates, 'templates', classes)
@@ -141,13 +125,7 @@ def template_plane(
     e2 = _unit(e2 - (e2 @ e1) * e1)
   basis = np.column_stack([e1, e2])
   origin = np.zeros(len(basis))
-  return Plane(
-    basis=basis,
-    origin=origin,
-    classes=classes,
-    templates_2d=templates @ basis,
-    with_bias=bias is not None,
-  )
+  return Plane(basis, origin, classes, templates @ basis, bias is not None)
 
 
 def class_mean_plane(
@@ -155,8 +133,7 @@ def class_mean_plane(
 ) -> Plane:
   r"""The plane through the mean features of three classes.
 
-  The basis is that of the first two right singular vectors of the centred
-  class means,
+  The basis is that of the first two singular vectors of the centred means,
 
   .. math::
     \begin{pmatrix} \mu_a - \bar\mu \\ \mu_b - \bar\mu \\ \mu_c - \bar\mu
@@ -164,21 +141,15 @@ def class_mean_plane(
 
   and the origin is the mean of the examples of the three classes. This is how
   the code behind the figures of the MaxSup paper draws them, though its text
-  speaks of templates. It shows where the features lie, not what the classifier
-  reads from them, and unlike `template_plane` it follows the data it is given:
-  compare training and validation features on the plane of one of them.
+  speaks of templates. It follows the data it is given: compare training and
+  validation features on the plane of one of them.
 
   Singular vectors have no sign: here the first class lies on the positive side
   of both axes (the second class, on an axis where the first one lies at 0).
-  Where the class means form a regular triangle, any rotation of the axes is a
-  solution, and rounding chooses.
 
   Args:
     labels: class ids, integer `[N]`; examples of other classes are left out.
     classes: the ids of three different classes, each with an example.
-
-  Returns:
-    The plane; `templates_2d` holds the class means.
 
   References: Zhou et al., 2025, Figures 1, 3 and 4.
   """
@@ -202,13 +173,7 @@ def class_mean_plane(
     sign = next(x for x in at[:, axis] if abs(x) > _FLAT * size)
     basis[:, axis] *= np.sign(sign)
   origin = np.concatenate(groups).mean(0)
-  return Plane(
-    basis=basis,
-    origin=origin,
-    classes=classes,
-    templates_2d=(means - origin) @ basis,
-    with_bias=False,
-  )
+  return Plane(basis, origin, classes, (means - origin) @ basis, False)
 
 
 def _three(

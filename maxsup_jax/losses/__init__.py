@@ -16,23 +16,16 @@ to -inf, which makes means and norms infinite.
 >>> print(np.asarray(losses.maxsup_cross_entropy(logits, labels, 0.1)).round(4))
 [0.5968 1.3341]
 
-The penalty stands alone, for a loss of your own:
-
->>> print(losses.max_suppression(logits))
-[1.475 0.875]
-
 An `Objective` joins a loss to its schedule and, where it has one, its state;
 `make_objective` makes one from a configuration.
 
-This package needs jax and numpy only.
+This package needs jax and numpy only. Examples take ``jax.numpy as jnp`` and
+the names of this package as imported. Papers are cited by authors and year;
+docs/losses.md lists them.
 """
 
-from maxsup_jax.losses.focal import (
-  focal_cross_entropy,
-)
-from maxsup_jax.losses.logit_norm import (
-  logit_norm_cross_entropy,
-)
+from maxsup_jax.losses.focal import focal_cross_entropy
+from maxsup_jax.losses.logit_norm import logit_norm_cross_entropy
 from maxsup_jax.losses.maxsup import (
   error_amplification,
   max_suppression,
@@ -43,24 +36,9 @@ from maxsup_jax.losses.objectives import (
   OBJECTIVES,
   SCHEDULES,
   Objective,
-  acls_objective,
-  adaptive_ls_objective,
-  ce_objective,
-  confidence_penalty_objective,
-  distillation_objective,
-  error_amplification_only_objective,
-  focal_objective,
-  logit_matching_objective,
-  logit_norm_objective,
-  logit_penalty_objective,
-  ls_objective,
   make_objective,
-  maxsup_objective,
-  mbls_objective,
   ols_objective,
-  regularization_only_objective,
   with_class_weights,
-  zipf_objective,
 )
 from maxsup_jax.losses.online_smoothing import (
   OnlineSmoothing,
@@ -79,10 +57,7 @@ from maxsup_jax.losses.penalties import (
   margin_penalty,
   mbls_cross_entropy,
 )
-from maxsup_jax.losses.reductions import (
-  label_weights,
-  weighted_mean,
-)
+from maxsup_jax.losses.reductions import label_weights, weighted_mean
 from maxsup_jax.losses.smoothing import (
   adaptive_smoothing_cross_entropy,
   cross_entropy,
@@ -120,45 +95,32 @@ __all__ = [
   'OnlineSmoothing',
   'Schedule',
   'acls_cross_entropy',
-  'acls_objective',
   'acls_penalty',
-  'adaptive_ls_objective',
   'adaptive_smoothing_cross_entropy',
-  'ce_objective',
   'confidence_alpha',
   'confidence_penalty',
   'confidence_penalty_cross_entropy',
-  'confidence_penalty_objective',
   'constant_alpha',
   'cosine_alpha',
   'cross_entropy',
   'dense_votes',
   'distillation',
   'distillation_cross_entropy',
-  'distillation_objective',
   'error_amplification',
-  'error_amplification_only_objective',
   'focal_cross_entropy',
-  'focal_objective',
   'label_smoothing_cross_entropy',
   'label_weights',
   'linear_alpha',
   'logit_matching',
   'logit_matching_cross_entropy',
-  'logit_matching_objective',
   'logit_norm_cross_entropy',
-  'logit_norm_objective',
   'logit_penalty',
   'logit_penalty_cross_entropy',
-  'logit_penalty_objective',
-  'ls_objective',
   'make_objective',
   'margin_penalty',
   'max_suppression',
   'maxsup_cross_entropy',
-  'maxsup_objective',
   'mbls_cross_entropy',
-  'mbls_objective',
   'min_ranks',
   'ols_cross_entropy',
   'ols_end_of_epoch',
@@ -167,12 +129,10 @@ __all__ = [
   'ols_update',
   'piecewise_alpha',
   'prior_smoothing_cross_entropy',
-  'regularization_only_objective',
   'smoothing_regularization',
   'weighted_mean',
   'with_class_weights',
   'zipf_cross_entropy',
   'zipf_distribution',
-  'zipf_objective',
   'zipf_penalty',
 ]

@@ -109,13 +109,6 @@ def labels(labels: ArrayLike, logits_BK: jax.Array, axis: int) -> jax.Array:
   return labels
 
 
-def only_class_ids(labels: ArrayLike, why: str) -> None:
-  """Refuses distributions, for what is defined for one true class only."""
-  dtype = jnp.asarray(labels).dtype
-  if jnp.issubdtype(dtype, jnp.floating):
-    raise ValueError(f'labels are {dtype}; expected integer class ids: {why}')
-
-
 def class_weights(weights: ArrayLike) -> jax.Array:
   """Returns weights of classes, [K], in float32 or wider."""
   in_range('class_weights', weights, low=0)
@@ -125,26 +118,12 @@ def class_weights(weights: ArrayLike) -> jax.Array:
   return in_float32(weights_K)
 
 
-def distribution(
-  name: str, values: ArrayLike, logits_BK: jax.Array
-) -> jax.Array:
-  """Returns distributions, [B, K], in the dtype of the logits."""
-  values = floating(name, values)
-  if not fills(values.shape, logits_BK.shape):
-    raise ValueError(
-      f'{name} has shape {values.shape}; expected {logits_BK.shape}, the shape '
-      'of the logits, or axes of size one'
-    )
-  return jnp.broadcast_to(values, logits_BK.shape).astype(logits_BK.dtype)
-
-
 def where(
   where: ArrayLike | None, logits_BK: jax.Array, axis: int
 ) -> tuple[jax.Array | None, jax.Array | None]:
-  """Returns the masks over examples, [B], and over logits, [B, K].
+  """Returns the masks over examples, [B], and over logits, [B, K], or None.
 
-  Either is None where it masks nothing. An example without a single class left
-  is masked as a whole.
+  An example without a single class left is masked as a whole.
   """
   if where is None:
     return None, None

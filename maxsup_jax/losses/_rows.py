@@ -13,24 +13,15 @@ from maxsup_jax.losses import _checks
 class Target(NamedTuple):
   """What a loss needs to know about the labels.
 
-  Attributes:
-    logit: `[B]`, z_y for a class id y, <y, z> for a distribution y.
-    mass: the sum of a distribution, `[B]`; 1 for a class id.
-    known: 1, or NaN where the label names no class that takes part.
-    ids: the class ids, `[B]`, 0 where they are masked or unknown; None for
-      distributions.
-    distribution: the distributions, `[B, K]`; None for class ids, which never
-      become one-hot.
-
   Weights of the classes multiply the distribution: that of a class id y is then
   the weight of y at y.
   """
 
-  logit: jax.Array
-  mass: jax.Array
-  known: jax.Array
-  ids: jax.Array | None = None
-  distribution: jax.Array | None = None
+  logit: jax.Array  # `[B]`: z_y for a class id y, <y, z> for a distribution y
+  mass: jax.Array  # the sum of a distribution, `[B]`; 1 for a class id
+  known: jax.Array  # 1, or NaN where the label names no class that takes part
+  ids: jax.Array | None = None  # class ids, `[B]`, 0 where masked or unknown
+  distribution: jax.Array | None = None  # `[B, K]`; ids never become one-hot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +30,19 @@ class Rows:
 
   `B` stands for the batch shape and `K` for the class axis, wherever it is.
 
-  * Masked logits are 0, whatever they were, so that their gradient is exactly
-    0, and they are kept out of every sum and maximum. A row that is masked as a
-    whole is computed as a row of zeros, and discarded by `finish`.
-  * The top logit of every row is 0. All that is computed here is unchanged by a
-    shift of the row; shifting first keeps the digits that a large common offset
-    would cost. To autodiff the shift is a constant.
-
-  Attributes:
-    logits: the logits before the shift, `[B, K]`. Masked classes are -inf.
-    shift: what is subtracted from them, `[B, 1]`.
-    z: the logits, `[B, K]`.
-    axis: the class axis, counted from the left.
-    examples: boolean, `[B]`: the examples that take part; None for all.
-    classes: boolean, `[B, K]`: the classes that take part; None for all.
+  * Masked logits are 0, so that their gradient is exactly 0, and they are kept
+    out of every sum and maximum. A row that is masked as a whole is computed as
+    a row of zeros, and discarded by `finish`.
+  * The top logit of every row is 0: shifting first keeps the digits that a
+    large common offset would cost. To autodiff the shift is a constant.
   """
 
-  logits: jax.Array
-  shift: jax.Array
-  z: jax.Array
-  axis: int
-  examples: jax.Array | None
-  classes: jax.Array | None
+  logits: jax.Array  # before the shift, `[B, K]`; masked classes are -inf
+  shift: jax.Array  # what is subtracted from them, `[B, 1]`
+  z: jax.Array  # the logits, `[B, K]`
+  axis: int  # the class axis, counted from the left
+  examples: jax.Array | None  # bool `[B]`, those that take part; None for all
+  classes: jax.Array | None  # bool `[B, K]`, likewise
 
   @classmethod
   def of(cls, logits: ArrayLike, axis: int, where: ArrayLike | None) -> Self:
@@ -98,8 +80,11 @@ class Rows:
 
     `one_class` says why a loss is not defined for distributions, if it is not.
     """
-    if one_class is not None:
-      _checks.only_class_ids(labels, one_class)
+    if one_class and not _checks.class_ids(jnp.asarray(labels)):
+      raise ValueError(
+        f'labels are {jnp.asarray(labels).dtype}; expected integer class ids: '
+        f'{one_class}'
+      )
     rows = cls.of(logits, axis, where)
     return rows, rows.target(labels, class_weights)
 
@@ -120,13 +105,11 @@ class Rows:
   def max(self) -> jax.Array:
     """The top logit: 0, with a gradient that ties share evenly."""
 
-    def of_logits(logits_BK, z_BK):
-      del z_BK
+    def of_logits(logits_BK: jax.Array, _: jax.Array) -> jax.Array:
       top_B = jnp.max(logits_BK, self.axis)
       return top_B - jnp.squeeze(self.shift, self.axis)
 
-    def of_z(logits_BK, z_BK):
-      del logits_BK
+    def of_z(_: jax.Array, z_BK: jax.Array) -> jax.Array:
       where: dict[str, Any] = {}
       if self.classes is not None:
         where = {'where': self.classes, 'initial': -jnp.inf}
@@ -179,19 +162,26 @@ class Rows:
       return probabilities_BK
     return jnp.where(self.classes, probabilities_BK, 0)
 
-  def distribution(
-    self,
-    name: str,
-    values: ArrayLike,
-    class_weights: ArrayLike | None = None,
-  ) -> jax.Array:
-    """Checks and reads a constant distribution, and weights it; 0 if masked."""
-    values_BK = _checks.distribution(name, values, self.z)
-    values_BK = jax.lax.stop_gradient(values_BK)
+  def kept(self, values_BK: jax.Array) -> jax.Array:
+    """The values, and 0 for masked examples and classes."""
     if self.examples is not None:
       values_BK = jnp.where(self.expand(self.examples), values_BK, 0)
     if self.classes is not None:
       values_BK = jnp.where(self.classes, values_BK, 0)
+    return values_BK
+
+  def distribution(
+    self, name: str, values: ArrayLike, class_weights: ArrayLike | None = None
+  ) -> jax.Array:
+    """Checks and reads a constant distribution, and weights it; 0 if masked."""
+    values = _checks.floating(name, values)
+    if not _checks.fills(values.shape, self.z.shape):
+      raise ValueError(
+        f'{name} has shape {values.shape}; expected {self.z.shape}, the shape '
+        'of the logits, or axes of size one'
+      )
+    values_BK = jnp.broadcast_to(values, self.z.shape).astype(self.z.dtype)
+    values_BK = self.kept(jax.lax.stop_gradient(values_BK))
     weights_K = self.class_weights(class_weights)
     if weights_K is not None:
       values_BK = values_BK * self.along_classes(weights_K)
@@ -216,11 +206,6 @@ class Rows:
     why = _checks.of_logits(self.z)
     _checks.shape('class_weights', class_weights, expected, why)
     return _checks.class_weights(class_weights).astype(self.z.dtype)
-
-  def constant(self) -> Self:
-    """The same rows, without a gradient in the logits."""
-    stop = jax.lax.stop_gradient
-    return dataclasses.replace(self, logits=stop(self.logits), z=stop(self.z))
 
   def tempered(self, temperature: jax.Array) -> Self:
     """The rows with `z` divided by a temperature; all else stays as it is.
@@ -283,12 +268,8 @@ class Rows:
     if weights_K is not None:
       mass = weights_K[ids_B]
       logit_B = mass * logit_B
-    return Target(
-      logit=jnp.where(known_B, logit_B, 0),
-      mass=mass,
-      known=self._one_or_nan(known_B),
-      ids=ids_B,
-    )
+    logit_B = jnp.where(known_B, logit_B, 0)
+    return Target(logit_B, mass, self._one_or_nan(known_B), ids=ids_B)
 
   def _distributions(
     self, labels_BK: jax.Array, weights_K: jax.Array | None
@@ -302,12 +283,8 @@ class Rows:
       known = self._one_or_nan(~jnp.any(lost_BK, self.axis))
     if weights_K is not None:
       labels_BK = labels_BK * self.along_classes(weights_K)
-    return Target(
-      logit=self.dot(labels_BK),
-      mass=self.sum(labels_BK),
-      known=known,
-      distribution=labels_BK,
-    )
+    logit_B, mass_B = self.dot(labels_BK), self.sum(labels_BK)
+    return Target(logit_B, mass_B, known, distribution=labels_BK)
 
   def finish(
     self, loss_B: jax.Array, target: Target | None = None

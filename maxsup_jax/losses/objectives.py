@@ -21,6 +21,7 @@ from maxsup_jax.losses.maxsup import (
   smoothing_regularization,
 )
 from maxsup_jax.losses.online_smoothing import (
+  OnlineSmoothing,
   ols_cross_entropy,
   ols_end_of_epoch,
   ols_init,
@@ -65,8 +66,7 @@ class Objective(NamedTuple):
         state, logits, labels, step=step, where=where)
 
   Attributes:
-    init: returns the initial state, a pytree of arrays. Objectives without
-      state have the empty tuple.
+    init: returns the initial state, a pytree of arrays, or the empty tuple.
     apply: takes the state, the logits `[B, K]`, the labels, `[B]` or `[B, K]`,
       and by keyword the training step (0 if absent), which sets the strength,
       the mask `where` and the weights of the classes, `class_weights`. Returns
@@ -75,18 +75,12 @@ class Objective(NamedTuple):
       `'teacher_logits'`, `[B, K]`, or `'votes'`, `[B, K]`.
 
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> logits, labels = np.array([[0.5, 1.5, 1.0, -0.5]]), np.array([2])
-    >>> objective = losses.maxsup_objective(0.1)
-    >>> loss, state = objective.apply(objective.init(), logits, labels)
-    >>> print(np.asarray(loss).round(4), state)
-    [1.3341] ()
-    >>> objective = losses.distillation_objective(teacher_temperature=4.0)
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
+    >>> objective = OBJECTIVES['distillation'](teacher_temperature=4.0)
     >>> loss, state = objective.apply(
     ...     objective.init(), logits, labels, teacher_logits=2 * logits)
-    >>> print(np.asarray(loss).round(4), objective.needs)
-    [1.3755] ('teacher_logits',)
+    >>> print(loss, state, objective.needs)
+    [1.3755...] () ('teacher_logits',)
   """
 
   init: Callable[[], Any]
@@ -94,171 +88,116 @@ class Objective(NamedTuple):
   needs: tuple[str, ...] = ()
 
 
-def _regularized(logits, labels, alpha, *, normalization, where, class_weights):
-  """Cross-entropy plus `smoothing_regularization`, a row of the ablation."""
-  term = smoothing_regularization(
-    logits, labels, alpha, normalization=normalization, where=where
-  )
-  return term + cross_entropy(
-    logits, labels, class_weights=class_weights, where=where
-  )
+_Loss = Callable[..., jax.Array]
 
 
-def _amplified(logits, labels, alpha, *, normalization, where, class_weights):
-  """Cross-entropy plus `error_amplification`, two rows of the ablation."""
-  term = error_amplification(
-    logits, labels, alpha, normalization=normalization, where=where
-  )
-  return term + cross_entropy(
-    logits, labels, class_weights=class_weights, where=where
-  )
+def _plus(term: _Loss, usual: str) -> _Loss:
+  """Cross-entropy plus one of the two terms of label smoothing."""
+
+  def loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    alpha: ArrayLike = 0.1,
+    *,
+    normalization: str = usual,
+    class_weights: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+  ) -> jax.Array:
+    value = term(
+      logits, labels, alpha, normalization=normalization, where=where
+    )
+    return value + cross_entropy(
+      logits, labels, class_weights=class_weights, where=where
+    )
+
+  return loss
 
 
 class _Entry(NamedTuple):
-  """What the objective of a loss takes. The loss checks the values.
+  """A loss, and the options of its objective that the loss does not have."""
 
-  Attributes:
-    loss: a function of logits, labels, the strength and options.
-    fields: the strength, the first, and the options, with their defaults.
-    needs: see `Objective`.
-  """
-
-  loss: Callable[..., jax.Array]
-  fields: Mapping[str, Any]
-  needs: tuple[str, ...] = ()
+  loss: _Loss  # its signature has the strength, other options and defaults
+  adaptive: bool = False  # whether the strength may grow with the confidence
+  # An option, its values and what `apply` needs for each; the first by default.
+  choice: tuple[str, Mapping[str, tuple[str, ...]]] | None = None
 
 
+_RANKING = ('ranking', {'logits': (), 'votes': ('votes',)})
+_PRIOR = ('prior', {'teacher': ('teacher_logits',), 'self': ()})
 _TABLE = {
-  'ce': _Entry(cross_entropy, {}),
-  'ls': _Entry(
-    label_smoothing_cross_entropy,
-    {'alpha': 0.1, 'convention': 'uniform', 'adaptive_alpha': False},
-  ),
-  'maxsup': _Entry(
-    maxsup_cross_entropy, {'alpha': 0.1, 'adaptive_alpha': False}
-  ),
-  'regularization_only': _Entry(
-    _regularized, {'alpha': 0.1, 'normalization': 'below'}
-  ),
-  'error_amplification_only': _Entry(
-    _amplified, {'alpha': 0.1, 'normalization': 'above'}
-  ),
-  'zipf': _Entry(
-    zipf_cross_entropy, {'alpha': 0.1, 'power': 1.0, 'ranking': 'logits'}
-  ),
-  'adaptive_ls': _Entry(
-    adaptive_smoothing_cross_entropy,
-    {
-      'alpha': 0.1,
-      'prior': 'teacher',
-      'temperature': 1.0,
-      'adaptive_alpha': False,
-    },
-  ),
-  'logit_penalty': _Entry(
-    logit_penalty_cross_entropy, {'alpha': 2e-3, 'form': 'half'}
-  ),
-  'confidence_penalty': _Entry(
-    confidence_penalty_cross_entropy, {'alpha': 0.1, 'form': 'entropy'}
-  ),
-  'logit_norm': _Entry(logit_norm_cross_entropy, {'temperature': 0.04}),
-  'focal': _Entry(focal_cross_entropy, {'gamma': 2.0}),
-  'mbls': _Entry(mbls_cross_entropy, {'alpha': 0.1, 'margin': 10.0}),
-  'acls': _Entry(
-    acls_cross_entropy,
-    {'alpha': 0.1, 'margin': 10.0, 'top_weight': 1.0, 'rest_weight': 0.1},
-  ),
-  'distillation': _Entry(
-    distillation_cross_entropy,
-    {
-      'beta': 1.0,
-      'teacher_temperature': 1.0,
-      'student_temperature': 1.0,
-      'divergence': 'cross_entropy',
-      'scale_by_squared_temperature': False,
-    },
-    needs=('teacher_logits',),
-  ),
-  'logit_matching': _Entry(
-    logit_matching_cross_entropy,
-    {'beta': 0.6, 'reduction': 'sum'},
-    needs=('teacher_logits',),
-  ),
+  'ce': _Entry(cross_entropy),
+  'ls': _Entry(label_smoothing_cross_entropy, adaptive=True),
+  'maxsup': _Entry(maxsup_cross_entropy, adaptive=True),
+  'regularization_only': _Entry(_plus(smoothing_regularization, 'below')),
+  'error_amplification_only': _Entry(_plus(error_amplification, 'above')),
+  'zipf': _Entry(zipf_cross_entropy, choice=_RANKING),
+  'adaptive_ls': _Entry(adaptive_smoothing_cross_entropy, True, _PRIOR),
+  'logit_penalty': _Entry(logit_penalty_cross_entropy),
+  'confidence_penalty': _Entry(confidence_penalty_cross_entropy),
+  'logit_norm': _Entry(logit_norm_cross_entropy),
+  'focal': _Entry(focal_cross_entropy),
+  'mbls': _Entry(mbls_cross_entropy),
+  'acls': _Entry(acls_cross_entropy),
+  'distillation': _Entry(distillation_cross_entropy),
+  'logit_matching': _Entry(logit_matching_cross_entropy),
 }
-
-# Options of the objective, not of the loss: what `apply` then needs.
-_CHOICES = {
-  'ranking': {'logits': (), 'votes': ('votes',)},
-  'prior': {'teacher': ('teacher_logits',), 'self': ()},
-}
+# Of a loss: what `apply` is given, and what it needs besides.
+_GIVEN = ('logits', 'labels', 'class_weights', 'axis', 'where')
+_INPUTS = ('teacher_logits', 'votes')
 
 
 def _constructor(name: str) -> Callable[..., Objective]:
-  """The constructor of an entry of the table, as if it were written out."""
+  """The constructor of an entry of the table, with a signature of its own."""
   entry = _TABLE[name]
-  parameters: list[inspect.Parameter] = []
-  for field, default in entry.fields.items():
-    # The strength may be given by its position, and be a schedule.
-    annotation: Any = type(default) if parameters else 'float | Schedule'
-    parameters.append(
-      inspect.Parameter(
-        field,
-        inspect.Parameter.KEYWORD_ONLY
-        if parameters
-        else inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        default=default,
-        annotation=annotation,
-      )
-    )
-  signature = inspect.Signature(parameters, return_annotation=Objective)
+  of_loss = inspect.signature(entry.loss).parameters
+  fields = {x: p for x, p in of_loss.items() if x not in (*_GIVEN, *_INPUTS)}
+  needs = tuple(x for x in _INPUTS if x in of_loss)
+  added: dict[str, Any] = {}
+  if entry.choice:
+    option, choices = entry.choice
+    added[option] = next(iter(choices))
+  if entry.adaptive:
+    added['adaptive_alpha'] = False
+  for x, default in added.items():
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    fields[x] = inspect.Parameter(x, keyword, default=default)
+  signature = inspect.Signature([*fields.values()])
 
   def make(*args: Any, **kwargs: Any) -> Objective:
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    return _make(entry, bound.arguments)
+    options, taken = bound.arguments, needs
+    for x in fields:
+      if isinstance(fields[x].default, bool):
+        errors.boolean(x, options[x])
+    if entry.choice:
+      taken = choices[errors.one_of(option, options.pop(option), choices)]
+    return _make(entry.loss, options, taken)
 
-  make.__name__ = make.__qualname__ = f'{name}_objective'
+  make.__name__ = make.__qualname__ = name
+  make.__doc__ = f'The objective {name!r}; its first option is the strength.'
   vars(make)['__signature__'] = signature
-  make.__doc__ = _documentation(entry)
   return make
 
 
-def _documentation(entry: _Entry) -> str:
-  strength = next(iter(entry.fields), '')
-  about = {
-    strength: 'a number, or a function of the step.',
-    'ranking': "'logits', or 'votes', which `apply` then needs.",
-    'prior': "'teacher', whose logits `apply` then needs, or 'self'.",
-    'adaptive_alpha': 'whether alpha is `confidence_alpha(logits, 0, alpha)`.',
-  }
-  lines = [(inspect.getdoc(entry.loss) or '').splitlines()[0]]
-  if not entry.loss.__name__.startswith('_'):
-    lines += ['', f'The objective of `{entry.loss.__name__}`.']
-  if entry.fields:
-    lines += ['', 'Args:']
-    lines += [f'  {x}: {about.get(x, "see the loss.")}' for x in entry.fields]
-  needs = f', whose `apply` needs {entry.needs[0]}' if entry.needs else ''
-  lines += ['', 'Returns:', f'  An objective without state{needs}.']
-  return '\n'.join(lines)
-
-
-def _make(entry: _Entry, fields: Mapping[str, Any]) -> Objective:
-  options, needs = dict(fields), entry.needs
-  for field, default in entry.fields.items():
-    if isinstance(default, bool):
-      errors.boolean(field, options[field])
-    if field in _CHOICES:
-      needs = _CHOICES[field][
-        errors.one_of(field, options.pop(field), _CHOICES[field])
-      ]
+def _make(
+  loss: _Loss, options: dict[str, Any], needs: tuple[str, ...]
+) -> Objective:
   adaptive = options.pop('adaptive_alpha', False)
-  strength = [options.pop(field) for field in list(entry.fields)[:1]]
-  loss = functools.partial(entry.loss, **options)
+  strength = [options.pop(field) for field in list(options)[:1]]
+  loss = functools.partial(loss, **options)
   schedule = [_schedule(loss, value, needs) for value in strength]
 
   def apply(
-    state, logits, labels, *, step=0, where=None, class_weights=None, **inputs
-  ):
+    state: Any,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    step: ArrayLike = 0,
+    where: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    **inputs: ArrayLike,
+  ) -> tuple[jax.Array, Any]:
     if set(inputs) != set(needs):
       raise TypeError(
         f'this objective got {", ".join(inputs) or "nothing"} besides logits '
@@ -276,32 +215,30 @@ def _make(entry: _Entry, fields: Mapping[str, Any]) -> Objective:
 
 
 def _schedule(
-  loss: Callable[..., jax.Array],
-  strength: float | Schedule,
-  needs: tuple[str, ...] = (),
+  loss: _Loss, strength: float | Schedule, needs: tuple[str, ...] = ()
 ) -> Schedule:
   """A strength as a schedule.
 
   The loss is traced for one example, so that it refuses now what it would
   refuse in the first step: its options, and the strengths that are known.
   """
-  inputs = {
-    'logits': jax.ShapeDtypeStruct((2,), jnp.float32),
-    'labels': jax.ShapeDtypeStruct((), jnp.int32),
-    'alpha': jax.ShapeDtypeStruct((), jnp.float32),
-  }
-  inputs |= dict.fromkeys(needs, inputs['logits'])
+  row = jax.ShapeDtypeStruct((2,), jnp.float32)
+  label = jax.ShapeDtypeStruct((), jnp.int32)
+  alpha = jax.ShapeDtypeStruct((), jnp.float32)
   known: tuple[float | Schedule, ...] = (strength,)
   if isinstance(strength, EpochSchedule):
     values = (*strength.ends, *strength.values)
     known = min(values), max(values)
 
-  def trial(value, logits, labels, alpha, **inputs):
+  def trial(
+    value: Any, z: jax.Array, y: jax.Array, alpha: jax.Array, **inputs: Any
+  ) -> jax.Array:
     alpha = alpha if callable(value) else value
-    return loss(logits, labels, alpha, where=None, class_weights=None, **inputs)
+    return loss(z, y, alpha, where=None, class_weights=None, **inputs)
 
   for value in known:
-    jax.eval_shape(functools.partial(trial, value), **inputs)
+    one = functools.partial(trial, value)
+    jax.eval_shape(one, row, label, alpha, **dict.fromkeys(needs, row))
   if callable(strength):
     return strength
   return EpochSchedule((float(strength),), steps_per_epoch=1)
@@ -322,59 +259,53 @@ def ols_objective(
   Every call of `apply` returns the loss under the soft labels of the last
   epoch, and a state that has seen the batch. At the last step of an epoch the
   returned state has the new soft labels; this happens inside the compiled step,
-  and depends on the step only, so that a training that is resumed goes on as it
-  would have. To evaluate, drop the returned state.
+  and depends on the step only. To evaluate, drop the returned state.
 
   Args:
-    num_classes: `K`.
     alpha: weight of the label, in [0, 1]: a number or a function of the step.
     steps_per_epoch: the number of steps in an epoch.
-    initial: the soft labels of the first epoch, see `ols_init`.
-    smoothing: see `ols_init`.
+    num_classes, initial, smoothing: see `ols_init`.
     freeze_above: see `ols_end_of_epoch`.
     axis_name: the axis of devices over which batches are spread, if they are.
 
-  Returns:
-    An objective whose state is an `OnlineSmoothing`.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> logits, labels = np.array([[0.5, 1.5, 1.0, -0.5]]), np.array([1])
-    >>> objective = losses.ols_objective(4, steps_per_epoch=2)
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([1])
+    >>> objective = ols_objective(4, steps_per_epoch=2)
     >>> state = objective.init()
     >>> for step in range(3):
     ...   loss, state = objective.apply(state, logits, labels, step=step)
-    ...   print(np.asarray(loss).round(4), state.counts[1])
-    [1.1841] 1.0
-    [1.1841] 0.0
-    [0.9698] 1.0
+    ...   print(loss, state.counts[1])
+    [1.1840...] 1.0
+    [1.1840...] 0.0
+    [0.9697...] 1.0
   """
-  loss = functools.partial(
-    ols_cross_entropy, targets=np.eye(2, dtype='float32')
-  )
+  targets = np.eye(2, dtype=np.float32)
   alpha = _schedule(
-    lambda z, y, a, **options: loss(z, y, alpha=a, **options), alpha
+    lambda z, y, a, **k: ols_cross_entropy(z, y, targets, a, **k), alpha
   )
   steps_per_epoch = errors.integer('steps_per_epoch', steps_per_epoch, 1)
 
-  def init():
+  def init() -> OnlineSmoothing:
     return ols_init(num_classes, initial=initial, smoothing=smoothing)
 
-  def end_of_epoch(state):
+  def end_of_epoch(state: OnlineSmoothing) -> OnlineSmoothing:
     return ols_end_of_epoch(state, freeze_above=freeze_above)
 
   # Refuses wrong arguments now; makes no array.
   jax.eval_shape(lambda: end_of_epoch(init()))
 
-  def apply(state, logits, labels, *, step=0, where=None, class_weights=None):
+  def apply(
+    state: OnlineSmoothing,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    step: ArrayLike = 0,
+    where: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+  ) -> tuple[jax.Array, OnlineSmoothing]:
+    options: Any = {'class_weights': class_weights, 'where': where}
     values = ols_cross_entropy(
-      logits,
-      labels,
-      state.targets,
-      alpha(step),
-      class_weights=class_weights,
-      where=where,
+      logits, labels, state.targets, alpha(step), **options
     )
     state = ols_update(state, logits, labels, where=where, axis_name=axis_name)
     last = (check_step(step) + 1) % steps_per_epoch == 0
@@ -399,29 +330,30 @@ def with_class_weights(
     mean: what the mean of the losses over the examples becomes. ``'examples'``:
       it stays the sum of the weighted losses over the number of examples.
       ``'weights'``: the sum over that of the weights of the labels, as in
-      PyTorch; the losses are scaled for it by the number of examples over the
-      sum of the weights, of the whole batch. The mean over several batches then
-      depends on how the examples are spread over them. For labels that are
-      distributions PyTorch divides by the number of examples, and so do both.
+      PyTorch, of the whole batch: the mean over several batches depends on how
+      the examples are spread over them. For labels that are distributions both
+      divide by the number of examples, as PyTorch.
     axis_name: the axis of devices over which batches are spread, if they are.
 
-  Returns:
-    The objective with weights.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> objective = losses.with_class_weights(
-    ...     losses.maxsup_objective(0.1), [1.0, 1.0, 3.0, 1.0])
-    >>> logits, labels = np.array([[0.5, 1.5, 1.0, -0.5]]), np.array([2])
+    >>> objective = with_class_weights(
+    ...     OBJECTIVES['maxsup'](0.1), [1.0, 1.0, 3.0, 1.0])
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
     >>> loss, state = objective.apply(objective.init(), logits, labels)
-    >>> print(np.asarray(loss).round(4), state)
-    [3.8272] ()
+    >>> print(loss, state)
+    [3.8272...] ()
   """
   errors.one_of('mean', mean, ('examples', 'weights'))
   weights_K = _checks.class_weights(class_weights)
 
-  def apply(state, logits, labels, *, where=None, **inputs):
+  def apply(
+    state: Any,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    **inputs: ArrayLike,
+  ) -> tuple[jax.Array, Any]:
     values, state = objective.apply(
       state, logits, labels, where=where, class_weights=weights_K, **inputs
     )
@@ -442,21 +374,6 @@ def with_class_weights(
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = types.MappingProxyType(
   {name: _constructor(name) for name in _TABLE} | {'ols': ols_objective}
 )
-ce_objective = OBJECTIVES['ce']
-ls_objective = OBJECTIVES['ls']
-maxsup_objective = OBJECTIVES['maxsup']
-regularization_only_objective = OBJECTIVES['regularization_only']
-error_amplification_only_objective = OBJECTIVES['error_amplification_only']
-zipf_objective = OBJECTIVES['zipf']
-adaptive_ls_objective = OBJECTIVES['adaptive_ls']
-logit_penalty_objective = OBJECTIVES['logit_penalty']
-confidence_penalty_objective = OBJECTIVES['confidence_penalty']
-logit_norm_objective = OBJECTIVES['logit_norm']
-focal_objective = OBJECTIVES['focal']
-mbls_objective = OBJECTIVES['mbls']
-acls_objective = OBJECTIVES['acls']
-distillation_objective = OBJECTIVES['distillation']
-logit_matching_objective = OBJECTIVES['logit_matching']
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = types.MappingProxyType(
   {
@@ -479,46 +396,36 @@ def make_objective(
   """Makes the objective that a configuration describes.
 
   The field ``'name'`` is a key of `OBJECTIVES`. The other fields are the
-  arguments of the constructor found there, such as `ls_objective`; any may be
-  left out. What the keywords below tell is no field.
-
-  The first of them is the strength: a number, or a schedule described in the
-  same way, whose field ``'schedule'`` is a key of `SCHEDULES`, and whose other
-  fields are the arguments of the function found there.
+  arguments of the constructor found there, which are those of the loss after
+  logits and labels; any may be left out. The first of them is the strength: a
+  number, a function of the step, or a schedule described in the same way, whose
+  field ``'schedule'`` is a key of `SCHEDULES`, and whose other fields are the
+  arguments of the function found there.
 
   Any objective may have the fields ``class_weights``, a number for each class,
   and ``class_weights_mean`` (``'examples'``): see `with_class_weights`.
 
-  Everything is checked here, before a step is taken or compiled.
-
   Args:
     config: a dictionary, a `ml_collections.ConfigDict`, or anything else with
       `keys()` and `[]`.
-    num_classes: the number of classes, if the objective needs it.
-    steps_per_epoch: the number of steps in an epoch, if the objective or its
-      schedule needs it.
-    epochs: the number of epochs of the training, if a schedule needs it.
+    num_classes, steps_per_epoch, epochs: what the objective or its schedule
+      needs of the training, and which is no field.
     axis_name: the axis of devices over which batches are spread, if they are.
 
-  Returns:
-    The objective.
-
   Raises:
-    UsageError: if the configuration cannot be used; the message is one line.
+    UsageError: if the configuration cannot be used, before a step is compiled.
 
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> objective = losses.make_objective(
+    >>> objective = make_objective(
     ...     {'name': 'maxsup', 'alpha': {'schedule': 'linear'}},
     ...     steps_per_epoch=100, epochs=10)
-    >>> logits, labels = np.array([[0.5, 1.5, 1.0, -0.5]]), np.array([2])
+    >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
     >>> state = objective.init()
     >>> for step in (0, 500):
     ...   loss, state = objective.apply(state, logits, labels, step=step)
-    ...   print(step, np.asarray(loss).round(4))
-    0 [1.3341]
-    500 [1.3778]
+    ...   print(step, loss)
+    0 [1.3340...]
+    500 [1.3778...]
   """
   told = {
     'num_classes': num_classes,

@@ -17,19 +17,11 @@ _LARGE_BYTES = 2**29
 
 
 class OnlineSmoothing(NamedTuple):
-  """The state of online label smoothing, a pytree of float32 arrays.
+  """The state of online label smoothing, a pytree of float32 arrays."""
 
-  Attributes:
-    targets: the soft label of every class in its row, `[K, K]`, as of the last
-      epoch.
-    sums: the sum of the softmax over this epoch's correctly classified
-      examples of every class, `[K, K]`.
-    counts: the number of these examples, `[K]`.
-  """
-
-  targets: jax.Array
-  sums: jax.Array
-  counts: jax.Array
+  targets: jax.Array  # the soft label of every class in its row, `[K, K]`
+  sums: jax.Array  # of the softmax over correct examples of an epoch, `[K, K]`
+  counts: jax.Array  # the number of these examples of every class, `[K]`
 
 
 def ols_init(
@@ -38,8 +30,7 @@ def ols_init(
   r"""The state of online label smoothing before the first epoch.
 
   It holds two matrices of :math:`K^2` numbers: 8 MB for 1,000 classes, 3.8 GB
-  for 21,843, on every device and in every checkpoint. From half a gigabyte on a
-  warning says how much.
+  for 21,843. From half a gigabyte on a warning says how much.
 
   Args:
     num_classes: `K`.
@@ -50,19 +41,13 @@ def ols_init(
       term in the first epoch, as in the paper's code for CIFAR.
     smoothing: :math:`\epsilon` of ``'smoothed'``.
 
-  Returns:
-    The state.
-
   Examples:
-    >>> from maxsup_jax import losses
-    >>> print(losses.ols_init(3, initial='smoothed').targets)
+    >>> print(ols_init(3, initial='smoothed').targets)
     [[0.9  0.05 0.05]
      [0.05 0.9  0.05]
-     [0.05 0.05 0.9 ]]
+     [0.05 0.05 0.9...]]
 
-  References:
-    Zhang et al., `Delving Deep into Label Smoothing
-    <https://arxiv.org/abs/2011.12562>`_, TIP 2021.
+  References: Zhang et al., 2021.
   """
   num_classes = errors.integer('num_classes', num_classes, 1)
   errors.one_of('initial', initial, ('uniform', 'smoothed', 'zeros'))
@@ -75,19 +60,15 @@ def ols_init(
       stacklevel=2,
     )
   shape = (num_classes, num_classes)
-  if initial == 'zeros':
-    targets = jnp.zeros(shape, jnp.float32)
-  elif initial == 'uniform' or num_classes == 1:
+  # Two arrays: one buffer cannot be donated twice.
+  targets, sums = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+  if initial == 'uniform' or (initial == 'smoothed' and num_classes == 1):
     targets = jnp.full(shape, 1 / num_classes, jnp.float32)
-  else:
+  elif initial == 'smoothed':
     others = smoothing / (num_classes - 1)
     targets = jnp.full(shape, others, jnp.float32)
     targets = jnp.fill_diagonal(targets, 1 - smoothing, inplace=False)
-  return OnlineSmoothing(
-    targets=targets,
-    sums=jnp.zeros(shape, jnp.float32),
-    counts=jnp.zeros(num_classes, jnp.float32),
-  )
+  return OnlineSmoothing(targets, sums, jnp.zeros(num_classes, jnp.float32))
 
 
 def ols_update(
@@ -101,38 +82,25 @@ def ols_update(
 ) -> OnlineSmoothing:
   """Adds the correctly classified examples of a training batch.
 
-  An example whose top class is its label adds its softmax to the sum of that
-  class, and 1 to its count. Where classes tie for the top, the first counts.
-  An example whose top logit is not finite adds nothing.
-  Nothing gets a gradient. Call it on training batches only, after the loss.
+  An example whose top class, the first of several, is its label adds its
+  softmax to the sum of that class, and 1 to its count. One whose top logit is
+  not finite adds nothing. Call it on training batches only, after the loss.
 
   Args:
     state: the state of the same number of classes.
     logits, labels, axis, where: see `cross_entropy`. Class ids only; those
       outside `[0, K)` add nothing.
     axis_name: the axis of devices over which the batch is spread, if it is:
-      their statistics are summed, and all get the same state. Costs a sum of
-      `K^2 + K` numbers over the devices.
-
-  Returns:
-    The next state; its targets are still those of the last epoch.
+      their statistics, `K^2 + K` numbers, are summed.
 
   Examples:
-    >>> import jax.numpy as jnp
-    >>> from maxsup_jax import losses
     >>> logits = jnp.array([[2.0, 1.0, 0.1], [0.5, 1.5, 1.0]])
-    >>> state = losses.ols_update(
-    ...     losses.ols_init(3), logits, jnp.array([0, 2]))
-    >>> print(state.counts)
+    >>> print(ols_update(ols_init(3), logits, jnp.array([0, 2])).counts)
     [1. 0. 0.]
   """
+  logits = jax.lax.stop_gradient(logits)
   rows, target = Rows.labelled(
-    jax.lax.stop_gradient(logits),
-    labels,
-    None,
-    axis,
-    where,
-    one_class=_ONE_CLASS,
+    logits, labels, None, axis, where, one_class=_ONE_CLASS
   )
   num_classes = rows.z.shape[rows.axis]
   if state.counts.shape != (num_classes,):
@@ -166,26 +134,17 @@ def ols_end_of_epoch(
   """Makes the means of the epoch the soft labels of the next one.
 
   A class without a correctly classified example gets the uniform distribution.
-
-  Args:
-    state: the state after the last update of the epoch.
-    freeze_above: rows of the targets with an entry of at least this stay as
-      they are; the paper's code for fine-grained classes has 0.88. None
-      replaces all.
-
-  Returns:
-    The state with new targets, and with sums and counts of 0.
+  Rows of the targets with an entry of at least `freeze_above` stay as they are;
+  the paper's code for fine-grained classes has 0.88.
 
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> state = losses.ols_update(
-    ...     losses.ols_init(3), np.array([[2.0, 1.0, 0.1]]), np.array([0]))
-    >>> state = losses.ols_end_of_epoch(state)
-    >>> print(np.asarray(state.targets).round(3))
-    [[0.659 0.242 0.099]
-     [0.333 0.333 0.333]
-     [0.333 0.333 0.333]]
+    >>> state = ols_update(
+    ...     ols_init(3), jnp.array([[2.0, 1.0, 0.1]]), jnp.array([0]))
+    >>> state = ols_end_of_epoch(state)
+    >>> print(state.targets)
+    [[0.6590... 0.2424... 0.0985...]
+     [0.3333... 0.3333... 0.3333...]
+     [0.3333... 0.3333... 0.3333...]]
   """
   counts_K1 = state.counts[:, None]
   means = state.sums / jnp.maximum(counts_K1, 1)
@@ -195,9 +154,7 @@ def ols_end_of_epoch(
     frozen_K1 = jnp.max(state.targets, -1, keepdims=True) >= freeze_above
     targets = jnp.where(frozen_K1, state.targets, targets)
   return OnlineSmoothing(
-    targets=targets,
-    sums=jnp.zeros_like(state.sums),
-    counts=jnp.zeros_like(state.counts),
+    targets, jnp.zeros_like(state.sums), jnp.zeros_like(state.counts)
   )
 
 
@@ -229,21 +186,13 @@ def ols_cross_entropy(
     logits, labels, class_weights, axis, where: see `cross_entropy`. Class ids
       only.
 
-  Returns:
-    The loss of every example, `[B]`.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> logits = np.array([[2.0, 1.0, 0.1, -1.0], [0.5, 1.5, 1.0, -0.5]])
-    >>> loss = losses.ols_cross_entropy(
-    ...     logits, np.array([0, 2]), losses.ols_init(4).targets)
-    >>> print(np.asarray(loss).round(4))
-    [1.1868 1.4341]
+    >>> logits = jnp.array([[2.0, 1.0, 0.1, -1.0], [0.5, 1.5, 1.0, -0.5]])
+    >>> labels, targets = jnp.array([0, 2]), ols_init(4).targets
+    >>> print(ols_cross_entropy(logits, labels, targets))
+    [1.1868... 1.4340...]
 
-  References:
-    Zhang et al., `Delving Deep into Label Smoothing
-    <https://arxiv.org/abs/2011.12562>`_, TIP 2021.
+  References: Zhang et al., 2021.
   """
   rows, target = Rows.labelled(
     logits, labels, class_weights, axis, where, one_class=_ONE_CLASS

@@ -20,23 +20,17 @@ def weighted_mean(
   .. math::
     \frac{\sum_i w_i v_i}{\sum_i w_i}
 
-  Over several devices the sums are taken before the quotient: the mean does not
-  depend on how the examples are spread, also where a device has none. Inside a
-  function that is differentiated under `pmap` or `vmap`, the value is that of
-  all devices, but the gradient that of the share of this device: sum it over
-  the axis, as in the example, with `psum` and not `pmean`. Under `shard_map`
-  with `check_vma`, JAX sums the gradient of replicated parameters itself.
-
-  The mean of PyTorch's cross-entropy with weights of the classes is
-  ``weighted_mean(losses, normalizer=label_weights(labels, class_weights))``,
-  where the losses have their weights already.
+  Over several devices the sums are taken before the quotient, also where a
+  device has no examples. Under `pmap` or `vmap` the value is that of all
+  devices, but the gradient that of the share of this device: sum it over the
+  axis, as in the example, with `psum` and not `pmean`. Under `shard_map` with
+  `check_vma`, JAX sums the gradient of replicated parameters itself.
 
   Args:
     values: floating point, of any shape, `[B]`.
     weights: what multiplies the values, at least 0, `[B]`; None for 1.
     normalizer: what is summed in the denominator, `[B]`; None for the weights.
-    where: boolean, the examples that take part, `[B]`. What the others hold
-      does not matter.
+    where: boolean, the examples that take part, `[B]`.
     axis_name: the axis or axes of devices over which the examples are spread,
       if they are.
 
@@ -44,18 +38,15 @@ def weighted_mean(
     A scalar, in float32 or wider; 0 where the denominator is 0.
 
   Examples:
-    >>> import jax
-    >>> import jax.numpy as jnp
-    >>> from maxsup_jax import losses
     >>> values = jnp.array([1.0, 2.0, 6.0, 99.0])
     >>> real = jnp.array([True, True, True, False])
-    >>> print(losses.weighted_mean(values, where=real))
+    >>> print(weighted_mean(values, where=real))
     3.0
 
     A mean over two devices, and its gradient:
 
     >>> def loss(scale, values, where):
-    ...   return losses.weighted_mean(
+    ...   return weighted_mean(
     ...       scale * values, where=where, axis_name='devices')
     >>> def step(scale, values, where):
     ...   value, gradient = jax.value_and_grad(loss)(scale, values, where)
@@ -110,32 +101,12 @@ def label_weights(
     (\text{distributions})
 
   PyTorch divides the sum of losses with `class_weights` by the sum of these for
-  class ids, and by the number of examples for distributions.
-
-  Args:
-    labels: class ids, integer, `[B]`, or distributions over the classes,
-      floating point, `[B, K]`.
-    class_weights: at least 0, `[K]`.
-    axis: the class axis of distributions.
-    where: boolean, the examples that take part, `[B]`; the others weigh 0.
-
-  Returns:
-    The weights, `[B]`, in float32 or wider; NaN for a class id outside
-    `[0, K)`.
+  class ids, and by the number of examples for distributions. A class id outside
+  `[0, K)` has NaN, and an example that `where`, `[B]`, masks has 0.
 
   Examples:
-    >>> import jax.numpy as jnp
-    >>> from maxsup_jax import losses
-    >>> logits = jnp.array([[2.0, 1.0, 0.1], [0.5, 1.5, 1.0]])
-    >>> labels, class_weights = jnp.array([0, 2]), jnp.array([1.0, 1.0, 3.0])
-    >>> loss = losses.cross_entropy(
-    ...     logits, labels, class_weights=class_weights)
-    >>> weights = losses.label_weights(labels, class_weights)
-    >>> print(weights)
+    >>> print(label_weights(jnp.array([0, 2]), jnp.array([1.0, 1.0, 3.0])))
     [1. 3.]
-    >>> mean = losses.weighted_mean(loss, normalizer=weights)
-    >>> print(f'{mean:.4f}')
-    0.9895
   """
   labels = jnp.asarray(labels)
   weights_K = _checks.class_weights(class_weights)

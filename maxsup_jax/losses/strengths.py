@@ -20,19 +20,13 @@ class EpochSchedule:
   """A schedule with one value per epoch, held within the epoch.
 
   An optax-style schedule: call it with the step, which may be traced. Steps
-  after the last epoch have the value of the last epoch. The values are computed
-  beforehand in double precision, so each is the floating-point number nearest
-  to what its formula says.
-
-  Attributes:
-    values: one value per epoch.
-    steps_per_epoch: the number of steps for which each of them holds.
-    ends: the numbers between which the values were laid, if any. They need not
-      be among the values, but must be strengths as well.
+  after the last epoch have its value. The values are computed beforehand in
+  double precision.
   """
 
-  values: tuple[float, ...]
-  steps_per_epoch: int
+  values: tuple[float, ...]  # one per epoch
+  steps_per_epoch: int  # for which each of them holds
+  # Between which the values were laid, if any: must be strengths as well.
   ends: tuple[float, ...] = ()
 
   def __call__(self, step: ArrayLike) -> jax.Array:
@@ -55,8 +49,7 @@ def constant_alpha(value: float = 0.1) -> EpochSchedule:
   """The same value at every step.
 
   Examples:
-    >>> from maxsup_jax import losses
-    >>> print(losses.constant_alpha(0.1)(1000))
+    >>> print(constant_alpha(0.1)(1000))
     0.1
   """
   return EpochSchedule((errors.number('value', value),), steps_per_epoch=1)
@@ -88,37 +81,27 @@ def linear_alpha(
     then passes `end` in trainings of more than 300 epochs.
 
   Args:
-    begin: the value in the first epoch.
+    begin: the value in the first epoch, also if it is the only one.
     end: the value where `t` equals the denominator.
     epochs: the number of epochs of the training, `T`.
     steps_per_epoch: the number of steps in an epoch.
-    denominator: ``'epochs'``, ``'epochs-1'`` or a positive integer.
-
-  Returns:
-    A schedule: a function of the step. After the last epoch it keeps the value
-    of the last epoch. A single epoch has the value `begin`.
+    denominator: `D`, as above.
 
   Examples:
-    >>> from maxsup_jax import losses
-    >>> alpha = losses.linear_alpha(0.1, 0.2, epochs=4, steps_per_epoch=100)
+    >>> alpha = linear_alpha(0.1, 0.2, epochs=4, steps_per_epoch=100)
     >>> print([round(float(alpha(step)), 3) for step in (0, 99, 100, 399, 999)])
     [0.1, 0.1, 0.125, 0.175, 0.175]
-    >>> alpha = losses.linear_alpha(
+    >>> alpha = linear_alpha(
     ...     0.1, 0.2, epochs=5, steps_per_epoch=100, denominator='epochs-1')
     >>> print([round(float(alpha(step)), 3) for step in (0, 100, 499)])
     [0.1, 0.125, 0.2]
 
-  References:
-    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
-    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, appendix F.
+  References: Zhou et al., 2025, appendix F.
   """
   begin, end = errors.number('begin', begin), errors.number('end', end)
-  values = (
-    begin + (end - begin) * fraction
-    for fraction in _fractions(epochs, denominator)
-  )
-  steps_per_epoch = errors.integer('steps_per_epoch', steps_per_epoch, 1)
-  return EpochSchedule(tuple(values), steps_per_epoch, ends=(begin, end))
+  fractions = _fractions(epochs, denominator)
+  values = tuple(begin + (end - begin) * x for x in fractions)
+  return EpochSchedule(values, _steps(steps_per_epoch), ends=(begin, end))
 
 
 def cosine_alpha(
@@ -136,35 +119,24 @@ def cosine_alpha(
       (\alpha_\mathrm{begin} - \alpha_\mathrm{end})
       \frac{1 + \cos(\pi t / D)}{2}
 
-  Args:
-    begin: the value in the first epoch.
-    end: the value where `t` equals the denominator, and after.
-    epochs, steps_per_epoch, denominator: see `linear_alpha`.
-
-  Returns:
-    A schedule: a function of the step. After the last epoch it keeps the value
-    of the last epoch.
+  The arguments are those of `linear_alpha`; later values than `end` are `end`.
 
   Examples:
-    >>> from maxsup_jax import losses
-    >>> alpha = losses.cosine_alpha(0.2, 0.0, epochs=4, steps_per_epoch=100)
+    >>> alpha = cosine_alpha(0.2, 0.0, epochs=4, steps_per_epoch=100)
     >>> print([round(float(alpha(step)), 3) for step in (0, 100, 200, 300)])
     [0.2, 0.171, 0.1, 0.029]
   """
   begin, end = errors.number('begin', begin), errors.number('end', end)
-  values = (
-    end + (begin - end) * (1 + math.cos(math.pi * min(fraction, 1))) / 2
-    for fraction in _fractions(epochs, denominator)
+  fractions = _fractions(epochs, denominator)
+  values = tuple(
+    end + (begin - end) * (1 + math.cos(math.pi * min(x, 1))) / 2
+    for x in fractions
   )
-  steps_per_epoch = errors.integer('steps_per_epoch', steps_per_epoch, 1)
-  return EpochSchedule(tuple(values), steps_per_epoch, ends=(begin, end))
+  return EpochSchedule(values, _steps(steps_per_epoch), ends=(begin, end))
 
 
 def piecewise_alpha(
-  values: Sequence[float],
-  boundaries: Sequence[int],
-  *,
-  steps_per_epoch: int,
+  values: Sequence[float], boundaries: Sequence[int], *, steps_per_epoch: int
 ) -> EpochSchedule:
   """Constant between epochs at which the value changes.
 
@@ -174,12 +146,8 @@ def piecewise_alpha(
       positive and increasing.
     steps_per_epoch: the number of steps in an epoch.
 
-  Returns:
-    A schedule: a function of the step.
-
   Examples:
-    >>> from maxsup_jax import losses
-    >>> alpha = losses.piecewise_alpha([0.0, 0.1], [2], steps_per_epoch=100)
+    >>> alpha = piecewise_alpha([0.0, 0.1], [2], steps_per_epoch=100)
     >>> print([round(float(alpha(step)), 3) for step in (0, 199, 200, 999)])
     [0.0, 0.0, 0.1, 0.1]
   """
@@ -196,8 +164,11 @@ def piecewise_alpha(
     )
   lengths = [b - a for a, b in itertools.pairwise([0, *bounds])]
   per_epoch = [v for v, n in zip(values, [*lengths, 1]) for _ in range(n)]
-  steps_per_epoch = errors.integer('steps_per_epoch', steps_per_epoch, 1)
-  return EpochSchedule(tuple(per_epoch), steps_per_epoch)
+  return EpochSchedule(tuple(per_epoch), _steps(steps_per_epoch))
+
+
+def _steps(steps_per_epoch: int) -> int:
+  return errors.integer('steps_per_epoch', steps_per_epoch, 1)
 
 
 def _fractions(epochs: int, denominator: str | int) -> list[float]:
@@ -226,36 +197,22 @@ def confidence_alpha(
     \alpha = \alpha_\mathrm{low} + (\alpha_\mathrm{high} - \alpha_\mathrm{low})
     \left(1 - \frac{H(q)}{\log K}\right), \qquad H(q) = -\sum_k q_k \log q_k
 
-  An example on which the model is sure gets `high`, one on which it is
-  undecided gets `low`. It may be given as `alpha` to any loss here. No
-  gradient flows through it.
+  It may be given as `alpha` to any loss here. No gradient flows through it.
 
-  The form :math:`1 - H(q) / \log K` is the one commonly attributed to Lee et
-  al.; it was not checked against their paper. The one that Zhou et al. call
-  adaptive alpha is adopted from Lee et al., and not given either; `low` and
-  `high` are of this package.
+  The form is the one commonly attributed to Lee et al., from whom Zhou et al.
+  adopted their adaptive alpha; it was not checked against their paper.
 
   Args:
     low: the strength where the softmax is uniform, or has one class only.
     high: the strength where the model is sure.
     logits, axis, where: see `cross_entropy`. A masked example gets `low`.
 
-  Returns:
-    The strength of every example, `[B]`.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> logits = np.array([[9.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    >>> print(np.asarray(losses.confidence_alpha(logits, 0.0, 0.2)).round(4))
-    [0.1996 0.0224 0.    ]
+    >>> logits = jnp.array([[9.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> print(confidence_alpha(logits, 0.0, 0.2))
+    [0.1995... 0.0224... 0...]
 
-  References:
-    Lee et al., `Adaptive Label Smoothing with Self-Knowledge in Natural
-    Language Generation <https://arxiv.org/abs/2210.13459>`_, EMNLP 2022.
-
-    Zhou et al., `MaxSup: Overcoming Representation Collapse in Label Smoothing
-    <https://arxiv.org/abs/2502.15798>`_, NeurIPS 2025, table 15.
+  References: Lee et al., 2022; Zhou et al., 2025, table 15.
   """
   rows = Rows.of(logits, axis, where)
   low, high = rows.number('low', low), rows.number('high', high)

@@ -26,13 +26,9 @@ def distillation(
     p^t(T) = \mathrm{softmax}(v / T), \quad p(T) = \mathrm{softmax}(z / T)
 
   or the divergence :math:`\mathrm{KL}(p^t(T_t) \| p(T_s))`, which is less by
-  the entropy of the teacher: the gradient in the logits is the same. It is
-  computed as that difference, with an absolute error of about 1e-6 in float32
-  that a squared temperature multiplies.
-
-  Hinton et al. temper both sides alike and multiply by :math:`T^2`, so that the
-  gradient keeps its size when the temperature changes. Müller et al. temper the
-  teacher only, and multiply by nothing.
+  the entropy of the teacher, with an absolute error of about 1e-6 in float32
+  that a squared temperature multiplies. Hinton et al. temper both sides alike
+  and multiply by :math:`T^2`, Müller et al. temper the teacher only.
 
   Args:
     logits, axis, where: see `cross_entropy`. The logits `z` are the student's.
@@ -42,41 +38,24 @@ def distillation(
     divergence: ``'cross_entropy'`` or ``'kl'``.
     scale_by_squared_temperature: multiplies by :math:`T_s^2`.
 
-  Returns:
-    The loss of every example, `[B]`.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> teacher = np.array([[2.0, 1.0, 0.1, -1.0]])
-    >>> student = np.array([[1.0, 1.0, 0.0, 0.0]])
-    >>> loss = losses.distillation(student, teacher, teacher_temperature=2.0)
-    >>> print(np.asarray(loss).round(4))
-    [1.2816]
-    >>> loss = losses.distillation(
+    >>> teacher = jnp.array([[2.0, 1.0, 0.1, -1.0]])
+    >>> student = jnp.array([[1.0, 1.0, 0.0, 0.0]])
+    >>> print(distillation(student, teacher, teacher_temperature=2.0))
+    [1.2815...]
+    >>> print(distillation(
     ...     student, teacher, teacher_temperature=2.0, student_temperature=2.0,
-    ...     divergence='kl', scale_by_squared_temperature=True)
-    >>> print(np.asarray(loss).round(4))
-    [0.2213]
+    ...     divergence='kl', scale_by_squared_temperature=True))
+    [0.2212...]
 
-  References:
-    Hinton et al., `Distilling the Knowledge in a Neural Network
-    <https://arxiv.org/abs/1503.02531>`_, 2015.
-
-    Müller et al., `When Does Label Smoothing Help?
-    <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019, section 4.
+  References: Hinton et al., 2015; Müller et al., 2019, section 4.
   """
   rows = Rows.of(logits, axis, where)
-  loss = _divergence(
-    rows,
-    teacher_logits,
-    where,
-    teacher_temperature,
-    student_temperature,
-    divergence,
-    scale_by_squared_temperature,
+  temperatures = teacher_temperature, student_temperature
+  scaled = scale_by_squared_temperature
+  return rows.finish(
+    _divergence(rows, teacher_logits, where, *temperatures, divergence, scaled)
   )
-  return rows.finish(loss)
 
 
 def distillation_cross_entropy(
@@ -103,38 +82,25 @@ def distillation_cross_entropy(
 
   Args:
     beta: weight of the teacher, in [0, 1].
-    teacher_logits: floating point, `[B, K]`. They get no gradient.
-    teacher_temperature, student_temperature, divergence: see `distillation`.
-    scale_by_squared_temperature: see `distillation`.
+    teacher_logits, teacher_temperature, student_temperature, divergence,
+      scale_by_squared_temperature: see `distillation`.
     logits, labels, class_weights, axis, where: see `cross_entropy`.
 
-  Returns:
-    The loss of every example, `[B]`.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> teacher = np.array([[2.0, 1.0, 0.1, -1.0]])
-    >>> student = np.array([[1.0, 1.0, 0.0, 0.0]])
-    >>> loss = losses.distillation_cross_entropy(
-    ...     student, np.array([0]), 0.5, teacher_logits=teacher)
-    >>> print(np.asarray(loss).round(4))
-    [1.07]
+    >>> teacher = jnp.array([[2.0, 1.0, 0.1, -1.0]])
+    >>> student = jnp.array([[1.0, 1.0, 0.0, 0.0]])
+    >>> print(distillation_cross_entropy(
+    ...     student, jnp.array([0]), 0.5, teacher_logits=teacher))
+    [1.0700...]
 
-  References:
-    Müller et al., `When Does Label Smoothing Help?
-    <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019, section 4.
+  References: Müller et al., 2019, section 4.
   """
   rows, target = Rows.labelled(logits, labels, class_weights, axis, where)
   beta = rows.number('beta', beta, low=0, high=1)
+  temperatures = teacher_temperature, student_temperature
+  scaled = scale_by_squared_temperature
   imitation = _divergence(
-    rows,
-    teacher_logits,
-    where,
-    teacher_temperature,
-    student_temperature,
-    divergence,
-    scale_by_squared_temperature,
+    rows, teacher_logits, where, *temperatures, divergence, scaled
   )
   loss = (1 - beta) * rows.cross_entropy(target) + beta * imitation
   return rows.finish(loss, target)
@@ -147,7 +113,7 @@ def _divergence(
   teacher_temperature: ArrayLike,
   student_temperature: ArrayLike,
   divergence: str,
-  scale_by_squared_temperature: bool,
+  scaled: bool,
 ) -> jax.Array:
   errors.one_of('divergence', divergence, ('cross_entropy', 'kl'))
   teacher = rows.like('teacher_logits', teacher_logits, where)
@@ -161,7 +127,7 @@ def _divergence(
   loss = student.cross_entropy_with_softmax(teacher, teacher_temperature)
   if divergence == 'kl':
     loss = loss - teacher.tempered(teacher_temperature).entropy()
-  if scale_by_squared_temperature:
+  if scaled:
     loss = loss * jnp.square(student_temperature)
   return loss
 
@@ -188,23 +154,14 @@ def logit_matching(
     reduction: over the classes: ``'sum'``, as above, or ``'mean'``. The paper
       does not say which it uses.
 
-  Returns:
-    The loss of every example, `[B]`.
-
   Examples:
-    >>> import jax.numpy as jnp
-    >>> from maxsup_jax import losses
     >>> teacher = jnp.array([[2.0, 1.0, 0.0, -1.0]])
     >>> student = jnp.array([[1.0, 1.0, 0.0, 0.0]])
-    >>> print(losses.logit_matching(student, teacher))
+    >>> print(logit_matching(student, teacher))
     [1.]
 
-  References:
-    Hinton et al., `Distilling the Knowledge in a Neural Network
-    <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.1.
-
-    Müller et al., `When Does Label Smoothing Help?
-    <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019, appendix A.5.
+  References: Hinton et al., 2015, section 2.1; Müller et al., 2019, appendix
+    A.5.
   """
   rows = Rows.of(logits, axis, where)
   return rows.finish(_distance(rows, teacher_logits, where, reduction))
@@ -226,8 +183,7 @@ def logit_matching_cross_entropy(
   .. math::
     (1 - \beta) H(y, p) + \frac{\beta}{2} \|z - v\|^2
 
-  The loss of the students of Müller et al. on MNIST, with
-  :math:`\beta = 0.6`.
+  Müller et al. train students on MNIST with :math:`\beta = 0.6`.
 
   Args:
     beta: weight of the teacher, in [0, 1].
@@ -235,22 +191,14 @@ def logit_matching_cross_entropy(
     reduction: see `logit_matching`.
     logits, labels, class_weights, axis, where: see `cross_entropy`.
 
-  Returns:
-    The loss of every example, `[B]`.
-
   Examples:
-    >>> import numpy as np
-    >>> from maxsup_jax import losses
-    >>> teacher = np.array([[2.0, 1.0, 0.0, -1.0]])
-    >>> student = np.array([[1.0, 1.0, 0.0, 0.0]])
-    >>> loss = losses.logit_matching_cross_entropy(
-    ...     student, np.array([0]), 0.6, teacher_logits=teacher)
-    >>> print(np.asarray(loss).round(4))
-    [1.0026]
+    >>> teacher = jnp.array([[2.0, 1.0, 0.0, -1.0]])
+    >>> student = jnp.array([[1.0, 1.0, 0.0, 0.0]])
+    >>> print(logit_matching_cross_entropy(
+    ...     student, jnp.array([0]), teacher_logits=teacher))
+    [1.0025...]
 
-  References:
-    Müller et al., `When Does Label Smoothing Help?
-    <https://arxiv.org/abs/1906.02629>`_, NeurIPS 2019, appendix A.5.
+  References: Müller et al., 2019, appendix A.5.
   """
   rows, target = Rows.labelled(logits, labels, class_weights, axis, where)
   beta = rows.number('beta', beta, low=0, high=1)

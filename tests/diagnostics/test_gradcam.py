@@ -40,27 +40,21 @@ def test_is_cam_for_pooling_and_a_linear_head():
   assert_allclose(total, picked - bias[classes], rtol=1e-4)
 
 
-def test_gradients_are_numerical_derivatives():
-  jax.config.update('jax_enable_x64', True)
-  try:
-    activations = np.float64(normal(2, 2, 3, 4))
-    kernel = np.float64(normal(24, 5, seed=1)) / 5
-    head = lambda a: jnp.tanh(a.reshape(2, -1) @ kernel) ** 3  # noqa: E731
-    forward = added(head, activations)
-    result = class_gradients(forward)
-    assert result.classes.tolist() == head(activations).argmax(-1).tolist()
-    step = 1e-6
-    for index in ((0, 0, 0, 0), (0, 1, 2, 3), (1, 1, 0, 2)):
-      y = result.classes[index[0]]
-      bump = np.zeros(activations.shape)
-      bump[index] = step
-      up, down = (forward(s * bump)[0][index[0], y] for s in (1, -1))
-      assert_allclose(
-        result.gradients[index], (up - down) / (2 * step), rtol=1e-6, atol=1e-9
-      )
-    assert gradcam(activations, result.gradients).dtype == jnp.float64
-  finally:
-    jax.config.update('jax_enable_x64', False)
+def test_gradients_are_numerical_derivatives(x64):
+  activations = np.float64(normal(2, 2, 3, 4))
+  kernel = np.float64(normal(24, 5, seed=1)) / 5
+  head = jax.jit(lambda a: jnp.tanh(a.reshape(2, -1) @ kernel) ** 3)
+  forward = added(head, activations)
+  result = class_gradients(forward)
+  assert result.classes.tolist() == head(activations).argmax(-1).tolist()
+  for index in ((0, 0, 0, 0), (1, 1, 0, 2)):
+    y = result.classes[index[0]]
+    bump = np.zeros(activations.shape)
+    bump[index] = 1e-6
+    up, down = (forward(s * bump)[0][index[0], y] for s in (1, -1))
+    slope = (up - down) / 2e-6
+    assert_allclose(result.gradients[index], slope, rtol=1e-6, atol=1e-9)
+  assert gradcam(activations, result.gradients).dtype == jnp.float64
 
 
 def test_classes_are_the_predicted_ones_unless_given():
@@ -100,29 +94,25 @@ def test_upsampling_as_torch_does():
   assert_allclose(upsample(maps, (9, 14)), expected[:, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  ('call', 'message'),
-  [
-    (lambda: gradcam(normal(2, 3, 4), normal(2, 3, 4)), r'\(2, 3, 4\)'),
-    (lambda: gradcam(normal(2, 3, 4, 5), normal(2, 3, 4, 1)), 'gradients'),
-    (lambda: tokens_to_map(normal(2, 9, 4)), '8 patch tokens'),
-    (lambda: tokens_to_map(normal(2, 1, 4)), '0 patch tokens'),
-    (lambda: tokens_to_map(normal(2, 7, 4), grid=(2, 2)), 'a grid of 2x2'),
-    (lambda: tokens_to_map(normal(2, 2, 2, 4)), r'\[B, T, C\]'),
+def test_what_is_refused():
+  tokens, h = tokens_to_map, normal(2, 3, 4, 5)
+  for call, message in (
+    (lambda: gradcam(h[0], h[0]), r'\(3, 4, 5\)'),
+    (lambda: gradcam(h, h[..., :1]), 'gradients'),
+    (lambda: tokens(normal(2, 9, 4)), '8 patch tokens'),
+    (lambda: tokens(normal(2, 7, 4), grid=(2, 2)), 'a grid of 2x2'),
+    (lambda: tokens(normal(2, 2, 2, 4)), r'\[B, T, C\]'),
+    (lambda: tokens(normal(2, 5, 4), grid=(-2, -2)), 'grid is -2'),
     (lambda: class_gradients(_forward, [0, 1, 2]), r'shape \(3,\)'),
     (lambda: class_gradients(_forward, [0.0, 1.0]), 'dtype float32'),
     (lambda: class_gradients(_forward, [0, 6]), r'classes\[1\] is 6'),
     (lambda: class_gradients(_one_logit), r'logits of the shape \(2,\)'),
-    (lambda: tokens_to_map(normal(2, 5, 4), grid=(-2, -2)), 'grid is -2'),
     (lambda: upsample(normal(2, 4, 3), (4, 2)), 'size is 4x2; .* 4x3'),
     (lambda: upsample(normal(4, 3), (8, 8)), r'maps has the shape \(4, 3\)'),
     (lambda: upsample(normal(2, 4, 3), 8), 'size is 8'),
-  ],
-)
-def test_what_is_refused(call, message):
-  with pytest.raises(UsageError, match=message) as e:
-    call()
-  assert '\n' not in str(e.value)
+  ):
+    with pytest.raises(UsageError, match=message):
+      call()
 
 
 def _one_logit(delta):
@@ -135,24 +125,21 @@ def _forward(delta):
   return activations.mean((1, 2)), activations
 
 
-@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_no_absence_of_evidence(value):
-  good = normal(2, 3, 3, 4)
-  bad = good.copy()
-  bad[0, 1, 1, 2] = value
-  for activations, gradients, name in (
-    (bad, good, 'activations'),
-    (good, bad, 'gradients'),
-  ):
-    with pytest.raises(UsageError, match=f'{name} are not all finite'):
-      gradcam(activations, gradients)
-    maps = jax.jit(gradcam)(activations, gradients)
-    # No map of zeros; the other map does not suffer.
-    assert np.isnan(maps[0]).any()
-    assert np.isfinite(maps[1]).all()
-
-
-def test_products_that_overflow_are_refused():
+def test_what_is_not_finite_is_no_absence_of_evidence():
+  good, compiled = normal(2, 3, 3, 4), jax.jit(gradcam)
+  for value in (np.nan, np.inf, -np.inf):
+    bad = good.copy()
+    bad[0, 1, 1, 2] = value
+    for activations, gradients, name in (
+      (bad, good, 'activations'),
+      (good, bad, 'gradients'),
+    ):
+      with pytest.raises(UsageError, match=f'{name} are not all finite'):
+        gradcam(activations, gradients)
+      maps = compiled(activations, gradients)
+      # No map of zeros; the other map does not suffer.
+      assert np.isnan(maps[0]).any()
+      assert np.isfinite(maps[1]).all()
   huge = np.full((1, 2, 2, 3), 1e30, np.float32)
   with pytest.raises(UsageError, match=r'products .* are not all finite'):
     gradcam(huge, huge)

@@ -24,13 +24,6 @@ def fast_compilation():
 
 
 @pytest.fixture
-def x64():
-  """Double precision for one test."""
-  with jax.enable_x64(True):
-    yield
-
-
-@pytest.fixture
 def golden(x64):
   """Examples whose losses were computed with PyTorch in double precision."""
   logits = np.array(

@@ -2,7 +2,8 @@
 
 Written from the definitions (explicit targets, explicit sums over classes), not
 from the closed forms that the package computes. Every formula takes the logits
-`z` and the label distribution `y` of one example.
+`z` and the label distribution `y` of one example. `WEIGHTS` of the classes
+multiply the targets of `target_cross_entropy`, but nothing else.
 """
 
 import functools
@@ -10,14 +11,24 @@ import math
 
 import numpy as np
 
+WEIGHTS = None
+
 
 def softmax(z):
   exponentials = [math.exp(value - max(z)) for value in z]
   return np.array(exponentials) / math.fsum(exponentials)
 
 
-def target_cross_entropy(z, target):
+def unweighted(z, target):
   return -math.fsum(t * math.log(q) for t, q in zip(target, softmax(z)))
+
+
+def target_cross_entropy(z, target):
+  return unweighted(z, weighted(target))
+
+
+def weighted(target):
+  return target if WEIGHTS is None else WEIGHTS * target
 
 
 def cross_entropy(z, y, alpha):
@@ -26,13 +37,13 @@ def cross_entropy(z, y, alpha):
 
 
 def uniform_smoothing(z, y, alpha):
-  return target_cross_entropy(z, [(1 - alpha) * t + alpha / len(z) for t in y])
+  return target_cross_entropy(z, (1 - alpha) * y + alpha / len(z))
 
 
 def others_target(y, alpha):
   if len(y) == 1:
     return y
-  return [(1 - alpha) * t + alpha * (1 - t) / (len(y) - 1) for t in y]
+  return (1 - alpha) * y + alpha * (1 - y) / (len(y) - 1)
 
 
 def others_smoothing(z, y, alpha):
@@ -41,7 +52,8 @@ def others_smoothing(z, y, alpha):
 
 def kl_smoothing(z, y, alpha):
   target = others_target(y, alpha)
-  entropy = -math.fsum(t * math.log(t) for t in target if t > 0)
+  logs = [math.log(t) if t > 0 else 0.0 for t in target]
+  entropy = -math.fsum(weighted(target) * logs)
   return target_cross_entropy(z, target) - entropy
 
 
@@ -50,7 +62,7 @@ def max_suppression(z, y, alpha):
   del y, alpha
   predicted = np.eye(len(z))[np.argmax(z)]
   uniform = np.full(len(z), 1 / len(z))
-  return target_cross_entropy(z, uniform) - target_cross_entropy(z, predicted)
+  return unweighted(z, uniform) - unweighted(z, predicted)
 
 
 def maxsup(z, y, alpha):
@@ -91,34 +103,9 @@ def amplification_max(z, y, alpha):
   return alpha * min(above(z, y), default=0.0)
 
 
-def weighted_cross_entropy(z, target, weights):
-  return -math.fsum(
-    w * t * math.log(q) for w, t, q in zip(weights, target, softmax(z))
-  )
-
-
-def class_weighted(z, y, alpha, *, class_weights):
-  del alpha
-  return weighted_cross_entropy(z, y, class_weights)
-
-
-def class_weighted_smoothing(z, y, alpha, *, class_weights):
-  target = [(1 - alpha) * t + alpha / len(z) for t in y]
-  return weighted_cross_entropy(z, target, class_weights)
-
-
-def class_weighted_maxsup(z, y, alpha, *, class_weights):
-  penalty = alpha * max_suppression(z, y, alpha)
-  return weighted_cross_entropy(z, y, class_weights) + penalty
-
-
 def half_square(z, y, alpha):
   del y, alpha
   return math.fsum(value**2 for value in z) / 2
-
-
-def full_square(z, y, alpha):
-  return 2 * half_square(z, y, alpha)
 
 
 def logit_penalty(z, y, alpha):
@@ -126,7 +113,7 @@ def logit_penalty(z, y, alpha):
 
 
 def logit_penalty_full(z, y, alpha):
-  return target_cross_entropy(z, y) + alpha * full_square(z, y, alpha)
+  return target_cross_entropy(z, y) + alpha * 2 * half_square(z, y, alpha)
 
 
 def entropy(z):
@@ -162,11 +149,7 @@ def focal(z, y, gamma):
   label = np.argmax(y)
   q = softmax(z)
   doubt = math.fsum(np.delete(q, label))
-  return -(doubt**gamma) * math.log(q[label])
-
-
-def class_weighted_focal(z, y, gamma, *, class_weights):
-  return class_weights[np.argmax(y)] * focal(z, y, gamma)
+  return doubt**gamma * target_cross_entropy(z, y)
 
 
 def margin_penalty(z, y, alpha, *, margin):
@@ -217,8 +200,7 @@ def zipf(z, y, alpha, **options):
 
 
 def prior_smoothing(z, y, alpha, *, prior):
-  target = [(1 - alpha) * t + alpha * r for t, r in zip(y, prior)]
-  return target_cross_entropy(z, target)
+  return target_cross_entropy(z, (1 - alpha) * y + alpha * prior)
 
 
 def adaptive(z, y, alpha, *, teacher_logits, temperature):
@@ -235,7 +217,7 @@ def distillation(
 ):
   del y, alpha
   target = softmax(np.divide(teacher_logits, teacher))
-  loss = target_cross_entropy(np.divide(z, student), target)
+  loss = unweighted(np.divide(z, student), target)
   if kl:
     loss += math.fsum(t * math.log(t) for t in target if t > 0)
   return scale * loss
@@ -257,46 +239,31 @@ def logit_matching_mixture(z, y, beta, *, teacher_logits):
   return (1 - beta) * target_cross_entropy(z, y) + beta * distance
 
 
-def over_batch(formula, logits, labels, alpha=0.1, where=None):
-  """Applies a formula to every example; classes are on the last axis.
+def with_gradient(formula, logits, labels, alpha=0.1, where=None, step=1e-5):
+  """Values of a formula over a batch, `[B, K]`, and their gradient.
 
   Masked examples are 0; masked classes are removed before the formula sees
-  them.
+  them. It is called with `kept`, the classes that are not masked, and `frozen`,
+  the logits that a gradient does not flow through. Without `step`, which is
+  that of central differences, the gradients in logits and alpha are 0.
   """
-  values, _ = with_gradient(formula, logits, labels, alpha, where, step=None)
-  return values
-
-
-def with_gradient(formula, logits, labels, alpha=0.1, where=None, step=1e-5):
-  """The same, and its gradient in the logits by central differences.
-
-  A formula that is called with `kept`, the classes that are not masked, and
-  `frozen`, the logits that a gradient does not flow through, may need them.
-  """
-  logits = np.asarray(logits, np.float64)
-  batch, num_classes = logits.shape[:-1], logits.shape[-1]
-  labels = np.asarray(labels)
+  logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+  B, K = logits.shape
   if np.issubdtype(labels.dtype, np.integer):
-    labels = np.eye(num_classes)[labels]
-  where = np.ones(logits.shape, bool) if where is None else np.asarray(where)
-  if where.ndim < logits.ndim:
-    where = np.repeat(where[..., None], num_classes, -1)
-  alpha = np.broadcast_to(alpha, batch)
-  values, gradient = np.zeros(batch), np.zeros(logits.shape)
-  for i in np.ndindex(batch):
-    if where[i].any():
-      kept = np.flatnonzero(where[i])
-      one = functools.partial(formula, kept=kept, frozen=logits[i][kept])
-      row = logits[i][kept], labels[i][kept], alpha[i]
-      values[i] = one(*row)
-      if step is not None:
-        gradient[i][kept] = central_differences(one, *row, step)
-  return values, gradient
-
-
-def central_differences(formula, z, y, alpha, step):
-  slopes = []
-  for nudge in step * np.eye(len(z)):
-    rise = formula(z + nudge, y, alpha) - formula(z - nudge, y, alpha)
-    slopes.append(rise / (2 * step))
-  return slopes
+    labels = np.eye(K)[labels]
+  where = np.ones(logits.shape, bool) if where is None else where
+  alpha = np.broadcast_to(alpha, B)
+  values, gradient, slopes = np.zeros(B), np.zeros(logits.shape), np.zeros(B)
+  for i in np.flatnonzero(where.any(-1)):
+    kept = np.flatnonzero(where[i])
+    z, y = logits[i][kept], labels[i][kept]
+    one = functools.partial(formula, kept=kept, frozen=z)
+    values[i] = one(z, y, alpha[i])
+    if step is None:
+      continue
+    rise = one(z, y, alpha[i] + step) - one(z, y, alpha[i] - step)
+    slopes[i] = rise / (2 * step)
+    for k, nudge in zip(kept, step * np.eye(len(z))):
+      rise = one(z + nudge, y, alpha[i]) - one(z - nudge, y, alpha[i])
+      gradient[i, k] = rise / (2 * step)
+  return values, gradient, slopes

@@ -1,10 +1,11 @@
-"""Published numbers, and the same loss in PyTorch, for the family of losses."""
+"""Published numbers, the same losses in PyTorch, identities between them."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from maxsup_jax import losses
@@ -12,128 +13,97 @@ from maxsup_jax import losses
 TEACHER = np.array(
   [[1.5, 1.0, -0.3, -1.0], [0.1, 1.1, 1.2, -0.5], [3.0, 0.2, 0.1, 1.0]]
 )
+smooth = losses.label_smoothing_cross_entropy
+others = functools.partial(smooth, convention='others')
+maxsup = losses.maxsup_cross_entropy
 
 
-@pytest.mark.parametrize(
-  ('function', 'expected'),
-  [
+def test_golden_values(golden):
+  for loss, alpha, expected in (
+    (smooth, 0.0, [0.4493130024, 1.2465672692, 1.5425355295]),
+    (smooth, 0.1, [0.5968130024, 1.2840672692, 1.5275355295]),
+    (others, 0.1, [0.6459796690, 1.2965672692, 1.5225355295]),
+    (maxsup, 0.1, [0.5968130024, 1.3340672692, 1.5575355295]),
     (
-      functools.partial(losses.confidence_penalty_cross_entropy, alpha=0.1),
+      losses.confidence_penalty_cross_entropy,
+      0.1,
       [0.3532457234, 1.1272693574, 1.4045284483],
     ),
     (
-      functools.partial(losses.focal_cross_entropy, gamma=2.0),
+      losses.focal_cross_entropy,
+      2.0,
       [0.0588581909, 0.6328454633, 0.9533646142],
     ),
-  ],
-)
-def test_golden_values(golden, function, expected):
-  actual = function(golden.logits, golden.labels)
-  np.testing.assert_allclose(actual, expected, atol=1e-10)
-
-
-@pytest.fixture
-def torch():
-  return pytest.importorskip('torch')
-
-
-def cross_entropy(torch, z, y):
-  return torch.nn.functional.cross_entropy(z, y, reduction='none')
-
-
-def logit_penalty(torch, z, y):
-  return cross_entropy(torch, z, y) + 0.3 * 0.5 * (z**2).sum(-1)
-
-
-def confidence_penalty(torch, z, y):
-  entropy = torch.distributions.Categorical(logits=z).entropy()
-  return cross_entropy(torch, z, y) - 0.3 * entropy
-
-
-def confidence_penalty_kl(torch, z, y):
-  uniform = torch.full_like(z, 0.25)
-  divergence = torch.nn.functional.kl_div(
-    uniform.log(), z.log_softmax(-1), reduction='none', log_target=True
+  ):
+    actual = loss(golden.logits, golden.labels, alpha)
+    np.testing.assert_allclose(actual, expected, atol=1e-10)
+  # The mixed labels of this one were in single precision.
+  np.testing.assert_allclose(
+    maxsup(golden.logits, golden.mixed, 0.1),
+    [0.8968130143, 1.1840672632, 1.4675355259],
+    atol=2e-8,
   )
-  return cross_entropy(torch, z, y) + 0.3 * divergence.sum(-1)
 
 
-def logit_norm(torch, z, y):
-  norms = torch.norm(z, p=2, dim=-1, keepdim=True) + 1e-7
-  return cross_entropy(torch, z / norms / 0.3, y)
+def test_equals_optax(golden):
+  for labels in (golden.labels, golden.mixed):
+    soft = np.eye(4)[labels] if labels.ndim == 1 else labels
+    for alpha in (0.0, 0.3, 1.0):
+      target = optax.smooth_labels(soft, alpha)
+      np.testing.assert_allclose(
+        smooth(golden.logits, labels, alpha),
+        optax.softmax_cross_entropy(golden.logits, target),
+        rtol=1e-14,
+      )
 
 
-def focal(torch, z, y):
-  surprise = cross_entropy(torch, z, y)
-  return (1 - torch.exp(-surprise)) ** 3 * surprise
+WEIGHTS = np.array([1.0, 2.0, 0.5, 3.0])
 
 
-def mbls(torch, z, y):
-  gaps = z.amax(-1, keepdim=True) - z
-  penalty = torch.nn.functional.relu(gaps - 0.4).mean(-1)
-  return cross_entropy(torch, z, y) + 0.3 * penalty
+def in_torch(torch):
+  """Every loss as PyTorch has it, and the same loss here."""
+  functional, teacher = torch.nn.functional, torch.tensor(TEACHER)
+  ce = functools.partial(functional.cross_entropy, reduction='none')
+  weight, bound = torch.tensor(WEIGHTS), functools.partial
 
+  def mbls(z, y):
+    gaps = z.amax(-1, keepdim=True) - z
+    return ce(z, y) + 0.3 * torch.relu(gaps - 0.4).mean(-1)
 
-def acls(torch, z, y):
-  top = z.amax(-1, keepdim=True)
-  rest = torch.where(z < top, torch.relu(top.detach() - z - 0.4) ** 2, 0)
-  penalty = torch.relu(top[:, 0] - 0.4) ** 2 + 0.1 * rest.sum(-1) / 3
-  return cross_entropy(torch, z, y) + 0.3 * penalty
+  def acls(z, y):
+    top = z.amax(-1, keepdim=True)
+    rest = torch.where(z < top, torch.relu(top.detach() - z - 0.4) ** 2, 0)
+    penalty = torch.relu(top[:, 0] - 0.4) ** 2 + 0.1 * rest.sum(-1) / 3
+    return ce(z, y) + 0.3 * penalty
 
+  def hinton(z, y):
+    target = (teacher / 2).softmax(-1)
+    student = (z / 2).log_softmax(-1)
+    return 4 * functional.kl_div(student, target, reduction='none').sum(-1)
 
-def hinton(torch, z, y):
-  del y
-  divergence = torch.nn.functional.kl_div(
-    (z / 2).log_softmax(-1),
-    (torch.tensor(TEACHER) / 2).softmax(-1),
-    reduction='none',
-  )
-  return 4 * divergence.sum(-1)
+  def entropy(z):
+    return torch.distributions.Categorical(logits=z).entropy()
 
-
-def muller(torch, z, y):
-  target = (torch.tensor(TEACHER) / 3).softmax(-1)
-  imitation = torch.nn.functional.cross_entropy(z, target, reduction='none')
-  return 0.6 * cross_entropy(torch, z, y) + 0.4 * imitation
-
-
-def logit_matching(torch, z, y):
-  distance = torch.nn.functional.mse_loss(
-    z, torch.tensor(TEACHER), reduction='none'
-  )
-  return 0.4 * cross_entropy(torch, z, y) + 0.6 * 0.5 * distance.sum(-1)
-
-
-@pytest.mark.parametrize(
-  ('in_torch', 'function'),
-  [
+  return (
+    (bound(ce, label_smoothing=0.2), bound(smooth, alpha=0.2)),
     (
-      logit_penalty,
-      functools.partial(losses.logit_penalty_cross_entropy, alpha=0.3),
+      bound(ce, label_smoothing=0.2, weight=weight),
+      bound(smooth, alpha=0.2, class_weights=WEIGHTS),
     ),
     (
-      confidence_penalty,
-      functools.partial(losses.confidence_penalty_cross_entropy, alpha=0.3),
+      lambda z, y: ce(z, y) + 0.2 * (z.amax(-1) - z.mean(-1)),
+      bound(maxsup, alpha=0.2),
     ),
     (
-      confidence_penalty_kl,
-      functools.partial(
-        losses.confidence_penalty_cross_entropy, alpha=0.3, form='kl'
-      ),
+      lambda z, y: ce(z, y) - 0.3 * entropy(z),
+      bound(losses.confidence_penalty_cross_entropy, alpha=0.3),
     ),
     (
-      logit_norm,
-      functools.partial(losses.logit_norm_cross_entropy, temperature=0.3),
+      lambda z, y: (1 - torch.exp(-ce(z, y))) ** 3 * ce(z, y),
+      bound(losses.focal_cross_entropy, gamma=3.0),
     ),
-    (focal, functools.partial(losses.focal_cross_entropy, gamma=3.0)),
-    (
-      mbls,
-      functools.partial(losses.mbls_cross_entropy, alpha=0.3, margin=0.4),
-    ),
-    (
-      acls,
-      functools.partial(losses.acls_cross_entropy, alpha=0.3, margin=0.4),
-    ),
+    (mbls, bound(losses.mbls_cross_entropy, alpha=0.3, margin=0.4)),
+    (acls, bound(losses.acls_cross_entropy, alpha=0.3, margin=0.4)),
     (
       hinton,
       lambda z, y: losses.distillation(
@@ -146,81 +116,84 @@ def logit_matching(torch, z, y):
       ),
     ),
     (
-      muller,
-      functools.partial(
+      lambda z, y: 0.6 * ce(z, y) + 0.4 * ce(z, (teacher / 3).softmax(-1)),
+      bound(
         losses.distillation_cross_entropy,
         beta=0.4,
-        teacher_logits=TEACHER,
         teacher_temperature=3.0,
+        teacher_logits=TEACHER,
       ),
     ),
-    (
-      logit_matching,
-      functools.partial(
-        losses.logit_matching_cross_entropy, beta=0.6, teacher_logits=TEACHER
-      ),
-    ),
-  ],
-  ids=lambda f: getattr(f, '__name__', ''),
-)
-def test_equals_torch(torch, golden, in_torch, function):
-  logits = torch.tensor(golden.logits, requires_grad=True)
-  expected = in_torch(torch, logits, torch.tensor(golden.labels))
-  weights = np.array([1.0, -2.0, 0.5])
-  (expected * torch.tensor(weights)).sum().backward()
-  actual, pull_back = jax.vjp(
-    lambda z: function(z, golden.labels), jnp.asarray(golden.logits)
   )
-  np.testing.assert_allclose(actual, expected.detach(), rtol=1e-12)
-  np.testing.assert_allclose(
-    pull_back(jnp.asarray(weights))[0], logits.grad, atol=1e-13
-  )
+
+
+def test_equals_torch(golden):
+  torch = pytest.importorskip('torch')
+  cotangent = np.array([1.0, -2.0, 0.5])
+  for theirs, ours in in_torch(torch):
+    logits = torch.tensor(golden.logits, requires_grad=True)
+    expected = theirs(logits, torch.tensor(golden.labels))
+    expected.backward(torch.tensor(cotangent))
+    actual, pull_back = jax.vjp(
+      lambda z, f=ours: f(z, golden.labels), jnp.asarray(golden.logits)
+    )
+    np.testing.assert_allclose(actual, expected.detach(), rtol=1e-12)
+    gradient = pull_back(jnp.asarray(cotangent))[0]
+    np.testing.assert_allclose(gradient, logits.grad, atol=1e-13)
+
+
+def test_small_losses_keep_their_digits():
+  """The loss of a confident example is not lost beside its logits."""
+  logits = np.array([[1016.0, 1000.0]] * 2, np.float32)
+  value = losses.cross_entropy(logits, np.array([0, 1]))
+  np.testing.assert_allclose(value[0], np.log1p(np.exp(-16)), rtol=0.1)
+  np.testing.assert_allclose(value[1], 16.0, rtol=1e-7)
 
 
 # Identities between the losses
 
 
-def test_no_margin_is_max_suppression(golden):
-  for logits in (golden.logits, np.array([[3.0, 1.0, 3.0, 0.0]])):
-    for of_margin, of_maxsup in zip(
-      jax.vjp(lambda z: losses.margin_penalty(z, 0.0), logits),
-      jax.vjp(losses.max_suppression, logits),
-    ):
-      if callable(of_margin):
-        ones = jnp.ones(len(logits))
-        of_margin, of_maxsup = of_margin(ones), of_maxsup(ones)
-      np.testing.assert_allclose(of_margin, of_maxsup, atol=1e-15)
+def test_maxsup_and_label_smoothing(golden):
+  """The same where the label is on top; else MaxSup is larger by the gap."""
+
+  def difference(logits, labels):
+    return maxsup(logits, labels, 0.3) - smooth(logits, labels, 0.3)
+
+  on_top = golden.logits.argmax(-1)
+  values, pull_back = jax.vjp(lambda z: difference(z, on_top), golden.logits)
+  np.testing.assert_allclose(values, 0, atol=1e-14)
+  gradient = pull_back(jnp.ones_like(values))[0]
+  np.testing.assert_allclose(gradient, 0, atol=1e-15)
+  z_y = golden.logits[np.arange(3), golden.labels]
+  gap = 0.3 * (golden.logits.max(-1) - z_y)
+  actual = difference(golden.logits, golden.labels)
+  np.testing.assert_allclose(actual, gap, atol=1e-15)
 
 
-def test_a_uniform_prior_is_label_smoothing(golden):
-  uniform = np.full((1, 4), 0.25)
-  for labels in (golden.labels, golden.mixed):
-    np.testing.assert_allclose(
-      losses.prior_smoothing_cross_entropy(golden.logits, labels, uniform, 0.3),
-      losses.label_smoothing_cross_entropy(golden.logits, labels, 0.3),
-      rtol=1e-13,
-    )
-
-
-def test_uniform_targets_make_online_smoothing_label_smoothing(golden):
-  np.testing.assert_allclose(
-    losses.ols_cross_entropy(
-      golden.logits, golden.labels, losses.ols_init(4).targets, 0.7
+def test_special_cases_are_other_losses(golden):
+  z, y, uniform = golden.logits, golden.labels, np.full((1, 4), 0.25)
+  targets = losses.ols_init(4).targets
+  log_q = jax.nn.log_softmax(z)
+  zipf = losses.zipf_distribution(z)
+  law = 0.7 * np.eye(4)[y] + 0.3 * zipf
+  for actual, expected in (
+    (losses.margin_penalty(z, 0.0), losses.max_suppression(z)),
+    (
+      losses.prior_smoothing_cross_entropy(z, golden.mixed, uniform, 0.3),
+      smooth(z, golden.mixed, 0.3),
     ),
-    losses.label_smoothing_cross_entropy(golden.logits, golden.labels, 0.3),
-    rtol=1e-7,
-  )
-
-
-def test_negative_label_smoothing(golden):
-  # (1 - alpha) NLL + alpha mean(-log q), with alpha < 0.
-  log_q = jax.nn.log_softmax(golden.logits)
-  nll = -np.take_along_axis(log_q, golden.labels[:, None], 1)[:, 0]
-  np.testing.assert_allclose(
-    losses.label_smoothing_cross_entropy(golden.logits, golden.labels, -0.4),
-    1.4 * nll - 0.4 * np.mean(-log_q, -1),
-    rtol=1e-13,
-  )
+    (losses.ols_cross_entropy(z, y, targets, 0.7), smooth(z, y, 0.3)),
+    # (1 - alpha) NLL + alpha mean(-log q), with alpha < 0.
+    (
+      smooth(z, y, -0.4),
+      -1.4 * log_q[np.arange(3), y] + 0.4 * log_q.mean(-1),
+    ),
+    (
+      losses.prior_smoothing_cross_entropy(z, y, zipf, 0.3),
+      losses.cross_entropy(z, law),
+    ),
+  ):
+    np.testing.assert_allclose(actual, expected, rtol=1e-7)
 
 
 def test_high_temperatures_match_logits(golden):
@@ -240,18 +213,117 @@ def test_high_temperatures_match_logits(golden):
   np.testing.assert_allclose(distilled, matched, rtol=1e-3)
 
 
-def test_the_teacher_has_no_gradient(golden):
-  for function in (
-    losses.distillation_cross_entropy,
-    losses.logit_matching_cross_entropy,
-    losses.adaptive_smoothing_cross_entropy,
-  ):
-    gradient = jax.grad(
-      lambda teacher, function=function: jnp.sum(
-        function(golden.logits, golden.labels, 0.5, teacher_logits=teacher)
-      )
-    )(TEACHER)
+def test_teachers_priors_and_confidence_have_no_gradient(golden):
+  def total(teacher, targets, logits):
+    given = golden.logits, golden.labels
+    imitations = (
+      losses.distillation_cross_entropy,
+      losses.logit_matching_cross_entropy,
+      losses.adaptive_smoothing_cross_entropy,
+    )
+    values = [f(*given, 0.5, teacher_logits=teacher) for f in imitations]
+    values.append(losses.prior_smoothing_cross_entropy(*given, teacher, 0.5))
+    values.append(losses.ols_cross_entropy(*given, targets))
+    values.append(losses.confidence_alpha(logits))
+    return sum(jnp.sum(x) for x in values)
+
+  arguments = TEACHER, losses.ols_init(4).targets, golden.logits
+  for gradient in jax.grad(total, (0, 1, 2))(*arguments):
     assert not gradient.any()
+
+
+# Label smoothing
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize(
+  ('num_classes', 'alpha', 'gap', 'floor'),
+  [(10, 0.1, 4.5109, 0.5003), (10, 0.6, 2.0369, 1.8764)],
+)
+def test_optimum(num_classes, alpha, gap, floor):
+  """The logit gap and the loss at which the softmax is the smoothed label."""
+  exact_gap = np.log(1 + num_classes * (1 - alpha) / alpha)
+  np.testing.assert_allclose(exact_gap, gap, atol=5e-5)
+  logits, labels = exact_gap * np.eye(1, num_classes), np.array([0])
+  value, gradient = jax.value_and_grad(lambda z: smooth(z, labels, alpha)[0])(
+    logits
+  )
+  np.testing.assert_allclose(value, floor, atol=5e-5)
+  np.testing.assert_allclose(gradient, np.zeros_like(logits), atol=1e-14)
+  mass = alpha * (num_classes - 1) / num_classes
+  divergence = smooth(logits, labels, mass, convention='kl')
+  np.testing.assert_allclose(divergence, [0], atol=1e-14)
+
+
+def test_all_mass_on_the_others():
+  """The divergence stays finite where the label gets no mass at all."""
+  logits, one_hot = np.zeros((1, 10), np.float32), np.eye(1, 10)
+  for labels in (np.array([0]), one_hot.astype(np.float32)):
+    value = smooth(logits, labels, 1.0, convention='kl')
+    np.testing.assert_allclose(value, [np.log(10 / 9)], atol=1e-5)
+
+
+@pytest.mark.usefixtures('x64')
+def test_a_class_without_weight_may_be_impossible():
+  logits = np.array([[2.0, -np.inf, 0.1, -1.0]])
+  weights, target = np.array([1.5, 0.0, 3.0, 0.5]), np.full(4, 0.3 / 4)
+  target[0] += 0.7
+  actual = smooth(logits, np.array([0]), 0.3, class_weights=weights)
+  log_q = np.log(np.exp(logits) / np.exp(logits).sum() + (weights == 0))
+  expected = -np.sum(weights * target * log_q, -1)
+  np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+# The top logit
+
+
+def test_max_suppression_is_zero_exactly_where_all_logits_are_equal():
+  rng = np.random.default_rng(0)
+  logits = (
+    rng.integers(-1, 2, size=(500, 3)) * rng.choice([1e-6, 1, 99], 500)[:, None]
+  )
+  value = losses.max_suppression(logits.astype(np.float32))
+  assert (value >= 0).all()
+  np.testing.assert_array_equal(value == 0, np.ptp(logits, -1) == 0)
+
+
+def test_ties_share_the_gradient_and_masked_classes_do_not_tie():
+  def gradient(logits, where=None):
+    return jax.grad(lambda z: losses.max_suppression(z, where=where)[0])(logits)
+
+  ties = gradient(np.array([[3.0, 1.0, 3.0, 3.0, 3.0]], np.float32))
+  np.testing.assert_allclose(ties, [[0.05, -0.2, 0.05, 0.05, 0.05]], 1e-6)
+  # The top is 0 after the shift, and so is what replaces a masked logit.
+  exists = np.array([[True, False, True, False]])
+  rows = gradient(np.array([[3.0, 3.0, 1.0, 9.0]], np.float32), exists)
+  np.testing.assert_array_equal(rows, [[0.5, 0, -0.5, 0]])
+
+
+def test_the_rule_of_other_platforms_gives_the_same(monkeypatch):
+  """What runs on TPUs and GPUs, run here."""
+  logits = np.array(
+    [[3.0, 1.0, 3.0, 0.0], [0.5, 1.5, 9.0, -0.5], [9.0, 9.0, 9.0, 9.0]],
+    np.float32,
+  )
+  exists = np.array([[True] * 4, [True, True, False, True], [False] * 4])
+
+  def values_and_gradients():
+    results = []
+    for where in (None, exists):
+      loss = functools.partial(losses.max_suppression, where=where)
+      results += [loss(logits), jax.jacrev(loss)(logits)]
+    return results
+
+  on_cpu, calls = values_and_gradients(), []
+
+  def elsewhere(*arguments, default, **cpu):
+    calls.append(cpu)
+    return default(*arguments)
+
+  monkeypatch.setattr(jax.lax, 'platform_dependent', elsewhere)
+  for a, b in zip(values_and_gradients(), on_cpu):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+  assert calls
 
 
 # Alpha from confidence
@@ -260,33 +332,77 @@ def test_the_teacher_has_no_gradient(golden):
 def test_confidence_alpha(golden):
   q = jax.nn.softmax(golden.logits)
   entropy = -np.sum(q * np.log(q), -1)
-  np.testing.assert_allclose(
-    losses.confidence_alpha(golden.logits, 0.1, 0.3),
-    0.1 + 0.2 * (1 - entropy / np.log(4)),
-    rtol=1e-12,
-  )
-
-
-def test_confidence_alpha_stays_within_its_ends():
+  alpha = functools.partial(losses.confidence_alpha, low=0.1, high=0.3)
+  expected = 0.1 + 0.2 * (1 - entropy / np.log(4))
+  np.testing.assert_allclose(alpha(golden.logits), expected, rtol=1e-12)
+  # It stays within its ends.
   logits = np.array([[0.3] * 7, [90.0] + [0.0] * 6], np.float32)
-  logits = np.concatenate([logits, logits + 1000])
-  alpha = losses.confidence_alpha(logits, 0.1, 0.3)
-  np.testing.assert_allclose(alpha, [0.1, 0.3, 0.1, 0.3], rtol=1e-6)
-  assert (alpha >= np.float32(0.1)).all()
-
-
-def test_confidence_alpha_over_a_mask():
+  ends = alpha(np.r_[logits, logits + 1000])
+  np.testing.assert_allclose(ends, [0.1, 0.3, 0.1, 0.3], rtol=1e-6)
+  assert (ends >= np.float32(0.1)).all()
+  # Undecided between two classes, one class only, and nothing.
   logits = np.array([[0.0, 0, 9, 9], [0, 50, 0, 0], [1, 2, 3, 4]], np.float32)
   where = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
-  alpha = losses.confidence_alpha(
-    np.where(where, logits, np.nan), 0.1, 0.3, where=where
-  )
-  # Undecided between two classes, one class only, and nothing.
-  np.testing.assert_allclose(alpha, [0.1, 0.1, 0.1], rtol=1e-6)
+  masked = alpha(np.where(where, logits, np.nan), where=where)
+  np.testing.assert_allclose(masked, [0.1, 0.1, 0.1], rtol=1e-6)
 
 
-def test_confidence_alpha_has_no_gradient(golden):
-  gradient = jax.grad(lambda z: jnp.sum(losses.confidence_alpha(z)))(
-    golden.logits
-  )
-  assert not gradient.any()
+# The two terms of label smoothing, apart
+
+TERMS = (
+  (losses.smoothing_regularization, 'classes'),
+  (losses.smoothing_regularization, 'below'),
+  (losses.error_amplification, 'classes'),
+  (losses.error_amplification, 'above'),
+  (losses.error_amplification, 'max'),
+)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def with_gradient(term, normalization, logits, labels):
+  function = functools.partial(term, normalization=normalization)
+  values, pull_back = jax.vjp(lambda z: function(z, labels, 0.1), logits)
+  return values, pull_back(jnp.ones_like(values))[0]
+
+
+def test_golden_values_and_gradients(golden):
+  """The gradient of the second: z = (0.5, 1.5, 1.0, -0.5), y = 2."""
+  for term, values, rows in zip(
+    TERMS,
+    (
+      [0.1475, 0.05, 0.0],
+      [0.59 / 3, 0.1, 0.0],
+      [0.0, -0.0125, -0.015],
+      [0.0, -0.05, -0.02],
+      [0.0, -0.05, -0.03],
+    ),
+    (
+      [-0.025, 0, 0.05, -0.025],
+      [-0.05, 0, 0.1, -0.05],
+      [0, -0.025, 0.025, 0],
+      [0, -0.1, 0.1, 0],
+      [0, -0.1, 0.1, 0],
+    ),
+  ):
+    actual = with_gradient(*term, golden.logits, golden.labels)
+    np.testing.assert_allclose(actual[0], values, atol=1e-15)
+    np.testing.assert_allclose(actual[1][1], rows, atol=1e-15)
+
+
+def test_ties_with_the_label_are_on_neither_side():
+  rows = [[1.0, 1.0, 1.0], [2.0, 0.0, 2.0], [0.0, 2.0, 0.0], [5.0, 1.0, 3.0]]
+  logits = np.repeat(np.array(rows, np.float32), 3, 0)
+  labels = np.tile(np.arange(3), 4)
+  is_label = np.eye(3, dtype=bool)[labels]
+  gaps = logits[is_label][:, None] - logits
+  for term, normalization in TERMS:
+    below = term is losses.smoothing_regularization
+    side = gaps > 0 if below else gaps < 0
+    values, slopes = with_gradient(term, normalization, logits, labels)
+    # Away from the label below, towards that above: the term narrows the one
+    # gap and widens the other.
+    np.testing.assert_array_equal(
+      np.sign(values), side.any(-1) * (2 * below - 1)
+    )
+    np.testing.assert_array_equal(slopes[is_label] > 0, side.any(-1))
+    np.testing.assert_array_equal(slopes[~side & ~is_label], 0)

@@ -7,7 +7,6 @@ import pytest
 import scipy.stats
 
 from maxsup_jax import losses
-from tests.losses import reference
 
 
 @pytest.fixture
@@ -43,88 +42,43 @@ def test_ranks_of_the_classes_that_take_part(rng):
 # The distribution
 
 
-@pytest.mark.parametrize('power', [0.0, 1.0, 2.5])
-def test_distribution(rng, power):
-  scores = np.round(rng.normal(size=(8, 7)), 1).astype(np.float32)
-  weights = scipy.stats.rankdata(-scores, method='min', axis=-1) ** -power
-  np.testing.assert_allclose(
-    losses.zipf_distribution(scores, power),
-    weights / weights.sum(-1, keepdims=True),
-    rtol=1e-6,
-  )
-
-
 def test_distribution_over_a_mask(rng):
-  scores = rng.normal(size=(4, 5)).astype(np.float32)
-  where = np.ones((4, 5), bool)
+  scores = np.round(rng.normal(size=(8, 7)), 1).astype(np.float32)
+  where = np.ones((8, 7), bool)
   where[0, :3] = where[1] = False
   zipf = jax.jit(losses.zipf_distribution)
-  actual = zipf(scores, where=where)
-  np.testing.assert_array_equal(actual[~where], 0)
-  np.testing.assert_allclose(actual[0, 3:].sum(), 1, rtol=1e-6)
-  np.testing.assert_allclose(actual[2:], zipf(scores[2:]), rtol=1e-6)
-
-
-def test_as_a_prior_it_smooths_by_ranks(golden):
-  zipf = losses.zipf_distribution(golden.logits)
-  actual = losses.prior_smoothing_cross_entropy(
-    golden.logits, golden.labels, zipf, 0.3
-  )
-  for z, label, value in zip(golden.logits, golden.labels, actual):
-    law = 1 / np.array(reference.ranks(z))
-    target = 0.7 * np.eye(4)[label] + 0.3 * law / law.sum()
-    expected = reference.target_cross_entropy(z, target)
-    np.testing.assert_allclose(value, expected, rtol=1e-13)
-
-
-# The penalty
-
-
-def test_the_logit_of_the_label_has_no_gradient(golden):
-  gradient = jax.grad(lambda z: jnp.sum(losses.zipf_penalty(z, golden.labels)))(
-    golden.logits
-  )
-  label = np.eye(4, dtype=bool)[golden.labels]
-  np.testing.assert_array_equal(gradient[label], 0)
-  assert (gradient[~label] != 0).all()
-
-
-def test_one_class_has_no_others():
-  value, gradient = jax.value_and_grad(losses.zipf_penalty)(jnp.ones(1), 0)
-  assert value == gradient == 0
+  for power in (0.0, 1.0, 2.5):
+    actual = zipf(scores, power, where=where)
+    weights = scipy.stats.rankdata(-scores, method='min', axis=-1) ** -power
+    expected = weights / weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(actual[2:], expected[2:], rtol=1e-6)
+    np.testing.assert_array_equal(actual[~where], 0)
+    np.testing.assert_allclose(actual[0].sum(), 1, rtol=1e-6)
 
 
 # Votes
-
-
-def test_votes_equal_a_loop(rng):
-  feature_map = rng.normal(size=(3, 4, 5, 6)).astype(np.float32)
-  kernel = rng.normal(size=(6, 7)).astype(np.float32)
-  bias = rng.normal(size=7).astype(np.float32)
-  votes = losses.dense_votes(feature_map, kernel, bias, upsample=1)
-  expected = np.zeros((3, 7))
-  for b, h, w in np.ndindex(3, 4, 5):
-    expected[b, np.argmax(feature_map[b, h, w] @ kernel + bias)] += 1
-  np.testing.assert_array_equal(votes, expected)
-  assert votes.dtype == np.float32
 
 
 def test_votes_equal_torch(rng):
   torch = pytest.importorskip('torch')
   feature_map = rng.normal(size=(4, 7, 7, 6)).astype(np.float32)
   kernel = rng.normal(size=(6, 7)).astype(np.float32)
-  enlarged = torch.nn.functional.interpolate(
-    torch.tensor(feature_map).movedim(-1, 1),
-    scale_factor=2,
-    mode='bilinear',
-    align_corners=False,
-  )
-  classes = torch.einsum('bchw,ck->bhwk', enlarged, torch.tensor(kernel))
-  top = classes.argmax(-1).reshape(4, -1).numpy()
-  expected = [np.bincount(row, minlength=7) for row in top]
-  votes = jax.jit(losses.dense_votes)(feature_map, kernel)
-  np.testing.assert_array_equal(votes, expected)
-  np.testing.assert_array_equal(votes.sum(-1), 14 * 14)
+  bias = rng.normal(size=7).astype(np.float32)
+  votes = jax.jit(losses.dense_votes, static_argnames='upsample')
+  for upsample, shift in ((1, bias), (2, None)):
+    enlarged = torch.nn.functional.interpolate(
+      torch.tensor(feature_map).movedim(-1, 1),
+      scale_factor=upsample,
+      mode='bilinear',
+      align_corners=False,
+    )
+    classes = torch.einsum('bchw,ck->bhwk', enlarged, torch.tensor(kernel))
+    classes = classes.numpy() + (0 if shift is None else shift)
+    top = classes.argmax(-1).reshape(4, -1)
+    expected = [np.bincount(row, minlength=7) for row in top]
+    actual = votes(feature_map, kernel, shift, upsample=upsample)
+    np.testing.assert_array_equal(actual, expected)
+    assert actual.dtype == np.float32
 
 
 def test_votes_have_no_gradient(rng):

@@ -275,18 +275,18 @@ def test_refuses_an_odd_part_of_a_batch():
     mix(KEY, np.zeros((3, 4, 4, 1)), np.zeros(3, int), 2, mixup=1.0)
   mixing = Mixing(mixup=1.0)
   told = {'name': 'ce', 'num_classes': 3, 'batch_size': 12}
-  mixing.check(losses.ce_objective(), **told, device_count=2)
+  mixing.check(losses.OBJECTIVES['ce'](), **told, device_count=2)
   with pytest.raises(UsageError, match='which is 3 on each of 4 devices'):
-    mixing.check(losses.ce_objective(), **told, device_count=4)
-  Mixing().check(losses.ce_objective(), **told, device_count=4)
+    mixing.check(losses.OBJECTIVES['ce'](), **told, device_count=4)
+  Mixing().check(losses.OBJECTIVES['ce'](), **told, device_count=4)
 
 
 def test_refuses_to_mix_an_image_with_itself():
   told = {'name': 'ce', 'num_classes': 3, 'batch_size': 12, 'device_count': 2}
-  Mixing(mixup=1.0).check(losses.ce_objective(), **told, repeats=6)
+  Mixing(mixup=1.0).check(losses.OBJECTIVES['ce'](), **told, repeats=6)
   with pytest.raises(UsageError, match='a batch of at least 14'):
-    Mixing(mixup=1.0).check(losses.ce_objective(), **told, repeats=7)
-  Mixing().check(losses.ce_objective(), **told, repeats=7)
+    Mixing(mixup=1.0).check(losses.OBJECTIVES['ce'](), **told, repeats=7)
+  Mixing().check(losses.OBJECTIVES['ce'](), **told, repeats=7)
 
 
 SOFT = {

@@ -64,5 +64,5 @@ def task(model, objective=None, *, counts=None, **config):
     image_shape=SHAPE,
     eval_shape=SHAPE,
     model=model,
-    objective=objective or losses.ce_objective(),
+    objective=objective or losses.OBJECTIVES['ce'](),
   )

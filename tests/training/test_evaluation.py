@@ -39,7 +39,7 @@ def test_accuracy_of_groups_of_classes(count):
   evaluated = task(Linear(), counts=counts)
   devices = Devices(jax.devices()[:count])
   state = create_state(
-    evaluated.init_variables, optax.sgd(1.0), losses.ce_objective(), seed=3
+    evaluated.init_variables, optax.sgd(1.0), losses.OBJECTIVES['ce'](), seed=3
   )
   data = batches(3, 64)
   data[-1]['mask'][20:] = False

@@ -19,14 +19,17 @@ from maxsup_jax.training.step import make_train_step
 from tests.training.linear import Linear, batches, task
 
 RATE = 0.5
-CE, SGD = losses.ce_objective(), optax.sgd(RATE)
+CE, SGD = losses.OBJECTIVES['ce'](), optax.sgd(RATE)
 
 
 @functools.cache
 def initial(batch_norm):
   model = Linear(batch_norm)
   return model, create_state(
-    task(model).init_variables, optax.sgd(1.0), losses.ce_objective(), seed=1
+    task(model).init_variables,
+    optax.sgd(1.0),
+    losses.OBJECTIVES['ce'](),
+    seed=1,
   )
 
 
@@ -288,7 +291,7 @@ def test_mixing_that_is_off_leaves_class_ids():
   """Objectives that refuse distributions train."""
   _, after, _ = take_steps(
     batches(1, 8),
-    objective=losses.focal_objective(),
+    objective=losses.OBJECTIVES['focal'](),
     config={'mixing': {'mixup': 1.0, 'probability': 0.0}},
   )
   assert np.isfinite(matrix(after.params)).all()
@@ -314,7 +317,7 @@ def test_votes_need_a_linear_head_with_a_bias():
       logits, outputs = super().__call__(images, train)
       return logits, outputs | {'feature_map': images}
 
-  votes = losses.zipf_objective(ranking='votes')
+  votes = losses.OBJECTIVES['zipf'](ranking='votes')
   check_votes(task(Linear()))
   with pytest.raises(UsageError, match='with a feature map'):
     check_votes(task(Linear(), votes))

@@ -33,7 +33,7 @@ MODELS = {
 
 
 def train(model, devices, data, *, ema_decay=None, objective=None):
-  objective = objective or losses.maxsup_objective(0.1)
+  objective = objective or losses.OBJECTIVES['maxsup'](0.1)
   optimizer = make_optimizer(
     'sgd',
     0.05,
@@ -82,7 +82,7 @@ def test_four_devices_train_as_one_does(name):
     state, sums = train(model, devices, data)
     evaluated = task(
       model,
-      losses.maxsup_objective(0.1),
+      losses.OBJECTIVES['maxsup'](0.1),
       dataset={'mean': (0.5,), 'std': (0.25,)},
     )
     eval_step = devices.map(make_eval_step(evaluated))
@@ -149,7 +149,7 @@ def test_per_device_statistics_do_depend_on_the_devices():
 def test_one_step_is_the_closed_form(count):
   """Plain gradient descent on MaxSup, with a mask, in float64 NumPy."""
   model, devices = Linear(), Devices(jax.devices()[:count])
-  objective = losses.maxsup_objective(0.2)
+  objective = losses.OBJECTIVES['maxsup'](0.2)
   (batch,) = batches(1, 8)
   batch['mask'][[2, 3, 7]] = False
   optimizer = optax.sgd(0.1)

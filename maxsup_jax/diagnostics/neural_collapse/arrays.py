@@ -38,29 +38,21 @@ def neural_collapse(
     \frac{1}{N} \sum_i \|\bar H^+ (h_i - \bar h_{y_i})\|^2
 
   in the second form, with the pseudo-inverse from a singular value
-  decomposition of the class means that keeps K - 1 values. See
-  `NeuralCollapse` for the other measures. For features that are not in memory,
-  or on accelerators, use `ClassMeans` and `WithinClass`.
-
-  The paper's code measures the training set, without augmentation, with the
-  network in evaluation mode.
+  decomposition of the class means that keeps K - 1 values. The paper's code
+  measures the training set, without augmentation, in evaluation mode.
 
   Args:
     weights: the classifier's weights, `[K, D]`, one row per class, or None.
     bias: its bias, `[K]`, or None; zeros for a classifier without one.
     logits: floating point `[N, K]`, or None. The predictions are the largest
-      ones; without logits, those of the weights and the bias. Without both
-      there are none.
+      ones; without logits, those of the weights and the bias, if any.
     num_classes: K; by default that of the weights or the logits, else one more
       than the largest label.
     group_by: 'labels', or 'predictions': an example belongs to the class that
-      is predicted. So the paper compares the correct and the wrong predictions
+      is predicted, as the paper compares the correct and the wrong predictions
       of a test set. Classes that are never predicted are left out.
     global_mean: :math:`h_G` is the mean of the class means, 'classes' (Guo et
       al., Papyan et al.), or the mean of the examples, 'samples' (Zhu et al.).
-
-  Returns:
-    The measures; None for those that need an array that was not given.
 
   References: Guo et al., 2025, eqs. 4 to 6. Papyan, Han and Donoho, 2020. Zhu
     et al., 2021. Zhou et al., 2022.
@@ -103,24 +95,20 @@ def neural_collapse(
   if predictions is not None:
     cells = groups + K * (predictions == labels)
   sums = np.zeros((2, 2 * K))
-  nearest_is_label = nearest_is_prediction = 0
+  of_label = of_prediction = 0
   for rows in _blocks(len(labels)):
     found = row_measures(
       np, between, features[rows].astype(np.float64), groups[rows]
     )
     for row, values in zip(sums, (found.square, found.whitened)):
       row += np.bincount(cells[rows], values, minlength=2 * K)
-    nearest_is_label += int((found.nearest == labels[rows]).sum())
+    of_label += int((found.nearest == labels[rows]).sum())
     if predictions is not None:
-      nearest_is_prediction += int((found.nearest == predictions[rows]).sum())
-  spread = Spread(
-    np.bincount(cells, minlength=2 * K).reshape(2, K),
-    sums[0].reshape(2, K),
-    sums[1].reshape(2, K),
-    nearest_is_label,
-    nearest_is_prediction,
-    predictions is not None,
-  )
+      of_prediction += int((found.nearest == predictions[rows]).sum())
+  count_2K = np.bincount(cells, minlength=2 * K).reshape(2, K)
+  square_2K, whitened_2K = sums.reshape(2, 2, K)
+  hits, predicted = (of_label, of_prediction), predictions is not None
+  spread = Spread(count_2K, square_2K, whitened_2K, *hits, predicted)
   return measure(between, spread, weights, bias)
 
 

@@ -22,14 +22,12 @@ class NeuralCollapse:
   \frac{1}{N} \sum_k n_k \Sigma_k`, :math:`\Sigma_B = \frac{1}{K} \bar H \bar
   H^T`, and :math:`E = (I - 11^T/K) / \sqrt{K - 1}`, the Gram matrix of a
   simplex ETF of norm 1. :math:`A \sim B` stands for :math:`\|A / \|A\|_F - B /
-  \|B\|_F\|_F`, from 0 to 2. At full collapse all is 0 but the norms,
-  `trace_between` and `ncc_accuracy`.
+  \|B\|_F\|_F`, from 0 to 2. At full collapse all is 0 but the norms and
+  `ncc_accuracy`.
 
   What needs weights, bias or predictions that were not given is None. NaN is
-  what does not exist: with :math:`\bar H = 0` (all class means equal, the
-  trivial collapse) everything that divides by it; with :math:`W = 0` likewise;
-  `nc1_correct` and `nc1_wrong` without such examples; the measures of a class
-  without examples in the second pass.
+  what does not exist: everything that divides by :math:`\bar H = 0` (all class
+  means equal, the trivial collapse) or :math:`W = 0`, or by no examples.
 
   "Guo" is the paper of label smoothing and neural collapse, "Papyan" that of
   Papyan, Han and Donoho with its notebook, "Zhu" and "Zhou" those of Zhu et
@@ -39,35 +37,23 @@ class NeuralCollapse:
     num_samples: N, the examples of the second pass.
     num_classes: K, the classes that take part: all, or for `group_by=
       'predictions'` those that were predicted at least once.
-    num_dropped: classes that were never predicted, and are left out of
-      everything here, the rows of the weights included.
-    num_features: D.
-    rank: how many directions the class means span: K - 1, or less; the
-      pseudo-inverse is that of this rank.
+    num_dropped: classes that were never predicted, and are left out here.
+    rank: how many directions the class means span: K - 1, or less.
     classes: the ids of the classes that take part, `[K]`.
     counts: their examples, `[K]`.
-    nc1: :math:`\frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+)`. NC1 of Guo, Zhu
-      and Zhou.
-    nc1_unnormalized: the same without :math:`1/K`. NC1 in Guo's code and in
-      Papyan's notebook.
+    nc1: :math:`\frac{1}{K} \mathrm{tr}(\Sigma_W \Sigma_B^+)` (Guo, Zhu, Zhou).
+    nc1_unnormalized: the same without :math:`1/K` (Guo's and Papyan's code).
     nc1_per_class: :math:`\frac{1}{K} \mathrm{tr}(\Sigma_k \Sigma_B^+)`, `[K]`;
       their mean, weighted by `counts`, is `nc1`. Guo's code has it times K.
     nc1_correct: `nc1` of the correct predictions alone, about the same class
-      means, with the same :math:`\Sigma_B`. With `group_by='predictions'` NC1
-      of correct predictions in Guo's figures.
+      means. With `group_by='predictions'` that of Guo's figures.
     nc1_wrong: the same of the wrong ones.
     num_correct: how many predictions are correct.
     num_wrong: how many are wrong.
-    trace_ratio: :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B`. Often
-      used in place of NC1; needs no pseudo-inverse.
-    trace_within: :math:`\mathrm{tr} \Sigma_W`.
-    trace_between: :math:`\mathrm{tr} \Sigma_B`.
-    var_cls: :math:`\mathrm{tr} \Sigma_k` over the square of `h_norm`, `[K]`.
-      In Guo's code.
+    trace_ratio: :math:`\mathrm{tr} \Sigma_W / \mathrm{tr} \Sigma_B`.
     cdnv: the class-distance normalised variance :math:`(\mathrm{tr} \Sigma_i +
       \mathrm{tr} \Sigma_j) / (2 \|\bar h_i - \bar h_j\|^2)`, the mean over all
-      pairs (Galanti et al., 2022); infinite where two class means are equal,
-      and NaN where the examples of both are equal, too.
+      pairs (Galanti et al., 2022).
     nc2: :math:`W^T \bar H \sim E`. NC2 of Guo; NC3 of Zhu, "self-duality".
     nc2_centered: the same with the weights centred over the classes. NC3 of
       Zhou.
@@ -79,10 +65,8 @@ class NeuralCollapse:
     residual: :math:`\|W^T h_G + b\|_2`. NC4 of Zhu.
     equinorm_h: standard deviation over mean of :math:`\|\bar h_k - h_G\|`, with
       the denominator K - 1. NC2 of Papyan, for the features.
-    equinorm_h_population: the same with the denominator K.
     equinorm_w: of :math:`\|w_k\|`, with the denominator K - 1. NC2 of Papyan,
       for the classifier; not centred.
-    equinorm_w_population: the same with the denominator K.
     equiangularity_h: mean over all pairs of :math:`|\cos(\bar h_i - h_G, \bar
       h_j - h_G) + 1/(K - 1)|`. NC2 of Papyan, for the features.
     equiangularity_w: the same of :math:`w_i, w_j`, not centred.
@@ -100,7 +84,6 @@ class NeuralCollapse:
   num_samples: int
   num_classes: int
   num_dropped: int
-  num_features: int
   rank: int
   classes: np.ndarray
   counts: np.ndarray
@@ -112,9 +95,6 @@ class NeuralCollapse:
   num_correct: int | None = None
   num_wrong: int | None = None
   trace_ratio: float
-  trace_within: float
-  trace_between: float
-  var_cls: np.ndarray
   cdnv: float
   nc2: float | None = None
   nc2_centered: float | None = None
@@ -125,9 +105,7 @@ class NeuralCollapse:
   nc3_squared: float | None = None
   residual: float | None = None
   equinorm_h: float
-  equinorm_h_population: float
   equinorm_w: float | None = None
-  equinorm_w_population: float | None = None
   equiangularity_h: float
   equiangularity_w: float | None = None
   cosine_std_h: float
@@ -145,10 +123,8 @@ class BetweenClass(NamedTuple):
   r"""Class means, and the pseudo-inverse of their differences in factors.
 
   With :math:`\bar H = [\bar h_k - h_G]_k`, `[D, K]`, it holds the thin
-  singular value decomposition :math:`\bar H^T = Z B^T`, :math:`Z = U S`. It
-  never holds a matrix `[D, D]`. A tree of float64 arrays on the host:
-  `ClassMeans.compute` makes it, and `jax.device_put(between)` copies it to the
-  accelerator once, in float32.
+  singular value decomposition :math:`\bar H^T = Z B^T`, :math:`Z = U S`, and
+  never a matrix `[D, D]`. A tree of float64 arrays on the host.
 
   Attributes:
     count: examples of every class, `[K]`.
@@ -156,8 +132,7 @@ class BetweenClass(NamedTuple):
       global mean.
     global_mean: :math:`h_G`, `[D]`.
     basis: B, orthonormal directions between the class means, `[D, R]`. R is
-      K - 1, or less where the class means span less: where D is less than
-      K - 1, or where a singular value is within the rounding of the features.
+      K - 1, or less where they span less but for the rounding of the features.
     coordinates: Z, the class means in that basis, `[K, R]`.
     singular_values: S, `[R]`, in falling order, all positive.
   """
@@ -180,12 +155,8 @@ def between_class(
 ) -> BetweenClass:
   """Takes the class means apart, on the host, in float64.
 
-  Args:
-    count_K: examples of every class.
-    means_KD: class means; whatever, for a class without examples.
-    epsilon: the relative rounding of the features.
-    global_mean: 'classes' or 'samples'.
-    allow_empty: whether classes without examples are left out.
+  `epsilon` is the relative rounding of the features. Means of classes without
+  examples may be anything.
   """
   one_of('global_mean', global_mean, GLOBAL_MEANS)
   present_K = check_means(count_K, means_KD, allow_empty)
@@ -220,14 +191,10 @@ _SMALLEST, _LARGEST = 1e-60, 1e60
 class Spread(NamedTuple):
   """What the second pass found, in float64 on the host.
 
-  Attributes:
-    count: examples with a wrong and with a correct prediction, `[2, K]`; all
-      in the first row without predictions.
-    square: sums of their squared distances to the class means, `[2, K]`.
-    whitened: the same after the pseudo-inverse of the class means.
-    nearest_is_label: examples whose nearest class mean is that of the label.
-    nearest_is_prediction: and those where it is that of the prediction.
-    predicted: whether there are predictions.
+  `count` and the sums of squared distances to the class means, plain and after
+  their pseudo-inverse (`whitened`), are `[2, K]`: with a wrong and a correct
+  prediction, or all in the first row. Then the examples whose nearest class
+  mean is that of the label, of the prediction; and if there are predictions.
   """
 
   count: np.ndarray  # type: ignore[assignment]  # not the method of tuple
@@ -256,7 +223,7 @@ def measure(
     )
   weights_KD, bias_K = check_weights(weights, bias, *between.means.shape)
   kept = np.flatnonzero(between.count > 0)
-  K, D = len(kept), between.means.shape[1]
+  K = len(kept)
   # Equal class means have no directions, and all that divides by them is NaN.
   H_KD = (between.means - between.global_mean)[kept]
   if not len(between.singular_values):
@@ -268,7 +235,7 @@ def measure(
   if not H_KD.any():
     whitened_2K = np.full_like(whitened_2K, np.nan)
   count_K = count_2K.sum(0)
-  # tr(Sigma_W Sigma_B^+) / K is the mean of ||Hbar^+ (h - hbar)||^2: the K of
+  # Tr(Sigma_W Sigma_B^+) / K is the mean of ||Hbar^+ (h - hbar)||^2: the K of
   # Sigma_B^+ = K (Hbar^+)^T Hbar^+ cancels.
   nc1 = float(whitened_2K.sum() / N)
   trace_K = _ratio(square_2K.sum(0), count_K)
@@ -289,7 +256,6 @@ def measure(
     num_samples=N,
     num_classes=K,
     num_dropped=len(between.count) - K,
-    num_features=D,
     rank=len(between.singular_values),
     classes=kept,
     counts=spread.count.sum(0)[kept],
@@ -297,9 +263,6 @@ def measure(
     nc1_unnormalized=K * nc1,
     nc1_per_class=_ratio(whitened_2K.sum(0), count_K),
     trace_ratio=float(_ratio(within, trace_between)),
-    trace_within=within,
-    trace_between=trace_between,
-    var_cls=_ratio(trace_K, np.square(of_means['h_norm'])),
     cdnv=_cdnv(H_KD, trace_K),
     nc2h=_etf_error(H_KD @ H_KD.T),
     ncc_accuracy=spread.nearest_is_label / N,
@@ -319,15 +282,14 @@ def check_weights(
     return None, None
   weights = checks.matrix(weights, 'weights')
   if weights.shape != (K, D):
-    raise UsageError(
-      f'weights has the shape {weights.shape}; expected ({K}, {D}): one row '
-      'per class'
+    raise checks.wrong_shape(
+      'weights', weights, f'({K}, {D}): one row per class'
     )
   check_size(weights, 'weights')
   if bias is not None:
     bias = checks.finite(bias, 'bias')
     if bias.shape != (K,):
-      raise UsageError(f'bias has the shape {bias.shape}; expected ({K},)')
+      raise checks.wrong_shape('bias', bias, f'({K},)')
     bias = bias.astype(np.float64)
   return weights.astype(np.float64), bias
 
@@ -398,20 +360,12 @@ def _geometry(rows_KD: np.ndarray, of: str) -> dict[str, Any]:
   mean = norm_K.mean()
   unit_KD = _ratio(rows_KD, norm_K[:, None])
   cosine = (unit_KD @ unit_KD.T)[~np.eye(K, dtype=bool)]
-  values = [math.nan] * 4
+  values = [math.nan] * 3
   if K > 1:
-    values = [
-      float(_ratio(norm_K.std(ddof=1), mean)),
-      float(_ratio(norm_K.std(), mean)),
-      float(np.abs(cosine + 1 / (K - 1)).mean()),
-      float(cosine.std()),
-    ]
-  names = (
-    f'equinorm_{of}',
-    f'equinorm_{of}_population',
-    f'equiangularity_{of}',
-    f'cosine_std_{of}',
-  )
+    spread = float(_ratio(norm_K.std(ddof=1), mean))
+    angles = np.abs(cosine + 1 / (K - 1)).mean()
+    values = [spread, float(angles), float(cosine.std())]
+  names = f'equinorm_{of}', f'equiangularity_{of}', f'cosine_std_{of}'
   return {f'{of}_norm': float(mean), **dict(zip(names, values))}
 
 

@@ -92,10 +92,9 @@ def _measure_blocks(
 class ClassMeans(NamedTuple):
   """Adds up the features of every class, batch by batch.
 
-  A tree of arrays without any state outside: `update` is a pure function, also
-  under `jit`, `vmap` and `pmap`. The sums are pairs of float32, good to about
-  1e-7 of the features' size over millions of examples. Batches of some
-  thousands of rows are best: within a batch the sum is plain float32.
+  A tree of arrays: `update` is a pure function, also under `jit`, `vmap` and
+  `pmap`. The sums are pairs of float32, good to about 1e-7 of the features over
+  millions of examples; within a batch the sum is plain float32.
 
   Attributes:
     count: examples of every class, int32 `[K]`.
@@ -132,15 +131,9 @@ class ClassMeans(NamedTuple):
     where: ArrayLike | None,
     num_classes: int,
   ) -> tuple[jax.Array, jax.Array]:
-    """What a batch adds to the fields: pure, and linear in the examples.
+    """What a batch adds to the fields: linear, to be summed with `psum`.
 
-    So it may be summed over devices with `psum` before `add`.
-
-    Args:
-      features: floating point `[B, D]`; summed in float32.
-      labels: class ids, integer `[B]`. What is outside `[0, K)` takes no part.
-      where: bool `[B]`, False for padding, or None. A masked row takes no
-        part even if it is NaN.
+    The arguments are those of `update`; features are summed in float32.
     """
     ids_B = known_ids(labels, where, num_classes)
     ones_B1 = jnp.ones((len(ids_B), 1), jnp.float32)
@@ -165,7 +158,7 @@ class ClassMeans(NamedTuple):
       labels: class ids, integer `[B]`. For measures of the predicted classes
         pass the predictions. Under `jit` a label outside `[0, K)` counts as
         masked; else it is refused.
-      where: bool `[B]`, False for padding, or None.
+      where: bool `[B]`, False for padding, which may be NaN, or None.
     """
     K, D = self.total.total.shape
     features, labels, where = check_batch(features, labels, where, K, D)
@@ -178,12 +171,10 @@ class ClassMeans(NamedTuple):
   def compute(
     self, *, global_mean: str = 'classes', allow_empty: bool = False
   ) -> BetweenClass:
-    r"""The class means and their decomposition, in float64 on the host.
+    """The class means and their decomposition, in float64 on the host.
 
     Args:
-      global_mean: :math:`h_G` is the mean of the class means, 'classes' (Guo
-        et al., Papyan et al.), or the mean of the examples, 'samples' (Zhu et
-        al.). They differ if the classes differ in size.
+      global_mean: see `neural_collapse`.
       allow_empty: whether classes without examples are left out instead of
         refused: for predicted classes, of which some may never be predicted.
     """
@@ -209,9 +200,8 @@ class ClassMeans(NamedTuple):
 class WithinClass(NamedTuple):
   """Adds up the spread of the examples about their class means.
 
-  A tree of arrays without any state outside, like `ClassMeans`, whose result
-  it needs. The examples may be others than those that the class means are of:
-  test examples, say.
+  A tree of arrays like `ClassMeans`, whose result it needs. The examples may be
+  others than those that the class means are of: test examples, say.
 
   Attributes:
     count: examples of every class with a wrong and with a correct prediction,
@@ -248,13 +238,9 @@ class WithinClass(NamedTuple):
   def init(cls, num_classes: int) -> 'WithinClass':
     """The state before the first batch."""
     K = integer('num_classes', num_classes, low=2)
-    return cls(
-      jnp.zeros((2, K), jnp.int32),
-      Pair.zeros((2, K, 2)),
-      jnp.zeros(2, jnp.int32),
-      jnp.zeros(2, bool),
-      jnp.zeros(2, bool),
-    )
+    counts = jnp.zeros((2, K), jnp.int32), Pair.zeros((2, K, 2))
+    kinds = jnp.zeros(2, bool), jnp.zeros(2, bool)
+    return cls(*counts, jnp.zeros(2, jnp.int32), *kinds)
 
   @staticmethod
   @functools.partial(jax.jit, static_argnames='group_by')
@@ -297,11 +283,9 @@ class WithinClass(NamedTuple):
       [jnp.ones_like(rows.square), rows.square, rows.whitened], 1
     )
     total_2K3 = class_sums(values_B3, cells_B, 2 * K).reshape(2, K, 3)
-    hits = [(rows.nearest == labels_B) & known_B]
+    hits = [(rows.nearest == labels_B) & known_B, jnp.zeros_like(known_B)]
     if predictions is not None:
-      hits.append((rows.nearest == predictions_B) & known_B)
-    else:
-      hits.append(jnp.zeros_like(known_B))
+      hits[1] = (rows.nearest == predictions_B) & known_B
     return (
       total_2K3[..., 0].astype(jnp.int32),
       total_2K3[..., 1:],
@@ -313,10 +297,7 @@ class WithinClass(NamedTuple):
   ) -> 'WithinClass':
     """Adds what `batch_sums` returned, of one device or summed over all.
 
-    Args:
-      sums: what to add.
-      predicted: whether the batch had predictions.
-      group_by: what the batch was grouped by.
+    `predicted` says whether the batch had predictions.
     """
     one_of('group_by', group_by, GROUPS)
     kinds = (
@@ -340,10 +321,7 @@ class WithinClass(NamedTuple):
     Args:
       between: of `ClassMeans.compute`. Copy it to the accelerator once, with
         `jax.device_put`.
-      features: floating point `[B, D]`.
-      labels: class ids, integer `[B]`. Under `jit` a label or a prediction
-        outside `[0, K)` counts as masked; else it is refused.
-      where: bool `[B]`, False for padding, or None.
+      features, labels, where: as in `ClassMeans.update`.
       predictions: the classes that the network predicts, integer `[B]`, or
         None; the same choice for all batches.
       group_by: 'labels', or 'predictions' for the spread of correct and of
@@ -362,14 +340,8 @@ class WithinClass(NamedTuple):
       _, predictions, _ = check_batch(
         features, predictions, where, K, D, 'predictions'
       )
-    sums = self.batch_sums(
-      between,
-      features,
-      labels,
-      where,
-      predictions=predictions,
-      group_by=group_by,
-    )
+    batch = between, features, labels, where
+    sums = self.batch_sums(*batch, predictions=predictions, group_by=group_by)
     predicted = predictions is not None
     return self.add(sums, predicted=predicted, group_by=group_by)
 
@@ -385,14 +357,9 @@ class WithinClass(NamedTuple):
   ) -> NeuralCollapse:
     """All measures of neural collapse, in float64 on the host.
 
-    Args:
-      between: what the batches were measured with.
-      weights: the classifier's weights, `[K, D]`, or None.
-      bias: its bias, `[K]`, or None; zeros for a classifier without one.
-
-    Returns:
-      A `NeuralCollapse`; `ncc_accuracy` compares with the labels, whatever the
-      examples were grouped by.
+    `between` is what the batches were measured with, the classifier that of
+    `neural_collapse`; `ncc_accuracy` compares with the labels, whatever the
+    examples were grouped by.
     """
     with_predictions, without = np.asarray(self.predicted).tolist()
     if with_predictions and without:
@@ -401,20 +368,12 @@ class WithinClass(NamedTuple):
       raise UsageError(
         'some batches were grouped by labels and some by predictions'
       )
-    total_2K2 = self.total.compute()
-    return measure(
-      BetweenClass(*[np.asarray(a) for a in between]),
-      Spread(
-        np.asarray(self.count, np.int64),
-        total_2K2[..., 0],
-        total_2K2[..., 1],
-        int(self.nearest[0]),
-        int(self.nearest[1]),
-        with_predictions,
-      ),
-      weights,
-      bias,
-    )
+    count_2K = np.asarray(self.count, np.int64)
+    square_2K, whitened_2K = np.moveaxis(self.total.compute(), -1, 0)
+    hits = int(self.nearest[0]), int(self.nearest[1])
+    spread = Spread(count_2K, square_2K, whitened_2K, *hits, with_predictions)
+    host = BetweenClass(*[np.asarray(a) for a in between])
+    return measure(host, spread, weights, bias)
 
 
 def _check_groups(group_by: str, predictions: ArrayLike | None) -> None:

@@ -26,7 +26,7 @@ from maxsup_jax.errors import UsageError, integer
 _BLOCK = 2048
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Variation:
   r"""Cosine distances within the classes and among all.
 
@@ -120,9 +120,8 @@ class CosineVariation(NamedTuple):
         f'the features of {int(self.zeros)} examples are all 0: they have no '
         'direction'
       )
-    return _variation(
-      np.asarray(self.count, np.int64), self.total.compute(), np.float32
-    )
+    count_K = np.asarray(self.count, np.int64)
+    return _variation(count_K, self.total.compute(), np.float32)
 
 
 def cosine_variation(
@@ -140,11 +139,8 @@ def cosine_variation(
   Pairs of an example with itself count, and all classes have the same weight
   whatever their size. With :math:`\mu_k` the mean of the features of class k,
   each divided by its norm, the sums are :math:`1 - \frac{1}{K} \sum_k
-  \|\mu_k\|^2` and :math:`1 - \|\frac{1}{K} \sum_k \mu_k\|^2`, in one pass over
-  the examples.
-
-  Args:
-    num_classes: K; by default one more than the largest label.
+  \|\mu_k\|^2` and :math:`1 - \|\frac{1}{K} \sum_k \mu_k\|^2`. By default K is
+  one more than the largest label.
 
   References: Kornblith et al., 2021, eq. 11. Zhou et al., 2025, table 2.
   """
@@ -184,10 +180,4 @@ def _variation(
   r_squared = float('nan')
   if total > 16 * np.finfo(dtype).eps:
     r_squared = 1 - within / total
-  return Variation(
-    within=within,
-    total=total,
-    r_squared=r_squared,
-    within_per_class=within_K,
-    counts=count_K,
-  )
+  return Variation(within, total, r_squared, within_K, count_K)

@@ -16,7 +16,6 @@ examples by it; all metrics are functions of that curve:
 
 Examples that tie in the confidence are accepted in a random order, and a curve
 is the expectation over it: no metric depends on the order of the examples.
-Where several metrics have the same name, each convention has a name here.
 
 `suppression` and `max_logit_given_confidence` are for the question why a loss
 changes the ranking.
@@ -25,18 +24,16 @@ changes the ranking.
 from maxsup_jax.diagnostics.selective.curve import (
   Ranking,
   RiskCoverage,
+  Threshold,
+  apply_threshold,
   augrc,
   aurc,
   auroc,
+  coverage_at_risk,
   e_aurc,
   naurc,
-  risk_coverage,
-)
-from maxsup_jax.diagnostics.selective.operating_points import (
-  Threshold,
-  apply_threshold,
-  coverage_at_risk,
   risk_at_coverage,
+  risk_coverage,
   selective_accuracy_coverage,
   threshold_for_coverage,
   threshold_for_risk,

@@ -1,4 +1,8 @@
-"""The risk-coverage curve, and the areas under it."""
+"""The risk-coverage curve, the areas under it, its points and thresholds.
+
+With ties `'expected'`, a point of the curve within a tie is reached by
+accepting a part of the tie at random; a threshold accepts all of it or nothing.
+"""
 
 import dataclasses
 import math
@@ -8,12 +12,9 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from maxsup_jax.diagnostics import checks
-from maxsup_jax.errors import one_of
+from maxsup_jax.errors import number, one_of
 
-TIES = ('expected', 'stable')
-AURC_CONVENTIONS = ('paper', 'torch_uncertainty', 'fd_shifts', 'mean')
-AUGRC_CONVENTIONS = ('fd_shifts', 'torch_uncertainty')
-REFERENCES = ('finite', 'closed_form')
+_CONVENTIONS = ('fd_shifts', 'torch_uncertainty')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,8 +69,7 @@ class Ranking:
     A bootstrap resample draws each example a number of times. Its curve is
     that of the repeated examples, and nothing is sorted again:
 
-    >>> from maxsup_jax.diagnostics import selective
-    >>> ranking = selective.Ranking([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
+    >>> ranking = Ranking([0.9, 0.8, 0.8, 0.5], [0, 1, 0, 1])
     >>> print(ranking.curve().risk.round(4))
     [0.     0.25   0.3333 0.5   ]
     >>> print(ranking.curve(np.array([2, 0, 1, 1])).risk.round(4))
@@ -80,7 +80,7 @@ class Ranking:
     self, confidence: ArrayLike, errors: ArrayLike, *, ties: str = 'expected'
   ):
     confidence, errors = checks.scores_and_errors(confidence, errors)
-    self.ties = one_of('ties', ties, TIES)
+    self.ties = one_of('ties', ties, ('expected', 'stable'))
     self._order = np.argsort(-confidence, kind='stable')
     self._confidence = confidence[self._order]
     self._errors = errors[self._order]
@@ -92,14 +92,9 @@ class Ranking:
     return len(self._order)
 
   def curve(self, weights: ArrayLike | None = None) -> RiskCoverage:
-    """The curve of the examples, or of a resample of them.
+    """The curve of the examples, each as often as its weight says.
 
-    Args:
-      weights: how often each example occurs: int `[N]`, at least 0, in the
-        order of the input. None: once each.
-
-    Returns:
-      The curve; with weights its length is their sum.
+    With weights its length is their sum.
     """
     if weights is None:
       position = np.arange(len(self))
@@ -115,14 +110,9 @@ class Ranking:
     if self.ties == 'expected' and not self._distinct:
       total = _within_ties(total, ends)
     accepted = np.arange(1, n + 1)
-    return RiskCoverage(
-      coverage=accepted / n,
-      risk=total / accepted,
-      generalized_risk=total / n,
-      threshold=self._confidence[position],
-      errors=errors,
-      ends=ends,
-    )
+    at = self._confidence[position]
+    risks = total / accepted, total / n
+    return RiskCoverage(accepted / n, *risks, at, errors, ends)
 
 
 def _within_ties(total: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -149,8 +139,7 @@ def risk_coverage(
     c_i = \frac{i}{N}, \qquad r_i = \frac{1}{i} \sum_{j \le i} \ell_{(j)},
     \qquad g_i = \frac{1}{N} \sum_{j \le i} \ell_{(j)}
 
-  It has no point at coverage 0, where the risk is not defined. `Ranking`
-  explains the arguments.
+  `Ranking` explains the arguments.
 
   References: Geifman and El-Yaniv, 2017; the generalised risk: Traub et al.,
     2024.
@@ -167,24 +156,22 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
   * `'paper'`: the trapezoidal rule from coverage 0, where the risk is set to
     0: :math:`A_0 = \frac{1}{N} (\sum_i r_i - \frac{1}{2} r_N)`;
   * `'torch_uncertainty'`: the trapezoidal rule from coverage 1/N, divided by
-    the length of that range: :math:`(N A_0 - \frac{1}{2} r_1) / (N - 1)`. NaN
-    for one example, where that length is 0;
+    the length of that range: :math:`(N A_0 - \frac{1}{2} r_1) / (N - 1)`; NaN
+    for one example;
   * `'fd_shifts'`: the trapezoidal rule over the points that a threshold can
     reach, with the first risk extended to coverage 0. It does not depend on
     how ties are broken. Without ties it is :math:`A_0 + r_1 / (2N)`;
   * `'mean'`: the mean selective risk, :math:`\frac{1}{N} \sum_i r_i =
     A_0 + r_N / (2N)`.
 
-  If all examples tie, the error rate e results, and e - e/(2N) for `'paper'`,
-  which is what the code published with the paper computes, and
+  The first is what the code published with the paper computes, and
   FixSelectiveClassification. torch-uncertainty and the paper print the area in
   percent, fd-shifts times 1000.
 
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 0, 1, 1])
+    >>> curve = risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 0, 1, 1])
     >>> for convention in ('paper', 'torch_uncertainty', 'fd_shifts', 'mean'):
-    ...   print(convention, round(selective.aurc(curve, convention), 6))
+    ...   print(convention, round(aurc(curve, convention), 6))
     paper 0.145833
     torch_uncertainty 0.194444
     fd_shifts 0.145833
@@ -192,13 +179,10 @@ def aurc(curve: RiskCoverage, convention: str = 'paper') -> float:
 
   References: Xia et al., 2025; Geifman et al., 2019.
   """
-  one_of('convention', convention, AURC_CONVENTIONS)
+  one_of('convention', convention, ('paper', *_CONVENTIONS, 'mean'))
   risk, n = curve.risk, len(curve)
   if convention == 'fd_shifts':
-    risk, coverage = _reachable(curve, curve.risk)
-    return _trapezoid(
-      np.append(risk[0], risk), np.concatenate([[0.0], coverage])
-    )
+    return _reachable(curve, risk, risk[curve.ends[0] - 1])
   if convention == 'mean':
     return float(risk.mean())
   area = (risk.sum() - risk[-1] / 2) / n
@@ -218,26 +202,18 @@ def augrc(curve: RiskCoverage, convention: str = 'fd_shifts') -> float:
     + \tfrac{1}{2} (1 - \mathrm{acc})^2
 
   * `'fd_shifts'`: the trapezoidal rule over the points that a threshold can
-    reach, from coverage 0, where the generalised risk is 0. It does not depend
-    on how ties are broken;
+    reach, from coverage 0, where the generalised risk is 0;
   * `'torch_uncertainty'`: the trapezoidal rule over all points from coverage
-    1/N, divided by the length of that range. NaN for one example, where that
-    length is 0.
+    1/N, divided by the length of that range; NaN for one example.
 
-  Returns:
-    The area, from 0 to 1/2 for `'fd_shifts'`, which prints it times 1000. For
-    `'torch_uncertainty'` it may be more if there are few examples: 0.625 if
-    four wrong ones tie.
+  The first is at most 1/2, and fd-shifts prints it times 1000.
 
   References: Traub et al., 2024.
   """
-  one_of('convention', convention, AUGRC_CONVENTIONS)
+  one_of('convention', convention, _CONVENTIONS)
   risk, n = curve.generalized_risk, len(curve)
   if convention == 'fd_shifts':
-    risk, coverage = _reachable(curve, risk)
-    return _trapezoid(
-      np.concatenate([[0.0], risk]), np.concatenate([[0.0], coverage])
-    )
+    return _reachable(curve, risk, 0.0)
   return _without_start((risk.sum() - risk[-1] / 2) / n, risk[0], n)
 
 
@@ -250,21 +226,17 @@ def e_aurc(curve: RiskCoverage, reference: str = 'finite') -> float:
     :math:`e + (1 - e) \ln(1 - e)` with e the error rate: the area for
     infinitely many examples. It may be negative.
 
-  Returns:
-    The difference; 0 if no example is wrong, or all are.
-
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
-    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
-    >>> round(selective.e_aurc(curve), 6)
+    >>> curve = risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
+    >>> round(e_aurc(curve), 6)
     0.125
-    >>> round(selective.e_aurc(curve, 'closed_form'), 6)
+    >>> round(e_aurc(curve, 'closed_form'), 6)
     0.117407
 
   References: Geifman et al., 2019; the finite reference: Cattelan and Silva,
     2024.
   """
-  one_of('reference', reference, REFERENCES)
+  one_of('reference', reference, ('finite', 'closed_form'))
   if reference == 'finite':
     return aurc(curve) - _perfect_aurc(curve)
   e = curve.error_rate
@@ -278,11 +250,8 @@ def naurc(curve: RiskCoverage) -> float:
 
   with :math:`A_0` the AURC in the convention `'paper'`, :math:`A_0^*` that of
   a perfect ranking of the same examples, and e the error rate. It exceeds 1 for
-  a ranking that is worse than random.
-
-  Returns:
-    The number; NaN if all errors are equal (as when no example is wrong, or
-    all are), where every ranking is perfect and random at once.
+  a ranking that is worse than random, and is NaN if all errors are equal, where
+  every ranking is perfect and random at once.
 
   References: Cattelan and Silva, 2024.
   """
@@ -299,12 +268,8 @@ def auroc(curve: RiskCoverage) -> float:
     + \tfrac{1}{2} P(\kappa_\mathrm{correct} = \kappa_\mathrm{wrong})
 
   over pairs of a correct and a wrong example. Errors between 0 and 1 count as
-  that part of a wrong example, and the rest of a correct one. It does not
-  depend on how ties are broken.
-
-  Returns:
-    From 0 to 1; 0.5 if all examples tie; NaN if no example is wrong or none is
-    correct, where there is no such pair.
+  that part of a wrong example, and the rest of a correct one. It is NaN if no
+  example is wrong or none is correct, where there is no such pair.
 
   References: Hendrycks and Gimpel, 2017.
   """
@@ -318,14 +283,10 @@ def auroc(curve: RiskCoverage) -> float:
   return float((correct * (below + wrong / 2)).sum() / pairs)
 
 
-def _reachable(
-  curve: RiskCoverage, values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Values and coverages at the points that a threshold can reach."""
-  return values[curve.ends - 1], curve.coverage[curve.ends - 1]
-
-
-def _trapezoid(y: np.ndarray, x: np.ndarray) -> float:
+def _reachable(curve: RiskCoverage, values: np.ndarray, first: float) -> float:
+  """The area over the points that a threshold can reach, and coverage 0."""
+  y = np.append(first, values[curve.ends - 1])
+  x = np.append(0.0, curve.coverage[curve.ends - 1])
   return float(((y[1:] + y[:-1]) * np.diff(x)).sum() / 2)
 
 
@@ -338,3 +299,137 @@ def _perfect_aurc(curve: RiskCoverage) -> float:
   """The AURC, 'paper', of the same errors in the best order."""
   risk = np.cumsum(np.sort(curve.errors)) / np.arange(1, len(curve) + 1)
   return float((risk.sum() - risk[-1] / 2) / len(curve))
+
+
+# A risk of 1/10 must satisfy 1 - 0.9, which is less than 0.1 in floating point;
+# and 7% of 100 examples are 7, although 100 * 0.07 is larger than 7.
+_TOLERANCE = 1e-9
+
+
+def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
+  r"""The largest coverage at which the selective risk is within a limit.
+
+  .. math:: \max \{ i/N : r_i \le r \}
+
+  The risk need not grow with the coverage: it may exceed the limit before.
+  Risks above the limit by no more than 1e-9 count as equal to it.
+
+  Args:
+    risk: the limit, from 0 to 1. NaN results if no coverage is within it.
+
+  Examples:
+    >>> from maxsup_jax.diagnostics import selective
+    >>> curve = selective.risk_coverage([0.9, 0.8, 0.7, 0.5], [0, 1, 0, 1])
+    >>> coverage_at_risk(curve, 0.4)
+    0.75
+
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Cov@5Risk is the
+    one at 0.05, as computed from its release 0.13 on.
+  """
+  risk = number('risk', risk, 0, 1)
+  within = np.flatnonzero(curve.risk <= risk + _TOLERANCE)
+  return float(curve.coverage[within[-1]]) if within.size else math.nan
+
+
+def risk_at_coverage(curve: RiskCoverage, coverage: float) -> float:
+  r"""The selective risk at the smallest number of examples that covers enough.
+
+  .. math:: r_k, \qquad k = \max(1, \lceil N c \rceil)
+
+  References: Geifman and El-Yaniv, 2017. torch-uncertainty's Risk@80Cov is the
+    one at 0.8.
+  """
+  return float(curve.risk[_accepted(curve, coverage) - 1])
+
+
+def selective_accuracy_coverage(curve: RiskCoverage, accuracy: float) -> float:
+  r"""The largest coverage at which the selective accuracy is high enough (SAC).
+
+  `coverage_at_risk` at the risk 1 - accuracy; but nothing accepted counts as
+  without error, so that the result is 0 where that one is NaN.
+
+  References: Galil et al., 2023.
+  """
+  accuracy = number('accuracy', accuracy, 0, 1)
+  coverage = coverage_at_risk(curve, 1 - accuracy)
+  return 0.0 if math.isnan(coverage) else coverage
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+  """A threshold on the confidence, and what it did where it was chosen."""
+
+  value: float  # accept where `confidence >= value`; infinity accepts nothing
+  coverage: float  # the share of the examples that it accepted
+  risk: float  # the mean error of those; NaN if it accepted none
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selection:
+  """What a threshold does with examples."""
+
+  accepted: np.ndarray  # bool `[N]`
+  coverage: float  # the share that is accepted
+  # The mean error of those that are; NaN if none is, or if the errors are not
+  # known.
+  risk: float
+
+
+def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
+  """The threshold that accepts most among those with a risk within a limit.
+
+  The coverage may be less than that of `coverage_at_risk`, as ties count whole.
+  The risk on other examples may be larger: the limit holds where the threshold
+  was chosen, and nothing is guaranteed elsewhere. If no threshold keeps the
+  limit, it is infinite and accepts nothing.
+  """
+  risk = number('risk', risk, 0, 1)
+  points = curve.ends - 1
+  within = points[curve.risk[points] <= risk + _TOLERANCE]
+  if not within.size:
+    return Threshold(value=math.inf, coverage=0.0, risk=math.nan)
+  return _at(curve, within[-1])
+
+
+def threshold_for_coverage(curve: RiskCoverage, coverage: float) -> Threshold:
+  """The largest threshold that accepts at least a share, and one example."""
+  enough = np.searchsorted(curve.ends, _accepted(curve, coverage))
+  return _at(curve, curve.ends[enough] - 1)
+
+
+def apply_threshold(
+  threshold: Threshold | float,
+  confidence: ArrayLike,
+  errors: ArrayLike | None = None,
+) -> Selection:
+  """Applies a threshold, chosen elsewhere, to examples.
+
+  Args:
+    threshold: as found, or a number; infinity accepts nothing.
+    confidence: float `[N]`, the same score as that of the threshold.
+    errors: bool or float `[N]`; None if they are not known.
+  """
+  value = threshold.value if isinstance(threshold, Threshold) else threshold
+  if value != math.inf:
+    value = number('the threshold', value)
+  confidence = checks.array(confidence, 'confidence')
+  unknown = np.full(confidence.shape, False)
+  confidence, errors_N = checks.scores_and_errors(
+    confidence, unknown if errors is None else errors
+  )
+  accepted = confidence >= value
+  risk = math.nan
+  if errors is not None and accepted.any():
+    risk = float(errors_N[accepted].mean())
+  return Selection(accepted, float(accepted.mean()), risk)
+
+
+def _accepted(curve: RiskCoverage, coverage: float) -> int:
+  """The smallest number of examples, at least 1, with a coverage."""
+  coverage = number('coverage', coverage, 0, 1)
+  return max(1, math.ceil(len(curve) * coverage - _TOLERANCE))
+
+
+def _at(curve: RiskCoverage, point: int) -> Threshold:
+  found = curve.threshold[point], curve.coverage[point], curve.risk[point]
+  return Threshold(*map(float, found))

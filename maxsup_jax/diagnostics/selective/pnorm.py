@@ -30,11 +30,8 @@ def max_logit_pnorm(
     \max_k \frac{v_k - \mu}{\|v - \mu\|_p}, \qquad \mu = \frac{1}{K} \sum_k v_k
 
   or :math:`\mu = 0` if not centred. The centred score does not change when the
-  logits are shifted or, but for p = 0, scaled. From p = 1 on it lies between 0
-  and :math:`(K - 1) / ((K - 1)^p + K - 1)^{1/p}`, which it reaches where all
-  logits but the largest are equal. At p = 1 that is 1/2, and every example
-  whose largest logit is the only one above the mean ties there. For large p it
-  tends to 1 wherever the largest logit is the farthest from the mean.
+  logits are shifted or, but for p = 0, scaled. At p = 1 every example whose
+  largest logit is the only one above the mean ties at the largest score, 1/2.
 
   Not centred, and where all logits are negative, the score is negative and
   grows with the norm: its meaning is turned around.
@@ -42,20 +39,17 @@ def max_logit_pnorm(
   Args:
     logits: floating point `[N, K]`. A single logit of a binary classifier
       cannot be normalised; nor can two, if centred: the score is constant.
-    p: 0, or from 0.1 to infinity. 0 counts the classes: the norm is K, and the
-      centred score is the centred maximum logit over K.
+    p: 0, or from 0.1 to infinity. 0 counts the classes: the norm is K.
     centered: whether to subtract the mean over the classes.
 
   Returns:
-    A confidence per example, float64 `[N]`: larger is surer. It is 0 where the
-    norm is: for equal logits if centred, for logits that are 0 if not.
+    A confidence per example, float64 `[N]`. It is 0 where the norm is.
 
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
     >>> logits = [[4.0, 0.0, -1.0], [40.0, 0.0, -10.0], [1.0, 1.0, 1.0]]
-    >>> print(selective.max_logit_pnorm(logits, 2).round(4))
+    >>> print(max_logit_pnorm(logits, 2).round(4))
     [0.8018 0.8018 0.    ]
-    >>> print(selective.max_logit_pnorm(logits, 2, centered=False).round(4))
+    >>> print(max_logit_pnorm(logits, 2, centered=False).round(4))
     [0.9701 0.9701 0.5774]
 
   References: Cattelan and Silva, 2024.
@@ -71,22 +65,15 @@ def max_logit_pnorm(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PNormFit:
-  """A norm of the logits, chosen on held-out examples.
+  """A norm of the logits, chosen on held-out examples."""
 
-  Attributes:
-    p: the norm; None for the MSP, where no norm was better.
-    centered: whether the mean over the classes is subtracted.
-    grid: the norms that were tried.
-    aurc: the AURC of each, convention `'paper'`, `[len(grid)]`; NaN where the
-      score is constant by construction (two classes, centred).
-    msp_aurc: the AURC of the MSP.
-  """
-
-  p: float | None
-  centered: bool
-  grid: tuple[float, ...]
+  p: float | None  # the norm; None for the MSP, where no norm was better
+  centered: bool  # whether the mean over the classes is subtracted
+  grid: tuple[float, ...]  # the norms that were tried
+  # The AURC of each, convention `'paper'`, `[len(grid)]`; NaN where the score
+  # is constant by construction (two classes, centred).
   aurc: np.ndarray
-  msp_aurc: float
+  msp_aurc: float  # the AURC of the MSP
 
   def score(self, logits: ArrayLike) -> np.ndarray:
     """The confidence of other examples: `max_logit_pnorm`, or the MSP."""
@@ -104,23 +91,19 @@ def fit_pnorm(
 ) -> PNormFit:
   """Chooses the norm of MaxLogit-pNorm with the least AURC.
 
-  Or the MSP, unless a norm is better; for two classes, where the centred score
-  is constant, the MSP is all there is.
-
-  Use examples that are held out from training, and not evaluated on afterwards.
+  Or the MSP, unless a norm is better, as for two classes, where the centred
+  score is constant. Use held-out examples, and do not evaluate on them.
 
   Args:
     grid: the norms to try, as in `max_logit_pnorm`. The first of equally good
       ones is taken. The default is that of Xia et al.; Cattelan and Silva try 0
       to 9.
-    centered: whether to subtract the mean over the classes.
 
   Examples:
     The third example is wrong, and its logits are large:
 
-    >>> from maxsup_jax.diagnostics import selective
     >>> logits = np.array([[2, 0, 0.1], [0, 0.1, 2], [9, 6.5, -3], [0, 3, 0.2]])
-    >>> fit = selective.fit_pnorm(logits, [0, 2, 1, 1], grid=(2, 3))
+    >>> fit = fit_pnorm(logits, [0, 2, 1, 1], grid=(2, 3))
     >>> print(fit.p, fit.aurc.round(4), round(fit.msp_aurc, 4))
     2 [0.0312 0.0312] 0.4896
     >>> print(fit.score(logits).round(4))
@@ -189,10 +172,7 @@ def _scaled(v: np.ndarray, centered: bool) -> np.ndarray:
   """Centres rows and scales them to a largest absolute value of 1, in place.
 
   So no power overflows, and the largest does not underflow. Rows without spread
-  become 0.
-
-  Returns:
-    What the rows were divided by, 0 for those that became 0.
+  become 0. Returns what the rows were divided by, 0 for those that became 0.
   """
   size = scale = np.abs(v).max(1)
   if centered:

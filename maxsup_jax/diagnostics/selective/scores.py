@@ -58,7 +58,7 @@ def _statistics(v: np.ndarray) -> _Statistics:
 
 
 def _negative_entropy(s: _Statistics) -> np.ndarray:
-  # log Z - sum_j pi_j (v_j - top): both terms are at least 0.
+  # Log Z - sum_j pi_j (v_j - top): both terms are at least 0.
   odds = s.odds_against
   spread = np.exp(-s.gap) * (s.gap * s.sum_exp - s.sum_u_exp)
   return -(np.log1p(odds) + spread / (1 + odds))
@@ -72,7 +72,7 @@ def _negative_gini(s: _Statistics) -> np.ndarray:
 
 
 def _margin_log_odds(s: _Statistics) -> np.ndarray:
-  # log((1 + m) / (1 - m)), in which 1 - m = (1 - pi_max) + pi_second.
+  # Log((1 + m) / (1 - m)), in which 1 - m = (1 - pi_max) + pi_second.
   log_top = -np.log1p(s.odds_against)
   margin = -np.exp(log_top) * np.expm1(-s.gap)
   log_rest = np.log1p(s.sum_exp) - s.gap + log_top
@@ -127,11 +127,10 @@ def scores(
     :math:`\log \frac{1 + m}{1 - m}`, which ranks alike;
   * `logit_margin`: :math:`v_{(1)} - v_{(2)}`.
 
-  Every one of them is a confidence: larger is surer. All are computed in
-  float64 and keep different confidences apart close to certainty: `entropy` and
-  `gini` up to gaps of about 700 between the two largest logits, where they
-  become 0, the others without a limit. With two classes all but `max_logit` and
-  `energy` rank alike.
+  All keep different confidences apart close to certainty: `entropy` and `gini`
+  up to gaps of about 700 between the two largest logits, where they become 0,
+  the others without a limit. With two classes all but `max_logit` and `energy`
+  rank alike.
 
   Args:
     names: keys of `SCORES`, or one of them; None: all.
@@ -140,19 +139,16 @@ def scores(
     For each name a confidence per example, float64 `[N]`.
 
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
     >>> logits = [[3.0, 1.0, 0.0], [40.0, 0.0, 0.0], [50.0, 0.0, 0.0]]
     >>> for name in ('msp', 'entropy', 'logit_margin'):
-    ...   confidence = selective.scores(logits, name)[name]
+    ...   confidence = scores(logits, name)[name]
     ...   print(f'{name:12}', ' '.join(f'{c:9.3g}' for c in confidence))
     msp               1.69      39.3      49.3
     entropy         -0.524 -3.48e-16 -1.97e-20
     logit_margin         2        40        50
 
-  References: MSP: Hendrycks and Gimpel, https://arxiv.org/abs/1610.02136; Gini:
-    Granese et al., DOCTOR, https://arxiv.org/abs/2106.02395; max logit:
-    Hendrycks et al., https://arxiv.org/abs/1911.11132; energy: Liu et al.,
-    https://arxiv.org/abs/2010.03759.
+  References: MSP: Hendrycks and Gimpel, 2017; Gini: Granese et al., 2021; max
+    logit: Hendrycks et al., 2022; energy: Liu et al., 2020.
   """
   if isinstance(names, str):
     names = (names,)
@@ -165,11 +161,7 @@ def scores(
 
 
 def errors(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-  """Where the largest logit is not the label's.
-
-  Returns:
-    bool `[N]`. Among equal logits the first is the prediction, as in `argmax`.
-  """
+  """Where the largest logit is not the label's, bool `[N]`."""
   logits, labels = checks.logits_and_labels(logits, labels)
   return logits.argmax(1) != labels
 
@@ -192,11 +184,10 @@ def pool_pixels(
       resolution of the labels. A single logit z, `[..., 1]`, stands for
       `(-z/2, z/2)`.
     labels: class ids, integer `[...]`.
-    ignore_label: the label of pixels that do not count; their logits may be
-      anything, also NaN. None: all count.
-    limit: how many pixels to keep at most, drawn without replacement. They
-      depend on the labels and the seed only, so that all models are measured on
-      the same pixels.
+    ignore_label: the label of pixels that do not count, whatever their logits
+      are. None: all count.
+    limit: how many pixels to keep at most, drawn without replacement: the same
+      ones for all models of one seed.
 
   Returns:
     Logits `[M, K]` and int64 labels `[M]`, in the order of the input.

@@ -12,8 +12,6 @@ from maxsup_jax.diagnostics import checks
 from maxsup_jax.diagnostics.selective.scores import errors, scores
 from maxsup_jax.errors import UsageError, integer, number, one_of
 
-TARGETS = ('ls', 'maxsup', 'soft')
-
 
 def suppression(
   loss: Callable[[jax.Array, jax.Array], jax.Array],
@@ -25,8 +23,7 @@ def suppression(
   .. math::
     \frac{\partial (L - L_\mathrm{CE})}{\partial v_{\max}}
 
-  per example. Gradient descent lowers the largest logit where this is positive
-  (it suppresses it), and raises it where it is negative. Label smoothing has
+  per example: positive where it is suppressed. Label smoothing has
   :math:`\alpha (1 - 1/K)` where the prediction is correct and
   :math:`-\alpha / K` where it is wrong; MaxSup has :math:`\alpha (1 - 1/K)`
   everywhere.
@@ -36,22 +33,18 @@ def suppression(
       example, `[N]`, which depends on the logits of that example only; any
       function that JAX can differentiate.
 
-  Returns:
-    float64 `[N]`. Among equal logits it is the gradient on the first.
-
   Examples:
     The first prediction is correct, the second is wrong:
 
     >>> import functools
     >>> from maxsup_jax import losses
-    >>> from maxsup_jax.diagnostics import selective
     >>> logits = np.array([[2.0, 1.0, 0.0, -1.0], [0.5, 2.0, 1.0, 0.0]])
     >>> for loss in (
     ...   losses.label_smoothing_cross_entropy,
     ...   losses.maxsup_cross_entropy,
     ... ):
     ...   loss = functools.partial(loss, alpha=0.2)
-    ...   print(selective.suppression(loss, logits, [0, 2]).round(3))
+    ...   print(suppression(loss, logits, [0, 2]).round(3))
     [ 0.15 -0.05]
     [0.15 0.15]
 
@@ -66,9 +59,8 @@ def suppression(
   def added(logits_NK: jax.Array) -> jax.Array:
     values_N = jnp.asarray(loss(logits_NK, labels_N))
     if values_N.shape != labels_N.shape:
-      raise UsageError(
-        f'the loss has the shape {values_N.shape}; expected '
-        f'{labels_N.shape}, one value for each example'
+      raise checks.wrong_shape(
+        'the loss', values_N, f'{labels_N.shape}, one value for each example'
       )
     log_probabilities = jax.nn.log_softmax(logits_NK)
     target = jnp.take_along_axis(log_probabilities, labels_N[:, None], 1)
@@ -112,21 +104,17 @@ def expected_suppression(
     top_probability: :math:`q_{\max}`, from 0 to 1, for `'soft'` only; as many
       as P, or one.
 
-  Returns:
-    float64, of the shape of P.
-
   Examples:
-    >>> from maxsup_jax.diagnostics import selective
     >>> P = [0.0, 0.5, 1.0]
-    >>> print(selective.expected_suppression(P, 4, 0.2).round(3))
+    >>> print(expected_suppression(P, 4, 0.2).round(3))
     [ 0.15  0.05 -0.05]
-    >>> print(selective.expected_suppression(P, 4, 0.2, target='maxsup'))
+    >>> print(expected_suppression(P, 4, 0.2, target='maxsup'))
     [0.15 0.15 0.15]
 
   References: Xia et al., 2025, section 4, for label smoothing; the others
     follow in the same way.
   """
-  one_of('target', target, TARGETS)
+  one_of('target', target, ('ls', 'maxsup', 'soft'))
   K = integer('num_classes', num_classes, low=2)
   alpha = number('alpha', alpha)
   P = checks.shares(error_probability, 'error_probability')
@@ -140,9 +128,7 @@ def expected_suppression(
     return alpha * (1 - P - 1 / K)
   q = checks.shares(top_probability, 'top_probability')
   if q.ndim and q.shape != P.shape:
-    raise UsageError(
-      f'top_probability has the shape {q.shape}; expected {P.shape}'
-    )
+    raise checks.wrong_shape('top_probability', q, f'{P.shape}')
   return alpha * (1 - P - q)
 
 
@@ -164,13 +150,7 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaxLogitProfile:
-  """The largest logit given the maximum softmax probability.
-
-  Attributes:
-    confidence: the centres of the windows, `[C]`.
-    correct: the windows of the correct predictions.
-    wrong: the windows of the wrong predictions.
-  """
+  """Windows of correct and of wrong predictions, and their centres, `[C]`."""
 
   confidence: np.ndarray
   correct: Windows
@@ -184,9 +164,8 @@ def max_logit_given_confidence(
 
   The mean and standard deviation of :math:`v_{\max}` over the examples with
   :math:`|\pi_{\max} - c| \le` width/2, for centres c from width/2 to
-  1 - width/2. Confidence alone cannot tell the examples of a window apart; but
-  a score that sees the logits can, where correct and wrong predictions differ
-  in it.
+  1 - width/2. A score that sees the logits can tell the examples of a window
+  apart where correct and wrong predictions differ in it.
 
   Args:
     logits: floating point `[N, K]`, or a single logit z, which stands for
@@ -194,9 +173,6 @@ def max_logit_given_confidence(
       are shifted: center them where their offset has no meaning.
     width: of the windows, greater than 0, at most 1.
     step: from one centre to the next, from 1e-6 to 1.
-
-  Returns:
-    The profile, with NaN where a window has too few examples.
 
   References: Xia et al., 2025, section 4, and its code, which has these
     defaults.

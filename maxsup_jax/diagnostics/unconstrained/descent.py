@@ -33,11 +33,7 @@ _TEMPERATURES = (1e-1, 1e-2, 1e-3, 1e-4)
 
 @contextlib.contextmanager
 def _double_precision() -> Iterator[None]:
-  """Computes in float64, on the CPU where JAX knows one.
-
-  The problems here are small, and accelerators are slow in float64 or, as TPUs,
-  do not have it.
-  """
+  """Computes in float64, on the CPU where JAX knows one."""
   try:
     cpu = jax.local_devices(backend='cpu')[0]
   except RuntimeError:
@@ -50,49 +46,32 @@ def _double_precision() -> Iterator[None]:
 class Trajectory:
   """What gradient descent on a `Problem` went through.
 
-  All arrays are `[S]`, one value for each recorded step.
-
-  Attributes:
-    problem: what is minimised.
-    learning_rate: of the descent.
-    seed: of the start.
-    scale: standard deviation of the start.
-    steps: updates made so far, int64; 0 is the start.
-    value: of the objective, as all that follows float64.
-    error: share of the examples whose largest logit is not that of their class.
-      Where it is 0, MaxSup and LS are the same function.
-    nc1: within-class variability, tr(Sigma_W Sigma_B^+) / K.
-    nc2: distance of the logits' directions from a simplex.
-    nc3: distance of the directions of the weights from those of the class
-      means; not squared.
-    weight_norm: mean norm of the rows of W.
-    feature_norm: mean distance of the class means from their mean.
+  All arrays are `[S]`, one value for each recorded step, float64 but `steps`.
 
   The class means are centred, the weights are not, and the bias plays no part
   in nc1, nc2 and nc3. They are NaN where all class means are equal.
   """
 
-  problem: Problem
-  learning_rate: float
-  seed: int
-  scale: float
-  steps: np.ndarray
-  value: np.ndarray
+  problem: Problem  # what is minimised
+  learning_rate: float  # of the descent
+  seed: int  # of the start
+  scale: float  # standard deviation of the start
+  steps: np.ndarray  # updates made so far, int64; 0 is the start
+  value: np.ndarray  # of the objective
+  # Share of the examples whose largest logit is not that of their class. Where
+  # it is 0, MaxSup and LS are the same function.
   error: np.ndarray
-  nc1: np.ndarray
-  nc2: np.ndarray
+  nc1: np.ndarray  # within-class variability, tr(Sigma_W Sigma_B^+) / K
+  nc2: np.ndarray  # distance of the logits' directions from a simplex
+  # Distance of the directions of the weights from those of the class means; not
+  # squared.
   nc3: np.ndarray
-  weight_norm: np.ndarray
-  feature_norm: np.ndarray
+  weight_norm: np.ndarray  # mean norm of the rows of W
+  feature_norm: np.ndarray  # mean distance of the class means from their mean
 
 
 def log_spaced_steps(steps: int, count: int = 200) -> np.ndarray:
-  """Whole numbers from 0 to `steps`, denser at the start.
-
-  Args:
-    steps: the last of them, at least 1.
-    count: about how many; fewer where they would be equal.
-  """
+  """About `count` whole numbers from 0 to `steps`, denser at the start."""
   steps = integer('steps', steps, low=1)
   count = integer('count', count, low=2)
   powers = np.geomspace(1, steps, count - 1)
@@ -113,22 +92,16 @@ def gradient_descent(
   The global setting of JAX's precision is not changed.
 
   Args:
-    steps: updates to make, at least 1.
-    learning_rate: greater than 0.
+    steps: updates to make.
     seed: of the start. All entries of weights and features are normal, the bias
       is 0; problems of one shape start at the same point.
-    scale: standard deviation of the start, greater than 0; by default
-      D^(-1/2), with which weights and features have norms of about 1. What
-      converges first can depend on it: from a very small start CE gets below a
-      moderate NC1 first.
+    scale: standard deviation of the start; by default D^(-1/2), with which
+      weights and features have norms of about 1.
     record: the steps to record, increasing, from 0 to `steps`, for example
       `log_spaced_steps(steps)`; by default all of them.
-
-  Returns:
-    What happened at the recorded steps.
   """
   steps = integer('steps', steps, low=1)
-  scale = _default_scale(problem) if scale is None else scale
+  start, scale = _start(problem, seed, scale)
   learning_rate = float(number('learning_rate', learning_rate, above=0))
   recorded = np.arange(steps + 1)
   if record is not None:
@@ -137,7 +110,7 @@ def gradient_descent(
       raise UsageError('record is not increasing; expected increasing steps')
   with _double_precision():
     measured = _descend(
-      _start(problem, seed, scale),
+      start,
       np.diff(recorded, prepend=0),
       strengths(problem),
       learning_rate,
@@ -150,26 +123,15 @@ def gradient_descent(
       f'gradient descent diverged before step {recorded[bad.argmax()]}; '
       f'learning_rate is {learning_rate}; try a smaller one'
     )
-  return Trajectory(
-    problem=problem,
-    learning_rate=learning_rate,
-    seed=int(seed),
-    scale=float(scale),
-    steps=recorded,
-    **found,
-  )
+  return Trajectory(problem, learning_rate, int(seed), scale, recorded, **found)
 
 
 def steps_to_threshold(
   trajectory: Trajectory, metric: str, threshold: float
 ) -> float:
-  """The first recorded step at which a metric is below a threshold.
+  """The first recorded step with `'nc1'`, `'nc2'` or `'nc3'` below a threshold.
 
-  Args:
-    metric: `'nc1'`, `'nc2'` or `'nc3'`.
-
-  Returns:
-    The step, as a float; NaN if the metric never gets there.
+  NaN if the metric never gets there.
   """
   i = _first_below(trajectory, metric, threshold)
   return math.nan if i is None else float(trajectory.steps[i])
@@ -178,14 +140,7 @@ def steps_to_threshold(
 def metric_at_threshold(
   trajectory: Trajectory, metric: str, other: str, threshold: float
 ) -> float:
-  """A metric where another one is first below a threshold.
-
-  Args:
-    metric: what to read; `other`: what the threshold is for.
-
-  Returns:
-    The metric at that recorded step; NaN if it never comes.
-  """
+  """A metric where another one is first below a threshold, or NaN."""
   one_of('metric', metric, METRICS)
   i = _first_below(trajectory, other, threshold)
   return math.nan if i is None else float(getattr(trajectory, metric)[i])
@@ -199,33 +154,20 @@ def _first_below(
   return int(below.argmax()) if below.any() else None
 
 
-def _default_scale(problem: Problem) -> float:
-  """Of a start with weights and features of norm 1, about."""
-  return problem.dim**-0.5
-
-
-def _start(problem: Problem, seed: int, scale: float) -> Parameters:
-  """Random weights and features, and a bias of 0, in float64."""
+def _start(
+  problem: Problem, seed: int, scale: float | None
+) -> tuple[Parameters, float]:
+  """Random weights and features, and a bias of 0, in float64; their scale."""
+  if scale is None:
+    scale = problem.dim**-0.5
   scale = float(number('scale', scale, above=0))
   seed = integer('seed', seed, low=0)
   # Of NumPy: the same on every platform and for every version of JAX.
   random = np.random.default_rng(seed)
   K, D = problem.num_classes, problem.dim
-  return (
-    scale * random.standard_normal((K, D)),
-    scale * random.standard_normal((problem.num_examples, D)),
-    np.zeros(K),
-  )
-
-
-def _update(
-  objective: str,
-  strengths: Sequence[float],
-  parameters: Parameters,
-  learning_rate: float,
-) -> Parameters:
-  gradient = jax.grad(regularized, 2)(objective, strengths, parameters)
-  return jax.tree.map(lambda x, g: x - learning_rate * g, parameters, gradient)
+  W = scale * random.standard_normal((K, D))
+  H = scale * random.standard_normal((problem.num_examples, D))
+  return (W, H, np.zeros(K)), scale
 
 
 @functools.partial(jax.jit, static_argnames='objective')
@@ -239,15 +181,14 @@ def _descend(
 ) -> dict[str, jax.Array]:
   """Makes so many updates and records, again and again."""
 
+  def update(_: Any, parameters: Parameters) -> Parameters:
+    slopes = jax.grad(regularized, 2)(objective, strengths, parameters)
+    return jax.tree.map(lambda x, g: x - learning_rate * g, parameters, slopes)
+
   def advance(
     parameters: Parameters, count: Any
   ) -> tuple[Parameters, dict[str, jax.Array]]:
-    parameters = jax.lax.fori_loop(
-      0,
-      count,
-      lambda _, p: _update(objective, strengths, p, learning_rate),
-      parameters,
-    )
+    parameters = jax.lax.fori_loop(0, count, update, parameters)
     return parameters, _measure(objective, strengths, parameters)
 
   return jax.lax.scan(advance, parameters, counts)[1]
@@ -302,42 +243,27 @@ def _normalized(matrix: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
-  """Where a minimisation of a `Problem` ended.
+  """Where a minimisation of a `Problem` ended."""
 
-  Attributes:
-    problem: what was minimised.
-    weights: W, float64 `[K, D]`.
-    features: H, float64 `[N, D]`, the examples of a class one after the other.
-    bias: b, float64 `[K]`.
-    value: of the objective.
-    gradient: the largest component of its gradient.
-    steps: how many were made.
-    converged: whether the gradient is within the tolerance.
-  """
-
-  problem: Problem
-  weights: np.ndarray
+  problem: Problem  # what was minimised
+  weights: np.ndarray  # W, float64 `[K, D]`
+  # H, float64 `[N, D]`, the examples of a class one after the other.
   features: np.ndarray
-  bias: np.ndarray
-  value: float
-  gradient: float
-  steps: int
-  converged: bool
+  bias: np.ndarray  # b, float64 `[K]`
+  value: float  # of the objective
+  gradient: float  # the largest component of its gradient
+  steps: int  # how many were made
+  converged: bool  # whether the gradient is within the tolerance
 
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
   """How far a solution is from the closed form; all is 0 at a minimiser.
 
-  Weights and features are compared by inner products, which a rotation of both
-  does not change. All but the value are largest differences of an entry.
-
-  Attributes:
-    value: of the objective, solution minus closed form.
-    logits: of the logits, less the mean of each example.
-    weights: of the inner products of the rows of W.
-    features: of the inner products of the rows of H.
-    bias: of the bias, less its mean.
+  The value of the objective, solution minus closed form, and the largest
+  difference of an entry: of the logits, less the mean of each example; of the
+  inner products of the rows of W and of H, which a rotation does not change;
+  and of the bias, less its mean.
   """
 
   value: float
@@ -355,13 +281,9 @@ def solve(
   tolerance: float = 1e-8,
   max_steps: int = 15_000,
 ) -> Solution:
-  """Minimises a `Problem` with L-BFGS, in float64 from a random start.
-
-  The global setting of JAX's precision is not changed.
+  """Minimises a `Problem` with L-BFGS, from a start as in `gradient_descent`.
 
   Args:
-    seed: of the start, as in `gradient_descent`.
-    scale: of the start, as in `gradient_descent`.
     tolerance: what no component of the gradient exceeds where it converged.
       SciPy's L-BFGS-B goes on for as long as the objective falls.
     max_steps: stop after so many steps.
@@ -372,8 +294,8 @@ def solve(
   """
   tolerance = number('tolerance', tolerance, above=0)
   max_steps = integer('max_steps', max_steps, low=1)
-  scale = _default_scale(problem) if scale is None else scale
-  parameters, steps = _start(problem, seed, scale), 0
+  parameters, scale = _start(problem, seed, scale)
+  steps = 0
   with _double_precision():
     smooth = _TEMPERATURES if problem.objective == 'maxsup' else ()
     for temperature in (*smooth, None):
@@ -391,28 +313,12 @@ def solve(
       f'the search diverged; scale is {scale}: try a smaller one'
     )
   weights, features, bias = map(np.asarray, parameters)
-  return Solution(
-    problem=problem,
-    weights=weights,
-    features=features,
-    bias=bias,
-    value=float(value),
-    gradient=largest,
-    steps=int(steps),
-    converged=largest <= tolerance,
-  )
+  found = (weights, features, bias, float(value), largest, int(steps))
+  return Solution(problem, *found, converged=largest <= tolerance)
 
 
 def gap(solution: Solution, best: Minimizer | None = None) -> Gap:
-  """How far a solution is from the closed form.
-
-  Args:
-    solution: what `solve` returned.
-    best: the closed form; by default that of the solution's problem.
-
-  Returns:
-    Value, logits, inner products and bias, compared.
-  """
+  """How far a solution is from the closed form, by default its problem's."""
   best = best or minimizer(solution.problem)
   found = (solution.weights, solution.features, solution.bias)
   known = (best.weights, best.features, best.bias)
@@ -433,16 +339,9 @@ def _centred(logits: np.ndarray) -> np.ndarray:
   return logits - logits.mean(-1, keepdims=True)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _value_and_gradient(
-  objective: str,
-  strengths: Sequence[float],
-  parameters: Parameters,
-  temperature: float | None = None,
-) -> tuple[jax.Array, Parameters]:
-  return jax.value_and_grad(regularized, 2)(
-    objective, strengths, parameters, temperature
-  )
+_value_and_gradient = jax.jit(
+  jax.value_and_grad(regularized, 2), static_argnums=0
+)
 
 
 def _lbfgs(
@@ -465,17 +364,12 @@ def _lbfgs(
     )
     return float(value), np.concatenate([np.ravel(g) for g in gradient])
 
+  limits = {'maxiter': max_steps, 'maxfun': 2 * max_steps}
   result = optimize.minimize(
     value_and_gradient,
     np.concatenate([p.ravel() for p in parameters]),
     jac=True,
     method='L-BFGS-B',
-    options={
-      'gtol': 0,
-      'ftol': 0,
-      'maxcor': 30,
-      'maxiter': max_steps,
-      'maxfun': 2 * max_steps,
-    },
+    options={'gtol': 0, 'ftol': 0, 'maxcor': 30, **limits},
   )
   return split(result.x), result.nit

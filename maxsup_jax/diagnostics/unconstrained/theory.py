@@ -69,13 +69,9 @@ class Problem:
     integer('per_class', self.per_class, low=1)
     # A simplex needs K - 1 dimensions.
     integer('dim', self.dim, low=K - 1)
-    for name, low in (
-      ('alpha', 0.0),
-      ('lambda_w', _SMALLEST),
-      ('lambda_h', _SMALLEST),
-      ('lambda_b', 0.0),
-    ):
-      value = number(name, getattr(self, name), low, _LARGEST)
+    lows = {'lambda_w': _SMALLEST, 'lambda_h': _SMALLEST}
+    for name in ('alpha', *lows, 'lambda_b'):
+      value = number(name, getattr(self, name), lows.get(name, 0.0), _LARGEST)
       # A whole number would be compiled anew, as another type.
       object.__setattr__(self, name, float(value))
     one_of('objective', self.objective, OBJECTIVES)
@@ -126,7 +122,7 @@ def regularized(
 
   H has a row per example: the n of the first class, then those of the second.
 
-  With a temperature MaxSup has a smooth maximum of the logits: log-sum-exp.
+  With a temperature MaxSup has a smooth maximum: log-sum-exp.
   """
   alpha, lambda_w, lambda_h, lambda_b = strengths
   W, H, b = parameters
@@ -157,35 +153,21 @@ def logits_by_class(W: jax.Array, H: jax.Array, b: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Minimizer:
-  """A global minimiser of a `Problem`; all others are rotations of it.
+  """A global minimiser of a `Problem`; all others are rotations of it."""
 
-  Attributes:
-    problem: what is minimised.
-    trivial: whether all is 0, as the regularisation is too strong.
-    margin: beta, by how much the logit of the class exceeds every other one.
-    probability: p, softmax of the class.
-    other_probability: q, softmax of every other class.
-    weight_norm: norm of every row of the weights.
-    feature_norm: norm of the features of every example.
-    value: of the objective.
-    weights: W, float64 `[K, D]`.
-    class_features: what all examples of a class have as features, float64
-      `[K, D]`.
-    bias: b, 0, float64 `[K]`. Without a penalty on it, `lambda_b=0`, any
-      constant may be added.
-  """
-
-  problem: Problem
-  trivial: bool
+  problem: Problem  # what is minimised
+  trivial: bool  # whether all is 0
+  # Beta, by how much the logit of the class exceeds every other one.
   margin: float
-  probability: float
-  other_probability: float
-  weight_norm: float
-  feature_norm: float
-  value: float
-  weights: np.ndarray
+  probability: float  # p, softmax of the class
+  other_probability: float  # q, softmax of every other class
+  weight_norm: float  # norm of every row of the weights
+  feature_norm: float  # norm of the features of every example
+  value: float  # of the objective
+  weights: np.ndarray  # W, float64 `[K, D]`
+  # The features of all examples of a class, float64 `[K, D]`.
   class_features: np.ndarray
-  bias: np.ndarray
+  bias: np.ndarray  # b, float64 `[K]`: 0, or for `lambda_b=0` any constant
 
   @property
   def features(self) -> np.ndarray:
@@ -210,12 +192,10 @@ def minimizer(problem: Problem) -> Minimizer:
 
   For MaxSup, which the paper does not have, the minimisers are those of LS with
   the same `alpha`: MaxSup is nowhere below LS, and equal to it where the
-  largest logit is that of the class, as it is at the minimisers of LS. They are
-  0 for every `alpha` from :math:`1 - \epsilon` on.
+  largest logit is that of the class, as it is at the minimisers of LS.
 
-  References: Guo et al., 2025: the minimisers for CE and LS. The formulas here
-    were derived anew and agree with the constants in the code published with
-    the paper.
+  References: Guo et al., 2025: the minimisers for CE and LS. The formulas were
+    derived anew and agree with the constants in the code of the paper.
   """
   K, D = problem.num_classes, problem.dim
   beta, p, q, value = 0.0, 1 / K, 1 / K, math.log(K)
@@ -230,33 +210,19 @@ def minimizer(problem: Problem) -> Minimizer:
   # In the first K - 1 axes: orthonormal columns whose sums are 0.
   simplex = linalg.helmert(K).T @ np.eye(K - 1, D)
   norm = math.sqrt((K - 1) / K * beta)
+  norms = norm * math.sqrt(ratio), norm / math.sqrt(ratio)
+  W, H = (math.sqrt(x) * simplex for x in (beta * ratio, beta / ratio))
+  softmax, bias = (beta, p, q), np.zeros(K)
   return Minimizer(
-    problem=problem,
-    trivial=problem.trivial,
-    margin=beta,
-    probability=p,
-    other_probability=q,
-    weight_norm=norm * math.sqrt(ratio),
-    feature_norm=norm / math.sqrt(ratio),
-    value=value,
-    weights=math.sqrt(beta * ratio) * simplex,
-    class_features=math.sqrt(beta / ratio) * simplex,
-    bias=np.zeros(K),
+    problem, problem.trivial, *softmax, *norms, value, W, H, bias
   )
 
 
 class Eigenvalue(NamedTuple):
-  """An eigenvalue of a Hessian.
-
-  Attributes:
-    value: the eigenvalue.
-    multiplicity: the dimension of its space, at least 1.
-    description: which directions these are.
-  """
+  """An eigenvalue of a Hessian, and the dimension of its space."""
 
   value: float
   multiplicity: int
-  description: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,27 +259,16 @@ def hessian_spectrum(problem: Problem) -> HessianSpectrum:
   zeros of the joint Hessian are the rotations of the minimiser.
 
   MaxSup has the Hessian of LS with the same `alpha`: around the minimiser the
-  largest logit is that of the class.
-
-  Args:
-    problem: a problem whose minimiser is not 0.
-
-  Returns:
-    The eigenvalues, those of equal description together.
-
-  References: Derived for this package; the paper's theorem may be stated
-    differently.
+  largest logit is that of the class. A minimiser of 0 is refused. Derived for
+  this package; the paper's theorem may be stated differently.
   """
   if problem.trivial:
     raise UsageError(
       f'epsilon + alpha is {problem.epsilon + problem.alpha:.6g}, so the '
       'minimiser is W = H = 0; expected below 1'
     )
-  K, n, outside = (
-    problem.num_classes,
-    problem.per_class,
-    problem.dim - problem.num_classes + 1,
-  )
+  K, n = problem.num_classes, problem.per_class
+  outside = problem.dim - K + 1
   lw, lh = problem.lambda_w, problem.lambda_h
   radial, one_class, generic = data_curvatures(problem)
   best = minimizer(problem)
@@ -323,68 +278,49 @@ def hessian_spectrum(problem: Problem) -> HessianSpectrum:
 
   # Two classes are apart or not: they have no directions beyond that.
   many = K > 2
-  weights = (
-    Eigenvalue(lw * (1 + g(radial)), 1, 'all classes apart'),
-    Eigenvalue(
-      lw * (1 + g(one_class)), many * (K - 1), 'one class against the others'
-    ),
-    Eigenvalue(
-      lw * (1 + g(generic)),
-      many * ((K - 1) ** 2 - K),
-      'within the simplex, the rest',
-    ),
-    Eigenvalue(lw, K - 1, 'the same for all classes'),
-    Eigenvalue(lw, K * outside, 'outside the simplex'),
-  )
-
-  def of_features(count: int) -> tuple[Eigenvalue, ...]:
-    return (
-      Eigenvalue(
-        lh * (1 + g(radial)), count * K, 'towards the template of the class'
-      ),
-      Eigenvalue(
-        lh * (1 + g(generic)), count * K * (K - 2), 'between other templates'
-      ),
-      Eigenvalue(lh, count * K * outside, 'outside the simplex'),
-    )
-
-  joint = [
-    Eigenvalue(e.value, e.multiplicity, f'within a class: {e.description}')
-    for e in of_features(n - 1)
+  weights = [
+    (lw * (1 + g(radial)), 1),  # all classes apart
+    (lw * (1 + g(one_class)), many * (K - 1)),  # one against the others
+    (lw * (1 + g(generic)), many * ((K - 1) ** 2 - K)),  # within the simplex
+    (lw, K - 1),  # the same for all classes
+    (lw, K * outside),  # outside the simplex
   ]
+
+  def of_features(count: int) -> list[tuple[float, int]]:
+    return [
+      (lh * (1 + g(radial)), count * K),  # towards the class's own template
+      (lh * (1 + g(generic)), count * K * (K - 2)),  # between the others
+      (lh, count * K * outside),  # outside the simplex
+    ]
+
+  joint = of_features(n - 1)  # within a class
   joint += [
-    Eigenvalue(0.0, outside * (K - 1), 'rotations out of the simplex'),
-    Eigenvalue(lw + lh, outside * (K - 1), 'W and H out of the simplex'),
-    Eigenvalue(lw, outside, 'W out of the simplex, the same for all classes'),
-    Eigenvalue(lh, outside, 'H out of the simplex, the same for all classes'),
+    (0.0, outside * (K - 1)),  # rotations out of the simplex
+    (lw + lh, outside * (K - 1)),  # W and H out of the simplex
+    (lw, outside),  # W out of the simplex, the same for all classes
+    (lh, outside),  # H, likewise
   ]
-  for curvature, count, name in (
-    (radial, 1, 'all classes apart'),
-    (generic, many * K * (K - 3) // 2, 'symmetric'),
-  ):
+  # All classes apart, and the symmetric directions: W against H, W with H.
+  for curvature, count in ((radial, 1), (generic, many * K * (K - 3) // 2)):
     # From trace and determinant; the smaller one without cancellation.
     half = (lw + lh) * (1 + g(curvature)) / 2
     determinant = 4 * g(curvature) * lw * lh
     large = half + math.sqrt(half**2 - determinant)
-    joint += [
-      Eigenvalue(determinant / large, count, f'{name}, W against H'),
-      Eigenvalue(large, count, f'{name}, W with H'),
-    ]
+    joint += [(determinant / large, count), (large, count)]
   turns = (K - 1) * (K - 2) // 2
   joint += [
-    Eigenvalue(0.0, turns, 'rotations within the simplex'),
-    Eigenvalue((lw + lh) * (1 + g(generic)), turns, 'antisymmetric'),
-    Eigenvalue(lw, K - 1, 'all logits of a class, W'),
-    Eigenvalue(problem.lambda_b, 1, 'all logits, b'),
+    (0.0, turns),  # rotations within the simplex
+    ((lw + lh) * (1 + g(generic)), turns),  # antisymmetric
+    (lw, K - 1),  # all logits of a class, W
+    (problem.lambda_b, 1),  # all logits, b
   ]
-  joint += [
-    Eigenvalue(float(value), K - 1, 'one class, with the bias')
-    for value in np.linalg.eigvalsh(_bias_block(problem, best.margin))
-  ]
+  # One class, with the bias.
+  block = _bias_block(problem, best.margin)
+  joint += [(float(value), K - 1) for value in np.linalg.eigvalsh(block)]
   return HessianSpectrum(
     *(
-      tuple(e for e in block if e.multiplicity)
-      for block in (weights, of_features(n), joint)
+      tuple(Eigenvalue(*e) for e in part if e[1])
+      for part in (weights, of_features(n), joint)
     )
   )
 
@@ -392,9 +328,8 @@ def hessian_spectrum(problem: Problem) -> HessianSpectrum:
 def data_curvatures(problem: Problem) -> tuple[float, float, float]:
   """Curvatures of the data term at the minimiser, by direction of the logits.
 
-  Returns:
-    All classes apart, Kpq; one class against the others; any other, q. They
-    fall in this order.
+  In falling order: all classes apart, Kpq; one class against the others; any
+  other, q.
   """
   K, best = problem.num_classes, minimizer(problem)
   p, q = best.probability, best.other_probability
@@ -407,9 +342,7 @@ def _bias_block(problem: Problem, beta: float) -> np.ndarray:
 
   For a vector a whose sum is 0 it acts on four directions: P diag(a) P in W and
   in H (P takes the mean out), a on all examples through H, and a in b. The
-  logits move in one direction with the first two and in another with the last
-  two. The data term couples these, as it weighs the logit of the class more
-  than the others.
+  logits move in one direction with the first two, in another with the last two.
   """
   K = problem.num_classes
   lw, lh, lb = problem.lambda_w, problem.lambda_h, problem.lambda_b
@@ -421,12 +354,9 @@ def _bias_block(problem: Problem, beta: float) -> np.ndarray:
     [[one_class, coupling], [coupling, q + excess / (K - 1)]]
   )
   # How far the logits move in the two directions.
-  logits = np.array(
-    [
-      [math.sqrt(lw), math.sqrt(lh), 0, 0],
-      [0, 0, math.sqrt(lh), math.sqrt(problem.epsilon / beta)],
-    ]
-  )
+  root_w, root_h = math.sqrt(lw), math.sqrt(lh)
+  from_bias = math.sqrt(problem.epsilon / beta)
+  logits = np.array([[root_w, root_h, 0, 0], [0, 0, root_h, from_bias]])
   block = beta / problem.epsilon * logits.T @ curvature @ logits
   block += np.diag([lw, lh, lh, lb])
   block[0, 1] -= s
@@ -448,8 +378,7 @@ class ConditionNumbers:
       eigenvalues: the same number with respect to the logits, to W and to H.
       K - (K - 1)(epsilon + alpha) for more than two classes, and 1 for two,
       where there is one such eigenvalue. It is how this package reads the
-      paper's claim of a lower condition number; the paper's theorem may be
-      stated differently.
+      paper's claim of a lower condition number.
     block: (b) of the objective with respect to W alone, over all directions.
       That with respect to H alone is the same if D > K - 1.
     curved: (c) of the same block, over the directions in which the data term
@@ -465,14 +394,10 @@ class ConditionNumbers:
 
 
 def condition_numbers(problem: Problem) -> ConditionNumbers:
-  r"""The condition number at the minimiser, in four senses.
+  """The condition number at a minimiser that is not 0, in four senses.
 
-  Args:
-    problem: a problem whose minimiser is not 0.
-
-  References: Guo et al., 2025, claims that LS has the lower one. The formulas
-    were derived for this package; the paper's theorem may be stated
-    differently.
+  References: Guo et al., 2025, claims that LS has the lower one; see
+    `hessian_spectrum`.
   """
   spectrum = hessian_spectrum(problem)
   radial, _, generic = data_curvatures(problem)

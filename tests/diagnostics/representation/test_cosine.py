@@ -92,21 +92,20 @@ def test_one_direction_has_no_separation():
 
 def test_bad_input_is_one_line(data):
   features, labels = data
-  zero = features.copy()
+  zero, bad, empty = (
+    features.copy(),
+    features.copy(),
+    CosineVariation.init(K, D),
+  )
   zero[[3, 5]] = 0
-  with pytest.raises(UsageError, match=r'features\[3\] is all 0'):
-    cosine_variation(zero, labels)
-  with pytest.raises(UsageError, match='features of 2 examples are all 0'):
-    CosineVariation.init(K, D).update(zero, labels).compute()
-  with pytest.raises(UsageError, match='class 4 has no examples'):
-    cosine_variation(features, labels, num_classes=5)
-  with pytest.raises(UsageError, match='there are no examples'):
-    CosineVariation.init(K, D).compute()
-  with pytest.raises(UsageError, match=r'labels\[\d+\] is 3; expected from'):
-    CosineVariation.init(3, D).update(features, labels)
-  with pytest.raises(UsageError, match='features 40, labels 39'):
-    cosine_variation(features, labels[1:])
-  bad = features.copy()
   bad[labels == 1, 0] = np.nan
-  with pytest.raises(UsageError, match='features of class 1 are not all fin'):
-    CosineVariation.init(K, D).update(bad, labels).compute()
+  for call, message in (
+    (lambda: cosine_variation(zero, labels), r'features\[3\] is all 0'),
+    (empty.update(zero, labels).compute, 'features of 2 examples are all 0'),
+    (lambda: cosine_variation(features, labels, 5), 'class 4 has no examples'),
+    (empty.compute, 'there are no examples'),
+    (lambda: cosine_variation(features, labels[1:]), 'features 40, labels 39'),
+    (empty.update(bad, labels).compute, 'features of class 1 are not all fin'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      call()

@@ -21,15 +21,12 @@ def random_logits(seed=0, n=50, K=6):
 
 
 @pytest.mark.parametrize('centered', [True, False])
-@pytest.mark.parametrize('p', GRID)
-def test_by_the_definition(p, centered):
+def test_by_the_definition(centered):
   logits = random_logits()
-  # At these sizes NumPy's own norm does not overflow up to p = 200.
-  assert_allclose(
-    selective.max_logit_pnorm(logits, p, centered=centered),
-    naive(logits, p, centered),
-    rtol=1e-12,
-  )
+  for p in GRID:
+    # At these sizes NumPy's own norm does not overflow up to p = 200.
+    actual = selective.max_logit_pnorm(logits, p, centered=centered)
+    assert_allclose(actual, naive(logits, p, centered), rtol=1e-12)
 
 
 def test_golden(golden):
@@ -65,16 +62,18 @@ def test_p_1_ties_are_exact():
   assert_array_equal(score, 0.5)
 
 
-@pytest.mark.parametrize('p', GRID)
-def test_equal_logits(p):
+def test_equal_logits():
   # The mean of seven times 0.1 is not 0.1 in floating point.
   rows = np.array([[0.1] * 7, [0.0] * 7, [-3.3] * 7, [1e30] * 7])
-  assert_array_equal(selective.max_logit_pnorm(rows, p), 0)
-  assert_array_equal(selective.max_logit_pnorm(rows.astype(np.float32), p), 0)
-  uncentred = selective.max_logit_pnorm(rows, p, centered=False)
-  assert uncentred[1] == 0
-  if p:
-    assert_allclose(uncentred[[0, 2]], [7 ** (-1 / p), -(7 ** (-1 / p))])
+  for p in GRID:
+    for dtype in (np.float32, np.float64):
+      score = selective.max_logit_pnorm(rows.astype(dtype), p)
+      assert_array_equal(score, 0)
+    uncentred = selective.max_logit_pnorm(rows, p, centered=False)
+    assert uncentred[1] == 0
+    if p:
+      expected = 7 ** (-1 / p)
+      assert_allclose(uncentred[[0, 2]], [expected, -expected])
 
 
 def test_large_logits_do_not_overflow():
@@ -84,13 +83,18 @@ def test_large_logits_do_not_overflow():
     assert_allclose(score[0], score[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize('p', [-1, 0.05, math.nan])
-def test_bad_exponents(p):
-  logits = random_logits()
-  with pytest.raises(UsageError, match=r'p is .*; expected 0, or from'):
-    selective.max_logit_pnorm(logits, p)
-  with pytest.raises(UsageError, match=r'p is .*; expected 0, or from'):
-    selective.fit_pnorm(logits, logits.argmax(1), grid=(1, p))
+def test_bad_input():
+  logits, z = random_logits(), np.array([[1.0], [-2.0]])
+  score, fit = selective.max_logit_pnorm, selective.fit_pnorm
+  for call, message in (
+    (lambda: score(logits, -1), r'p is .*; expected 0, or from'),
+    (lambda: score(logits, math.nan), r'p is .*; expected 0, or from'),
+    (lambda: fit(logits, logits.argmax(1), grid=(1, 0.05)), 'p is 0.05'),
+    (lambda: score(z, 2), 'the single logit of a binary'),
+    (lambda: fit(z, [0, 1], centered=False), 'the single logit of a binary'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      call()
 
 
 def test_two_classes():
@@ -104,15 +108,6 @@ def test_two_classes():
   assert np.isnan(fit.aurc).all()
   assert_array_equal(fit.score(logits), selective.scores(logits)['msp'])
   assert selective.fit_pnorm(logits[:, 1] - logits[:, 0], labels).p is None
-
-
-def test_a_single_logit():
-  z = np.array([[1.0], [-2.0]])
-  for centered in (True, False):
-    with pytest.raises(UsageError, match='the single logit of a binary'):
-      selective.max_logit_pnorm(z, 2, centered=centered)
-  with pytest.raises(UsageError, match='the single logit of a binary'):
-    selective.fit_pnorm(z, [0, 1], centered=False)
 
 
 def noisy(seed, n=400, K=5):

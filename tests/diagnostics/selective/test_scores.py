@@ -1,3 +1,5 @@
+"""Scores of logits, and the pixels that are examples."""
+
 import decimal
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.errors import UsageError
 
 
 def exact(row):
@@ -39,13 +42,13 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize('row', ROWS, ids=str)
-def test_scores_follow_their_definitions(row):
-  for name, expected in exact(row).items():
-    score = selective.scores([row], name)[name]
-    assert score.dtype == np.float64
-    # Relative to the score: nothing saturates. 2e-16 of a margin of 0.
-    assert_allclose(score, expected, rtol=2e-12, atol=2e-16)
+def test_scores_follow_their_definitions():
+  for row in ROWS:
+    for name, expected in exact(row).items():
+      score = selective.scores([row], name)[name]
+      assert score.dtype == np.float64
+      # Relative to the score: nothing saturates. 2e-16 of a margin of 0.
+      assert_allclose(score, expected, rtol=2e-12, atol=2e-16)
 
 
 def test_large_float32_gaps_do_not_tie():
@@ -63,10 +66,9 @@ def test_gaps_beyond_all_exponents_are_finite():
     assert confidence[0] > confidence[1], name
 
 
-@pytest.mark.parametrize('shape', [(-1,), (-1, 1)])
-def test_a_single_logit(shape):
+def test_a_single_logit():
   z = np.array([-3.0, 0.0, 0.5, 40.0])
-  of = selective.scores(z.reshape(shape))
+  of = selective.scores(z)
   assert_allclose(of['msp'], abs(z), atol=1e-16)
   assert_allclose(of['logit_margin'], abs(z))
   # m = tanh(|z| / 2), whose log-odds are |z|.
@@ -95,3 +97,54 @@ def test_scores_of_the_largest_logits_can_be_ranked():
   for confidence in selective.scores(logits).values():
     assert 0 <= selective.aurc(selective.risk_coverage(confidence, wrong)) <= 1
   assert selective.fit_pnorm(logits, labels).msp_aurc > 0
+
+
+def images(seed=0):
+  rng = np.random.default_rng(seed)
+  labels = np.random.default_rng(9).integers(0, 4, size=(3, 5, 6))
+  labels = np.where(labels == 3, 255, labels).astype(np.uint8)
+  return rng.normal(size=(3, 5, 6, 3)).astype(np.float32), labels
+
+
+def test_every_labelled_pixel_is_an_example():
+  logits, labels = images()
+  logits[labels == 255] = np.nan  # What is ignored may hold anything.
+  pixel_logits, pixel_labels = selective.pool_pixels(logits, labels)
+  expected = [
+    (logits[i], labels[i]) for i in np.ndindex(labels.shape) if labels[i] != 255
+  ]
+  assert_array_equal(pixel_logits, [e[0] for e in expected])
+  assert_array_equal(pixel_labels, [e[1] for e in expected])
+  assert pixel_logits.dtype == np.float32
+
+
+def test_the_same_pixels_for_all_models():
+  a, labels = images(0)
+  b, _ = images(1)
+  part_a, labels_a = selective.pool_pixels(a, labels, limit=20, seed=3)
+  part_b, labels_b = selective.pool_pixels(b, labels, limit=20, seed=3)
+  assert part_a.shape == (20, 3)
+  assert_array_equal(labels_a, labels_b)
+  pool_a, _ = selective.pool_pixels(a, labels)
+  pool_b, _ = selective.pool_pixels(b, labels)
+
+  def rows(part, pool):
+    return [int(np.flatnonzero((pool == row).all(1))[0]) for row in part]
+
+  chosen = rows(part_a, pool_a)
+  assert chosen == rows(part_b, pool_b)
+  assert chosen == sorted(set(chosen))
+  other, _ = selective.pool_pixels(a, labels, limit=20, seed=4)
+  assert rows(other, pool_a) != chosen
+
+
+def test_bad_input():
+  logits, labels = images()
+  with pytest.raises(UsageError, match=r'the shapes of logits, \(3, 5, 6, 3\)'):
+    selective.pool_pixels(logits, labels[:, :4])
+  with pytest.raises(UsageError, match='no pixel is labelled'):
+    selective.pool_pixels(logits, np.full_like(labels, 255))
+  with pytest.raises(UsageError, match='limit is 0'):
+    selective.pool_pixels(logits, labels, limit=0)
+  with pytest.raises(UsageError, match='is 255; expected from 0 to 2'):
+    selective.pool_pixels(logits, labels, ignore_label=None)

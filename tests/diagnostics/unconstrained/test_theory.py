@@ -52,9 +52,8 @@ def test_the_objective_is_that_of_the_losses(x64, objective, alpha):
     assert_allclose(a, b, atol=1e-15)
 
 
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
+def test_a_bad_problem_is_one_line():
+  for changes, message in (
     ({'num_classes': 1}, 'num_classes is 1; expected an integer, at least 2'),
     ({'per_class': 0}, 'per_class is 0'),
     ({'dim': 2}, 'dim is 2; expected an integer, at least 3'),
@@ -64,13 +63,14 @@ def test_the_objective_is_that_of_the_losses(x64, objective, alpha):
     ({'lambda_w': 0.0}, 'lambda_w is 0.0; expected from 1e-100 to 1e'),
     ({'lambda_h': None}, 'lambda_h is None'),
     ({'lambda_b': -1.0}, 'lambda_b is -1.0; expected from 0 to 1e'),
-  ],
-)
-def test_a_bad_problem_is_one_line(changes, message):
-  settings = {'num_classes': 4, 'per_class': 3, 'dim': 6} | changes
-  with pytest.raises(UsageError, match=message) as e:
-    ufm.Problem(**settings)
-  assert '\n' not in str(e.value)
+  ):
+    settings = {'num_classes': 4, 'per_class': 3, 'dim': 6} | changes
+    with pytest.raises(UsageError, match=message):
+      ufm.Problem(**settings)
+  trivial = ufm.Problem(4, 3, 6, objective='maxsup', alpha=1.0)
+  for function in (ufm.hessian_spectrum, ufm.condition_numbers):
+    with pytest.raises(UsageError, match='minimiser is W = H = 0'):
+      function(trivial)
 
 
 def authors(K, alpha):
@@ -80,53 +80,39 @@ def authors(K, alpha):
 
 # The norms for K = 10 and alpha up to 0.1 are constants in the code published
 # with the paper; the rest is from the formulas, checked by L-BFGS.
-@pytest.mark.parametrize(
-  ('K', 'alpha', 'margin', 'weight_norm', 'feature_norm', 'ratio'),
-  [
+def test_golden_norms():
+  for K, alpha, *expected in (
     (10, 0.0, 6.0827, 3.4987, 1.5647, 9.7988),
     (10, 0.05, 4.8613, 3.1278, 1.3988, 9.3488),
     (10, 0.1, 4.2867, 2.9371, 1.3135, 8.8988),
-    (100, 0.0, 7.1818, 2.2422, 3.1710, 92.9996),
     (100, 0.4, 4.7313, 1.8199, 2.5737, 53.3996),
-  ],
-)
-def test_golden_norms(K, alpha, margin, weight_norm, feature_norm, ratio):
-  best = ufm.minimizer(authors(K, alpha))
-  got = (best.margin, best.weight_norm, best.feature_norm, K * best.probability)
-  expected = (margin, weight_norm, feature_norm, ratio)
-  assert_allclose(got, expected, atol=5.1e-5)
-  norms = np.linalg.norm(best.weights, axis=1)
-  assert_allclose(norms, best.weight_norm)
-  norms = np.linalg.norm(best.class_features, axis=1)
-  assert_allclose(norms, best.feature_norm)
+  ):
+    best = ufm.minimizer(authors(K, alpha))
+    norms = best.weight_norm, best.feature_norm
+    got = (best.margin, *norms, K * best.probability)
+    assert_allclose(got, expected, atol=5.1e-5)
+    for rows, norm in zip((best.weights, best.class_features), norms):
+      assert_allclose(np.linalg.norm(rows, axis=1), norm)
 
 
 # From an independent derivation, and L-BFGS.
-@pytest.mark.parametrize('objective', ['ls', 'maxsup'])
-@pytest.mark.parametrize(
-  ('K', 'n', 'alpha', 'lambda_w', 'lambda_h', 'margin', 'value'),
-  [
+def test_golden_margins():
+  for K, n, alpha, lambda_w, lambda_h, *expected in (
     (4, 3, 0.1, 5e-3, 5e-3 / 3, 3.41224722, 0.40141293),
     (5, 2, 0.0, 4e-3, 1e-3, 5.85665631, 0.07763870),
     (10, 4, 0.2, 1e-3, 2e-4, 3.65995647, 0.89657057),
-    (4, 3, 0.0, 5e-3, 2e-3, 5.1905884141, 0.1018582449),
-    (4, 3, 0.1, 5e-3, 2e-3, 3.3948903873, 0.4062857099),
-  ],
-)
-def test_golden_margins(
-  objective, K, n, alpha, lambda_w, lambda_h, margin, value
-):
-  problem = make(K, n, K + 2, objective, alpha, lambda_w, lambda_h)
-  best = ufm.minimizer(problem)
-  assert (best.margin, best.value) == pytest.approx((margin, value), abs=6e-9)
+  ):
+    for objective in ('ls', 'maxsup'):
+      problem = make(K, n, K + 2, objective, alpha, lambda_w, lambda_h)
+      best = ufm.minimizer(problem)
+      assert (best.margin, best.value) == pytest.approx(expected, abs=6e-9)
 
 
 PROBLEMS = [
-  ufm.Problem(
-    K, n, K - 1 + more, objective=objective, alpha=alpha, lambda_b=lambda_b
-  )
-  for K, n, more, lambda_b in ((2, 1, 0, 0.1), (3, 4, 0, 0.0), (5, 2, 3, 0.1))
-  for objective, alpha in (('ce', 0.0), ('ls', 0.3), ('maxsup', 0.3))
+  ufm.Problem(2, 1, 1, lambda_w=5e-3, lambda_h=2e-3),
+  ufm.Problem(3, 2, 4, objective='maxsup', alpha=0.1, lambda_b=0.0),
+  ufm.Problem(4, 3, 6, lambda_w=5e-3, lambda_h=2e-3, lambda_b=1e-2),
+  ufm.Problem(5, 2, 6, objective='ls', alpha=0.1, lambda_w=3e-2),
 ]
 
 
@@ -181,16 +167,7 @@ def listed(eigenvalues):
   )
 
 
-@pytest.mark.parametrize(
-  'problem',
-  [
-    ufm.Problem(2, 1, 1, lambda_w=5e-3, lambda_h=2e-3),
-    ufm.Problem(3, 2, 4, objective='maxsup', alpha=0.1, lambda_b=0.0),
-    ufm.Problem(4, 3, 6, lambda_w=5e-3, lambda_h=2e-3, lambda_b=1e-2),
-    ufm.Problem(5, 2, 6, objective='ls', alpha=0.1, lambda_w=3e-2),
-  ],
-  ids=str,
-)
+@pytest.mark.parametrize('problem', PROBLEMS, ids=str)
 def test_the_spectrum_is_that_of_automatic_differentiation(x64, problem):
   K, D = problem.num_classes, problem.dim
   best = ufm.minimizer(problem)
@@ -217,35 +194,22 @@ def test_the_spectrum_is_that_of_automatic_differentiation(x64, problem):
     assert_allclose(listed(got), np.linalg.eigvalsh(block), rtol=0, atol=1e-12)
 
 
-def test_there_is_none_at_the_collapse():
-  problem = ufm.Problem(4, 3, 6, objective='maxsup', alpha=1.0)
-  for function in (ufm.hessian_spectrum, ufm.condition_numbers):
-    with pytest.raises(UsageError, match='minimiser is W = H = 0') as e:
-      function(problem)
-    assert '\n' not in str(e.value)
-
-
 def measured_by_others(alpha, penalty):
   return make(10, 5000, 512, 'ls', alpha, penalty, penalty, penalty)
 
 
-@pytest.mark.parametrize(
-  ('penalty', 'alpha', 'block', 'curved', 'joint'),
-  [
-    (1e-5, 0.0, 8.2, 4.8, 149),
-    (1e-5, 0.05, 40.2, 7.8, 1149),
-    (1e-5, 0.1, 61.7, 8.0, 2087),
-    (5e-4, 0.0, None, None, 201),
-    (5e-4, 0.05, None, None, 209),
-    (5e-4, 0.1, None, None, 217),
-  ],
-)
-def test_golden_condition_numbers(penalty, alpha, block, curved, joint):
-  kappa = ufm.condition_numbers(measured_by_others(alpha, penalty))
-  assert kappa.joint == pytest.approx(joint, abs=0.51)
-  if block:
-    assert kappa.block == pytest.approx(block, abs=0.051)
-    assert kappa.curved == pytest.approx(curved, abs=0.051)
+def test_golden_condition_numbers():
+  for penalty, alpha, joint, block, curved in (
+    (1e-5, 0.0, 149, 8.2, 4.8),
+    (1e-5, 0.1, 2087, 61.7, 8.0),
+    (5e-4, 0.0, 201, None, None),
+    (5e-4, 0.1, 217, None, None),
+  ):
+    kappa = ufm.condition_numbers(measured_by_others(alpha, penalty))
+    assert kappa.joint == pytest.approx(joint, abs=0.51)
+    if block:
+      found = kappa.block, kappa.curved
+      assert found == pytest.approx((block, curved), abs=0.051)
 
 
 @pytest.mark.parametrize('objective', ['ls', 'maxsup'])

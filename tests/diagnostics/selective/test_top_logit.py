@@ -1,4 +1,7 @@
+"""What losses do to the largest logit."""
+
 import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,15 +41,12 @@ def close(a, b):
   assert_allclose(a, b, atol=2e-6)
 
 
-def test_label_smoothing(logits, labels):
+def test_label_smoothing_and_maxsup(logits, labels):
   correct = logits.argmax(1) == labels
   assert 0 < correct.sum() < N
   value = selective.suppression(LS, logits, labels)
   assert value.dtype == np.float64
   close(value, np.where(correct, ALPHA * (1 - 1 / K), -ALPHA / K))
-
-
-def test_maxsup(logits, labels):
   close(selective.suppression(MAXSUP, logits, labels), ALPHA * (1 - 1 / K))
 
 
@@ -77,6 +77,9 @@ def test_bad_input(logits, labels):
     selective.suppression(lambda z, y: LS(z, y).mean(), logits, labels)
   with pytest.raises(UsageError, match=r'logits\[0, 1\] is inf'):
     selective.suppression(LS, [[0.0, 1e100]], [0])
+  # The derivative of the root at 0 is infinite, and infinity times 0 is NaN.
+  with pytest.raises(UsageError, match='the gradient of the loss at example 0'):
+    selective.suppression(lambda z, y: jnp.sqrt(z.sum(1) * 0), logits, labels)
   expected = selective.expected_suppression
   with pytest.raises(UsageError, match="target is 'ce'; expected one of ls"):
     expected(0.1, K, ALPHA, target='ce')
@@ -90,10 +93,35 @@ def test_bad_input(logits, labels):
     expected([0.1, 0.2], K, ALPHA, target='soft', top_probability=[0.1] * 3)
 
 
-def test_a_gradient_that_is_not_finite(logits, labels):
-  def loss(z, y):
-    # The derivative of the root at 0 is infinite, and infinity times 0 is NaN.
-    return jnp.sqrt(z.sum(1) * 0)
+def examples(n=800, K=4, offset=0.0):
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(n, K)) * 2 + offset
+  labels = np.where(
+    rng.random(n) < 0.6, logits.argmax(1), rng.integers(K, size=n)
+  )
+  return logits, labels
 
-  with pytest.raises(UsageError, match='the gradient of the loss at example 0'):
-    selective.suppression(loss, logits, labels)
+
+def test_by_the_definition():
+  logits, labels = examples(offset=1e6)
+  profile = selective.max_logit_given_confidence(logits, labels)
+  pi = special.softmax(logits, 1).max(1)
+  centres = np.linspace(0.025, 0.975, 191)
+  assert_allclose(profile.confidence, centres, rtol=1e-12)
+  wrong = logits.argmax(1) != labels
+  for windows, chosen in ((profile.correct, ~wrong), (profile.wrong, wrong)):
+    for i, c in enumerate(profile.confidence):
+      v = logits.max(1)[chosen & (abs(pi - c) <= 0.025)]
+      assert windows.count[i] == len(v)
+      mean = v.mean() if len(v) else math.nan
+      std = v.std(ddof=1) if len(v) > 1 else math.nan
+      assert_allclose([windows.mean[i], windows.std[i]], [mean, std], rtol=1e-9)
+  counts = np.concatenate([profile.correct.count, profile.wrong.count])
+  assert {0, 1} < set(counts.tolist())
+
+
+def test_bad_windows():
+  profile = selective.max_logit_given_confidence
+  for window, message in (((0, 0.1), 'width is 0'), ((0.1, 0), 'step is 0')):
+    with pytest.raises(UsageError, match=message):
+      profile([[0.0, 1.0]], [0], *window)
