@@ -110,7 +110,8 @@ def test_no_circles():
   [
     (
       'import maxsup_jax.losses',
-      'flax tensorflow_datasets orbax grain matplotlib tqdm absl',
+      'flax optax chex ml_collections tensorflow_datasets orbax grain '
+      'matplotlib sklearn tqdm absl',
     ),
     (
       'import maxsup_jax.diagnostics, maxsup_jax.outputs',

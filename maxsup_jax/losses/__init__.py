@@ -87,6 +87,23 @@ from maxsup_jax.losses.zipf import (
   zipf_penalty,
 )
 
+# The same under names of their own.
+acls_objective = OBJECTIVES['acls']
+adaptive_ls_objective = OBJECTIVES['adaptive_ls']
+ce_objective = OBJECTIVES['ce']
+confidence_penalty_objective = OBJECTIVES['confidence_penalty']
+distillation_objective = OBJECTIVES['distillation']
+error_amplification_only_objective = OBJECTIVES['error_amplification_only']
+focal_objective = OBJECTIVES['focal']
+logit_matching_objective = OBJECTIVES['logit_matching']
+logit_norm_objective = OBJECTIVES['logit_norm']
+logit_penalty_objective = OBJECTIVES['logit_penalty']
+ls_objective = OBJECTIVES['ls']
+maxsup_objective = OBJECTIVES['maxsup']
+mbls_objective = OBJECTIVES['mbls']
+regularization_only_objective = OBJECTIVES['regularization_only']
+zipf_objective = OBJECTIVES['zipf']
+
 __all__ = [
   'OBJECTIVES',
   'SCHEDULES',
@@ -95,32 +112,45 @@ __all__ = [
   'OnlineSmoothing',
   'Schedule',
   'acls_cross_entropy',
+  'acls_objective',
   'acls_penalty',
+  'adaptive_ls_objective',
   'adaptive_smoothing_cross_entropy',
+  'ce_objective',
   'confidence_alpha',
   'confidence_penalty',
   'confidence_penalty_cross_entropy',
+  'confidence_penalty_objective',
   'constant_alpha',
   'cosine_alpha',
   'cross_entropy',
   'dense_votes',
   'distillation',
   'distillation_cross_entropy',
+  'distillation_objective',
   'error_amplification',
+  'error_amplification_only_objective',
   'focal_cross_entropy',
+  'focal_objective',
   'label_smoothing_cross_entropy',
   'label_weights',
   'linear_alpha',
   'logit_matching',
   'logit_matching_cross_entropy',
+  'logit_matching_objective',
   'logit_norm_cross_entropy',
+  'logit_norm_objective',
   'logit_penalty',
   'logit_penalty_cross_entropy',
+  'logit_penalty_objective',
+  'ls_objective',
   'make_objective',
   'margin_penalty',
   'max_suppression',
   'maxsup_cross_entropy',
+  'maxsup_objective',
   'mbls_cross_entropy',
+  'mbls_objective',
   'min_ranks',
   'ols_cross_entropy',
   'ols_end_of_epoch',
@@ -129,10 +159,12 @@ __all__ = [
   'ols_update',
   'piecewise_alpha',
   'prior_smoothing_cross_entropy',
+  'regularization_only_objective',
   'smoothing_regularization',
   'weighted_mean',
   'with_class_weights',
   'zipf_cross_entropy',
   'zipf_distribution',
+  'zipf_objective',
   'zipf_penalty',
 ]

@@ -174,7 +174,7 @@ def _constructor(name: str) -> Callable[..., Objective]:
       taken = choices[errors.one_of(option, options.pop(option), choices)]
     return _make(entry.loss, options, taken)
 
-  make.__name__ = make.__qualname__ = name
+  make.__name__ = make.__qualname__ = f'{name}_objective'
   make.__doc__ = f'The objective {name!r}; its first option is the strength.'
   vars(make)['__signature__'] = signature
   return make
