@@ -1,6 +1,5 @@
 """Parts of files, on a disk or in object storage."""
 
-import importlib.util
 import os
 import resource
 import threading
@@ -29,11 +28,10 @@ def files_of(path: str) -> Files:
   Raises:
     UsageError: if no package is installed that reads such files.
   """
-  scheme, separator, _ = str(path).partition('://')
-  if not separator:
+  if '://' not in str(path):
     return LocalFiles()
   check_scheme(path)
-  return FsspecFiles() if _filesystem_class(scheme) else GfileFiles()
+  return FsspecFiles()
 
 
 def check_scheme(path: object) -> None:
@@ -44,10 +42,9 @@ def check_scheme(path: object) -> None:
       f'the scheme of {path} is unknown; expected a local path or '
       f'{", ".join(f"{s}://" for s in _PACKAGES)}'
     )
-  if _filesystem_class(scheme) is None and not _read_by_tensorflow(scheme):
+  if _filesystem_class(scheme) is None:
     raise UsageError(
-      f'no installed package reads {path}: pip install '
-      f'{_PACKAGES[scheme]}{" or tensorflow" if scheme == "gs" else ""}'
+      f'no installed package reads {path}: pip install {_PACKAGES[scheme]}'
     )
 
 
@@ -84,10 +81,6 @@ def _filesystem_class(scheme: str) -> type | None:
     return fsspec.get_filesystem_class(scheme)
   except (ImportError, ValueError):
     return None
-
-
-def _read_by_tensorflow(scheme: str) -> bool:
-  return scheme == 'gs' and importlib.util.find_spec('tensorflow') is not None
 
 
 class LocalFiles:
@@ -166,27 +159,3 @@ def _fsspec(path: str) -> tuple[Any, str]:
   import fsspec
 
   return fsspec.core.url_to_fs(path)  # It keeps the file systems.
-
-
-class GfileFiles:
-  """Files in object storage, through TensorFlow."""
-
-  def fingerprint(self, path: str) -> tuple[int, int]:
-    try:
-      return int(_tensorflow().io.gfile.stat(path).length), 0
-    except _tensorflow().errors.NotFoundError as error:
-      raise FileNotFoundError(path) from error
-
-  def stream(self, path: str) -> BinaryIO:
-    return _tensorflow().io.gfile.GFile(path, 'rb')
-
-  def read(self, path: str, start: int, length: int) -> bytes:
-    with self.stream(path) as file:
-      file.seek(start)
-      return file.read(length)
-
-
-def _tensorflow() -> Any:
-  import tensorflow
-
-  return tensorflow
