@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from maxsup_jax.errors import UsageError, integer, number, shown
+from maxsup_jax.models.convolution import convolve
 
 # Logits, and what led to them.
 Output = tuple[jax.Array, dict[str, jax.Array]]
@@ -91,6 +92,7 @@ class ConvModule(nn.Module, kw_only=True):
       use_bias=False,
       kernel_init=kernel_init,
       dtype=self.dtype,
+      conv_general_dilated=convolve,
       name=name,
     )
 

@@ -17,6 +17,7 @@ from maxsup_jax.models._parts import (
   check_sizes,
   linear_head,
 )
+from maxsup_jax.models.convolution import convolve
 
 # Named by the standard deviation before the truncation at ±2 of them, as in
 # TensorFlow.
@@ -133,6 +134,7 @@ class AlexNetCifar(nn.Module):
       kernel_init=_truncated_normal(0.05),
       bias_init=nn.initializers.constant(bias),
       dtype=self.dtype,
+      conv_general_dilated=convolve,
       name=name,
     )
 
