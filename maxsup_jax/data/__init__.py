@@ -1,5 +1,6 @@
 """Datasets, and the batches that training and evaluation read from them."""
 
+from maxsup_jax.data.label_noise import NoisyLabels as NoisyLabels
 from maxsup_jax.data.long_tail import LongTailedSource as LongTailedSource
 from maxsup_jax.data.long_tail import (
   long_tailed_counts as long_tailed_counts,

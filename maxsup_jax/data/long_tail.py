@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax.data.sources import Example, Source, UndecodedExample
+from maxsup_jax.data.sources import (
+  Example,
+  Source,
+  UndecodedExample,
+  all_labels,
+)
 from maxsup_jax.errors import UsageError, integer, number
 
 # The second word of the Philox keys; 0 and 1 are those of the pipeline.
@@ -90,7 +95,7 @@ class LongTailedSource:
     self, source: Source, ratio: float, seed: int, *, largest: int | None = None
   ):
     integer('seed', seed, 0, 2**63 - 1)
-    labels_N = _labels(source)
+    labels_N = all_labels(source)
     K = source.num_classes
     there = np.bincount(labels_N, minlength=K)
     if not there.all():
@@ -142,13 +147,6 @@ class LongTailedSource:
   def labels(self) -> np.ndarray:
     """All labels, int32 `[N]`."""
     return self._labels.copy()
-
-
-def _labels(source: Source) -> np.ndarray:
-  """All labels of a source, int32 `[N]`."""
-  if hasattr(source, 'labels'):
-    return np.asarray(source.labels(), np.int32)
-  return np.array([source[i]['label'] for i in range(len(source))], np.int32)
 
 
 def _chosen(

@@ -62,6 +62,13 @@ class Source(Protocol):
     """All labels, int32 `[N]`; needed of long-tailed splits only."""
 
 
+def all_labels(source: Source) -> np.ndarray:
+  """All labels of a source, int32 `[N]`."""
+  if hasattr(source, 'labels'):
+    return np.asarray(source.labels(), np.int32)
+  return np.array([source[i]['label'] for i in range(len(source))], np.int32)
+
+
 class ArraySource:
   """Images and labels in memory.
 

@@ -158,6 +158,11 @@ def _sources(
   train = source_of(dataset.train_split, dataset.in_memory and training)
   if dataset.imbalance is not None:
     train = data.LongTailedSource(train, dataset.imbalance, config.seed)
+  if dataset.label_noise is not None:
+    with errors.within('config.dataset.label_noise_'):
+      train = data.NoisyLabels(
+        train, dataset.label_noise, config.seed, dataset.label_noise_kind
+      )
   if eval_split == dataset.train_split:
     # The same set under the same name: a long tail, where there is one.
     return train, train

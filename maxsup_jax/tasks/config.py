@@ -67,6 +67,10 @@ def default_config() -> ConfigDict:
         # Long-tailed training: examples of the last class for each one of the
         # first, such as 0.01; None keeps all.
         'imbalance': placeholder(float),
+        # The share of training labels that are wrong, such as 0.2, and how; see
+        # maxsup_jax.data.NoisyLabels. None leaves them.
+        'label_noise': placeholder(float),
+        'label_noise_kind': 'symmetric',
         # So many random examples in the form of the dataset, to try things out.
         'mock': placeholder(int),
         # Decode the whole dataset once and keep it in memory.
@@ -136,6 +140,10 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
   if dataset.imbalance is not None:
     errors.number(
       'config.dataset.imbalance', dataset.imbalance, above=0, high=1
+    )
+  if dataset.label_noise is not None:
+    errors.number(
+      'config.dataset.label_noise', dataset.label_noise, above=0, below=1
     )
   errors.one_of(
     'config.batch_norm', resolved.batch_norm, ('cross_device', 'per_device')
