@@ -54,6 +54,21 @@ OBJECTIVES = {
   # The paper does not give its rule for alpha, nor its range; see
   # `maxsup_jax.losses.confidence_alpha`.
   'adaptive_maxsup': {'name': 'maxsup', 'alpha': 0.2, 'adaptive_alpha': True},
+  # Both need --config.teacher=WORKDIR. That of Müller et al., 2019, without and
+  # with the labels; theirs has the temperature of the teacher alone.
+  'distillation': {
+    'name': 'distillation',
+    'beta': 1.0,
+    'teacher_temperature': 1.0,
+    'student_temperature': 1.0,
+    'divergence': 'cross_entropy',
+    'scale_by_squared_temperature': False,
+  },
+  'logit_matching': {
+    'name': 'logit_matching',
+    'beta': 0.6,
+    'reduction': 'sum',
+  },
   # The rows of the ablation of MaxSup, Table 1.
   'regularization_only': {
     'name': 'regularization_only',

@@ -9,6 +9,7 @@ from maxsup_jax import data, errors, losses, models
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.classification import Classification, check_votes
+from maxsup_jax.tasks.teachers import open_teacher
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.run import Lengths, Run, make_run
 
@@ -81,10 +82,18 @@ def build(
       epochs=-(-lengths.total // lengths.steps_per_epoch),
       axis_name=AXIS,
     )
+  teacher = None
   if 'teacher_logits' in objective.needs:
+    if config.teacher is None:
+      raise UsageError(
+        f'config.objective: {config.objective.name!r} needs a teacher; set '
+        'config.teacher to the work directory of a trained run'
+      )
+    teacher = open_teacher(config.teacher, config, K, image_shape)
+    objective = teacher.beside(objective)
+  elif config.teacher is not None:
     raise UsageError(
-      f'objective: {config.objective.name!r} needs the logits of a teacher, '
-      'which this program does not have; use it in your own training step'
+      f'config.teacher has no effect on the objective {config.objective.name!r}'
     )
   task = Classification(
     config=config,
@@ -97,6 +106,7 @@ def build(
     eval_shape=eval_shape,
     model=_create_model(config, K) if model is None else model,
     objective=objective,
+    teacher=teacher,
   )
   check_votes(task)
   _check_sizes(task)

@@ -14,6 +14,7 @@ from maxsup_jax import data, losses, models
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import collapse, metrics, weights
 from maxsup_jax.tasks.mixing import Mixing, mix_images, mix_labels
+from maxsup_jax.tasks.teachers import Teacher
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.task import Aux, Batch, Measurement, Sums
@@ -34,6 +35,7 @@ class Classification:
     eval_shape: of the transformed images that are evaluated.
     model: a module with the contract of `maxsup_jax.models`.
     objective: what is minimised.
+    teacher: whose logits the objective needs, or None.
     measured_splits: where neural collapse is measured during training.
   """
 
@@ -47,6 +49,7 @@ class Classification:
   eval_shape: tuple[int, int, int]
   model: nn.Module
   objective: losses.Objective
+  teacher: Teacher | None = None
   unit = 'images'
 
   @property
@@ -115,9 +118,12 @@ class Classification:
     return weights.init_from(state, path, self.config.model)
 
   def origin(self) -> dict[str, Any]:
-    """What `run.json` says of `config.init_from`."""
-    path = self.config.init_from
-    return {} if path is None else {'init_from': weights.origin_of(path)}
+    """What `run.json` says of `config.init_from` and `config.teacher`."""
+    return {
+      name: weights.origin_of(self.config[name])
+      for name in ('init_from', 'teacher')
+      if self.config[name] is not None
+    }
 
   def normalize(self, images: jax.Array) -> jax.Array:
     """The images as the model sees them, see `normalize`."""
@@ -169,7 +175,7 @@ class Classification:
     if mixes:
       labels = mix_labels(labels, kept, logits.shape[-1])
     values, objective_state = self._objective(
-      variables, logits, outputs, labels, mask, step, objective_state
+      variables, images, logits, outputs, labels, mask, step, objective_state
     )
     stats = updates.get('batch_stats', variables['batch_stats'])
     sums = metrics.classification_sums(logits, labels, mask)
@@ -189,9 +195,10 @@ class Classification:
     confidence bin and, of a long tail, `classes` those per class.
     """
     labels, mask = batch['label'], batch['mask']
-    logits, outputs = self.apply(variables, batch['image'])
+    images = self.normalize(batch['image'])
+    logits, outputs = self.apply(variables, images)
     values, _ = self._objective(
-      variables, logits, outputs, labels, mask, step, objective_state
+      variables, images, logits, outputs, labels, mask, step, objective_state
     )
     sums = metrics.output_sums(logits, labels, mask)
     sums['classification']['objective'] = (values.sum(), mask.sum())
@@ -202,17 +209,21 @@ class Classification:
     return sums
 
   def _objective(
-    self, variables, logits, outputs, labels, mask, step, objective_state
+    self, variables, images, logits, outputs, labels, mask, step, state
   ):
     inputs = {}
+    if self.teacher is not None:
+      state, frozen = state
+      inputs['teacher_logits'] = self.teacher.logits(frozen, images)
     if 'votes' in self.objective.needs:
       head = variables['params']['head']
       inputs['votes'] = losses.dense_votes(
         outputs['feature_map'], head['kernel'], head['bias']
       )
-    return self.objective.apply(
-      objective_state, logits, labels, step=step, where=mask, **inputs
+    values, state = self.objective.apply(
+      state, logits, labels, step=step, where=mask, **inputs
     )
+    return values, state if self.teacher is None else (state, frozen)
 
   def report(self, sums: Sums) -> dict[str, Any]:
     """`examples`, and the means of `metrics.means`."""

@@ -84,6 +84,10 @@ def default_config() -> ConfigDict:
       # The work directory of a run whose newest weights to start from, or a
       # file of PyTorch weights: .safetensors, .pth and others.
       'init_from': placeholder(str),
+      # The work directory of a run whose newest weights, 'raw' or 'ema', teach
+      # this one: of the objectives distillation and logit_matching.
+      'teacher': placeholder(str),
+      'teacher_weights': 'raw',
       # Statistics over the global batch, 'cross_device', or 'per_device'.
       'batch_norm': 'cross_device',
       # Mixup and cutmix, on the device; see maxsup_jax.tasks.mixing.

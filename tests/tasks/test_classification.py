@@ -119,7 +119,7 @@ def test_what_objectives_need_reaches_them(build, objective):
 def test_what_the_program_cannot_give_an_objective_is_refused(build):
   resnet, vit = CONFIG['model'], {'name': 'vit_tiny', 'patch_size': 4}
   for objective, model, message in (
-    ({'name': 'distillation'}, resnet, "'distillation' needs the logits of"),
+    ({'name': 'distillation'}, resnet, "'distillation' needs a teacher; set"),
     (
       {'name': 'zipf', 'ranking': 'votes'},
       vit,

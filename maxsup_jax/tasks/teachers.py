@@ -1,0 +1,128 @@
+"""The frozen run that a student learns from."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from maxsup_jax import errors
+from maxsup_jax.errors import UsageError
+from maxsup_jax.losses import Objective
+from maxsup_jax.models import create_model
+from maxsup_jax.tasks import inputs
+from maxsup_jax.tasks.weights import load_variables, open_workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A trained classifier that gives its logits in the steps of another.
+
+  Attributes:
+    model: a module of `maxsup_jax.models`.
+    variables: its weights, host arrays.
+    scale: what takes the student's normalised images to the teacher's.
+    shift: likewise: `scale * images + shift`.
+  """
+
+  model: nn.Module
+  variables: Mapping[str, Any]
+  scale: tuple[float, ...]
+  shift: tuple[float, ...]
+
+  def logits(self, variables: Mapping[str, Any], images: jax.Array) -> Any:
+    """Logits `[B, K]` in evaluation mode, without a gradient.
+
+    Args:
+      variables: those of the teacher, on the device.
+      images: as the student sees them, augmented, mixed and normalised.
+    """
+    if set(self.scale) != {1.0} or set(self.shift) != {0.0}:
+      images = images * jnp.float32(self.scale) + jnp.float32(self.shift)
+    logits, _ = self.model.apply(variables, images, train=False)
+    return jax.lax.stop_gradient(logits)
+
+  def beside(self, objective: Objective) -> Objective:
+    """The objective with the teacher's weights in its state.
+
+    So they are arguments of the step, not constants of the program, and are
+    saved with the student: a run that resumes has the same teacher.
+    """
+    return objective._replace(init=lambda: (objective.init(), self.variables))
+
+
+def open_teacher(
+  path: str | os.PathLike,
+  config: ConfigDict,
+  num_classes: int,
+  image_shape: tuple[int, int, int],
+) -> Teacher:
+  """Opens the run that `config.teacher` names, and its newest checkpoint.
+
+  Args:
+    path: of its work directory.
+    config: of the student.
+    num_classes: of the student.
+    image_shape: of the student's images in training.
+
+  Raises:
+    UsageError: if there is no such run, or it is for other classes or images.
+  """
+  with errors.within('config.teacher: '):
+    directory = open_workdir(path)
+    own = directory.config()
+    _, variables = load_variables(directory, weights=config.teacher_weights)
+    head = variables['params']['head']['kernel']
+    if head.shape[-1] != num_classes:
+      raise UsageError(
+        f'{directory.path} has {head.shape[-1]} classes; the student has '
+        f'{num_classes}'
+      )
+    floats = [inputs.parse_transforms(c)[0].gives_floats for c in (own, config)]
+    if floats[0] != floats[1]:
+      raise UsageError(
+        f'{directory.path} and the student see pixels of different scales; '
+        "'standardize' must be in the transforms of both or neither"
+      )
+    options = own.model.to_dict()
+    teacher = Teacher(
+      create_model(options.pop('name'), num_classes, **options),
+      variables,
+      *((1.0,), (0.0,)) if floats[0] else _rescaling(own, config),
+    )
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    try:
+      jax.eval_shape(teacher.logits, variables, images)
+    except UsageError:
+      raise
+    except Exception as error:  # Flax's, of parameters of another shape.
+      raise UsageError(
+        f'{directory.path} cannot see images of {list(image_shape)}: '
+        f'{errors.one_line(error)}'
+      ) from None
+    return teacher
+
+
+def _rescaling(
+  teacher: ConfigDict, student: ConfigDict
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """What undoes one normalisation and does another, for each channel."""
+  C = max(
+    len(config.dataset[name])
+    for config in (teacher, student)
+    for name in ('mean', 'std')
+  )
+  means, stds = (
+    [
+      tuple(config.dataset[name]) * (C if len(config.dataset[name]) == 1 else 1)
+      for config in (student, teacher)
+    ]
+    for name in ('mean', 'std')
+  )
+  scale = tuple(a / b for a, b in zip(*stds))
+  shift = tuple((a - b) / s for a, b, s in zip(*means, stds[1]))
+  return scale, shift
