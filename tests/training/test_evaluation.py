@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -75,6 +77,29 @@ def test_accuracy_of_groups_of_classes(count):
     'ece',
     'objective',
   ]
+
+
+def test_the_objective_is_that_of_the_last_step():
+  """With its strength there, not that of a step still to come."""
+  objective = losses.maxsup_objective(lambda step: step / 10)
+  evaluated, devices = task(Linear(), objective), Devices(jax.devices()[:1])
+  state = create_state(
+    evaluated.init_variables, optax.sgd(1.0), objective, seed=3
+  )
+  (batch,) = batches(1, 16)
+  logits, _ = evaluated.apply(state.variables(), batch['image'])
+  for taken, alpha in ((0, 0.0), (1, 0.0), (6, 0.5)):
+    now = dataclasses.replace(state, step=np.int32(taken))
+    means = evaluated.report(
+      evaluate(
+        devices.map(make_eval_step(evaluated)),
+        devices.replicate(now),
+        [batch],
+        devices,
+      )
+    )
+    loss = losses.maxsup_cross_entropy(logits, batch['label'], alpha)
+    assert means['objective'] == pytest.approx(float(loss.mean()), rel=1e-5)
 
 
 def test_groups_without_examples():

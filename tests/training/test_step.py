@@ -145,6 +145,20 @@ def test_per_device_statistics_do_depend_on_the_devices():
   assert max(jax.tree.leaves(difference)) > 1e-3
 
 
+def test_running_statistics_are_averaged_over_the_devices():
+  (batch,) = batches(1, 16)
+  state, _ = train(Linear(True), Devices(jax.devices()[:4]), [batch])
+  parts = (batch['image'].reshape(4, 4, -1) / 255 - 0.5) / 0.25
+  stats = jax.device_get(state.batch_stats)['BatchNorm_0']
+  for name, values, before in (
+    ('mean', parts.mean(1), 0),
+    ('var', parts.var(1), 1),
+  ):
+    expected = 0.99 * before + 0.01 * values.mean(0)
+    for device in range(4):
+      np.testing.assert_allclose(stats[name][device], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize('count', [1, 4])
 def test_one_step_is_the_closed_form(count):
   """Plain gradient descent on MaxSup, with a mask, in float64 NumPy."""
