@@ -57,7 +57,7 @@ _TRANSFORM = flags.DEFINE_string(
   'transform',
   None,
   "Transform of the corrupted images in place of the run's eval_transform, "
-  "such as 'resize(256) | center_crop(224)'; see above.",
+  "such as 'resize(256) | center_crop(224)'; empty for none. See above.",
 )
 _OUT = flags.DEFINE_string(
   'out',

@@ -82,9 +82,9 @@ def _checked_epochs():
   given = _EPOCHS.value
   if not given:
     return []
-  if not all(e.isdecimal() for e in given):
+  if not all(e.isdecimal() and int(e) < 2**31 for e in given):
     raise _cli.UsageError(
-      f'--epochs is {",".join(given)}; expected integers from 0, such as 0,1,2'
+      f'--epochs is {",".join(given)}; expected integers from 0 to 2147483647'
     )
   for name in ('step', 'columns', 'split'):
     if flags.FLAGS[name].present:

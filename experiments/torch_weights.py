@@ -42,7 +42,8 @@ flags.DEFINE_string(
   'prefix',
   None,
   'With --file: read only the names that begin with this; by default '
-  'module., model. and _orig_mod. are stripped if all names have them.',
+  'module., model. and _orig_mod. are stripped if all names have them; empty '
+  'for all names as they are.',
 )
 flags.DEFINE_string(
   'class_order',

@@ -66,7 +66,7 @@ KIND = 'study of unconstrained features'
 
 def main():
   _cli.needed('out', 'the directory for all files')
-  alphas, seeds = _numbers('alphas', float), _numbers('seeds', int)
+  alphas, seeds = _cli.numbers('alphas', float), _cli.numbers('seeds')
   import tqdm
 
   from maxsup_jax.reports import unconstrained as figures
@@ -106,14 +106,6 @@ def main():
   _print(records)
   written = [out.path / name for name in ('results.json', *files)]
   print('\nwritten: ' + ', '.join(map(str, written)))
-
-
-def _numbers(flag, kind):
-  """The values of a list flag, without repetitions."""
-  values = list(dict.fromkeys(_cli.numbers(flag, kind)))
-  if not values:
-    raise _cli.UsageError(f'--{flag} is empty')
-  return values
 
 
 def _print(records):

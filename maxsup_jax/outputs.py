@@ -149,6 +149,7 @@ def _arrays(
   """The arrays of a file that have a meaning here, and the others' names."""
   arrays: dict[str, np.ndarray] = {}
   others = []
+  files.refuse_irregular(path)
   try:
     with zipfile.ZipFile(path) as archive:
       for info in archive.infolist():

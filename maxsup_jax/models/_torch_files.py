@@ -50,7 +50,7 @@ def read(
   """
   path = pathlib.Path(path)
   _check_suffix(path)
-  if not path.is_file():
+  if not os.path.isfile(path):
     raise UsageError(f'no file {path}')
   if path.suffix not in PICKLES:
     if key is not None:
@@ -77,8 +77,9 @@ def write(
   """
   path = pathlib.Path(path)
   _check_suffix(path)
-  if path.exists():
+  if os.path.lexists(path):
     raise UsageError(f'{path} exists; choose another file')
+  files.check_writable(path)
   # Neither package minds strides: safetensors writes the memory as it lies.
   arrays = {n: np.array(value, order='C') for n, value in state_dict.items()}
   if path.suffix in PICKLES:
@@ -87,8 +88,6 @@ def write(
     content = file.getvalue()
   else:
     content = _safetensors(path).save(arrays)
-  with files.one_line_errors(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)
 
 

@@ -13,6 +13,8 @@ from maxsup_jax.outputs import Outputs
 
 RISK = 0.05
 COVERAGE = 0.8
+# What is more is a slip: it would fill the memory, and take days.
+MOST_BINS, MOST_RESAMPLES = 10_000, 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Options:
   def __post_init__(self) -> None:
     errors.number('held_out', self.held_out, above=0, below=1)
     errors.number('level', self.level, above=0, below=1)
-    errors.integer('bins', self.bins, low=1)
+    errors.integer('bins', self.bins, low=1, high=MOST_BINS)
+    errors.integer('resamples', self.resamples, high=MOST_RESAMPLES)
     seeds, classes, resamples = self.seeds, self.classes, self.resamples
     # With fewer, a percentile interval is no more than its extremes.
     enough = math.ceil(round(2 / max(1 - self.level, 1e-9), 6))

@@ -96,8 +96,6 @@ def prepare(
     data_dir: where datasets are prepared.
   """
   names = run_names(workdirs)
-  if len(set(names)) < len(names):
-    raise UsageError('workdir: a run is listed twice')
   if len(workdirs) > 1 and not out:
     raise UsageError('out is needed for several runs: a directory for results')
   configs = [tasks.open_workdir(w).config() for w in workdirs]

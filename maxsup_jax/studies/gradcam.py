@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from maxsup_jax import models
+from maxsup_jax import files, models
 from maxsup_jax.data import resizing
 from maxsup_jax.data.decoding import decode
 from maxsup_jax.diagnostics import gradcam
@@ -174,6 +174,7 @@ def read_images(items: Sequence[str], task: Classification) -> Images:
 
 def _read_file(path: str, task: Classification) -> np.ndarray:
   try:
+    files.refuse_irregular(path)
     image = decode(pathlib.Path(path).read_bytes(), task.eval_shape[-1])
   except (OSError, UsageError) as e:
     reason = getattr(e, 'strerror', None) or e

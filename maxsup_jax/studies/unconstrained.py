@@ -37,10 +37,11 @@ class Descent:
   init_scale: float | None = None
 
   def __post_init__(self) -> None:
-    errors.integer('steps', self.steps, low=1)
+    errors.integer('steps', self.steps, low=1, high=10_000_000)
     errors.number('lr', self.lr, above=0)
     for seed in self.seeds:
       errors.integer('seeds', seed, low=0)
+    errors.distinct('seeds', self.seeds)
     if self.init_scale is not None:
       errors.number('init_scale', self.init_scale, above=0)
 
@@ -80,6 +81,8 @@ def make_problems(
   leaves nothing to do, or only minimisers of 0.
   """
   chosen = []
+  errors.distinct('objectives', objectives)
+  errors.distinct('alphas', alphas)
   for objective in dict.fromkeys(objectives):
     errors.one_of('objectives', objective, unconstrained.OBJECTIVES)
     own = [0.0] if objective == 'ce' else [a for a in alphas if a]

@@ -94,6 +94,7 @@ class Workdir:
       UsageError: if there is none, or it cannot be read.
     """
     path = self.path / 'config.json'
+    files.refuse_irregular(path)
     try:
       given = json.loads(path.read_text())
     except FileNotFoundError:
@@ -101,7 +102,8 @@ class Workdir:
         f'{self.path} is not the work directory of a run: it has no config.json'
       ) from None
     except (OSError, ValueError, RecursionError) as e:
-      raise UsageError(f'{path} cannot be read: {one_line(e)}') from None
+      reason = getattr(e, 'strerror', None) or one_line(e)
+      raise UsageError(f'{path} cannot be read: {reason}') from None
     with within(f'{path}: '):
       return self._resolve(given)
 

@@ -182,7 +182,7 @@ def test_what_is_wrong_is_said_before_anything_is_computed(
   raw = make_run(tmp_path / 'raw', CONFIG | {'ema_decay': None}, corrupted, ())
   for paths, changes, message in (
     (workdirs, {'out': None}, 'out is needed for several runs'),
-    (workdirs[:1] * 2, {}, 'a run is listed twice'),
+    (workdirs[:1] * 2, {}, 'workdir has .* twice'),
     (workdirs[:1], {'severities': [0, 1]}, 'expected numbers from 1 to 5'),
     (workdirs[:1], {'corruptions': ['rain']}, "corruptions is 'rain'"),
     (workdirs[:1], {'step': 4}, 'no checkpoint of step 4'),

@@ -14,6 +14,8 @@ from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Beyond them products of penalties, or their ratios, overflow or are 0.
 _SMALLEST, _LARGEST = 1e-100, 1e100
+# Of classes, examples and features: what is more is a slip.
+_MOST = 2**24
 OBJECTIVES = ('ce', 'ls', 'maxsup')
 # W, H and b.
 Parameters = tuple[Any, Any, Any]
@@ -65,10 +67,10 @@ class Problem:
   lambda_b: float = 1e-3
 
   def __post_init__(self) -> None:
-    K = integer('num_classes', self.num_classes, low=2)
-    integer('per_class', self.per_class, low=1)
+    K = integer('num_classes', self.num_classes, 2, _MOST)
+    integer('per_class', self.per_class, 1, _MOST)
     # A simplex needs K - 1 dimensions.
-    integer('dim', self.dim, low=K - 1)
+    integer('dim', self.dim, K - 1, _MOST)
     for name, low in (
       ('alpha', 0.0),
       ('lambda_w', _SMALLEST),
