@@ -150,6 +150,19 @@ def keep_compiled(workdir: str | os.PathLike) -> None:
         print(f'note: {e}; see --compilation_cache', file=sys.stderr)
 
 
+def check_runs(*workdirs: str) -> None:
+  """Refuses what is no run, before what takes seconds is imported.
+
+  Several processes look when they have joined: one that ended alone would leave
+  the others waiting.
+  """
+  from maxsup_jax import tasks
+
+  if not _processes.are_several():
+    for workdir in workdirs:
+      tasks.open_workdir(workdir).config()
+
+
 def values(*names: str) -> dict[str, Any]:
   """The values of some flags, by name."""
   return {name: flags.FLAGS[name].value for name in names}

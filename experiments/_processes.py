@@ -103,9 +103,14 @@ def join_processes(*, saves: bool = False) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def are_several() -> bool:
+  """Whether this is one of several processes, which have not joined yet."""
+  return _arguments() is not None
+
+
 def refuse_several(program: str, why: str = '') -> None:
   """Refuses several processes, without joining them."""
-  if _arguments():
+  if are_several():
     expect_several()
     if _PROCESS_ID.value:
       time.sleep(2)  # Process 0 says the same, and may be slower.

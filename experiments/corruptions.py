@@ -69,15 +69,16 @@ _cli.define_run_flags(split=False)
 
 
 def main():
-  _cli.needed('workdir')
+  workdirs = _cli.needed('workdir')
   severities = _cli.numbers('severities')
   _processes.refuse_several('corruptions')
+  _cli.check_runs(*workdirs)
   from maxsup_jax.reports.corruptions import heat_maps
   from maxsup_jax.studies import corruption_results as results
   from maxsup_jax.studies import corruptions
 
   study = corruptions.prepare(
-    _WORKDIR.value,
+    workdirs,
     _OUT.value,
     dataset=_DATASET.value,
     corruptions=_CORRUPTIONS.value,
@@ -85,7 +86,7 @@ def main():
     transform=_TRANSFORM.value,
     **_cli.values('step', 'weights', 'data_dir'),
   )
-  _cli.keep_compiled(_WORKDIR.value[0])
+  _cli.keep_compiled(workdirs[0])
   try:
     found = corruptions.run(study)
   except KeyboardInterrupt:

@@ -28,6 +28,9 @@ def main():
   from maxsup_jax import tasks
 
   config = tasks.resolve(flags.FLAGS.config)
+  path = _WORKDIR.value or tasks.default_workdir(config)
+  if not _processes.are_several():
+    tasks.open_workdir(path).check(config)
   _processes.join_processes(saves=True)
   import jax
 
@@ -35,7 +38,6 @@ def main():
   from maxsup_jax.training import loop
 
   first = jax.process_index() == 0
-  path = _WORKDIR.value or tasks.default_workdir(config)
   workdir = tasks.open_workdir(path, writes=first)
   _processes.advise(workdir.advice)
   workdir.check(config)

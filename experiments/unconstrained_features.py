@@ -67,12 +67,9 @@ KIND = 'study of unconstrained features'
 def main():
   _cli.needed('out', 'the directory for all files')
   alphas, seeds = _cli.numbers('alphas', float), _cli.numbers('seeds')
-  import tqdm
-
-  from maxsup_jax.reports import unconstrained as figures
+  # What takes seconds to import is imported when nothing is wrong.
   from maxsup_jax.reports.directory import Directory
   from maxsup_jax.studies import unconstrained as study
-  from maxsup_jax.training.provenance import provenance
 
   settings = _cli.values(
     *('num_classes', 'per_class', 'dim', 'lambda_w', 'lambda_h', 'lambda_b')
@@ -81,6 +78,11 @@ def main():
   descent = study.Descent(**steps, seeds=seeds, init_scale=_INIT_SCALE.value)
   problems = study.make_problems(_OBJECTIVES.value, alphas, **settings)
   out = Directory(_OUT.value, KIND, overwrite=_OVERWRITE.value)
+  import tqdm
+
+  from maxsup_jax.reports import unconstrained as figures
+  from maxsup_jax.training.provenance import provenance
+
   started = provenance()
   with tqdm.tqdm(total=len(problems) * (1 + len(seeds))) as progress:
     found = study.run(problems, descent, progress.update)

@@ -7,11 +7,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maxsup_jax.errors import UsageError, one_line
+
+# What figures can be written as.
+FIGURES = ('.png', '.svg', '.pdf')
 
 
 class WriteError(UsageError):
@@ -109,6 +112,16 @@ def refuse_irregular(path: str | os.PathLike) -> None:
     raise UsageError(f'{path} is a directory')
   if os.path.exists(path) and not os.path.isfile(path):
     raise UsageError(f'{path} is not a regular file')
+
+
+def check_ending(path: str | os.PathLike, known: Sequence[str]) -> str:
+  """The ending of a name in lower case; refuses unknown ones."""
+  ending = Path(path).suffix.lower()
+  if ending not in known:
+    raise UsageError(
+      f'{path} has an unknown ending; expected one of {", ".join(known)}'
+    )
+  return ending
 
 
 def refuse_existing(

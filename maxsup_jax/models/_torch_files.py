@@ -49,7 +49,7 @@ def read(
       be read, or has no state dict under the key.
   """
   path = pathlib.Path(path)
-  _check_suffix(path)
+  files.check_ending(path, SUFFIXES)
   if not os.path.isfile(path):
     raise UsageError(f'no file {path}')
   if path.suffix not in PICKLES:
@@ -76,7 +76,7 @@ def write(
       its package is missing.
   """
   path = pathlib.Path(path)
-  _check_suffix(path)
+  files.check_ending(path, SUFFIXES)
   if os.path.lexists(path):
     raise UsageError(f'{path} exists; choose another file')
   files.check_writable(path)
@@ -89,13 +89,6 @@ def write(
   else:
     content = _safetensors(path).save(arrays)
   files.write(path, content)
-
-
-def _check_suffix(path: pathlib.Path) -> None:
-  if path.suffix not in SUFFIXES:
-    raise UsageError(
-      f'{path} has an unknown ending; expected one of {", ".join(SUFFIXES)}'
-    )
 
 
 def _torch(path: pathlib.Path) -> Any:

@@ -59,8 +59,8 @@ class Study:
   """
 
   problems: Sequence[unconstrained.Problem]
-  solutions: Sequence[unconstrained.Solution]
-  paths: dict[tuple[unconstrained.Problem, int], unconstrained.Trajectory]
+  solutions: Sequence['unconstrained.Solution']
+  paths: dict[tuple[unconstrained.Problem, int], 'unconstrained.Trajectory']
   seeds: Sequence[int]
   steps: int
 
@@ -133,7 +133,8 @@ def run(
 
 
 def _record(
-  solution: unconstrained.Solution, paths: Sequence[unconstrained.Trajectory]
+  solution: 'unconstrained.Solution',
+  paths: Sequence['unconstrained.Trajectory'],
 ) -> dict[str, Any]:
   problem = solution.problem
   best = unconstrained.minimizer(problem)

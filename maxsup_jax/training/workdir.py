@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from maxsup_jax import files
@@ -115,6 +114,8 @@ class Workdir:
     """
     with files.one_line_errors(self.path):
       if not self.path.exists():
+        # The first one of those above it that is there.
+        os.stat(f'{next(p for p in self.path.parents if p.exists())}/')
         return
     if not self.path.is_dir():
       raise UsageError(f'the work directory {self.path} is a file')
@@ -152,7 +153,7 @@ class Workdir:
     packages = {name: found.get(name) for name in _SAME_VERSIONS}
     agreement.require_same(config, **facts, **packages)
     with self._locked(config) if self._writes else contextlib.nullcontext():
-      if jax.process_count() > 1:
+      if agreement.process_count() > 1:
         self._require_shared()
       yield
 
@@ -206,6 +207,8 @@ class Workdir:
     """
     if not self._writes:
       return
+    import jax
+
     path = self.path / 'run.json'
     starts = self._starts()
     if starts is None:

@@ -4,10 +4,13 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.experiments.answers import answers
 from tests.random_runs import make_run
 
@@ -100,13 +103,13 @@ HOSTILE = {
     (['{npz}', '--out={new}', '--seeds=1,1'], '--seeds are (1, 1); expected'),
     (['{npz}', '--out={new}', '--level=inf'], 'above 0 and below 1'),
     (['{npz}', '--out={new}', '--sections=sumary'], "did you mean 'summary'"),
-    (['{binary}', '--out={new}'], 'File is not a zip file'),
+    (['{binary}', '--out={new}'], 'it is no archive'),
     (['/dev/zero', '--out={new}'], '/dev/zero is not a regular file'),
     (['{tmp}', '--out={new}'], 'is a directory'),
     (['{npz}', '--out=/proc/self'], 'choose another'),
   ],
   'show_batch': [
-    (['--out=/dev/full'], 'expected a name ending in .png'),
+    (['--out=/dev/full'], 'expected one of .png'),
     (['--out={new}.png', f'--epochs={10**30}'], 'from 0 to 2147483647'),
     (['--out={new}.png', f'--step={10**30}'], 'where training ends'),
   ],
@@ -114,7 +117,7 @@ HOSTILE = {
     (['--workdir={tmp}/b', f'--file={LONG}.pth'], 'no file xxx'),
     (
       ['--workdir={tmp}/b', '--file=/dev/zero'],
-      'has an unknown ending',
+      'is not a regular file',
     ),
     ([RUN, f'--out=/tmp/{LONG}.pth'], 'File name too long'),
     ([RUN, '--out={safetensors}'], 'exists; choose another file'),
@@ -159,6 +162,62 @@ def places(tmp_path_factory, data_dir):
   logits = np.random.default_rng(0).normal(size=(40, 4))
   np.savez(at['npz'], logits=logits, labels=np.arange(40) % 4)
   return at
+
+
+# Answered before what takes seconds is imported.
+AT_ONCE = [
+  'train --config.optimizer.nmae=sgd',
+  'train --config.optimizer.learning_rate=-1',
+  'train --config.schedule.name=cosin',
+  'train --config.duration=x',
+  'train --workdir=/dev/null/x',
+  'evaluate --workdir=/nonexistent',
+  'extract --workdir=/nonexistent',
+  'gradcam --workdir=/nonexistent --images=0',
+  'gradcam --workdir=x --images=0 --out=x.bmp',
+  'corruptions --workdir=/nonexistent',
+  'diagnose missing.npz --out=x',
+  'diagnose missing.npz --out=x --sections=magic',
+  'diagnose missing.npz --out=x --bins=0',
+  'show_batch --out=/dev/null/x.png',
+  'torch_weights --workdir=/nonexistent --out=x.pth',
+  'torch_weights --workdir=x --file=/nonexistent.pth',
+  'unconstrained_features --out=x --lr=0',
+  'unconstrained_features --out=x --objectives=cee',
+  'benchmark.__main__ --suite=spead',
+  'compile_tpu --topology=v1 --out=',
+]
+
+
+def test_mistakes_do_not_wait_for_imports():
+  """Each in a copy of a process that has only the flags."""
+  code = """if True:
+    import json, os, resource, runpy, sys
+    import experiments._cli
+    heavy = {'jax', 'matplotlib', 'tensorflow_datasets', 'orbax', 'grain'}
+    for line in json.load(sys.stdin):
+      if not os.fork():
+        sys.argv = line.split()
+        try:
+          runpy.run_module(f'experiments.{sys.argv[0]}', run_name='__main__')
+        except SystemExit as e:
+          seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+          print([e.code, *heavy & sys.modules.keys()], f'{seconds:.2f}', line)
+          sys.stdout.flush()
+        os._exit(0)
+      os.wait()
+  """
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    input=json.dumps(AT_ONCE),
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  print(done.stdout)
+  lines = done.stdout.splitlines()
+  assert len(lines) == len(AT_ONCE), done.stderr
+  assert all(line.startswith('[2] ') for line in lines), done.stdout
 
 
 def test_hostile_command_lines_are_one_line(places, data_dir):

@@ -88,7 +88,10 @@ MISTAKES = {
     (['{npz}', '--out={old}'], 'choose another, or add --overwrite'),
   ],
   'show_batch': [
-    (['--out=batch.jpg'], '--out is batch.jpg; expected a name ending in .png'),
+    (
+      ['--out=batch.jpg'],
+      'unknown ending; expected one of .png',
+    ),
     (['--out=/dev/null/x.png'], 'cannot be written'),
     (['--epochs=0,-1'], '--epochs is 0,-1; expected integers from 0'),
     (['--epochs=0', '--step=3'], '--epochs and --step cannot be combined'),

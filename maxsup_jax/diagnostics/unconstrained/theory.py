@@ -3,14 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import linalg
 
 from maxsup_jax.errors import UsageError, integer, number, one_of
+
+if TYPE_CHECKING:
+  import jax
 
 # Beyond them products of penalties, or their ratios, overflow or are 0.
 _SMALLEST, _LARGEST = 1e-100, 1e100
@@ -123,13 +123,16 @@ def regularized(
   strengths: Sequence[float],
   parameters: Parameters,
   temperature: float | None = None,
-) -> jax.Array:
+) -> 'jax.Array':
   """The objective of a `Problem`, of its `strengths` and of W, H and b.
 
   H has a row per example: the n of the first class, then those of the second.
 
   With a temperature MaxSup has a smooth maximum of the logits: log-sum-exp.
   """
+  import jax
+  import jax.numpy as jnp
+
   alpha, lambda_w, lambda_h, lambda_b = strengths
   W, H, b = parameters
   Z = logits_by_class(W, H, b)
@@ -151,7 +154,9 @@ def regularized(
   return loss.mean() + penalty / 2
 
 
-def logits_by_class(W: jax.Array, H: jax.Array, b: jax.Array) -> jax.Array:
+def logits_by_class(
+  W: 'jax.Array', H: 'jax.Array', b: 'jax.Array'
+) -> 'jax.Array':
   """Logits `[K, n, K]`: the class of the example, the example, the logit."""
   K, D = W.shape
   return H.reshape(K, -1, D) @ W.T + b
@@ -230,6 +235,8 @@ def minimizer(problem: Problem) -> Minimizer:
     value = math.log1p((K - 1) * math.exp(-beta)) + total * beta * (K - 1) / K
   ratio = math.sqrt(problem.per_class * problem.lambda_h / problem.lambda_w)
   # In the first K - 1 axes: orthonormal columns whose sums are 0.
+  from scipy import linalg
+
   simplex = linalg.helmert(K).T @ np.eye(K - 1, D)
   norm = math.sqrt((K - 1) / K * beta)
   return Minimizer(
