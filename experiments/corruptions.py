@@ -21,10 +21,11 @@ code computes them, the NLL is the training objective, so with the smoothed
 labels of LS and the penalty of MaxSup, and the ECE is that of 100 images,
 averaged, which is larger.
 
-The images of imagenet2012_corrupted are 224x224 already. Where corrupted images
-have the size that the model sees and clean ones do not, what the run's
+The images of imagenet2012_corrupted are 224x224 and final: what the run's
 `eval_transform` only does for the size (resize, resize_exact, center_crop) is
-left out; --transform says something else, '' nothing at all.
+left out, also where clean images are evaluated at another size. A model that
+takes no other size is refused, unless --transform says what to do; '' is
+nothing at all.
 
 All devices of one process are used; several processes are refused.
 """

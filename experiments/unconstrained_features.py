@@ -23,7 +23,9 @@ What converges first depends on the start, too: see --init_scale. An alpha
 of 0 is CE.
 """
 
+import math
 import statistics
+import sys
 
 from absl import flags
 
@@ -106,6 +108,13 @@ def main():
   files['trajectories.csv'] = study.to_csv(found)
   out.write(files, record)
   _print(records)
+  if lost := study.lost(found):
+    print(
+      f'warning: {len(lost)} of {len(found.paths)} descents end with a larger '
+      f'loss than guessing, {math.log(problems[0].num_classes):.4f} '
+      f'({lost[0]}); try a smaller --lr',
+      file=sys.stderr,
+    )
   written = [out.path / name for name in ('results.json', *files)]
   print('\nwritten: ' + ', '.join(map(str, written)))
 

@@ -132,6 +132,21 @@ def run(
   return Study(problems, solutions, paths, seeds, descent.steps)
 
 
+def lost(study: Study) -> list[str]:
+  """The paths that ended above their start and above guessing, which has log K.
+
+  Where the steps of gradient descent are too large, nothing that is measured of
+  it means anything.
+  """
+  found = []
+  for (problem, seed), path in study.paths.items():
+    first, value = float(path.value[0]), float(path.value[-1])
+    if not value <= max(first, math.log(problem.num_classes)):
+      alpha = f' {problem.alpha:g}' if problem.alpha else ''
+      found.append(f'{problem.objective}{alpha}, seed {seed}: {value:.3g}')
+  return found
+
+
 def _record(
   solution: 'unconstrained.Solution',
   paths: Sequence['unconstrained.Trajectory'],
