@@ -1,9 +1,11 @@
 """The flags of several processes, how they join, and how they end together."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -81,6 +83,8 @@ def join_processes(*, saves: bool = False) -> None:
       )
     return
   arguments, text = found
+  if 'coordinator_address' in arguments:
+    _check_coordinator(**arguments)
   import jax
 
   from maxsup_jax.training.peers import watch
@@ -99,6 +103,8 @@ def join_processes(*, saves: bool = False) -> None:
         '--nomultihost'
       ) from e
   _peers = watch(timeout=_PEER_TIMEOUT.value)
+  if _peers:
+    _peers.require_same_count()
   if not saves:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -226,6 +232,36 @@ def _given(launch: _launchers.Launch | None) -> tuple[dict[str, Any], str]:
   return arguments, (
     f'process {index} of {count} waits for the others at {coordinator}'
   )
+
+
+def _check_coordinator(
+  coordinator_address: str, process_id: int, **_: Any
+) -> None:
+  """Refuses an unknown host, and in process 0 a port that is in use.
+
+  JAX would wait for the one, and abort because of the other.
+  """
+  host, port = coordinator_address.rsplit(':', 1)
+  try:
+    socket.getaddrinfo(host.strip('[]'), int(port))
+  except (OSError, UnicodeError) as e:
+    reason = getattr(e, 'strerror', None) or e
+    raise UsageError(
+      f'--coordinator is {coordinator_address}; expected a host that is known '
+      f'here ({reason})'
+    ) from None
+  if process_id == 0:
+    try:
+      with socket.socket(socket.AF_INET6) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(('::', int(port)))
+    except OSError as e:
+      if e.errno == errno.EADDRINUSE:
+        raise UsageError(
+          f'--coordinator is {coordinator_address}, but port {port} of this '
+          'host is in use, maybe by another run; choose another port for all '
+          'processes'
+        ) from None
 
 
 def _where() -> tuple[str | None, int | None, int | None]:

@@ -44,6 +44,8 @@ _END = 'maxsup_jax/end'
 # Process 0 has printed it; how long the others wait for that.
 _SAID = 'maxsup_jax/said'
 _SAID_MS = 5000
+# How many processes there are, as process 0 knows.
+_COUNT = 'maxsup_jax/count'
 _BEATS = 'maxsup_jax/beat/'
 _DONE = 'maxsup_jax/done/'
 _SUSPICIONS = 'maxsup_jax/suspicion/'
@@ -81,6 +83,25 @@ class Peers:
     self._closed = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self._thread.start()
+
+  def require_same_count(self) -> None:
+    """Refuses a process that was told of another number of processes.
+
+    JAX would give it another part of every batch.
+
+    Raises:
+      UsageError: in that process.
+    """
+    if self._index == 0:
+      self._set(_COUNT, str(self._count))
+    else:
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
+        count = self._client.blocking_key_value_get(_COUNT, _SAID_MS)
+        if int(count) != self._count:
+          raise UsageError(
+            f'num_processes is {self._count} here and {count} in process 0; '
+            'start all processes with the same number'
+          )
 
   def fail(self, error: BaseException) -> NoReturn:
     """Ends all processes because of an error in this one.
