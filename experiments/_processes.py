@@ -85,11 +85,13 @@ def join_processes(*, saves: bool = False) -> None:
   arguments, text = found
   if 'coordinator_address' in arguments:
     _check_coordinator(**arguments)
+  # What JAX logs of the end of a process is said in one line.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   import jax
 
-  from maxsup_jax.training.peers import watch
+  from maxsup_jax.training.peers import told_of_errors, watch
 
-  with _waiting(text):
+  with _waiting(text), told_of_errors():
     try:
       jax.distributed.initialize(
         **arguments,

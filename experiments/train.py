@@ -3,9 +3,8 @@
   python -m experiments.train --config=configs/digits.py:loss=ls --workdir=DIR
 
 Exit codes: 0 finished, 1 a number became NaN or infinite, 2 the input is
-wrong, 3 another process is gone (if it is process 0, most often 134, by JAX),
-130 and 143 stopped by Ctrl-C or SIGTERM after saving. The same command goes on
-after 3, 130, 134 and 143.
+wrong, 3 another process is gone, 130 and 143 stopped by Ctrl-C or SIGTERM after
+saving. The same command goes on after 3, 130 and 143.
 """
 
 import sys
