@@ -3,18 +3,20 @@
 Nothing heavy is imported here, so that `--help` answers at once.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags, logging
 
 from experiments import _processes
+from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 
 USAGE_EXIT_CODE = 2
@@ -59,11 +61,17 @@ def run(
       rest = flags.FLAGS(argv)
       if len(rest) > 1 and not files:
         raise UsageError(
-          f'unexpected argument {rest[1]!r}; known flags: {_known_flags()}'
+          f'unexpected argument {rest[1]!r}; known flags: '
+          f'{", ".join(f"--{n}" for n in _known_flags())}'
         )
+      _refuse_empty()
     except flags.UnrecognizedFlagError as e:
-      _refuse(f'unknown flag --{e.flagname}; known: {_known_flags()}')
-    except (UsageError, flags.Error) as e:
+      flag, known = e.flagname, _known_flags()
+      _refuse(errors.unknown(f'flag --{flag}', flag, known, prefix='--'))
+    except flags.IllegalFlagValueError as e:
+      _refuse(_illegal(e))
+    # absl raises ValueError for --nofoo=3 and for a --flagfile that is no text.
+    except (ValueError, OSError, flags.Error) as e:
       _refuse(e)
     return rest
 
@@ -71,7 +79,7 @@ def run(
     # orbax logs every save as a warning, and its failures beside raising them.
     logging.set_verbosity(logging.FATAL)
     try:
-      with _processes.ending_together():
+      with _processes.ending_together(), _one_line_errors():
         return main(argv[1:]) if files else main()
     except UsageError as e:
       _refuse(e)
@@ -142,6 +150,19 @@ def keep_compiled(workdir: str | os.PathLike) -> None:
         print(f'note: {e}; see --compilation_cache', file=sys.stderr)
 
 
+def check_runs(*workdirs: str) -> None:
+  """Refuses what is no run, before what takes seconds is imported.
+
+  Several processes look when they have joined: one that ended alone would leave
+  the others waiting.
+  """
+  from maxsup_jax import tasks
+
+  if not _processes.are_several():
+    for workdir in workdirs:
+      tasks.open_workdir(workdir).config()
+
+
 def values(*names: str) -> dict[str, Any]:
   """The values of some flags, by name."""
   return {name: flags.FLAGS[name].value for name in names}
@@ -149,7 +170,7 @@ def values(*names: str) -> dict[str, Any]:
 
 def needed(flag: str, what: str = 'the directory of a run') -> Any:
   """The value of a flag that has to be given."""
-  if not flags.FLAGS[flag].value:
+  if flags.FLAGS[flag].value in (None, []):
     raise UsageError(f'--{flag} is needed: {what}')
   return flags.FLAGS[flag].value
 
@@ -181,7 +202,7 @@ def _with_config(argv: list[str], default: str) -> list[str]:
   config = tasks.resolve(load_card(card)).unlock()
   rest = []
   for argument in argv:
-    match = re.fullmatch(r'--?config\.([^=]+)(?:=(.*))?', argument, re.DOTALL)
+    match = re.fullmatch(r'--?config\.([^=]*)(?:=(.*))?', argument, re.DOTALL)
     *sections, name = match[1].split('.') if match else ['']
     level, free = config, sections[:1] and sections[0] in FREE_SECTIONS
     for i, part in enumerate([*sections, name] if match else []):
@@ -240,7 +261,7 @@ def load_card(card: str) -> Any:
   from ml_collections import ConfigDict
 
   path, *argument = card.split(':', 1)
-  if not pathlib.Path(path).is_file():
+  if not os.path.isfile(path):
     raise UsageError(f'no run card {path!r}')
   try:
     config = runpy.run_path(path)['get_config'](*argument)
@@ -258,12 +279,62 @@ def load_card(card: str) -> Any:
   return config
 
 
-def _known_flags() -> str:
+def _known_flags() -> list[str]:
   own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
   names = sorted({f.name for f in own})
-  if 'config' in names:
-    names.append('config.FIELD')
-  return ', '.join(f'--{n}' for n in names)
+  return [*names, 'config.FIELD'] if 'config' in names else names
+
+
+def _refuse_empty() -> None:
+  """Refuses flags without a value, as `--out=$OUT` is where OUT is not set.
+
+  A flag that may be empty says so in its help.
+  """
+  for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+    values = flag.value if isinstance(flag.value, list) else [flag.value]
+    empty = not values or '' in values
+    if flag.present and empty and 'empty' not in flag.help:
+      raise UsageError(f'--{flag.name} is empty; expected a value')
+
+
+def _illegal(error: flags.IllegalFlagValueError) -> str:
+  """What absl says of a value that a flag cannot take, in plain words."""
+  reason = f': {error.__context__}'
+  given = re.fullmatch(
+    r'flag --([\w.]+)=(.*)', str(error).removesuffix(reason), re.DOTALL
+  )
+  if not given:
+    return str(error)
+  name, value = given.groups()
+  parser = flags.FLAGS[name].parser
+  if isinstance(parser, flags.EnumParser):
+    try:
+      errors.one_of(f'--{name}', value, parser.enum_values)
+    except UsageError as e:
+      return str(e)
+  expected = parser.syntactic_help
+  if isinstance(parser, flags.BooleanParser):
+    expected = 'True or False'
+  elif expected.startswith('integer'):
+    expected = f'an {expected}'
+  if not expected:
+    expected = "a mapping, such as {'name': 'ls'}; its fields have flags, too"
+  return f'--{name} is {value!r}; expected {expected}'
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+  """What the machine refuses is no fault of the program: it is one line."""
+  try:
+    yield
+  except MemoryError as e:
+    raise UsageError(
+      f'the memory is not enough for these values: {errors.one_line(e)}'
+    ) from e
+  except OSError as e:
+    if e.filename is None:
+      raise
+    raise UsageError(f'{e.filename}: {e.strerror}') from e
 
 
 def _refuse(error: object) -> None:
@@ -278,8 +349,8 @@ def _refuse(error: object) -> None:
 
 def _translated(error: object) -> str:
   """A message of the library, in which arguments have names, with flags."""
-  text, known = ' '.join(str(error).split()), flags.FLAGS
-  first = re.match(r'(\w+)(?= is |:)', text)
+  text, known = errors.printable(' '.join(str(error).split())), flags.FLAGS
+  first = re.match(r'(\w+)(?= (?:is|has|are) |:)', text)
   if first and first[1] in known:
     text = f'--{text}'
   return re.sub(

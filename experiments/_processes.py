@@ -1,9 +1,11 @@
 """The flags of several processes, how they join, and how they end together."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -81,11 +83,15 @@ def join_processes(*, saves: bool = False) -> None:
       )
     return
   arguments, text = found
+  if 'coordinator_address' in arguments:
+    _check_coordinator(**arguments)
+  # What JAX logs of the end of a process is said in one line.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   import jax
 
-  from maxsup_jax.training.peers import watch
+  from maxsup_jax.training.peers import told_of_errors, watch
 
-  with _waiting(text):
+  with _waiting(text), told_of_errors():
     try:
       jax.distributed.initialize(
         **arguments,
@@ -99,13 +105,20 @@ def join_processes(*, saves: bool = False) -> None:
         '--nomultihost'
       ) from e
   _peers = watch(timeout=_PEER_TIMEOUT.value)
+  if _peers:
+    _peers.require_same_count()
   if not saves:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def are_several() -> bool:
+  """Whether this is one of several processes, which have not joined yet."""
+  return _arguments() is not None
+
+
 def refuse_several(program: str, why: str = '') -> None:
   """Refuses several processes, without joining them."""
-  if _arguments():
+  if are_several():
     expect_several()
     if _PROCESS_ID.value:
       time.sleep(2)  # Process 0 says the same, and may be slower.
@@ -221,6 +234,36 @@ def _given(launch: _launchers.Launch | None) -> tuple[dict[str, Any], str]:
   return arguments, (
     f'process {index} of {count} waits for the others at {coordinator}'
   )
+
+
+def _check_coordinator(
+  coordinator_address: str, process_id: int, **_: Any
+) -> None:
+  """Refuses an unknown host, and in process 0 a port that is in use.
+
+  JAX would wait for the one, and abort because of the other.
+  """
+  host, port = coordinator_address.rsplit(':', 1)
+  try:
+    socket.getaddrinfo(host.strip('[]'), int(port))
+  except (OSError, UnicodeError) as e:
+    reason = getattr(e, 'strerror', None) or e
+    raise UsageError(
+      f'--coordinator is {coordinator_address}; expected a host that is known '
+      f'here ({reason})'
+    ) from None
+  if process_id == 0:
+    try:
+      with socket.socket(socket.AF_INET6) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(('::', int(port)))
+    except OSError as e:
+      if e.errno == errno.EADDRINUSE:
+        raise UsageError(
+          f'--coordinator is {coordinator_address}, but port {port} of this '
+          'host is in use, maybe by another run; choose another port for all '
+          'processes'
+        ) from None
 
 
 def _where() -> tuple[str | None, int | None, int | None]:

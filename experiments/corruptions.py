@@ -21,10 +21,11 @@ code computes them, the NLL is the training objective, so with the smoothed
 labels of LS and the penalty of MaxSup, and the ECE is that of 100 images,
 averaged, which is larger.
 
-The images of imagenet2012_corrupted are 224x224 already. Where corrupted images
-have the size that the model sees and clean ones do not, what the run's
+The images of imagenet2012_corrupted are 224x224 and final: what the run's
 `eval_transform` only does for the size (resize, resize_exact, center_crop) is
-left out; --transform says something else, '' nothing at all.
+left out, also where clean images are evaluated at another size. A model that
+takes no other size is refused, unless --transform says what to do; '' is
+nothing at all.
 
 All devices of one process are used; several processes are refused.
 """
@@ -57,7 +58,7 @@ _TRANSFORM = flags.DEFINE_string(
   'transform',
   None,
   "Transform of the corrupted images in place of the run's eval_transform, "
-  "such as 'resize(256) | center_crop(224)'; see above.",
+  "such as 'resize(256) | center_crop(224)'; empty for none. See above.",
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -69,15 +70,16 @@ _cli.define_run_flags(split=False)
 
 
 def main():
-  _cli.needed('workdir')
+  workdirs = _cli.needed('workdir')
   severities = _cli.numbers('severities')
   _processes.refuse_several('corruptions')
+  _cli.check_runs(*workdirs)
   from maxsup_jax.reports.corruptions import heat_maps
   from maxsup_jax.studies import corruption_results as results
   from maxsup_jax.studies import corruptions
 
   study = corruptions.prepare(
-    _WORKDIR.value,
+    workdirs,
     _OUT.value,
     dataset=_DATASET.value,
     corruptions=_CORRUPTIONS.value,
@@ -85,7 +87,7 @@ def main():
     transform=_TRANSFORM.value,
     **_cli.values('step', 'weights', 'data_dir'),
   )
-  _cli.keep_compiled(_WORKDIR.value[0])
+  _cli.keep_compiled(workdirs[0])
   try:
     found = corruptions.run(study)
   except KeyboardInterrupt:

@@ -52,12 +52,10 @@ flags.DEFINE_list(
 
 def main(paths):
   _processes.refuse_several('diagnose')
-  from tqdm import tqdm
-
-  from maxsup_jax.reports import compared, report
+  # What takes seconds to import is imported when nothing is wrong.
+  from maxsup_jax import outputs as archives
+  from maxsup_jax.reports import measured
   from maxsup_jax.reports.directory import Directory
-  from maxsup_jax.reports.measured import Measured, Options
-  from maxsup_jax.training.provenance import provenance
 
   if not paths:
     raise _cli.UsageError('no .npz files given; see --help')
@@ -68,14 +66,20 @@ def main(paths):
       'for each model'
     )
   # What is wrong is refused before any file is read.
-  options = Options(
+  options = measured.Options(
     **_cli.values('held_out', 'resamples', 'level', 'bins'),
     seeds=_cli.numbers('seeds'),
     classes=_cli.numbers('classes'),
   )
-  sections = _SECTIONS.value or list(report.SECTIONS)
-  report.check_sections(sections)
-  out = Directory(out, report.KIND, overwrite=_OVERWRITE.value)
+  sections = _SECTIONS.value or measured.SECTIONS
+  measured.check_sections(sections)
+  for path in (*paths, *_TRAIN.value):
+    archives.check_archive(path)
+  out = Directory(out, measured.KIND, overwrite=_OVERWRITE.value)
+  from tqdm import tqdm
+
+  from maxsup_jax.reports import compared, report
+  from maxsup_jax.training.provenance import provenance
 
   def bar(what, total):
     return tqdm(
@@ -91,7 +95,7 @@ def main(paths):
       compared.check_same_classes([outputs[0], *train])
       for pair in zip(outputs, train):
         compared.check_same_model(*pair)
-  models = [Measured(o, t) for o, t in zip(outputs, train)]
+  models = [measured.Measured(o, t) for o, t in zip(outputs, train)]
   with bar('measuring', len(sections)) as progress:
     built = report.build(models, options, sections, progress.update)
   page = report.write(out, built, models, options, provenance())

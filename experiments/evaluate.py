@@ -19,7 +19,7 @@ _cli.define_run_flags(weights=False)
 
 
 def main():
-  _cli.needed('workdir')
+  _cli.check_runs(_cli.needed('workdir'))
   _processes.join_processes()
   import jax
 

@@ -50,15 +50,19 @@ _cli.define_run_flags()
 
 
 def main():
-  _cli.needed('workdir')
   _processes.refuse_several(
     'extract', ': each would have only a part of every batch'
   )
   from maxsup_jax import files, tasks
-  from maxsup_jax.tasks import extraction
 
+  _cli.check_runs(_cli.needed('workdir'))
   if _OUT.value:
     files.refuse_existing(_OUT.value, overwrite=_OVERWRITE.value)
+  for name in ('pair', 'per_class'):
+    if flags.FLAGS[name].present and not _AUGMENTATIONS.value:
+      raise _cli.UsageError(f'--{name} needs --augmentations')
+  from maxsup_jax.tasks import extraction
+
   augmentations = None
   if _AUGMENTATIONS.value:
     augmentations = extraction.Augmentations(

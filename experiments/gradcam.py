@@ -48,23 +48,26 @@ _cli.define_run_flags()
 
 
 def main():
-  _cli.needed('workdir')
+  workdirs = _cli.needed('workdir')
   _processes.refuse_several('gradcam')
   items = [i.strip() for i in (_IMAGES.value or '').split(',') if i.strip()]
   if not items:
     raise _cli.UsageError('--images is needed: indices or files, such as 0,5,7')
 
   from maxsup_jax import files, tasks
-  from maxsup_jax.reports import gradcam as report
-  from maxsup_jax.studies import gradcam
   from maxsup_jax.studies.run_names import run_names
 
-  report.check_path(_OUT.value)
+  files.check_ending(_OUT.value, files.FIGURES)
   files.refuse_existing(_OUT.value, overwrite=_OVERWRITE.value)
+  names = run_names(workdirs)
+  _cli.check_runs(*workdirs)
+  from maxsup_jax.reports import gradcam as report
+  from maxsup_jax.studies import gradcam
+
   given = _cli.values('step', 'weights', 'data_dir', 'split')
   networks = [
     gradcam.network(tasks.load_run(workdir, **given), name, _LAYER.value)
-    for workdir, name in zip(_WORKDIR.value, run_names(_WORKDIR.value))
+    for workdir, name in zip(workdirs, names)
   ]
   gradcam.check_agree(networks, by_index=any(map(gradcam.is_index, items)))
   images = gradcam.read_images(items, networks[0].task)

@@ -51,21 +51,20 @@ _cli.define_data_dir()
 
 def main():
   epochs = _checked_epochs()
-  if not _OUT.value.lower().endswith('.png'):
-    raise _cli.UsageError(
-      f'--out is {_OUT.value}; expected a name ending in .png'
-    )
   _processes.refuse_several(
     'show_batch', ': each would have only a part of the batch'
   )
+  from maxsup_jax import files, tasks
+
+  files.check_ending(_OUT.value, ['.png'])
+  out = files.check_writable(_OUT.value)
+  config = tasks.resolve(flags.FLAGS.config)
   import jax
 
-  from maxsup_jax import files, tasks
   from maxsup_jax.training.parallel import Devices
 
-  out = files.check_writable(_OUT.value)
   run = tasks.build(
-    tasks.resolve(flags.FLAGS.config),
+    config,
     data_dir=flags.FLAGS.data_dir,
     # Of one device, whatever there is: the batch is the same.
     devices=Devices(jax.local_devices()[:1]),
@@ -82,9 +81,9 @@ def _checked_epochs():
   given = _EPOCHS.value
   if not given:
     return []
-  if not all(e.isdecimal() for e in given):
+  if not all(e.isdecimal() and int(e) < 2**31 for e in given):
     raise _cli.UsageError(
-      f'--epochs is {",".join(given)}; expected integers from 0, such as 0,1,2'
+      f'--epochs is {",".join(given)}; expected integers from 0 to 2147483647'
     )
   for name in ('step', 'columns', 'split'):
     if flags.FLAGS[name].present:

@@ -15,12 +15,14 @@ normalised. Which names and files are understood: docs/weights.md.
 With --out the file is new. The PyTorch model loads it with strict=True.
 """
 
+import os
 import re
 import sys
 
 from absl import flags
 
 from experiments import _cli, _processes
+from maxsup_jax import files
 
 CARD = 'configs/imagenet_convnet.py'
 
@@ -42,7 +44,8 @@ flags.DEFINE_string(
   'prefix',
   None,
   'With --file: read only the names that begin with this; by default '
-  'module., model. and _orig_mod. are stripped if all names have them.',
+  'module., model. and _orig_mod. are stripped if all names have them; empty '
+  'for all names as they are.',
 )
 flags.DEFINE_string(
   'class_order',
@@ -84,6 +87,14 @@ def main():
   if _OUT.value and flags.FLAGS['config'].present:
     raise _cli.UsageError('--config needs --file: a run has its own config')
   _processes.refuse_several('torch_weights')
+  if _OUT.value:
+    _cli.check_runs(_WORKDIR.value)
+    if os.path.lexists(_OUT.value):
+      raise _cli.UsageError(f'{_OUT.value} exists; choose another file')
+  else:
+    files.refuse_irregular(_FILE.value)
+    if not os.path.exists(_FILE.value):
+      raise _cli.UsageError(f'no file {_FILE.value}')
   from maxsup_jax.tasks import torch_runs
 
   if _OUT.value:

@@ -3,9 +3,8 @@
   python -m experiments.train --config=configs/digits.py:loss=ls --workdir=DIR
 
 Exit codes: 0 finished, 1 a number became NaN or infinite, 2 the input is
-wrong, 3 another process is gone (if it is process 0, most often 134, by JAX),
-130 and 143 stopped by Ctrl-C or SIGTERM after saving. The same command goes on
-after 3, 130, 134 and 143.
+wrong, 3 another process is gone, 130 and 143 stopped by Ctrl-C or SIGTERM after
+saving. The same command goes on after 3, 130 and 143.
 """
 
 import sys
@@ -28,6 +27,9 @@ def main():
   from maxsup_jax import tasks
 
   config = tasks.resolve(flags.FLAGS.config)
+  path = _WORKDIR.value or tasks.default_workdir(config)
+  if not _processes.are_several():
+    tasks.open_workdir(path).check(config)
   _processes.join_processes(saves=True)
   import jax
 
@@ -35,7 +37,6 @@ def main():
   from maxsup_jax.training import loop
 
   first = jax.process_index() == 0
-  path = _WORKDIR.value or tasks.default_workdir(config)
   workdir = tasks.open_workdir(path, writes=first)
   _processes.advise(workdir.advice)
   workdir.check(config)

@@ -23,7 +23,9 @@ What converges first depends on the start, too: see --init_scale. An alpha
 of 0 is CE.
 """
 
+import math
 import statistics
+import sys
 
 from absl import flags
 
@@ -66,13 +68,10 @@ KIND = 'study of unconstrained features'
 
 def main():
   _cli.needed('out', 'the directory for all files')
-  alphas, seeds = _numbers('alphas', float), _numbers('seeds', int)
-  import tqdm
-
-  from maxsup_jax.reports import unconstrained as figures
+  alphas, seeds = _cli.numbers('alphas', float), _cli.numbers('seeds')
+  # What takes seconds to import is imported when nothing is wrong.
   from maxsup_jax.reports.directory import Directory
   from maxsup_jax.studies import unconstrained as study
-  from maxsup_jax.training.provenance import provenance
 
   settings = _cli.values(
     *('num_classes', 'per_class', 'dim', 'lambda_w', 'lambda_h', 'lambda_b')
@@ -81,6 +80,11 @@ def main():
   descent = study.Descent(**steps, seeds=seeds, init_scale=_INIT_SCALE.value)
   problems = study.make_problems(_OBJECTIVES.value, alphas, **settings)
   out = Directory(_OUT.value, KIND, overwrite=_OVERWRITE.value)
+  import tqdm
+
+  from maxsup_jax.reports import unconstrained as figures
+  from maxsup_jax.training.provenance import provenance
+
   started = provenance()
   with tqdm.tqdm(total=len(problems) * (1 + len(seeds))) as progress:
     found = study.run(problems, descent, progress.update)
@@ -104,16 +108,15 @@ def main():
   files['trajectories.csv'] = study.to_csv(found)
   out.write(files, record)
   _print(records)
+  if lost := study.lost(found):
+    print(
+      f'warning: {len(lost)} of {len(found.paths)} descents end with a larger '
+      f'loss than guessing, {math.log(problems[0].num_classes):.4f} '
+      f'({lost[0]}); try a smaller --lr',
+      file=sys.stderr,
+    )
   written = [out.path / name for name in ('results.json', *files)]
   print('\nwritten: ' + ', '.join(map(str, written)))
-
-
-def _numbers(flag, kind):
-  """The values of a list flag, without repetitions."""
-  values = list(dict.fromkeys(_cli.numbers(flag, kind)))
-  if not values:
-    raise _cli.UsageError(f'--{flag} is empty')
-  return values
 
 
 def _print(records):

@@ -10,7 +10,7 @@ import math
 import numbers
 import re
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -131,6 +131,22 @@ Expected one of batch, pair
       wanted = f'expected one of {names}'
     raise UsageError(f'{name} is {shown(value)}; {wanted}')
   return value
+
+
+def distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:
+  """Checks that nothing is given twice: it would count twice, or not at all.
+
+  Examples:
+    >>> distinct('seeds', [0, 1, 0])
+    Traceback (most recent call last):
+    maxsup_jax.errors.UsageError: seeds has 0 twice; expected distinct values
+  """
+  for i, value in enumerate(values):
+    if value in values[:i]:
+      raise UsageError(
+        f'{name} has {shown(value)} twice; expected distinct values'
+      )
+  return values
 
 
 def unknown(

@@ -7,11 +7,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maxsup_jax.errors import UsageError, one_line
+
+# What figures can be written as.
+FIGURES = ('.png', '.svg', '.pdf')
 
 
 class WriteError(UsageError):
@@ -90,7 +93,7 @@ def check_writable(path: str | os.PathLike) -> Path:
   path = Path(path)
   with one_line_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    _refuse_irregular(path)
+    refuse_irregular(path)
     new = not path.exists()
     path.open('a').close()
     if new:
@@ -99,12 +102,26 @@ def check_writable(path: str | os.PathLike) -> Path:
   return path
 
 
-def _refuse_irregular(path: Path) -> None:
-  """Refuses what is no file: replacing /dev/null would leave none."""
-  if path.is_dir():
+def refuse_irregular(path: str | os.PathLike) -> None:
+  """Refuses what is there and is no file, as a directory or a device.
+
+  To replace /dev/null would leave none; /dev/zero has no end, and a pipe has
+  none before somebody writes.
+  """
+  if os.path.isdir(path):
     raise UsageError(f'{path} is a directory')
-  if path.exists() and not path.is_file():
+  if os.path.exists(path) and not os.path.isfile(path):
     raise UsageError(f'{path} is not a regular file')
+
+
+def check_ending(path: str | os.PathLike, known: Sequence[str]) -> str:
+  """The ending of a name in lower case; refuses unknown ones."""
+  ending = Path(path).suffix.lower()
+  if ending not in known:
+    raise UsageError(
+      f'{path} has an unknown ending; expected one of {", ".join(known)}'
+    )
+  return ending
 
 
 def refuse_existing(
@@ -121,7 +138,7 @@ def refuse_existing(
   """
   path = Path(path)
   with one_line_errors(path):
-    _refuse_irregular(path)
+    refuse_irregular(path)
   if path.exists() and not overwrite:
     raise UsageError(f'{path} exists; overwrite=True replaces it')
 

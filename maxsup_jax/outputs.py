@@ -143,12 +143,24 @@ def read(path: str | os.PathLike, name: str | None = None) -> Outputs:
     raise UsageError(f'{path}: {e}') from None
 
 
+def check_archive(path: str | os.PathLike) -> None:
+  """Refuses what is not there, or no archive at all, before it is read."""
+  files.refuse_irregular(path)
+  if not os.path.exists(path):
+    raise UsageError(f'no file {path}')
+  if not zipfile.is_zipfile(path):
+    raise UsageError(
+      f'{path} cannot be read as an npz file of plain arrays: it is no archive'
+    )
+
+
 def _arrays(
   path: str | os.PathLike,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """The arrays of a file that have a meaning here, and the others' names."""
   arrays: dict[str, np.ndarray] = {}
   others = []
+  check_archive(path)
   try:
     with zipfile.ZipFile(path) as archive:
       for info in archive.infolist():
@@ -161,8 +173,6 @@ def _arrays(
             arrays[name] = _array(member, info.file_size, name)
           else:
             others.append(name)
-  except FileNotFoundError:
-    raise UsageError(f'no file {path}') from None
   except UsageError as e:
     raise UsageError(f'{path}: {e}') from None
   # What is damaged fails in zipfile, zlib, tokenize, struct, ...

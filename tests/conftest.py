@@ -117,7 +117,7 @@ def write_npz(tmp_path):
 def program(data_dir, compilation_cache):
   """Starts `python -m experiments.NAME` as a user would, from the checkout."""
 
-  def start(name, *arguments, devices=1, **changes):
+  def start(name, *arguments, devices=1, group=False, **changes):
     environment = os.environ | {
       'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
       'JAX_COMPILATION_CACHE_DIR': str(compilation_cache),
@@ -134,6 +134,7 @@ def program(data_dir, compilation_cache):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      process_group=0 if group else None,
     )
 
   return start

@@ -95,9 +95,9 @@ def main():
   try:
     # The runs of `start` need the devices: nothing before takes them.
     measured = module.measure(**given)
-  except RuntimeError as e:
+  except (RuntimeError, MemoryError) as e:
     # The words of JAX, and of PyTorch on GPUs and CPUs.
-    lack = 'RESOURCE_EXHAUSTED|out of memory|allocate memory'
+    lack = 'RESOURCE_EXHAUSTED|out of memory|allocate memory|to allocate'
     if not re.search(lack, str(e)):
       raise
     raise UsageError(

@@ -29,7 +29,12 @@ def _shape(text: str) -> tuple[int, int]:
     raise UsageError(
       f'--shapes is {text!r}; expected EXAMPLESxCLASSES, such as 4096x1000'
     )
-  return int(match[1]), int(match[2])
+  shape = int(match[1]), int(match[2])
+  if math.prod(shape) >= 2**31:
+    raise UsageError(
+      f'--shapes is {text!r}; expected at most 2147483647 numbers'
+    )
+  return shape
 
 
 def measure(**given: Any) -> dict[str, Any]:

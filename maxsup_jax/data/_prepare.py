@@ -11,7 +11,7 @@ from typing import TextIO, TypeVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line
 
 T = TypeVar('T')
 
@@ -34,15 +34,16 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
       if a package is missing that the builder needs.
   """
   directory = pathlib.Path(builder.data_dir).expanduser()
-  if is_prepared(directory):
-    return
   try:
+    if is_prepared(directory):
+      return
     with _locked(directory.parent / '.lock'):
       if not is_prepared(directory):
         _write(builder, directory)
-  except (PermissionError, FileExistsError, NotADirectoryError) as error:
+  except OSError as error:
     raise UsageError(
-      f'cannot prepare {builder.name!r} in {directory}: {error.strerror}; '
+      f'cannot prepare {builder.name!r} in {directory}: '
+      f'{error.strerror or one_line(error)}; '
       'set data_dir or TFDS_DATA_DIR to a writable directory'
     ) from error
   except ImportError as error:

@@ -21,17 +21,21 @@ only. What all measurements share is said here and nowhere else:
 Papers are cited by authors and year; docs/diagnostics.md lists them.
 """
 
-from maxsup_jax.diagnostics import (
-  bootstrap,
-  calibration,
-  gradcam,
-  mutual_information,
-  neural_collapse,
-  projection,
-  representation,
-  selective,
-  unconstrained,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from maxsup_jax.diagnostics import (
+    bootstrap,
+    calibration,
+    gradcam,
+    mutual_information,
+    neural_collapse,
+    projection,
+    representation,
+    selective,
+    unconstrained,
+  )
 
 __all__ = [
   'bootstrap',
@@ -44,3 +48,10 @@ __all__ = [
   'selective',
   'unconstrained',
 ]
+
+
+def __getattr__(name: str) -> Any:
+  # Imported when it is asked for: some need JAX, others do not.
+  if name not in __all__:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return importlib.import_module(f'{__name__}.{name}')

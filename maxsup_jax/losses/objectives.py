@@ -478,7 +478,7 @@ def _look_up(
   name = errors.one_of(f'{what}.{key}', fields.pop(key, None), table)
   known = [*_own_parameters(table[name], told), *common]
   for field in fields:
-    errors.one_of(f'a field of {what} {name!r}', field, [key, *known])
+    errors.one_of(f'{what}: a field of {name!r}', field, [key, *known])
   return table[name], fields
 
 

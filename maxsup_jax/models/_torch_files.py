@@ -49,8 +49,8 @@ def read(
       be read, or has no state dict under the key.
   """
   path = pathlib.Path(path)
-  _check_suffix(path)
-  if not path.is_file():
+  files.check_ending(path, SUFFIXES)
+  if not os.path.isfile(path):
     raise UsageError(f'no file {path}')
   if path.suffix not in PICKLES:
     if key is not None:
@@ -76,9 +76,10 @@ def write(
       its package is missing.
   """
   path = pathlib.Path(path)
-  _check_suffix(path)
-  if path.exists():
+  files.check_ending(path, SUFFIXES)
+  if os.path.lexists(path):
     raise UsageError(f'{path} exists; choose another file')
+  files.check_writable(path)
   # Neither package minds strides: safetensors writes the memory as it lies.
   arrays = {n: np.array(value, order='C') for n, value in state_dict.items()}
   if path.suffix in PICKLES:
@@ -87,16 +88,7 @@ def write(
     content = file.getvalue()
   else:
     content = _safetensors(path).save(arrays)
-  with files.one_line_errors(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
   files.write(path, content)
-
-
-def _check_suffix(path: pathlib.Path) -> None:
-  if path.suffix not in SUFFIXES:
-    raise UsageError(
-      f'{path} has an unknown ending; expected one of {", ".join(SUFFIXES)}'
-    )
 
 
 def _torch(path: pathlib.Path) -> Any:

@@ -1,5 +1,6 @@
 """The figure of Grad-CAM maps: images in rows, networks in columns."""
 
+import io
 import pathlib
 import textwrap
 from collections.abc import Sequence
@@ -9,12 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from maxsup_jax import errors
+from maxsup_jax import errors, files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import _style
 from maxsup_jax.studies.gradcam import Column
 
-FORMATS = ('.png', '.svg', '.pdf')
 NORMALIZATIONS = {
   'map': "each map divided by its own largest value, so the networks' maps "
   'can be compared in shape, not in strength',
@@ -114,24 +114,17 @@ def gradcam_figure(
   return fig
 
 
-def check_path(path: str | pathlib.Path) -> str:
-  """The suffix of a file in lower case; refuses others than `FORMATS`."""
-  suffix = pathlib.Path(path).suffix.lower()
-  if suffix not in FORMATS:
-    raise UsageError(
-      f'{path} has an unknown ending; expected a name that ends in '
-      f'{", ".join(FORMATS)}'
-    )
-  return suffix
-
-
 def save(figure: Figure, path: str | pathlib.Path) -> None:
   """Writes a figure as PNG, SVG or PDF, by the suffix; without a date in it."""
-  suffix = check_path(path)
+  suffix = files.check_ending(path, files.FIGURES)
   # Equal figures give equal files.
   undated = {'.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
   with matplotlib.rc_context({'svg.hashsalt': 'maxsup_jax'}):
-    figure.savefig(path, dpi=160, metadata=undated.get(suffix))
+    content = io.BytesIO()
+    figure.savefig(
+      content, format=suffix[1:], dpi=160, metadata=undated.get(suffix)
+    )
+  files.write(path, content.getvalue())
 
 
 def _describe(ax: Axes, column: Column, r: int) -> None:

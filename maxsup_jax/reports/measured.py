@@ -3,16 +3,29 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maxsup_jax import errors
-from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 
+if TYPE_CHECKING:
+  from maxsup_jax.diagnostics import calibration, selective
+
+# What results.json calls a report.
+KIND = 'report'
+# The sections of a report: each is a module of its name, in their order.
+SECTIONS = (
+  *('summary', 'calibration', 'selective', 'logits', 'representation'),
+  *('projection', 'information'),
+)
 RISK = 0.05
 COVERAGE = 0.8
+# What is more is a slip: it would fill the memory, and take days.
+MOST_BINS, MOST_RESAMPLES = 10_000, 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +53,8 @@ class Options:
   def __post_init__(self) -> None:
     errors.number('held_out', self.held_out, above=0, below=1)
     errors.number('level', self.level, above=0, below=1)
-    errors.integer('bins', self.bins, low=1)
+    errors.integer('bins', self.bins, low=1, high=MOST_BINS)
+    errors.integer('resamples', self.resamples, high=MOST_RESAMPLES)
     seeds, classes, resamples = self.seeds, self.classes, self.resamples
     # With fewer, a percentile interval is no more than its extremes.
     enough = math.ceil(round(2 / max(1 - self.level, 1e-9), 6))
@@ -61,6 +75,13 @@ class Options:
         raise UsageError(text)
 
 
+def check_sections(names: Sequence[str]) -> None:
+  """Refuses unknown sections."""
+  for name in names:
+    if name not in SECTIONS:
+      raise errors.unknown(f'section {name!r}', name, SECTIONS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Measured:
   """A model with what was computed from it, of a split and the training one."""
@@ -74,8 +95,10 @@ class Measured:
     return self.outputs.name
 
   @functools.cached_property
-  def examples(self) -> calibration.PerExample:
+  def examples(self) -> 'calibration.PerExample':
     """Confidence, correctness, NLL and Brier score of every example."""
+    from maxsup_jax.diagnostics import calibration
+
     return calibration.per_example(self.outputs.logits, self.outputs.labels)
 
   @functools.cached_property
@@ -86,16 +109,20 @@ class Measured:
   @functools.cached_property
   def scores(self) -> dict[str, np.ndarray]:
     """Every confidence score, `[N]` each."""
+    from maxsup_jax.diagnostics import selective
+
     return selective.scores(self.outputs.logits, tuple(selective.SCORES))
 
-  def ranking(self, score: str = 'msp') -> selective.Ranking:
+  def ranking(self, score: str = 'msp') -> 'selective.Ranking':
     """The examples ordered by a score."""
+    from maxsup_jax.diagnostics import selective
+
     if score not in self._rankings:
       self._rankings[score] = selective.Ranking(self.scores[score], self.errors)
     return self._rankings[score]
 
   @functools.cached_property
-  def _rankings(self) -> dict[str, selective.Ranking]:
+  def _rankings(self) -> 'dict[str, selective.Ranking]':
     return {}
 
 

@@ -1,6 +1,7 @@
 """The whole report: sections, and the files that they become."""
 
 import csv
+import importlib
 import io
 import math
 import os
@@ -10,50 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax import errors
-from maxsup_jax.reports import (
-  _style,
-  blocks,
-  calibration,
-  information,
-  logits,
-  page,
-  projection,
-  representation,
-  selective,
-  summary,
-)
+from maxsup_jax.reports import _style, blocks, page, projection
 from maxsup_jax.reports.blocks import Section
 from maxsup_jax.reports.directory import Directory
-from maxsup_jax.reports.measured import Measured, Options, describe
+from maxsup_jax.reports.measured import (
+  SECTIONS,
+  Measured,
+  Options,
+  check_sections,
+  describe,
+)
 
-SECTIONS = {
-  module.NAME: module
-  for module in (
-    summary,
-    calibration,
-    selective,
-    logits,
-    representation,
-    projection,
-    information,
-  )
-}
-KIND = 'report'
 PAGE = 'report.html'
-
-
-def check_sections(names: Sequence[str]) -> None:
-  """Refuses unknown sections."""
-  for name in names:
-    if name not in SECTIONS:
-      raise errors.unknown(f'section {name!r}', name, SECTIONS)
 
 
 def build(
   models: Sequence[Measured],
   options: Options,
-  sections: Sequence[str] = tuple(SECTIONS),
+  sections: Sequence[str] = SECTIONS,
   done: Callable[[], Any] = lambda: None,
 ) -> list[Section]:
   """Computes the sections, in the order of `SECTIONS`.
@@ -68,11 +43,12 @@ def build(
     done: is called after each section.
   """
   check_sections(sections)
-  if projection.NAME in sections:
+  if 'projection' in sections:
     projection.check_classes(list(models), options)
   built = []
-  for name, module in SECTIONS.items():
+  for name in SECTIONS:
     if name in sections:
+      module = importlib.import_module(f'maxsup_jax.reports.{name}')
       built.append(module.section(list(models), options))
       done()
   return built

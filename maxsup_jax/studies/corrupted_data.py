@@ -166,29 +166,28 @@ def default_transform(
   *,
   clean: tuple[int, ...] | None,
   corrupted: tuple[int, ...] | None,
-  seen: tuple[int, ...],
 ) -> str | None:
   """The transform of corrupted images, unless the user gives one.
 
-  The files of ImageNet-C are 224x224 already: scaling them to 256 and cropping
-  224 would show a model something else than what the corruption was made for.
+  The images of ImageNet-C are 224x224 and final: scaled or cropped again they
+  would show another corruption than the one that they were made with, whatever
+  size the run evaluates clean images at.
 
   Args:
     own: the run's `eval_transform`.
     clean: the shape of the images that it is for; None if they vary.
     corrupted: the shape of the corrupted images.
-    seen: the shape of what the model sees.
 
   Returns:
     None for the run's own; or `own` without what only changes the size, where
-    corrupted images have the size of the model and clean ones do not.
+    corrupted images have one size and clean ones do not have it.
 
   Examples:
-    >>> shape, own = (224, 224, 3), 'resize(256) | center_crop(224)'
-    >>> default_transform(own, clean=None, corrupted=shape, seen=shape)
+    >>> own = 'resize(292) | center_crop(256)'
+    >>> default_transform(own, clean=None, corrupted=(224, 224, 3))
     ''
   """
-  if corrupted != seen or clean == corrupted:
+  if corrupted is None or clean == corrupted:
     return None
   operations = [o.strip() for o in own.split('|')]
   kept = [o for o in operations if not re.match(_SIZING, o)]

@@ -1,5 +1,6 @@
 """Trained networks, evaluated on the corrupted test sets of tfds."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -96,8 +99,6 @@ def prepare(
     data_dir: where datasets are prepared.
   """
   names = run_names(workdirs)
-  if len(set(names)) < len(names):
-    raise UsageError('workdir: a run is listed twice')
   if len(workdirs) > 1 and not out:
     raise UsageError('out is needed for several runs: a directory for results')
   configs = [tasks.open_workdir(w).config() for w in workdirs]
@@ -175,17 +176,38 @@ def _checked_transform(
       task.config.dataset.eval_transform,
       clean=clean.image_shape,
       corrupted=source.image_shape,
-      seen=task.eval_shape,
     )
   batches = _batches(task, source, transform)
   shape = next(batches)['image'].shape[1:]
   batches.close()
   if tuple(shape) != task.eval_shape:
-    raise UsageError(
-      f'the transformed images of {source.name} are {list(shape)}; expected '
-      f'{list(task.eval_shape)}, as the model saw; see transform'
-    )
+    _check_size(task, source, shape, transform)
   return transform
+
+
+def _check_size(
+  task: Classification,
+  source: data.Source,
+  shape: Sequence[int],
+  transform: str | None,
+) -> None:
+  """Refuses another size than that of clean images.
+
+  Images that are left as they are may have one that the model can see.
+  """
+
+  def run():
+    variables = task.init_variables(jax.random.key(0))
+    return task.model.apply(variables, jnp.zeros((1, *shape)), train=False)
+
+  with contextlib.suppress(UsageError):
+    if transform is not None and tuple(shape) == source.image_shape:
+      jax.eval_shape(run)
+      return
+  raise UsageError(
+    f'the transformed images of {source.name} are {list(shape)}; expected '
+    f'{list(task.eval_shape)}, as the model saw; see transform'
+  )
 
 
 def _batches(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from maxsup_jax import models
+from maxsup_jax import errors, files, models
 from maxsup_jax.data import resizing
 from maxsup_jax.data.decoding import decode
 from maxsup_jax.diagnostics import gradcam
@@ -173,6 +173,8 @@ def read_images(items: Sequence[str], task: Classification) -> Images:
 
 
 def _read_file(path: str, task: Classification) -> np.ndarray:
+  with errors.within('images: '):
+    files.refuse_irregular(path)
   try:
     image = decode(pathlib.Path(path).read_bytes(), task.eval_shape[-1])
   except (OSError, UsageError) as e:

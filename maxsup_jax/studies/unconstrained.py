@@ -37,10 +37,11 @@ class Descent:
   init_scale: float | None = None
 
   def __post_init__(self) -> None:
-    errors.integer('steps', self.steps, low=1)
+    errors.integer('steps', self.steps, low=1, high=10_000_000)
     errors.number('lr', self.lr, above=0)
     for seed in self.seeds:
       errors.integer('seeds', seed, low=0)
+    errors.distinct('seeds', self.seeds)
     if self.init_scale is not None:
       errors.number('init_scale', self.init_scale, above=0)
 
@@ -58,8 +59,8 @@ class Study:
   """
 
   problems: Sequence[unconstrained.Problem]
-  solutions: Sequence[unconstrained.Solution]
-  paths: dict[tuple[unconstrained.Problem, int], unconstrained.Trajectory]
+  solutions: Sequence['unconstrained.Solution']
+  paths: dict[tuple[unconstrained.Problem, int], 'unconstrained.Trajectory']
   seeds: Sequence[int]
   steps: int
 
@@ -80,6 +81,8 @@ def make_problems(
   leaves nothing to do, or only minimisers of 0.
   """
   chosen = []
+  errors.distinct('objectives', objectives)
+  errors.distinct('alphas', alphas)
   for objective in dict.fromkeys(objectives):
     errors.one_of('objectives', objective, unconstrained.OBJECTIVES)
     own = [0.0] if objective == 'ce' else [a for a in alphas if a]
@@ -129,8 +132,24 @@ def run(
   return Study(problems, solutions, paths, seeds, descent.steps)
 
 
+def lost(study: Study) -> list[str]:
+  """The paths that ended above their start and above guessing, which has log K.
+
+  Where the steps of gradient descent are too large, nothing that is measured of
+  it means anything.
+  """
+  found = []
+  for (problem, seed), path in study.paths.items():
+    first, value = float(path.value[0]), float(path.value[-1])
+    if not value <= max(first, math.log(problem.num_classes)):
+      alpha = f' {problem.alpha:g}' if problem.alpha else ''
+      found.append(f'{problem.objective}{alpha}, seed {seed}: {value:.3g}')
+  return found
+
+
 def _record(
-  solution: unconstrained.Solution, paths: Sequence[unconstrained.Trajectory]
+  solution: 'unconstrained.Solution',
+  paths: Sequence['unconstrained.Trajectory'],
 ) -> dict[str, Any]:
   problem = solution.problem
   best = unconstrained.minimizer(problem)

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from maxsup_jax.tasks.config import default_config as default_config
 from maxsup_jax.tasks.config import default_workdir as default_workdir
+from maxsup_jax.tasks.config import open_workdir as open_workdir
 from maxsup_jax.tasks.config import resolve as resolve
 
 if TYPE_CHECKING:
   from maxsup_jax.tasks.building import build as build
   from maxsup_jax.tasks.loading import LoadedRun as LoadedRun
   from maxsup_jax.tasks.loading import load_run as load_run
-  from maxsup_jax.tasks.weights import open_workdir as open_workdir
 
 # Imported when they are asked for: a wrong flag should not wait for orbax.
 _LAZY = {
   'LoadedRun': 'loading',
   'build': 'building',
   'load_run': 'loading',
-  'open_workdir': 'weights',
 }
 
 

@@ -11,6 +11,7 @@ from ml_collections.config_dict import placeholder
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import config as common
+from maxsup_jax.training.workdir import Workdir
 
 # Sections whose fields depend on their `name`: the model and the objective
 # check them themselves.
@@ -153,6 +154,16 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
     'config.batch_norm', resolved.batch_norm, ('cross_device', 'per_device')
   )
   return resolved.lock()
+
+
+def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:
+  """The work directory of a run; fields that its configuration lacks are added.
+
+  Args:
+    path: of the directory.
+    writes: whether this process writes there.
+  """
+  return Workdir(path, writes=writes, resolve=resolve)
 
 
 def default_workdir(config: ConfigDict) -> str:

@@ -73,18 +73,27 @@ def open_split(
     ('workers', reading.MOST_WORKERS),
   ):
     integer(f'config.dataset.{field}', dataset[field] or 0, 0, most)
-  source = data.open_source(
-    dataset.name,
-    split,
-    data_dir=data_dir,
-    image_key=dataset.image_key,
-    label_key=dataset.label_key,
-    num_classes=dataset.num_classes,
-    image_size=dataset.image_size,
-    channels=dataset.channels,
-    in_memory=in_memory,
-    mock=dataset.mock,
-  )
+  names = ('image_key', 'label_key', 'num_classes', 'image_size', 'channels')
+  try:
+    source = data.open_source(
+      dataset.name,
+      split,
+      data_dir=data_dir,
+      in_memory=in_memory,
+      mock=dataset.mock,
+      **{name: dataset[name] for name in names},
+    )
+  except UsageError as error:
+    # The fields that its arguments come from.
+    fields = {name: name for name in names} | {'dataset': 'name'}
+    for field in ('eval_split', 'train_split'):
+      if dataset[field] == split:
+        fields['split'] = field
+    argument, *rest = str(error).split(' ', 1)
+    if argument not in fields or not rest[0].startswith('is '):
+      raise
+    field = f'config.dataset.{fields[argument]}'
+    raise UsageError(f'{field} {rest[0]}') from error
   check_channels(config, source)
   return source
 

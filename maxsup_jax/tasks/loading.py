@@ -11,11 +11,8 @@ from maxsup_jax import files
 from maxsup_jax.data import Source
 from maxsup_jax.tasks.building import build
 from maxsup_jax.tasks.classification import Classification
-from maxsup_jax.tasks.weights import (
-  check_finite,
-  check_weights,
-  open_workdir,
-)
+from maxsup_jax.tasks.config import open_workdir
+from maxsup_jax.tasks.weights import check_finite, check_weights
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.parallel import Devices

@@ -12,8 +12,8 @@ from maxsup_jax import models
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import torch_weights
 from maxsup_jax.tasks.building import build
-from maxsup_jax.tasks.config import resolve
-from maxsup_jax.tasks.weights import load_variables, open_workdir
+from maxsup_jax.tasks.config import open_workdir, resolve
+from maxsup_jax.tasks.weights import load_variables
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import first_state
 

@@ -14,7 +14,7 @@ import numpy as np
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import MODELS, create_model, torch_weights
-from maxsup_jax.tasks.config import resolve
+from maxsup_jax.tasks.config import open_workdir
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.workdir import Workdir
@@ -32,16 +32,6 @@ _FREE = (
   'zero_init_residual',
   'batch_norm_axis',
 )
-
-
-def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:
-  """The work directory of a run; fields that its configuration lacks are added.
-
-  Args:
-    path: of the directory.
-    writes: whether this process writes there.
-  """
-  return Workdir(path, writes=writes, resolve=resolve)
 
 
 def load_variables(

@@ -13,10 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import config as config_lib
 
@@ -26,6 +22,13 @@ PATIENCE = 10
 _BLOCK = 4096
 
 
+def process_count() -> int:
+  """How many processes there are; JAX is not imported before it is needed."""
+  import jax
+
+  return jax.process_count()
+
+
 def gather(value: Any) -> list[Any]:
   """The values of all processes, in their order.
 
@@ -33,8 +36,11 @@ def gather(value: Any) -> list[Any]:
     value: anything that JSON can hold.
   """
   text = json.dumps(value)
-  if jax.process_count() == 1:
+  if process_count() == 1:
     return [json.loads(text)]
+  import numpy as np
+  from jax.experimental import multihost_utils
+
   data = text.encode()
   lengths = multihost_utils.process_allgather(np.int32(len(data)))
   # JSON takes no notice of blanks at the end.

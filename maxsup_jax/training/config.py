@@ -10,7 +10,11 @@ from ml_collections.config_dict import placeholder
 
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
+from maxsup_jax.training import durations
 
+OPTIMIZERS = ('sgd', 'adamw')
+SCHEDULES = ('cosine', 'step', 'exponential', 'linear', 'constant')
+_DURATIONS = ('duration', 'log_every', 'eval_every', 'checkpoint_every')
 # Fields that change how fast a run is, not what it computes.
 SPEED_FIELDS = ('dataset.num_threads', 'dataset.workers', 'dataset.in_memory')
 
@@ -203,5 +207,18 @@ def _check(config: ConfigDict) -> None:
     errors.integer(f'config.{field}', config[field], low=1)
   # JAX seeds its generator with 32 bits.
   errors.integer('config.seed', config.seed, low=0, high=2**32 - 1)
+  optimizer, schedule = config.optimizer, config.schedule
+  errors.one_of('config.optimizer.name', optimizer.name, OPTIMIZERS)
+  errors.number(
+    'config.optimizer.learning_rate', optimizer.learning_rate, above=0
+  )
+  errors.one_of('config.schedule.name', schedule.name, SCHEDULES)
+  for field in _DURATIONS:
+    durations.parse(config[field], field=field)
+  if config.diagnostics_every is not None:
+    durations.parse(config.diagnostics_every, field='diagnostics_every')
+  durations.parse(schedule.warmup, field='schedule.warmup')
+  for milestone in schedule.milestones:
+    durations.parse(milestone, field='schedule.milestones')
   if config.ema_decay is not None:
     errors.number('config.ema_decay', config.ema_decay, low=0, below=1)

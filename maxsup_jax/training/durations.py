@@ -7,6 +7,17 @@ from maxsup_jax.errors import UsageError
 _PATTERN = re.compile(r'\s*(\d+(?:\.\d+)?)\s*(step|epoch|example)s?\s*')
 
 
+def parse(duration: str, *, field: str) -> tuple[float, str]:
+  """The number and the unit of a duration, see `to_steps`."""
+  match = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
+  if not match:
+    raise UsageError(
+      f'config.{field} is {duration!r}; expected a number and a unit, such as '
+      "'90 epochs', '1000 steps' or '50000 examples'"
+    )
+  return float(match[1]), match[2]
+
+
 def to_steps(
   duration: str,
   *,
@@ -43,13 +54,7 @@ def to_steps(
     >>> to_steps('1000 examples', **kwargs)
     8
   """
-  match = _PATTERN.fullmatch(duration) if isinstance(duration, str) else None
-  if not match:
-    raise UsageError(
-      f'config.{field} is {duration!r}; expected a number and a unit, such as '
-      "'90 epochs', '1000 steps' or '50000 examples'"
-    )
-  number, unit = float(match[1]), match[2]
+  number, unit = parse(duration, field=field)
   steps = {
     'step': number,
     'epoch': number * steps_per_epoch,

@@ -6,8 +6,7 @@ import optax
 
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
-
-OPTIMIZERS = ('sgd', 'adamw')
+from maxsup_jax.training.config import OPTIMIZERS
 
 
 def make_optimizer(

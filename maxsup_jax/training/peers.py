@@ -13,14 +13,15 @@ for a while; likewise when one of them has failed. Nothing here is a collective:
 a process that waits in one still hears, and one that compiles still tells, from
 a thread.
 
-Where process 0 itself dies, the service is gone: the others notice at once, but
-JAX, which aborts them, is most often faster.
+Where process 0 itself dies, the service is gone, and the others notice at once.
 
-This is the one file that knows JAX's key-value store, which has no public name.
-Orbax uses the same one.
+This is the one file that knows JAX's client and its key-value store, which have
+no public names. Orbax uses the same store.
 """
 
 import contextlib
+import ctypes
+import functools
 import json
 import multiprocessing
 import os
@@ -28,7 +29,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -44,6 +45,8 @@ _END = 'maxsup_jax/end'
 # Process 0 has printed it; how long the others wait for that.
 _SAID = 'maxsup_jax/said'
 _SAID_MS = 5000
+# How many processes there are, as process 0 knows.
+_COUNT = 'maxsup_jax/count'
 _BEATS = 'maxsup_jax/beat/'
 _DONE = 'maxsup_jax/done/'
 _SUSPICIONS = 'maxsup_jax/suspicion/'
@@ -53,6 +56,51 @@ _BEAT_MS = 1000
 _SUSPECT_TIMEOUT = 4.0
 # How long process 0, the others' way to hear, waits until they have ended.
 _LINGER = 10.0
+
+
+# What watches over this process, once it has joined.
+_watching: 'Peers | None' = None
+
+
+@contextlib.contextmanager
+def told_of_errors() -> Iterator[None]:
+  """Joins so that a fatal error of JAX's service ends this process in one line.
+
+  By itself JAX aborts, with dozens of lines. It would rather call a function of
+  ours, but cannot translate what that is told, so that C++ terminates: what it
+  does then can be chosen.
+  """
+  jaxlib = distributed._jax
+  make = jaxlib.get_distributed_runtime_client
+  try:
+    set_terminate = ctypes.CDLL('libstdc++.so.6')._ZSt13set_terminatePFvvE
+  except (OSError, AttributeError):
+    yield
+    return
+  set_terminate(_TERMINATE)
+  jaxlib.get_distributed_runtime_client = functools.partial(
+    make, missed_heartbeat_callback=lambda _: _terminate()
+  )
+  try:
+    yield
+  finally:
+    jaxlib.get_distributed_runtime_client = make
+
+
+def _terminate() -> None:
+  """Ends this process with one line, in a thread of JAX."""
+  if _watching is not None:
+    _watching.end_broken()
+  print(
+    'error: another process has ended while this one joined; start all of '
+    'them together',
+    file=sys.stderr,
+    flush=True,
+  )
+  _leave(GONE_EXIT_CODE)
+
+
+_TERMINATE = ctypes.CFUNCTYPE(None)(_terminate)
 
 
 class Peers:
@@ -81,6 +129,25 @@ class Peers:
     self._closed = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self._thread.start()
+
+  def require_same_count(self) -> None:
+    """Refuses a process that was told of another number of processes.
+
+    JAX would give it another part of every batch.
+
+    Raises:
+      UsageError: in that process.
+    """
+    if self._index == 0:
+      self._set(_COUNT, str(self._count))
+    else:
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
+        count = self._client.blocking_key_value_get(_COUNT, _SAID_MS)
+        if int(count) != self._count:
+          raise UsageError(
+            f'num_processes is {self._count} here and {count} in process 0; '
+            'start all processes with the same number'
+          )
 
   def fail(self, error: BaseException) -> NoReturn:
     """Ends all processes because of an error in this one.
@@ -147,6 +214,18 @@ class Peers:
       text = self._gone(gone)
       message = {'process': gone, 'text': text, 'code': GONE_EXIT_CODE}
       self._set(_END, json.dumps(message))
+
+  def end_broken(self) -> None:
+    """Ends this process where JAX's service is broken."""
+    if self._index > 0:
+      self._end_without_first()
+    # Whoever is silent is found before.
+    self._say(
+      'a process has joined twice: two have the same process_id, or one was '
+      'started again; start all of them together, each with its own process_id',
+      GONE_EXIT_CODE,
+    )
+    _leave(GONE_EXIT_CODE)
 
   def _end_without_first(self) -> None:
     if self._closed.is_set():
@@ -249,9 +328,11 @@ def watch(*, timeout: float) -> Peers | None:
   state = distributed.global_state
   if state.client is None or state.num_processes < 2:
     return None
-  return Peers(
+  global _watching
+  _watching = Peers(
     state.client, state.process_id, state.num_processes, timeout=timeout
   )
+  return _watching
 
 
 def _described(error: BaseException) -> tuple[str, int]:

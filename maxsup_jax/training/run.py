@@ -160,7 +160,6 @@ def make_run(
   """
   in_steps, schedule = lengths.in_steps, config.schedule
   peak = config.optimizer.learning_rate
-  errors.number('config.optimizer.learning_rate', peak, above=0)
   warmup = in_steps(schedule.warmup, field='schedule.warmup', minimum=0)
   milestones = [
     in_steps(m, field='schedule.milestones') for m in schedule.milestones

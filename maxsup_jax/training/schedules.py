@@ -8,8 +8,8 @@ import optax
 
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
+from maxsup_jax.training.config import SCHEDULES
 
-SCHEDULES = ('cosine', 'step', 'exponential', 'linear', 'constant')
 COSINE_CLOCKS = ('warmup', 'start')
 UNITS = ('step', 'epoch')
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from maxsup_jax import files
@@ -94,6 +93,7 @@ class Workdir:
       UsageError: if there is none, or it cannot be read.
     """
     path = self.path / 'config.json'
+    files.refuse_irregular(path)
     try:
       given = json.loads(path.read_text())
     except FileNotFoundError:
@@ -101,7 +101,8 @@ class Workdir:
         f'{self.path} is not the work directory of a run: it has no config.json'
       ) from None
     except (OSError, ValueError, RecursionError) as e:
-      raise UsageError(f'{path} cannot be read: {one_line(e)}') from None
+      reason = getattr(e, 'strerror', None) or one_line(e)
+      raise UsageError(f'{path} cannot be read: {reason}') from None
     with within(f'{path}: '):
       return self._resolve(given)
 
@@ -113,6 +114,8 @@ class Workdir:
     """
     with files.one_line_errors(self.path):
       if not self.path.exists():
+        # The first one of those above it that is there.
+        os.stat(f'{next(p for p in self.path.parents if p.exists())}/')
         return
     if not self.path.is_dir():
       raise UsageError(f'the work directory {self.path} is a file')
@@ -150,7 +153,7 @@ class Workdir:
     packages = {name: found.get(name) for name in _SAME_VERSIONS}
     agreement.require_same(config, **facts, **packages)
     with self._locked(config) if self._writes else contextlib.nullcontext():
-      if jax.process_count() > 1:
+      if agreement.process_count() > 1:
         self._require_shared()
       yield
 
@@ -204,6 +207,8 @@ class Workdir:
     """
     if not self._writes:
       return
+    import jax
+
     path = self.path / 'run.json'
     starts = self._starts()
     if starts is None:

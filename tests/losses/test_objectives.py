@@ -279,11 +279,11 @@ def test_configurations(config, objective):
     ({'name': 'mxsup'}, "objective.name is 'mxsup'; did you mean 'maxsup'"),
     (
       {'name': 'ce', 'alpha': 0.1},
-      "a field of objective 'ce' is 'alpha'; expected one of name, class_wei",
+      "objective: a field of 'ce' is 'alpha'; expected one of name, class_wei",
     ),
     (
       {'name': 'ols', 'num_classes': 3},
-      "a field of objective 'ols' is 'num_classes'",
+      "objective: a field of 'ols' is 'num_classes'",
     ),
     ({'name': 'ls', 'alpha': 1.5}, 'objective: alpha is 1.5; expected'),
     (
@@ -296,7 +296,7 @@ def test_configurations(config, objective):
     ),
     (
       linear_config(epochs=3),
-      "a field of objective.alpha 'linear' is 'epochs'; .* begin, end, denom",
+      "objective.alpha: a field of 'linear' is 'epochs'; .* begin, end, denom",
     ),
     (
       {'name': 'mbls', 'alpha': {'schedule': 'piecewise', 'values': [0.1]}},

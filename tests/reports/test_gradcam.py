@@ -5,7 +5,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from maxsup_jax.errors import UsageError
 from maxsup_jax.reports.gradcam import (
   Column,
-  check_path,
   gradcam_figure,
   normalize,
   save,
@@ -115,7 +114,7 @@ def test_what_is_refused(tmp_path):
   with pytest.raises(UsageError, match=r'x\.jpeg has an unknown ending'):
     save(figure(), tmp_path / 'x.jpeg')
   with pytest.raises(UsageError, match=r'\.png, \.svg, \.pdf'):
-    check_path('figure')
+    save(figure(), 'figure')
   with pytest.raises(UsageError, match='2 channels'):
     figure(channels=2)
   with pytest.raises(UsageError, match='2 row titles'):

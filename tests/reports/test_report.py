@@ -13,7 +13,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks, report, summary
 from maxsup_jax.reports.directory import Directory
-from maxsup_jax.reports.measured import Measured, Options
+from maxsup_jax.reports.measured import KIND, Measured, Options
 from tests import browser
 
 OPTIONS = Options(resamples=50, seeds=(0, 1))
@@ -28,7 +28,7 @@ def written(two_models, tmp_path_factory):
   out = tmp_path_factory.mktemp('report')
   sections = report.build(models, OPTIONS)
   report.write(
-    Directory(out, report.KIND), sections, models, OPTIONS, {'command': 'x'}
+    Directory(out, KIND), sections, models, OPTIONS, {'command': 'x'}
   )
   return out, sections, models
 
@@ -124,7 +124,7 @@ def test_curves_hold_what_is_drawn(written, two_models):
 def test_the_same_data_give_the_same_bytes(written, tmp_path):
   out, _, models = written
   again = report.build(models, OPTIONS, ('selective', 'projection'))
-  report.write(Directory(tmp_path, report.KIND), again, models, OPTIONS, {})
+  report.write(Directory(tmp_path, KIND), again, models, OPTIONS, {})
   drawn = [p for p in tmp_path.iterdir() if p.suffix in ('.svg', '.csv')]
   assert len(drawn) == 7
   for path in drawn:
@@ -142,7 +142,7 @@ def random_logits(n=60, K=4, seed=0):
 
 def text_of_page(path, sections, models, options=OPTIONS):
   """Writes the report, and gives what the page says without its images."""
-  out = Directory(path, report.KIND)
+  out = Directory(path, KIND)
   page = report.write(out, sections, models, options, {}).read_text()
   page = re.sub(r'<style>.*</style>', '', page, flags=re.S)
   return re.sub(r'src="data:[^"]*"', '', page)

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import types
 
 import cv2
@@ -41,7 +42,9 @@ def test_draws_two_runs(run_program, small, tmp_path):
   photo, out = tmp_path / 'photo.jpg', tmp_path / 'figures' / 'cam.svg'
   cv2.imwrite(str(photo), np.full((30, 40, 3), 99, np.uint8))
   before = sorted(small.rglob('*'))
-  arguments = (*[f'--workdir={small}'] * 2, f'--images=0, 354,{photo}')
+  other = shutil.copytree(small, tmp_path / 'other')
+  runs = f'--workdir={small}', f'--workdir={other}'
+  arguments = (*runs, f'--images=0, 354,{photo}')
   code, printed, err = run_program('gradcam', *arguments, f'--out={out}')
   assert (code, err) == (0, '')
   assert printed == f'written to {out}\n'
@@ -183,7 +186,7 @@ def test_images_that_cannot_be_read(tmp_path):
     ('5', 'expected from 0 to 4'),
     ('-1', '-1 is not an index'),
     (tmp_path / 'none.png', '^images: .*none.png cannot be read: No such file'),
-    (tmp_path, 'cannot be read: Is a directory'),
+    (tmp_path, '^images: .* is a directory'),
     (empty, 'empty.png cannot be read: an empty file'),
     (text, 'text.png cannot be read: the first bytes'),
   ):

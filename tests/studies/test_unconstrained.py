@@ -82,3 +82,16 @@ def test_problems_that_cannot_be():
   ):
     with pytest.raises(UsageError, match=message):
       study.make_problems(**usual | changes)
+
+
+def test_a_descent_that_runs_away_is_told():
+  problems = study.make_problems(
+    ['ce'], [], num_classes=4, per_class=3, dim=5, lambda_w=5e-3
+  )
+  found = [
+    study.lost(study.run(problems, study.Descent(steps=30, lr=lr, seeds=[0])))
+    for lr in (0.5, 1e4)
+  ]
+  assert found[0] == []
+  assert len(found[1]) == 1
+  assert found[1][0].startswith('ce, seed 0: ')

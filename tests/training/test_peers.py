@@ -1,6 +1,7 @@
 """What tells that a process is gone. Real ones: experiments/test_train."""
 
 import jax
+import pytest
 
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import peers
@@ -65,3 +66,22 @@ def test_what_the_end_of_another_process_may_cause():
 
 def test_a_single_process_needs_no_watch():
   assert peers.watch(timeout=1) is None
+
+
+class Told:
+  """A service that knows one value."""
+
+  def __init__(self, value):
+    self._value = value
+
+  def blocking_key_value_get(self, *_):
+    return self._value
+
+
+def test_another_number_of_processes_is_refused():
+  watch = object.__new__(peers.Peers)
+  watch._index, watch._count, watch._client = 1, 3, Told('2')
+  with pytest.raises(UsageError, match='num_processes is 3 here and 2 in pro'):
+    watch.require_same_count()
+  watch._client = Told('3')
+  watch.require_same_count()

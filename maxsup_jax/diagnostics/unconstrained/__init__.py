@@ -16,16 +16,8 @@ alone: cross-entropy, label smoothing or MaxSup.
 3.3949 0.9086
 """
 
-from maxsup_jax.diagnostics.unconstrained.descent import (
-  Solution,
-  Trajectory,
-  gap,
-  gradient_descent,
-  log_spaced_steps,
-  metric_at_threshold,
-  solve,
-  steps_to_threshold,
-)
+from typing import TYPE_CHECKING, Any
+
 from maxsup_jax.diagnostics.unconstrained.theory import (
   OBJECTIVES,
   Problem,
@@ -33,6 +25,18 @@ from maxsup_jax.diagnostics.unconstrained.theory import (
   hessian_spectrum,
   minimizer,
 )
+
+if TYPE_CHECKING:
+  from maxsup_jax.diagnostics.unconstrained.descent import (
+    Solution,
+    Trajectory,
+    gap,
+    gradient_descent,
+    log_spaced_steps,
+    metric_at_threshold,
+    solve,
+    steps_to_threshold,
+  )
 
 __all__ = [
   'OBJECTIVES',
@@ -49,3 +53,12 @@ __all__ = [
   'solve',
   'steps_to_threshold',
 ]
+
+
+def __getattr__(name: str) -> Any:
+  # With it comes JAX, which what is only checked can do without.
+  if name not in __all__:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  from maxsup_jax.diagnostics.unconstrained import descent
+
+  return getattr(descent, name)

@@ -3,17 +3,19 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from scipy import linalg
 
 from maxsup_jax.errors import UsageError, integer, number, one_of
 
+if TYPE_CHECKING:
+  import jax
+
 # Beyond them products of penalties, or their ratios, overflow or are 0.
 _SMALLEST, _LARGEST = 1e-100, 1e100
+# Of classes, examples and features: what is more is a slip.
+_MOST = 2**24
 OBJECTIVES = ('ce', 'ls', 'maxsup')
 # W, H and b.
 Parameters = tuple[Any, Any, Any]
@@ -65,10 +67,10 @@ class Problem:
   lambda_b: float = 1e-3
 
   def __post_init__(self) -> None:
-    K = integer('num_classes', self.num_classes, low=2)
-    integer('per_class', self.per_class, low=1)
+    K = integer('num_classes', self.num_classes, 2, _MOST)
+    integer('per_class', self.per_class, 1, _MOST)
     # A simplex needs K - 1 dimensions.
-    integer('dim', self.dim, low=K - 1)
+    integer('dim', self.dim, K - 1, _MOST)
     lows = {'lambda_w': _SMALLEST, 'lambda_h': _SMALLEST}
     for name in ('alpha', *lows, 'lambda_b'):
       value = number(name, getattr(self, name), lows.get(name, 0.0), _LARGEST)
@@ -117,13 +119,16 @@ def regularized(
   strengths: Sequence[float],
   parameters: Parameters,
   temperature: float | None = None,
-) -> jax.Array:
+) -> 'jax.Array':
   """The objective of a `Problem`, of its `strengths` and of W, H and b.
 
   H has a row per example: the n of the first class, then those of the second.
 
   With a temperature MaxSup has a smooth maximum: log-sum-exp.
   """
+  import jax
+  import jax.numpy as jnp
+
   alpha, lambda_w, lambda_h, lambda_b = strengths
   W, H, b = parameters
   Z = logits_by_class(W, H, b)
@@ -145,7 +150,9 @@ def regularized(
   return loss.mean() + penalty / 2
 
 
-def logits_by_class(W: jax.Array, H: jax.Array, b: jax.Array) -> jax.Array:
+def logits_by_class(
+  W: 'jax.Array', H: 'jax.Array', b: 'jax.Array'
+) -> 'jax.Array':
   """Logits `[K, n, K]`: the class of the example, the example, the logit."""
   K, D = W.shape
   return H.reshape(K, -1, D) @ W.T + b
@@ -208,6 +215,8 @@ def minimizer(problem: Problem) -> Minimizer:
     value = math.log1p((K - 1) * math.exp(-beta)) + total * beta * (K - 1) / K
   ratio = math.sqrt(problem.per_class * problem.lambda_h / problem.lambda_w)
   # In the first K - 1 axes: orthonormal columns whose sums are 0.
+  from scipy import linalg
+
   simplex = linalg.helmert(K).T @ np.eye(K - 1, D)
   norm = math.sqrt((K - 1) / K * beta)
   norms = norm * math.sqrt(ratio), norm / math.sqrt(ratio)
