@@ -27,8 +27,8 @@ class Cell:
   """A cell of a table, with smaller lines below its value.
 
   It is marked 'better' or 'worse' where an interval excludes zero, and its last
-  two details are then the difference and the interval. What is `best` of its
-  kind is set off.
+  details, from the one that begins with Δ on, are then the difference and the
+  interval. What is `best` of its kind is set off.
   """
 
   value: str
@@ -81,7 +81,7 @@ class Section:
 def table(
   heading: str,
   records: Mapping[str, Mapping[str, Any]],
-  titles: Mapping[str, str | tuple[str, Callable[[Any], str]]],
+  titles: Mapping[str, str | tuple[str, Callable[[Any], str | Cell]]],
   caption: str,
 ) -> Table:
   """A column for each record, by its name, and a row for each of its numbers.
@@ -89,7 +89,7 @@ def table(
   `titles` are the headings of the rows by their keys, where need be with how a
   number is written; what a record lacks is a dash.
   """
-  rows = []
+  rows: list[list[str | Cell]] = []
   for key, title in titles.items():
     name, form = (title, number) if isinstance(title, str) else title
     rows.append([name, *(form(r.get(key)) for r in records.values())])
@@ -126,6 +126,14 @@ def percent(value: float | None) -> str:
     return '0%'
   decimals = max(2, 1 - math.floor(math.log10(size)))
   return f'{100 * value:.{decimals}f}%'
+
+
+def beside_calibrated(error: tuple[float, tuple[float, float]]) -> Cell:
+  """A calibration error, and the range that perfect calibration gives."""
+  value, (low, high) = error
+  return Cell(
+    percent(value), [f'{percent(low)} to {percent(high)} if calibrated']
+  )
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -317,24 +317,22 @@ def assert_titles_fit(figure):
 
 
 def test_undefined_resamples_are_told_and_not_marked():
-  """With one error, a third of the resamples have none of it: no AUROC."""
-  z = random_logits(n=100)
-  labels = z.argmax(1)
-  labels[0] = (labels[0] + 1) % 4
-  worse = z.copy()
-  worse[0] *= 100  # its error is its surest prediction
+  """Where the surest prediction is drawn and wrong, no risk is below 5%."""
+  z, y = random_logits(n=200), np.arange(200) % 4
+  wrong = (y + 1) % 4
+  z += 6 * np.eye(4)[np.where(np.arange(200) < 100, y, wrong)]
+  z[150] = 50 * np.eye(4)[wrong[150]]
+  good = z.copy()
+  good[150] = 0
   models = [
-    measured('a', logits=z, labels=labels),
-    measured('b', logits=worse, labels=labels),
+    measured('a', logits=good, labels=y),
+    measured('b', logits=z, labels=y),
   ]
-  options = dataclasses.replace(OPTIONS, resamples=200)
-  section = summary.section(models, options)
-  record = section.numbers['b']['auroc_f']
-  assert 0.25 < record['undefined_share'] < 0.5
+  section = summary.section(models, OPTIONS)
+  record = section.numbers['b']['coverage_at_risk']
+  assert record['undefined_share'] > 0.3
   assert not record['excludes_zero']
-  low, high = record['difference_interval']
-  assert low < high < 0
-  (row,) = [r for r in section.blocks[-1].rows if r[0] == 'AUROC of failures']
+  (row,) = [r for r in section.blocks[-1].rows if r[0].startswith('coverage')]
   assert any('undefined in' in d for d in row[2].details)
   assert row[2].mark == ''
 
