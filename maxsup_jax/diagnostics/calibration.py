@@ -24,6 +24,8 @@ from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Logits up to 1e150, divided by it, are still far from overflowing.
 TEMPERATURES = (1e-100, 1e100)
+# Its softmax beside 0 is 0 at any of those within the bounds.
+_LOWEST = -1e200
 # Of the temperature.
 _BOUNDS = (0.01, 100.0)
 # Two parts of a number from 0 to 1, each an integer up to 2**26.
@@ -393,8 +395,8 @@ def summary(
   The other arguments are those of `reliability_curve`.
 
   Examples:
-    >>> logits, labels = np.eye(3)[[0, 0, 1, 2, 2]], np.array([0, 1, 1, 2, 0])
-    >>> examples = per_example(logits, labels)
+    >>> logits = 2 * np.eye(3)[[0, 0, 1, 2, 2]]
+    >>> examples = per_example(logits, np.array([0, 1, 1, 2, 0]))
     >>> summary(examples).accuracy
     0.6
     >>> round(summary(examples, weights=[2, 1, 1, 1, 0]).accuracy, 6)
@@ -472,7 +474,7 @@ def classwise_calibrated_range(
 
   The labels are drawn anew from the probabilities of the classes.
   """
-  logits_NK = checks.class_scores(logits)
+  logits_NK = checks.class_scores(logits, masked=True)
   N, K = logits_NK.shape
   draws = integer('draws', draws, low=1)
   rng = np.random.default_rng(integer('seed', seed, low=0))
@@ -640,6 +642,8 @@ def _derivatives(
 
   def block(z_BK: np.ndarray, y_B: np.ndarray) -> tuple[np.ndarray, ...]:
     z_BK -= z_BK.max(1, keepdims=True)
+    # Masked classes count for 0 times a number, not for 0 times infinity.
+    np.maximum(z_BK, _LOWEST, out=z_BK)
     e_BK = np.exp(beta * z_BK)
     total_B = e_BK.sum(1)
     mean_B = np.einsum('ij,ij->i', e_BK, z_BK) / total_B

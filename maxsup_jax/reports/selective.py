@@ -58,7 +58,7 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
     ),
     _score_table(scores, data),
   ]
-  if models[0].outputs.num_classes > 2:
+  if any(f['pnorm'] for f in fits.values()):
     shown.append(
       blocks.Figure(
         'pnorm',
@@ -119,6 +119,8 @@ def _norms(models: list[Measured], fits: Mapping[str, Any]) -> Figure:
     ax.axhline(0, color='#888888', linewidth=0.8)
     for i, m in enumerate(models):
       records = fits[m.name]['pnorm']
+      if not records:
+        continue
       curves = ((np.asarray(r['grid_aurc']), r['msp_aurc']) for r in records)
       gain = [100 * (aurc - msp) for aurc, msp in curves]
       grid, low, high = records[0]['grid'], np.min(gain, 0), np.max(gain, 0)
@@ -188,9 +190,11 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   """What is chosen on the held-out part and measured on the others."""
   norms, thresholds = [], []
   logits, labels = m.outputs.logits, m.outputs.labels
+  # The centred norm of two classes is constant, that of masked ones infinite.
+  normed = m.outputs.num_classes > 2 and not np.isneginf(logits.min())
   msp, errors = m.scores['msp'], m.errors
   for fit, rest in measured.splits(len(labels), options):
-    if m.outputs.num_classes > 2:
+    if normed:
       chosen = selective.fit_pnorm(logits[fit], labels[fit])
       curve = selective.risk_coverage(chosen.score(logits[rest]), errors[rest])
       before = selective.risk_coverage(msp[rest], errors[rest])
@@ -237,7 +241,8 @@ def _fit_table(
       )
 
   if any(f['pnorm'] for f in fits.values()):
-    rows.append(['chosen p', *(_chosen(f['pnorm']) for f in fits.values())])
+    chosen = (_chosen(f['pnorm']) or '—' for f in fits.values())
+    rows.append(['chosen p', *chosen])
     add('AURC, MSP', lambda f: [r['before'] for r in f['pnorm']])
     add('AURC, chosen score', lambda f: [r['after'] for r in f['pnorm']])
   for name, target, other in (
@@ -265,8 +270,8 @@ def _chosen(records: list[dict]) -> str:
   counts = collections.Counter(
     'MSP' if r['p'] is None else f'{r["p"]:g}' for r in records
   )
-  if len(counts) == 1:
-    return next(iter(counts))
+  if len(counts) < 2:
+    return ''.join(counts)
   return ', '.join(f'{p} ({n}×)' for p, n in counts.most_common())
 
 
