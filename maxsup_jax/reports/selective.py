@@ -211,6 +211,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
     record = {}
     held_out = selective.risk_coverage(msp[fit], errors[fit])
     for name, find, target in (
+      ('guaranteed_risk', selective.guaranteed_threshold, measured.RISK),
       ('risk', selective.threshold_for_risk, measured.RISK),
       ('coverage', selective.threshold_for_coverage, measured.COVERAGE),
     ):
@@ -219,6 +220,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
       record[name] = {
         'target': target,
         'threshold': float(threshold.value),
+        'bound': float(threshold.bound),
         'coverage': float(applied.coverage),
         'risk': float(applied.risk),
       }
@@ -245,15 +247,17 @@ def _fit_table(
     rows.append(['chosen p', *chosen])
     add('AURC, MSP', lambda f: [r['before'] for r in f['pnorm']])
     add('AURC, chosen score', lambda f: [r['after'] for r in f['pnorm']])
-  for name, target, other in (
-    ('risk', measured.RISK, 'coverage'),
-    ('coverage', measured.COVERAGE, 'risk'),
+  risk, coverage = f'{measured.RISK:.0%}', f'{measured.COVERAGE:.0%}'
+  for name, title, key, other in (
+    ('guaranteed_risk', f'{risk} risk, guaranteed', 'risk', 'coverage'),
+    ('risk', f'{risk} risk, not guaranteed', 'risk', 'coverage'),
+    ('coverage', f'{coverage} coverage', 'coverage', 'risk'),
   ):
-    for title, key in (
-      (f'{name} at the threshold for {target:.0%} {name}', name),
+    for row, k in (
+      (f'{key} at the threshold for {title}', key),
       (f'its {other}', other),
     ):
-      add(title, lambda f, k=key, n=name: [t[n][k] for t in f['thresholds']])
+      add(row, lambda f, k=k, n=name: [t[n][k] for t in f['thresholds']])
   return blocks.Table(
     ['chosen on held-out data', *fits],
     rows,
@@ -261,7 +265,11 @@ def _fit_table(
     f'chosen on {measured.held_out(N, options)} and applied to the others; '
     f'{measured.over_splits(options)}. Where no p beats it on the held-out '
     'part, the maximum softmax probability stays ("MSP"). Thresholds are on '
-    'the maximum softmax probability; "—" where none reaches the target.',
+    'the maximum softmax probability; "—" where none reaches the target. '
+    'Guaranteed: the risk on new examples is above the limit with a '
+    'probability of at most 5% (SGR, Geifman and El-Yaniv, 2017). Use that '
+    'threshold; the other one has the limit on the held-out part only, and '
+    'exceeds it elsewhere about every other time.',
   )
 
 
