@@ -197,6 +197,16 @@ def test_what_is_missing_is_named_on_the_page(tmp_path):
   assert 'bare.npz has no features' in page
   assert 'bare.npz has no features and no weights' in page
   assert 'class 3' in page
+  zero = random_logits(seed=1)
+  zero[7] = 0
+  m = measured('z', logits=z, labels=np.arange(60) % 4, features=zero)
+  (section,) = report.build([m], OPTIONS, ('representation',))
+  assert 0 < section.numbers['z']['test']['r_squared'] < 1
+  assert any(
+    '1 of 60 examples are all 0' in b.text
+    for b in section.blocks
+    if isinstance(b, blocks.Note)
+  )
   # A network that predicts a single class has neural collapse.
   z[:, 2] += 100
   m = measured('one', logits=z, labels=labels, features=features)
