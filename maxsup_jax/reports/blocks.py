@@ -167,6 +167,9 @@ def median_and_range(
 
 def short(text: str, limit: int = 22) -> str:
   """A name that fits into a figure: its middle is left out if it is long."""
+  if text.startswith('_'):
+    # Matplotlib leaves such names out of legends; a hair space is not seen.
+    text = f'\N{HAIR SPACE}{text}'
   if len(text) <= limit:
     return text
   head = (limit - 1) // 2
@@ -179,7 +182,7 @@ def short_names(names: Sequence[str], limit: int = 22) -> dict[str, str]:
   Of long names, what all of them begin and end with is left out first.
   """
   if all(len(n) <= limit for n in names):
-    return {n: n for n in names}
+    return {n: short(n, limit + 1) for n in names}
   start = end = ''
   if len(names) > 1:
     start = _common_start(names)
