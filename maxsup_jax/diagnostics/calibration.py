@@ -485,7 +485,8 @@ def classwise_calibrated_range(
     below_BK /= below_BK[:, -1:]
     # All rows are searched as one: row b is from b to b + 1.
     row_B1 = np.arange(len(z_BK))[:, None]
-    found_BD = np.searchsorted((below_BK + row_B1).ravel(), u_BD + row_B1)
+    below = (below_BK + row_B1).ravel()
+    found_BD = np.searchsorted(below, u_BD + row_B1, 'right')
     return np.minimum(found_BD - K * row_B1, K - 1).astype(np.int32)
 
   labels_ND = map_rows(draw, logits_NK, rng.random((N, draws), np.float32))
