@@ -101,6 +101,10 @@ def test_arrays_of_other_makers():
     got = checks.finite(x, 'x')
     assert got.dtype == np.float32
     assert_array_equal(got, values)
+  state = representation.CosineVariation.init(2, 2)
+  for x in (tensor, tensor.to(torch.bfloat16), values.astype('>f4')):
+    updated = state.update(x, torch.tensor([0, 1]))
+    assert updated.compute().total == pytest.approx(0.9)
   with pytest.raises(UsageError, match="x is not an array: Can't call numpy"):
     checks.array([tensor[0], tensor[1]], 'x')
 
