@@ -25,6 +25,11 @@ _TRAIN = flags.DEFINE_list(
 _NAMES = flags.DEFINE_list(
   'names', [], 'What to call the models, one name for each.'
 )
+_PROBABILITIES = flags.DEFINE_bool(
+  'probabilities',
+  False,
+  'The `logits` of the files are probabilities: take their logarithm.',
+)
 _SECTIONS = flags.DEFINE_list(
   'sections', [], 'Sections of the report; by default all.'
 )
@@ -87,11 +92,15 @@ def main(paths):
     )
 
   with bar('reading', len(paths) + len(_TRAIN.value)) as progress:
-    outputs = compared.read_all(paths, _NAMES.value, progress.update)
+    outputs = compared.read_all(
+      paths, _NAMES.value, progress.update, _PROBABILITIES.value
+    )
     train = [None] * len(outputs)
     if _TRAIN.value:
       names = [o.name for o in outputs]
-      train = compared.read_all(_TRAIN.value, names, progress.update)
+      train = compared.read_all(
+        _TRAIN.value, names, progress.update, _PROBABILITIES.value
+      )
       compared.check_same_classes([outputs[0], *train])
       for pair in zip(outputs, train):
         compared.check_same_model(*pair)

@@ -116,13 +116,19 @@ class Outputs:
     return self.class_names[k] if self.class_names else f'class {k}'
 
 
-def read(path: str | os.PathLike, name: str | None = None) -> Outputs:
+def read(
+  path: str | os.PathLike,
+  name: str | None = None,
+  probabilities: bool = False,
+) -> Outputs:
   """Reads and checks a file.
 
   Args:
     path: of an .npz file.
     name: what to call the model; by default what its metadata say, or the
       file's name.
+    probabilities: whether `logits` and `augmented_logits` hold probabilities,
+      of which the logarithm is taken.
 
   Returns:
     Its content.
@@ -138,7 +144,7 @@ def read(path: str | os.PathLike, name: str | None = None) -> Outputs:
         f'{", ".join([*arrays, *others]) or "none"}'
       )
   try:
-    return _checked(Path(path), name, arrays)
+    return _checked(Path(path), name, arrays, probabilities)
   except UsageError as e:
     raise UsageError(f'{path}: {e}') from None
 
@@ -207,8 +213,15 @@ def _array(member: IO[bytes], size: int, name: str) -> np.ndarray:
 
 
 def _checked(
-  path: Path, name: str | None, arrays: dict[str, np.ndarray]
+  path: Path,
+  name: str | None,
+  arrays: dict[str, np.ndarray],
+  probabilities: bool,
 ) -> Outputs:
+  if probabilities:
+    for key in ('logits', 'augmented_logits'):
+      if key in arrays:
+        arrays[key] = checks.log_probabilities(arrays[key], key)
   # One logit z stands for the two logits -z/2 and z/2; so does its layer.
   logits, labels = checks.logits_and_labels(
     arrays['logits'], arrays['labels'], single='symmetric'
@@ -240,7 +253,10 @@ def _checked(
   augmented_logits, augmented_labels = _augmented(arrays, K)
   class_names = None
   if 'class_names' in arrays:
-    class_names = tuple(printable(str(c)) for c in arrays['class_names'].flat)
+    names = arrays['class_names']
+    if names.dtype.kind == 'S':
+      names = np.char.decode(names, 'utf-8', 'replace')
+    class_names = tuple(printable(str(c)) for c in names.flat)
     if len(class_names) != K:
       raise UsageError(
         f'class_names has {len(class_names)} names; expected {K}, one for '
@@ -264,7 +280,7 @@ def _checked(
     class_names=class_names,
     metadata=metadata,
     history=history,
-    head_error=_head_error(logits, features, weights, bias),
+    head_error=_head_error(logits, features, weights, bias, probabilities),
   )
 
 
@@ -281,6 +297,7 @@ def _augmented(arrays: dict[str, np.ndarray], K: int):
       f'augmented_logits has the shape {logits.shape}; expected [examples, '
       f'augmentations, {K}] with at least 2 augmentations'
     )
+  checks.refuse_probabilities(logits, 'augmented_logits')
   labels = checks.class_ids(arrays['augmented_labels'], K, 'augmented_labels')
   checks.same_length(augmented_logits=logits, augmented_labels=labels)
   if len(np.unique(labels)) != 2:
@@ -328,15 +345,23 @@ def _check_history(history: list) -> None:
         raise UsageError(f'history[{i}]: {key} is {value!r}; expected a number')
 
 
-def _head_error(logits, features, weights, bias):
+def _head_error(logits, features, weights, bias, shifted):
   if features is None or weights is None:
     return None
   some = slice(None, None, -(-len(logits) // 1000))
   computed = features[some].astype(np.float64) @ weights.T.astype(np.float64)
   if bias is not None:
     computed += bias
-  scale = logits[some].std(dtype=np.float64)
-  error = np.abs(computed - logits[some]).max()
+  given = logits[some].astype(np.float64)
+  # Masked classes, and probabilities that rounding made 0, say nothing.
+  known = given > (np.log(np.finfo(np.float32).tiny) if shifted else -np.inf)
+  if shifted:
+    # The logarithm of a softmax is the logits but for a shift of each row.
+    share = known / known.sum(1, keepdims=True)
+    for values in (computed, given):
+      values -= np.where(known, values * share, 0).sum(1, keepdims=True)
+  scale = given[known].std()
+  error = np.abs(computed - given)[known].max()
   return float(error / scale) if scale else (0.0 if not error else np.inf)
 
 

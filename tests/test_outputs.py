@@ -51,6 +51,28 @@ def test_another_head_is_noticed(write_npz):
   assert not archive.read(write_npz('d', logits=logits, **right)).linear
 
 
+def test_probabilities_are_read_if_told(write_npz):
+  logits = np.load(write_npz('a'))['logits'].astype(np.float64)
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  p = p.astype(np.float32)
+  p[p < 1e-4] = 0
+  assert not p.all()
+  names = np.array([b'a', 'ä'.encode(), b'c', b'd', b'e'])
+  path = write_npz('p', logits=p, class_names=names)
+  with pytest.raises(UsageError, match=r'p\.npz: logits holds probabilities'):
+    archive.read(path)
+  outputs = archive.read(path, probabilities=True)
+  # The logits but for a shift of each row.
+  shift = np.where(p > 0, outputs.logits - logits, 0)
+  np.testing.assert_allclose(
+    shift, np.where(p > 0, shift.min(1, keepdims=True), 0), atol=1e-5
+  )
+  assert outputs.linear
+  assert outputs.class_names == tuple('aäcde')
+  with pytest.raises(UsageError, match=r'logits\[0, .\] is -.*expected prob'):
+    archive.read(write_npz('a'), probabilities=True)
+
+
 def test_a_single_logit_is_binary(write_npz):
   """And so is the layer that gave it."""
   features = np.array([[1.0, 2.0], [3.0, -1.0]])

@@ -9,6 +9,9 @@ only. What all measurements share is said here and nowhere else:
   matters, for `(-z/2, z/2)`; `labels` are integer class ids `[N]`, `features`
   floating point `[N, D]`, `weights` of a classifier `[K, D]`. Weights of
   examples are integers `[N]`: how often each counts.
+* Logits of masked classes may be -inf where only their softmax or the largest
+  one counts, but not those of labels. Probabilities are refused: `np.log` makes
+  logits of them.
 * Orderings, probabilities and sums are in float64 on the host. The largest
   logit is the prediction, the first one of several.
 * What cannot be measured is refused with a `UsageError`, one line that names

@@ -121,7 +121,7 @@ def check_batch(
 ) -> tuple[Any, Any, Any]:
   """Checks a batch, also the values of labels if they are known."""
   features, labels, where = (
-    a if a is None or hasattr(a, 'shape') else checks.array(a, n)
+    a if a is None or isinstance(a, jax.Array) else checks.array(a, n)
     for a, n in ((features, 'features'), (labels, name), (where, 'where'))
   )
   shape, dtype = jnp.shape(features), jnp.result_type(features)

@@ -142,6 +142,38 @@ def paired_interval(
   return interval(samples_a - samples_b, level)
 
 
+def pivotal_interval(
+  samples: ArrayLike,
+  estimate: float,
+  center: float | None = None,
+  level: float = 0.95,
+) -> Interval:
+  r"""The pivotal (basic) interval of a statistic.
+
+  With q the quantiles of the samples, and c the center,
+
+  .. math:: [\hat\theta - (q_\mathrm{high} - c),\;
+    \hat\theta - (q_\mathrm{low} - c)]
+
+  Args:
+    samples: of `bootstrap`; NaN as in `interval`.
+    estimate: the statistic of the examples.
+    center: what the statistic of resamples estimates, which is the truth where
+      the examples are all there is; by default the estimate. A debiased
+      statistic estimates another number there: the plug-in, biased one.
+
+  Examples:
+    >>> pivotal_interval([0.0, 1.0, 2.0, 4.0, 8.0], 2.0, level=0.5)
+    Interval(low=0.0, high=3.0)
+
+  References: Davison and Hinkley, *Bootstrap Methods and their Application*,
+    1997, section 2.4.
+  """
+  low, high = interval(samples, level)
+  shift = estimate + (estimate if center is None else center)
+  return Interval(shift - high, shift - low)
+
+
 def undefined_share(samples: ArrayLike) -> float:
   """The share of resamples for which a statistic is undefined, that is NaN."""
   return float(np.isnan(_samples(samples)).mean())

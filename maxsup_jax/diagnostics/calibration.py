@@ -12,18 +12,20 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.diagnostics import checks
+from maxsup_jax.diagnostics import bootstrap, checks
 from maxsup_jax.diagnostics._blocks import map_rows
 from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Logits up to 1e150, divided by it, are still far from overflowing.
 TEMPERATURES = (1e-100, 1e100)
+# Its softmax beside 0 is 0 at any of those within the bounds.
+_LOWEST = -1e200
 # Of the temperature.
 _BOUNDS = (0.01, 100.0)
 # Two parts of a number from 0 to 1, each an integer up to 2**26.
@@ -31,6 +33,8 @@ _PART = float(1 << 26)
 # A relative error of the temperature at which the search ends.
 _TOLERANCE = 1e-10
 _MAX_STEPS = 100
+# Numbers that are drawn at a time.
+_DRAWN_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +135,8 @@ def reliability_curve(
   * `'right'`: bins :math:`(l, h]`, with 0 in the first one (Guo et al.);
   * `'left'`: bins :math:`[l, h)`, with 1 in the last one (NumPy, netcal);
   * `'torchmetrics'`: bins :math:`[l, h)`, and one more bin, of width 0, for a
-    confidence of exactly 1. The curve has `bins + 1` bins.
+    confidence of exactly 1, after confidences and edges are rounded to float32.
+    The curve has `bins + 1` bins.
 
   The bins of `'equal_mass'` follow the data (adaptive ECE): their counts
   differ by 1 at most where no two confidences are equal. Equal confidences
@@ -167,28 +172,12 @@ def reliability_curve(
     for name, values in (('confidence', confidence), ('correct', correct))
   )
   checks.same_length(confidence=confidence_N, correct=correct_N)
-  bins = integer('bins', bins, low=1)
-  one_of('binning', binning, ('equal_width', 'equal_mass'))
-  one_of('convention', convention, ('right', 'left', 'torchmetrics'))
-  if binning == 'equal_mass' and convention != 'right':
-    raise UsageError(
-      f'convention is {convention!r}; expected the default for bins of equal '
-      'mass'
-    )
   weights_N = None
   if weights is not None:
     weights_N = checks.multiplicities(weights, len(confidence_N))
-  if binning == 'equal_width':
-    edges = np.linspace(0, 1, bins + 1)
-    if convention == 'torchmetrics':
-      edges = np.append(edges, 1.0)
-    # Outer edges are left out: whatever lies there belongs to an outer bin.
-    side: Literal['left', 'right'] = (
-      'left' if convention == 'right' else 'right'
-    )
-    bin_N = np.searchsorted(edges[1:-1], confidence_N, side)
-  else:
-    edges, bin_N = _equal_mass(confidence_N, weights_N, bins)
+  confidence_N, edges, bin_N = _binned(
+    confidence_N, weights_N, bins, binning, convention
+  )
   count = _counts(bin_N, weights_N, len(edges) - 1)
   accuracy, mean_confidence = (
     np.divide(
@@ -200,6 +189,38 @@ def reliability_curve(
     for values_N in (correct_N, confidence_N)
   )
   return ReliabilityCurve(edges, count, accuracy, mean_confidence)
+
+
+def _binned(
+  confidence_N: np.ndarray,
+  weights_N: np.ndarray | None = None,
+  bins: int = 15,
+  binning: str = 'equal_width',
+  convention: str = 'right',
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Confidences as the convention has them, the edges, everyone's bin."""
+  bins = integer('bins', bins, low=1)
+  one_of('binning', binning, ('equal_width', 'equal_mass'))
+  one_of('convention', convention, ('right', 'left', 'torchmetrics'))
+  if binning == 'equal_mass':
+    if convention != 'right':
+      raise UsageError(
+        f'convention is {convention!r}; expected the default for bins of equal '
+        'mass'
+      )
+    return confidence_N, *_equal_mass(confidence_N, weights_N, bins)
+  edges = np.linspace(0, 1, bins + 1)
+  if convention == 'torchmetrics':
+    confidence_N = confidence_N.astype(np.float32).astype(np.float64)
+    # As torch.linspace: from both ends, in float32.
+    i, step = np.arange(bins + 1, dtype=np.float32), np.float32(1) / bins
+    upper = 1 - step * (bins - i)
+    edges = np.where(2 * i < bins + 1, step * i, upper).astype(np.float64)
+    edges = np.append(edges, 1.0)
+  # Outer edges are left out: whatever lies there belongs to an outer bin.
+  side: Literal['left', 'right'] = 'left' if convention == 'right' else 'right'
+  bin_N = np.searchsorted(edges[1:-1], confidence_N, side)
+  return confidence_N, edges, bin_N
 
 
 def calibration_error(curve: ReliabilityCurve, norm: str = 'l1') -> float:
@@ -224,6 +245,93 @@ def calibration_error(curve: ReliabilityCurve, norm: str = 'l1') -> float:
   if norm == 'l2':
     return float(np.sqrt(share @ gap**2))
   return float(share @ gap)
+
+
+def debiased_squared_error(curve: ReliabilityCurve) -> float:
+  r"""The squared calibration error, without what chance adds to it.
+
+  .. math:: \sum_b w_b \left((\mathrm{conf}_b - \mathrm{acc}_b)^2 -
+    \frac{\mathrm{acc}_b (1 - \mathrm{acc}_b)}{n_b - 1}\right)
+
+  It is about 0 on average for a perfectly calibrated classifier, whatever N,
+  and thus negative half the time. A bin with a single example counts as 0.
+  `correct` must have been 0 or 1.
+
+  Examples:
+    >>> curve = reliability_curve([0.6] * 4, [1, 1, 1, 0])
+    >>> round(debiased_squared_error(curve), 4)  # 0.15**2 - 0.75 * 0.25 / 3
+    -0.04
+
+  References: Kumar et al., 2019, section 5.
+  """
+  several = curve.count > 1
+  n, accuracy = curve.count[several], curve.accuracy[several]
+  gap = curve.confidence[several] - accuracy
+  chance = accuracy * (1 - accuracy) / (n - 1)
+  return float(n @ (gap**2 - chance) / curve.count.sum())
+
+
+def calibrated_range(
+  confidence: ArrayLike,
+  *,
+  norm: str = 'l1',
+  level: float = 0.9,
+  draws: int = 500,
+  seed: int = 0,
+  **binning: Any,
+) -> bootstrap.Interval:
+  r"""The calibration errors of a perfectly calibrated classifier at this N.
+
+  The confidences stay, and whether a prediction is correct is drawn anew, with
+  the confidence as its probability. An error within this range is no evidence
+  of miscalibration.
+
+  Args:
+    confidence: of the predictions, from 0 to 1, `[N]`.
+    norm: of `calibration_error`.
+    level: the share of the draws inside: with 0.9, the ends are the 5% and 95%
+      quantiles.
+    draws: how many times all examples are drawn.
+    **binning: `bins`, `binning` and `convention` of `reliability_curve`.
+
+  Returns:
+    The ends of the range.
+
+  Examples:
+    >>> rng = np.random.default_rng(0)
+    >>> confidence = rng.uniform(0.5, 1, 2000)
+    >>> low, high = calibrated_range(confidence)
+    >>> round(low, 2), round(high, 2)
+    (0.01, 0.03)
+
+  References: Vaicenavicius et al., 2019, section 5, "consistency resampling" of
+    Bröcker and Smith, 2007.
+  """
+  confidence_N = checks.shares(
+    checks.vector(confidence, 'confidence'), 'confidence'
+  )
+  one_of('norm', norm, ('l1', 'l2', 'max'))
+  draws = integer('draws', draws, low=1)
+  confidence_N, edges, bin_N = _binned(confidence_N, **binning)
+  count = np.bincount(bin_N, minlength=len(edges) - 1)
+  used = count > 0
+  starts = (np.cumsum(count) - count)[used]
+  sorted_N = confidence_N[np.argsort(bin_N, kind='stable')]
+  expected = np.add.reduceat(sorted_N, starts)
+  rng = np.random.default_rng(integer('seed', seed, low=0))
+  gaps, rows = [], max(1, _DRAWN_AT_ONCE // len(sorted_N))
+  for start in range(0, draws, rows):
+    shape = min(rows, draws - start), len(sorted_N)
+    correct = rng.random(shape, np.float32) < sorted_N
+    drawn = np.add.reduceat(correct, starts, axis=1, dtype=np.int64)
+    gaps.append(np.abs(drawn - expected) / count[used])
+  gap, share = np.concatenate(gaps), count[used] / len(sorted_N)
+  errors = {
+    'l1': lambda: gap @ share,
+    'l2': lambda: np.sqrt(gap**2 @ share),
+    'max': lambda: gap.max(1),
+  }
+  return bootstrap.interval(errors[norm](), level)
 
 
 def _equal_mass(
@@ -287,8 +395,8 @@ def summary(
   The other arguments are those of `reliability_curve`.
 
   Examples:
-    >>> logits, labels = np.eye(3)[[0, 0, 1, 2, 2]], np.array([0, 1, 1, 2, 0])
-    >>> examples = per_example(logits, labels)
+    >>> logits = 2 * np.eye(3)[[0, 0, 1, 2, 2]]
+    >>> examples = per_example(logits, np.array([0, 1, 1, 2, 0]))
     >>> summary(examples).accuracy
     0.6
     >>> round(summary(examples, weights=[2, 1, 1, 1, 0]).accuracy, 6)
@@ -313,10 +421,8 @@ def expected_calibration_error(
   .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{N} |\mathrm{acc}_b -
     \mathrm{conf}_b|
 
-  A perfectly calibrated model does not reach 0, but about
-
-  .. math:: \frac{1}{N} \sqrt{\frac{2}{\pi}} \sum_b \sqrt{\sum_{i \in b}
-    \mathrm{conf}_i (1 - \mathrm{conf}_i)}
+  A perfectly calibrated model does not reach 0: `calibrated_range` says what it
+  reaches.
 
   Args:
     **binning: `bins`, `binning`, `convention` and `weights` of
@@ -346,19 +452,70 @@ def classwise_calibration_error(
   References: Kull et al., 2019; Nixon et al., 2019, who call it SCE.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  return float(
+    np.mean(
+      [
+        calibration_error(reliability_curve(p_N, labels_N == k, **binning))
+        for k, p_N in enumerate(_class_probabilities(logits_NK))
+      ]
+    )
+  )
+
+
+def classwise_calibrated_range(
+  logits: ArrayLike,
+  *,
+  level: float = 0.9,
+  draws: int = 200,
+  seed: int = 0,
+  **binning: Any,
+) -> bootstrap.Interval:
+  """As `calibrated_range`, for `classwise_calibration_error`.
+
+  The labels are drawn anew from the probabilities of the classes.
+  """
+  logits_NK = checks.class_scores(logits, masked=True)
+  N, K = logits_NK.shape
+  draws = integer('draws', draws, low=1)
+  rng = np.random.default_rng(integer('seed', seed, low=0))
+
+  def draw(z_BK: np.ndarray, u_BD: np.ndarray) -> np.ndarray:
+    z_BK -= z_BK.max(1, keepdims=True)
+    below_BK = np.cumsum(np.exp(z_BK, out=z_BK), 1)
+    below_BK /= below_BK[:, -1:]
+    # All rows are searched as one: row b is from b to b + 1.
+    row_B1 = np.arange(len(z_BK))[:, None]
+    below = (below_BK + row_B1).ravel()
+    found_BD = np.searchsorted(below, u_BD + row_B1, 'right')
+    return np.minimum(found_BD - K * row_B1, K - 1).astype(np.int32)
+
+  labels_ND = map_rows(draw, logits_NK, rng.random((N, draws), np.float32))
+  order = np.argsort(labels_ND, axis=None, kind='stable')
+  ends = np.cumsum(np.bincount(labels_ND.ravel(), minlength=K))
+  totals = np.zeros(draws)
+  for p_N, drawn in zip(
+    _class_probabilities(logits_NK), np.split(order, ends[:-1])
+  ):
+    p_N, edges, bin_N = _binned(p_N, **binning)
+    M = len(edges) - 1
+    cell = drawn % draws * M + bin_N[drawn // draws]
+    count = np.bincount(cell, minlength=draws * M).reshape(draws, M)
+    totals += np.abs(count - np.bincount(bin_N, p_N, M)).sum(1)
+  return bootstrap.interval(totals / (N * K), level)
+
+
+def _class_probabilities(logits_NK: np.ndarray) -> Iterator[np.ndarray]:
+  """The probabilities `[N]` of one class after the other."""
 
   def log_normalizer(z_BK: np.ndarray) -> np.ndarray:
     top_B = z_BK.max(1)
     return top_B + np.log(np.exp(z_BK - top_B[:, None]).sum(1))
 
   log_normalizer_N = map_rows(log_normalizer, logits_NK)
-  found = []
   for k in range(logits_NK.shape[1]):
     z_N = np.ascontiguousarray(logits_NK[:, k])
-    p_N = np.exp(z_N - log_normalizer_N)
-    curve = reliability_curve(p_N, labels_N == k, **binning)
-    found.append(calibration_error(curve))
-  return float(np.mean(found))
+    # Rounding may exceed 1.
+    yield np.minimum(np.exp(z_N - log_normalizer_N), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -486,6 +643,8 @@ def _derivatives(
 
   def block(z_BK: np.ndarray, y_B: np.ndarray) -> tuple[np.ndarray, ...]:
     z_BK -= z_BK.max(1, keepdims=True)
+    # Masked classes count for 0 times a number, not for 0 times infinity.
+    np.maximum(z_BK, _LOWEST, out=z_BK)
     e_BK = np.exp(beta * z_BK)
     total_B = e_BK.sum(1)
     mean_B = np.einsum('ij,ij->i', e_BK, z_BK) / total_B

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line
 
 # Numbers beyond it could overflow where they are squared, added or divided.
 LARGEST = 1e150
@@ -39,21 +39,41 @@ def logits_and_labels(
 
   Returns:
     The logits `[N, K]`, K at least 2, in their own dtype, and int64 labels.
+    Those of masked classes may be -inf, but not that of the label.
   """
-  logits_NK = class_scores(logits, single=single)
+  logits_NK = class_scores(logits, single=single, masked=True)
   labels_N = class_ids(labels, logits_NK.shape[1])
   same_length(logits=logits_NK, labels=labels_N)
+  masked_N = np.isneginf(logits_NK[np.arange(len(labels_N)), labels_N])
+  expected = 'a class that its logits do not mask with -inf'
+  _refuse_any(masked_N, labels_N, 'labels', expected)
   return logits_NK, labels_N
 
 
 def class_scores(
-  logits: ArrayLike, name: str = 'logits', single: str = 'zero'
+  logits: ArrayLike,
+  name: str = 'logits',
+  single: str = 'zero',
+  masked: bool = False,
 ) -> np.ndarray:
-  """Checks logits alone; see `logits_and_labels`."""
+  """Checks logits alone; see `logits_and_labels`.
+
+  Where `masked`, some of several classes may be -inf, all but two at most.
+  """
   logits = array(logits, name)
   if logits.ndim == 1:
     logits = logits[:, None]
-  logits = matrix(logits, name, columns='classes')
+  masked &= logits.ndim == 2 and logits.shape[1] > 1
+  logits = matrix(logits, name, columns='classes', masked=masked)
+  refuse_probabilities(logits, name)
+  if masked and np.isneginf(logits.min()):
+    left_N = np.isfinite(logits).sum(1)
+    if left_N.min() < 2:
+      i = int(left_N.argmin())
+      raise UsageError(
+        f'{name}[{i}] has {left_N[i]} logits that are not -inf; expected at '
+        'least 2'
+      )
   if logits.shape[1] > 1:
     return logits
   if single == 'refused':
@@ -66,31 +86,95 @@ def class_scores(
   return np.concatenate([np.zeros_like(logits), logits], 1)
 
 
+def refuse_probabilities(values: np.ndarray, name: str) -> None:
+  """Refuses probabilities `[..., K]` where logits are expected.
+
+  That is, rows that are all non-negative and sum to 1, or to 100, to 0.1%; or
+  single numbers that are all from 0 to 1. Log-probabilities are logits.
+  """
+  K = values.shape[-1]
+  # Most logits are told by the first row.
+  for some in (values.reshape(-1, K)[:1], values):
+    if some.min() < 0:
+      return
+    if K == 1:
+      if not some.max() <= 1 or not values.any():
+        return
+      what = 'all are from 0 to 1'
+    else:
+      total = some.sum(-1, dtype=np.float64)
+      whole = 100.0 if total.flat[0] > 50 else 1.0
+      if not np.abs(total / whole - 1).max() <= 1e-3:
+        return
+      what = f'no number is negative and every row sums to {whole:g}'
+  cure = 'np.log(p) - np.log1p(-p)' if K == 1 else 'np.log(p)'
+  raise UsageError(
+    f'{name} holds probabilities, as {what}; expected logits: take {cure}, or '
+    'read the file with probabilities=True'
+  )
+
+
+def log_probabilities(values: ArrayLike, name: str) -> np.ndarray:
+  """Logits whose softmax are these probabilities, `[..., K]`, or `[N]`.
+
+  Rows sum to 1, to 0.1%; of two classes one may do, `[N]` or `[N, 1]`, which
+  becomes a single logit. Zeros, which rounding made, count as the smallest
+  positive number of the dtype, at least that of float32.
+  """
+  values = finite(values, name)
+  smallest = np.finfo(values.dtype).smallest_subnormal
+  _refuse_any(
+    (values < 0) | (values > 1.001), values, name, 'probabilities, from 0 to 1'
+  )
+  logs = np.log(np.maximum(values, smallest))
+  if values.ndim == 1 or values.shape[1] == 1:
+    return logs - np.log(np.maximum(1 - values, smallest))
+  total = values.sum(-1, dtype=np.float64)
+  expected = 'probabilities of all classes, which sum to 1'
+  _refuse_any(np.abs(total - 1) > 1e-3, total, f'the sum of {name}', expected)
+  return logs
+
+
 def matrix(
-  values: ArrayLike, name: str, columns: str = 'features'
+  values: ArrayLike, name: str, columns: str = 'features', masked: bool = False
 ) -> np.ndarray:
   """Checks `[examples, columns]` with `finite`."""
   values = array(values, name)
   if values.ndim != 2 or not values.shape[1]:
     raise wrong_shape(name, values, f'[examples, {columns}]')
-  return finite(values, name)
+  return finite(values, name, masked=masked)
 
 
-def array(values: ArrayLike, name: str) -> np.ndarray:
-  """Converts lists to an array; they must not be ragged."""
+def array(values: Any, name: str) -> np.ndarray:
+  """Converts lists, and tensors of PyTorch, to an array in native byte order.
+
+  Lists must not be ragged.
+  """
+  if hasattr(values, 'detach'):
+    values = values.detach().cpu()
+    # NumPy has no such numbers, and float32 holds them all.
+    if str(values.dtype) == 'torch.bfloat16':
+      values = values.float()
   try:
-    return np.asarray(values)
+    values = np.asarray(values)
   except ValueError:  # NumPy's message speaks of an "inhomogeneous shape"
     raise UsageError(
       f'{name} is not an array: its rows differ in length'
     ) from None
+  except RuntimeError as e:  # such as a list of tensors with gradients
+    raise UsageError(f'{name} is not an array: {one_line(e)}') from None
+  if values.dtype.hasobject:
+    raise wrong_dtype(name, values, 'numbers or text, not Python objects')
+  return values.astype(values.dtype.newbyteorder('='), copy=False)
 
 
-def finite(values: ArrayLike, name: str, limit: float = LARGEST) -> np.ndarray:
+def finite(
+  values: ArrayLike, name: str, limit: float = LARGEST, masked: bool = False
+) -> np.ndarray:
   """Checks floating-point numbers of any shape: at least one, none NaN or inf.
 
-  Float64 numbers may be as large as the limit. Narrower floats than float32
-  become float32.
+  Where `masked`, -inf is fine. Float64 numbers may be as large as the limit.
+  Narrower floats than float32 become float32.
   """
   values = array(values, name)
   if values.dtype not in (np.float32, np.float64):
@@ -106,6 +190,10 @@ def finite(values: ArrayLike, name: str, limit: float = LARGEST) -> np.ndarray:
   limit = min(limit, float(np.finfo(values.dtype).max))
   if not (values.max() <= limit and values.min() >= -limit):
     bad = ~(np.abs(values) <= limit)
+    if masked:
+      bad &= ~np.isneginf(values)
+      if not bad.any():
+        return values
     expected = 'finite numbers'
     if np.isfinite(values[bad][0]):
       expected = f'numbers from {-limit:g} to {limit:g}'

@@ -46,6 +46,7 @@ def class_logit_difference(logits: ArrayLike, a: int, b: int) -> np.ndarray:
     raise checks.wrong_shape('logits', logits, '[examples, samples, classes]')
   a, b = checks.class_ids(np.array([a, b]), logits.shape[2], 'classes')
   pair = checks.finite(logits[..., [a, b]], 'logits').astype(np.float64)
+  checks.refuse_probabilities(logits, 'logits')
   return pair[..., 0] - pair[..., 1]
 
 

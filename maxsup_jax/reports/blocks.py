@@ -27,8 +27,8 @@ class Cell:
   """A cell of a table, with smaller lines below its value.
 
   It is marked 'better' or 'worse' where an interval excludes zero, and its last
-  two details are then the difference and the interval. What is `best` of its
-  kind is set off.
+  details, from the one that begins with Δ on, are then the difference and the
+  interval. What is `best` of its kind is set off.
   """
 
   value: str
@@ -81,7 +81,7 @@ class Section:
 def table(
   heading: str,
   records: Mapping[str, Mapping[str, Any]],
-  titles: Mapping[str, str | tuple[str, Callable[[Any], str]]],
+  titles: Mapping[str, str | tuple[str, Callable[[Any], str | Cell]]],
   caption: str,
 ) -> Table:
   """A column for each record, by its name, and a row for each of its numbers.
@@ -89,7 +89,7 @@ def table(
   `titles` are the headings of the rows by their keys, where need be with how a
   number is written; what a record lacks is a dash.
   """
-  rows = []
+  rows: list[list[str | Cell]] = []
   for key, title in titles.items():
     name, form = (title, number) if isinstance(title, str) else title
     rows.append([name, *(form(r.get(key)) for r in records.values())])
@@ -128,6 +128,14 @@ def percent(value: float | None) -> str:
   return f'{100 * value:.{decimals}f}%'
 
 
+def beside_calibrated(error: tuple[float, tuple[float, float]]) -> Cell:
+  """A calibration error, and the range that perfect calibration gives."""
+  value, (low, high) = error
+  return Cell(
+    percent(value), [f'{percent(low)} to {percent(high)} if calibrated']
+  )
+
+
 def number(value: float | None, digits: int = 4) -> str:
   """A number with some significant digits; '—' where it is undefined."""
   if value is None or undefined(value):
@@ -159,6 +167,9 @@ def median_and_range(
 
 def short(text: str, limit: int = 22) -> str:
   """A name that fits into a figure: its middle is left out if it is long."""
+  if text.startswith('_'):
+    # Matplotlib leaves such names out of legends; a hair space is not seen.
+    text = f'\N{HAIR SPACE}{text}'
   if len(text) <= limit:
     return text
   head = (limit - 1) // 2
@@ -171,7 +182,7 @@ def short_names(names: Sequence[str], limit: int = 22) -> dict[str, str]:
   Of long names, what all of them begin and end with is left out first.
   """
   if all(len(n) <= limit for n in names):
-    return {n: n for n in names}
+    return {n: short(n, limit + 1) for n in names}
   start = end = ''
   if len(names) > 1:
     start = _common_start(names)

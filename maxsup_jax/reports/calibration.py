@@ -75,8 +75,8 @@ def _diagrams(models: list[Measured], curves: Mapping[str, Any]) -> Figure:
   return figure
 
 
-def _errors(m: Measured, curve: Any, options: Options) -> dict[str, float]:
-  per = m.examples
+def _errors(m: Measured, curve: Any, options: Options) -> dict[str, Any]:
+  per, bins = m.examples, options.bins
   mass = _curve(per, options, binning='equal_mass')
   return {
     'accuracy': float(per.correct.mean()),
@@ -90,17 +90,32 @@ def _errors(m: Measured, curve: Any, options: Options) -> dict[str, float]:
     'rms_calibration_error': calibration.calibration_error(curve, norm='l2'),
     'brier': float(per.brier.mean()),
     'nll': float(per.nll.mean()),
+    'calibrated_range': {
+      'classwise_ece': calibration.classwise_calibrated_range(
+        m.outputs.logits, bins=bins
+      )
+    }
+    | {
+      key: calibration.calibrated_range(per.confidence, bins=bins, **how)
+      for key, how in _RANGES.items()
+    },
   }
 
 
+_RANGES: dict[str, dict[str, Any]] = {
+  'ece': {},
+  'ece_equal_mass': {'binning': 'equal_mass'},
+  'mce': {'norm': 'max'},
+  'rms_calibration_error': {'norm': 'l2'},
+}
 _TITLES: dict[str, Any] = {
   'accuracy': ('accuracy', blocks.percent),
   'mean_confidence': ('mean confidence', blocks.percent),
-  'ece': ('ECE, equal width', blocks.percent),
-  'ece_equal_mass': ('ECE, equal mass', blocks.percent),
-  'classwise_ece': ('classwise ECE', blocks.percent),
-  'rms_calibration_error': ('RMS calibration error', blocks.percent),
-  'mce': ('MCE', blocks.percent),
+  'ece': ('ECE, equal width', blocks.beside_calibrated),
+  'ece_equal_mass': ('ECE, equal mass', blocks.beside_calibrated),
+  'classwise_ece': ('classwise ECE', blocks.beside_calibrated),
+  'rms_calibration_error': ('RMS calibration error', blocks.beside_calibrated),
+  'mce': ('MCE', blocks.beside_calibrated),
   'brier': 'Brier score',
   'nll': 'NLL',
 }
@@ -109,13 +124,19 @@ _TITLES: dict[str, Any] = {
 def _error_table(
   errors: Mapping[str, Any], options: Options, data: str
 ) -> blocks.Table:
+  shown = {
+    name: e | {k: (e[k], r) for k, r in e['calibrated_range'].items()}
+    for name, e in errors.items()
+  }
   return blocks.table(
     '',
-    errors,
+    shown,
     _TITLES,
-    f'{data}; {options.bins} bins. A perfectly calibrated classifier does not '
-    'reach an ECE of 0 either: with 10,000 examples and 15 bins about 1%, with '
-    'fewer more. The MCE is the error of the worst bin, however few examples '
+    f'{data}; {options.bins} bins. Below each error: what a perfectly '
+    'calibrated classifier with these confidences gives for as many examples, '
+    'from the 5% to the 95% quantile, as labels are drawn from its '
+    'probabilities. An error within is no evidence of miscalibration. The MCE '
+    'is the error of the worst bin, however few examples '
     'it holds. Classwise: the mean over the classes, each with the probability '
     'of that class.',
   )

@@ -15,18 +15,19 @@ def read_all(
   paths: Sequence[str | os.PathLike],
   names: Sequence[str] = (),
   done: Callable[[], Any] = lambda: None,
+  probabilities: bool = False,
 ) -> list[Outputs]:
   """Reads the .npz files of a report: models that can be compared.
 
   They have distinct names, those given or their own, and the same classes.
-  `done` is called after each file.
+  `done` is called after each file; `probabilities` as in `outputs.read`.
   """
   if names and len(names) != len(paths):
     raise UsageError(f'names has {len(names)} names for {len(paths)} files')
   models = []
   wanted: Sequence[str | None] = names or [None] * len(paths)
   for path, name in zip(paths, wanted):
-    models.append(read(path, name))
+    models.append(read(path, name, probabilities))
     done()
   taken = [m.name for m in models]
   if len(set(taken)) < len(taken):

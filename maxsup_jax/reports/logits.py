@@ -151,8 +151,10 @@ def _densities(models: list[Measured], densities: Mapping[str, Any]) -> Figure:
 
 def _numbers(m: Measured) -> dict[str, float]:
   logits = m.outputs.logits
-  record = {
-    'mean_top_logit': float(logits.max(1).mean(dtype=np.float64)),
+  record = {'mean_top_logit': float(logits.max(1).mean(dtype=np.float64))}
+  if np.isneginf(logits.min()):
+    return record  # the density's note says why
+  record |= {
     'mean_logit': float(logits.mean(dtype=np.float64)),
     'std_logit': float(logits.std(dtype=np.float64)),
   }

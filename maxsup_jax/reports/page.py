@@ -148,7 +148,7 @@ def _cell(cell: str | blocks.Cell) -> str:
     value = f'<span class="best">{value}</span>'
   details = [html.escape(d) for d in cell.details]
   if cell.mark:
-    # The last details are the difference that the mark is about.
-    for i in (-2, -1):
+    # From the difference on, which the mark is about.
+    for i in range([d[0] for d in details].index('Δ'), len(details)):
       details[i] = f'<span class="{cell.mark}">{details[i]}</span>'
   return value + ''.join(f'<small>{d}</small>' for d in details)

@@ -65,12 +65,20 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         continue
       if outputs.head_error is not None and not outputs.linear:
         parts.append(blocks.Note(f'{m.name}: {other_head(outputs)}'))
+      split = outputs.metadata.get('split') or part
       try:
         found[part] = measured[f'{m.name}, {part}'] = measure(outputs)
       except UsageError as e:
         found[part] = {'not_available': str(e)}
-        split = outputs.metadata.get('split') or part
         parts.append(blocks.Note(f'{m.name}, {split}: {e}.'))
+        continue
+      if zeros := found[part]['zero_features']:
+        note = (
+          f'{m.name}, {split}: the features of {zeros:,} of '
+          f'{outputs.num_examples:,} examples are all 0. They have no '
+          'direction, and the cosine distances leave them out.'
+        )
+        parts.append(blocks.Note(note))
   if measured:
     parts = [*_tables(measured, describe(models, train=True)), *parts]
   csv = blocks.Curves()
@@ -103,6 +111,7 @@ def measure(outputs: Outputs) -> dict[str, float | None]:
     'd_within': variation.within,
     'd_total': variation.total,
     'r_squared': variation.r_squared,
+    'zero_features': variation.zeros,
     # By the predicted class; a network that predicts a single one has none.
     'nc1_correct': None,
     'nc1_wrong': None,

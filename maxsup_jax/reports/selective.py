@@ -58,7 +58,7 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
     ),
     _score_table(scores, data),
   ]
-  if models[0].outputs.num_classes > 2:
+  if any(f['pnorm'] for f in fits.values()):
     shown.append(
       blocks.Figure(
         'pnorm',
@@ -119,6 +119,8 @@ def _norms(models: list[Measured], fits: Mapping[str, Any]) -> Figure:
     ax.axhline(0, color='#888888', linewidth=0.8)
     for i, m in enumerate(models):
       records = fits[m.name]['pnorm']
+      if not records:
+        continue
       curves = ((np.asarray(r['grid_aurc']), r['msp_aurc']) for r in records)
       gain = [100 * (aurc - msp) for aurc, msp in curves]
       grid, low, high = records[0]['grid'], np.min(gain, 0), np.max(gain, 0)
@@ -188,9 +190,11 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   """What is chosen on the held-out part and measured on the others."""
   norms, thresholds = [], []
   logits, labels = m.outputs.logits, m.outputs.labels
+  # The centred norm of two classes is constant, that of masked ones infinite.
+  normed = m.outputs.num_classes > 2 and not np.isneginf(logits.min())
   msp, errors = m.scores['msp'], m.errors
   for fit, rest in measured.splits(len(labels), options):
-    if m.outputs.num_classes > 2:
+    if normed:
       chosen = selective.fit_pnorm(logits[fit], labels[fit])
       curve = selective.risk_coverage(chosen.score(logits[rest]), errors[rest])
       before = selective.risk_coverage(msp[rest], errors[rest])
@@ -207,6 +211,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
     record = {}
     held_out = selective.risk_coverage(msp[fit], errors[fit])
     for name, find, target in (
+      ('guaranteed_risk', selective.guaranteed_threshold, measured.RISK),
       ('risk', selective.threshold_for_risk, measured.RISK),
       ('coverage', selective.threshold_for_coverage, measured.COVERAGE),
     ):
@@ -215,6 +220,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
       record[name] = {
         'target': target,
         'threshold': float(threshold.value),
+        'bound': float(threshold.bound),
         'coverage': float(applied.coverage),
         'risk': float(applied.risk),
       }
@@ -237,18 +243,21 @@ def _fit_table(
       )
 
   if any(f['pnorm'] for f in fits.values()):
-    rows.append(['chosen p', *(_chosen(f['pnorm']) for f in fits.values())])
+    chosen = (_chosen(f['pnorm']) or '—' for f in fits.values())
+    rows.append(['chosen p', *chosen])
     add('AURC, MSP', lambda f: [r['before'] for r in f['pnorm']])
     add('AURC, chosen score', lambda f: [r['after'] for r in f['pnorm']])
-  for name, target, other in (
-    ('risk', measured.RISK, 'coverage'),
-    ('coverage', measured.COVERAGE, 'risk'),
+  risk, coverage = f'{measured.RISK:.0%}', f'{measured.COVERAGE:.0%}'
+  for name, title, key, other in (
+    ('guaranteed_risk', f'{risk} risk, guaranteed', 'risk', 'coverage'),
+    ('risk', f'{risk} risk, not guaranteed', 'risk', 'coverage'),
+    ('coverage', f'{coverage} coverage', 'coverage', 'risk'),
   ):
-    for title, key in (
-      (f'{name} at the threshold for {target:.0%} {name}', name),
+    for row, k in (
+      (f'{key} at the threshold for {title}', key),
       (f'its {other}', other),
     ):
-      add(title, lambda f, k=key, n=name: [t[n][k] for t in f['thresholds']])
+      add(row, lambda f, k=k, n=name: [t[n][k] for t in f['thresholds']])
   return blocks.Table(
     ['chosen on held-out data', *fits],
     rows,
@@ -256,7 +265,11 @@ def _fit_table(
     f'chosen on {measured.held_out(N, options)} and applied to the others; '
     f'{measured.over_splits(options)}. Where no p beats it on the held-out '
     'part, the maximum softmax probability stays ("MSP"). Thresholds are on '
-    'the maximum softmax probability; "—" where none reaches the target.',
+    'the maximum softmax probability; "—" where none reaches the target. '
+    'Guaranteed: the risk on new examples is above the limit with a '
+    'probability of at most 5% (SGR, Geifman and El-Yaniv, 2017). Use that '
+    'threshold; the other one has the limit on the held-out part only, and '
+    'exceeds it elsewhere about every other time.',
   )
 
 
@@ -265,8 +278,8 @@ def _chosen(records: list[dict]) -> str:
   counts = collections.Counter(
     'MSP' if r['p'] is None else f'{r["p"]:g}' for r in records
   )
-  if len(counts) == 1:
-    return next(iter(counts))
+  if len(counts) < 2:
+    return ''.join(counts)
   return ', '.join(f'{p} ({n}×)' for p, n in counts.most_common())
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from maxsup_jax.diagnostics import bootstrap, calibration, selective
 from maxsup_jax.reports import blocks, measured
@@ -14,19 +15,27 @@ from maxsup_jax.reports.measured import Measured, Options, describe
 NAME, TITLE = 'summary', 'Summary'
 # A share of resamples that may lack a statistic whose difference is marked.
 _FEW = 0.05
+# By simulation, tests/reports/test_intervals.py.
+_ENOUGH, _ENOUGH_RANKED = 20, 50
 
 
 class Statistic(NamedTuple):
   """A row of the table: its heading, and 1 if more is better, -1 if less is.
 
   `form` writes a value; `of_curve` computes it from the risk-coverage curve of
-  the MSP, unless it is None.
+  the MSP, unless it is None. Percentile intervals hold what they say from so
+  many wrong, and so many right, predictions on; below, there are none.
   """
 
   title: str
   better: int
   form: Callable[[float], str]
   of_curve: Callable[[selective.RiskCoverage], float] | None = None
+
+  @property
+  def enough(self) -> int:
+    """The fewest wrong, and right, predictions of an interval."""
+    return _ENOUGH_RANKED if self.of_curve else _ENOUGH
 
 
 STATISTICS = {
@@ -66,6 +75,10 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
     )
     for m in (models if options.resamples else ())
   ]
+  calibrated = [
+    calibration.calibrated_range(m.examples.confidence, bins=options.bins)
+    for m in models
+  ]
   comparable = paired([m.outputs for m in models])
   rows: list[list[str | blocks.Cell]] = []
   numbers: dict[str, dict[str, Any]] = {m.name: {} for m in models}
@@ -73,14 +86,28 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
     row: list[str | blocks.Cell] = [statistic.title]
     for i, m in enumerate(models):
       record: dict[str, Any] = {'value': values[i][name]}
-      if samples:
+      if name == 'ece':
+        record['calibrated_range'] = calibrated[i]
+      elif samples and _enough(name, m):
         record['interval'] = bootstrap.interval(samples[i][name], options.level)
         share = bootstrap.undefined_share(samples[i][name])
         record['undefined_share'] = share
       if samples and i and comparable:
         record['difference'] = values[i][name] - values[0][name]
-        pair = samples[i][name], samples[0][name]
-        record |= _difference(*pair, options)
+        first = numbers[models[0].name][name]
+        if name == 'ece':
+          pair = models[0], m
+          sampled = samples[i][name] - samples[0][name]
+          record |= _calibration_difference(pair, sampled, options)
+          # Else both are calibrated, as far as anyone can tell.
+          record['excludes_zero'] &= any(
+            r['value'] > r['calibrated_range'].high for r in (first, record)
+          )
+        elif 'interval' in record and 'interval' in first:
+          record |= _difference(samples[i][name], samples[0][name], options)
+          if name == 'error':
+            p = _mcnemar(m, models[0])
+            record['excludes_zero'] &= p < 1 - options.level
       numbers[m.name][name] = record
       row.append(_cell(statistic, record))
     rows.append(row)
@@ -99,11 +126,8 @@ def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
   def mean(values):
     return lambda weights: float(np.average(values, weights=weights))
 
-  def ece(weights):
-    curve = calibration.reliability_curve(
-      per.confidence, per.correct, bins=options.bins, weights=weights
-    )
-    return calibration.calibration_error(curve)
+  def debiased(weights):
+    return calibration.debiased_squared_error(_reliability(m, options, weights))
 
   # One resample gives one curve, which all statistics of curves share.
   latest: list[Any] = [None, None]
@@ -117,7 +141,8 @@ def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
     'error': mean(m.errors),
     'nll': mean(per.nll),
     'brier': mean(per.brier),
-    'ece': ece,
+    # The ECE itself is biased, the more so on resamples.
+    'ece': debiased,
   } | {
     name: (lambda weights, of=s.of_curve: of(curve_of(weights)))
     for name, s in STATISTICS.items()
@@ -125,9 +150,57 @@ def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
   }
 
 
+def _reliability(
+  m: Measured, options: Options, weights: np.ndarray | None = None
+) -> calibration.ReliabilityCurve:
+  return calibration.reliability_curve(
+    m.examples.confidence,
+    m.examples.correct,
+    bins=options.bins,
+    weights=weights,
+  )
+
+
 def _values(m: Measured, options: Options) -> dict[str, float]:
   once = np.ones(m.outputs.num_examples, np.int64)
-  return {n: f(once) for n, f in _statistics(m, options).items()}
+  values = {n: f(once) for n, f in _statistics(m, options).items()}
+  ece = calibration.calibration_error(_reliability(m, options))
+  return values | {'ece': ece}
+
+
+def _enough(name: str, m: Measured) -> bool:
+  """Whether there are enough wrong and right predictions for an interval."""
+  wrong, n = int(m.errors.sum()), len(m.errors)
+  if name == 'risk_at_coverage':
+    # Only errors among the accepted ones count, as a share of a fixed number.
+    accepted = measured.COVERAGE * n
+    risk = selective.risk_at_coverage(m.ranking().curve(), measured.COVERAGE)
+    return min(accepted * risk, accepted * (1 - risk)) >= _ENOUGH
+  return min(wrong, n - wrong) >= STATISTICS[name].enough
+
+
+def _mcnemar(a: Measured, b: Measured) -> float:
+  """The p-value of equal error rates, exact, of two models on one data set."""
+  only_a = int((a.errors & ~b.errors).sum())
+  differ = int((a.errors != b.errors).sum())
+  return float(stats.binomtest(only_a, differ).pvalue) if differ else 1.0
+
+
+def _calibration_difference(
+  models: tuple[Measured, Measured], sampled: np.ndarray, options: Options
+) -> dict[str, Any]:
+  """The interval of the difference of the debiased squared errors."""
+  curves = [_reliability(m, options) for m in models]
+  first, this = map(calibration.debiased_squared_error, curves)
+  biased = [calibration.calibration_error(c, 'l2') ** 2 for c in curves]
+  interval = bootstrap.pivotal_interval(
+    sampled, this - first, biased[1] - biased[0], options.level
+  )
+  return {
+    'difference_debiased_squared': this - first,
+    'difference_interval': interval,
+    'excludes_zero': bool(interval.low > 0 or interval.high < 0),
+  }
 
 
 def _difference(
@@ -144,28 +217,32 @@ def _difference(
 
 
 def _cell(statistic: Statistic, record: dict) -> blocks.Cell:
-  form, details, mark = statistic.form, [], ''
+  form, details, mark = statistic.form, list[str](), ''
+  if 'calibrated_range' in record:
+    error = record['value'], record['calibrated_range']
+    details += blocks.beside_calibrated(error).details
   if 'interval' in record:
-    details.append(_interval(form, record['interval']))
+    low, high = map(form, record['interval'])
+    details.append(f'[{low}, {high}]')
     if record['undefined_share']:
       share = f'{100 * record["undefined_share"]:.2g}%'
       details.append(f'undefined in {share} of resamples')
   if 'difference' in record:
-    if record['excludes_zero']:
+    if record.get('excludes_zero'):
       up = record['difference_interval'][0] > 0
       mark = 'better' if up == (statistic.better > 0) else 'worse'
-    details.append(f'Δ {_signed(form, record["difference"])} {mark}'.strip())
-    signed = functools.partial(_signed, form)
-    details.append(_interval(signed, record['difference_interval']))
+    difference = _signed(form, record['difference'])
+    points = ' points' if form is blocks.percent else ''
+    details.append(f'Δ {difference}{points} {mark}'.strip())
+    if 'interval' in record and 'difference_interval' in record:
+      low, high = (_signed(form, x) for x in record['difference_interval'])
+      details.append(f'[{low}, {high}]{points}')
   return blocks.Cell(form(record['value']), details, mark)
 
 
-def _interval(form: Callable, bounds: tuple[float, float]) -> str:
-  return f'[{form(bounds[0])}, {form(bounds[1])}]'
-
-
 def _signed(form: Callable[[float], str], value: float) -> str:
-  text = form(value)
+  # A difference of percentages is in points.
+  text = form(value).removesuffix('%')
   return '+' + text if value > 0 else text.replace('-', '−')
 
 
@@ -178,7 +255,11 @@ def _remark(models: list[Measured]) -> str:
   return (
     f'Differences (Δ) are to {models[0].name}, paired by example, as all '
     'files hold the same labels; those of percentages are in points. '
-    '"Better" and "worse" mark those whose interval excludes zero. '
+    '"Better" and "worse" mark those whose interval excludes zero; of the '
+    "error, if McNemar's exact test agrees; of the ECE, if the pivotal "
+    'interval of the difference of the debiased squared errors (Kumar et al., '
+    '2019) excludes zero and at least one of the two models is above what '
+    'perfect calibration gives. '
     'Intervals are of the sampling of these examples only: they say '
     'nothing about another seed of training.'
   )
@@ -187,8 +268,10 @@ def _remark(models: list[Measured]) -> str:
 def _caption(models: list[Measured], options: Options) -> str:
   text = (
     f'{describe(models)}. ECE: {options.bins} bins of equal width, closed on '
-    'the right. Selective classification ranks by the maximum softmax '
-    'probability (log-odds in float64), ties by expectation: AURC is the '
+    'the right; below it, what a perfectly calibrated model gives for as many '
+    'examples, from the 5% to the 95% quantile. Selective classification '
+    'ranks by the maximum softmax probability (log-odds in float64), ties by '
+    'expectation: AURC is the '
     'trapezoid from risk 0 at coverage 0; E-AURC and NAURC are relative to '
     'the perfect ranking of as many examples; AUROC of failures is the '
     'probability that a correct prediction is surer than a wrong one.'
@@ -196,7 +279,10 @@ def _caption(models: list[Measured], options: Options) -> str:
   if options.resamples:
     text += (
       f' In brackets: {100 * options.level:g}% percentile intervals of '
-      f'{options.resamples:,} bootstrap resamples. Resampling adds noise to '
-      'the bins: the interval of the ECE lies too high.'
+      f'{options.resamples:,} bootstrap resamples, where they hold what they '
+      f'say: from {_ENOUGH} wrong and as many right predictions on, for '
+      f'selective classification from {_ENOUGH_RANKED} on, and for the risk '
+      f'at a coverage from {_ENOUGH} accepted ones on. The ECE has none, as '
+      'resampling adds noise to its bins.'
     )
   return text

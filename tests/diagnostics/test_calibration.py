@@ -90,6 +90,136 @@ def test_values_of_torchmetrics_and_netcal():
   ) == pytest.approx(0.19526753034814298, rel=1e-12)
 
 
+def reference(confidence, correct, bins, convention):
+  """ECE, RMS and MCE of the convention, bin by bin, in its own dtype."""
+  if convention == 'torchmetrics':
+    # _binning_bucketize and _ce_compute of torchmetrics 1.9.0.
+    torch = pytest.importorskip('torch')
+    confidence = torch.tensor(confidence).float()
+    edges = torch.linspace(0, 1, bins + 1)
+    index = torch.bucketize(confidence, edges, right=True) - 1
+    confidence, index = confidence.numpy().astype(float), index.numpy()
+  elif convention == 'left':
+    # numpy.histogram, as netcal.
+    edges = np.linspace(0, 1, bins + 1)
+    ends = np.cumsum(np.histogram(confidence, edges)[0])
+    index = np.searchsorted(ends, np.arange(len(confidence)), 'right')
+    order = np.argsort(confidence, kind='stable')
+    confidence, correct = confidence[order], correct[order]
+  else:
+    # The loop of Guo et al.: low < confidence <= high.
+    edges = np.linspace(0, 1, bins + 1)
+    above = (confidence[:, None] > edges[:-1]) & (
+      confidence[:, None] <= edges[1:]
+    )
+    index = above.argmax(1)
+  gaps = [
+    (
+      (index == b).mean(),
+      abs(np.mean(confidence[index == b] - correct[index == b])),
+    )
+    for b in np.unique(index)
+  ]
+  share, gap = np.array(gaps).T
+  return share @ gap, np.sqrt(share @ gap**2), gap.max()
+
+
+@pytest.mark.parametrize('convention', ['right', 'left', 'torchmetrics'])
+def test_conventions_on_saturated_and_tied_confidences(convention):
+  rng = np.random.default_rng(0)
+  for bins in (10, 15, 7):
+    edges = np.linspace(0, 1, bins + 1)[1:]
+    confidence = np.concatenate(
+      [
+        rng.uniform(0.2, 1, 100),
+        rng.choice(edges, 100),
+        edges.astype(np.float32).astype(float),
+        # Not 1, but 1 in float32.
+        np.full(200, 1 - 1e-9),
+        1 - np.geomspace(1e-12, 1e-6, 60),
+        np.ones(20),
+      ]
+    )
+    correct = rng.uniform(size=len(confidence)) < 0.8
+    curve = calibration.reliability_curve(
+      confidence, correct, bins=bins, convention=convention
+    )
+    got = [calibration.calibration_error(curve, n) for n in ('l1', 'l2', 'max')]
+    expected = reference(confidence, correct, bins, convention)
+    assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_the_debiased_error_is_0_on_average_where_calibration_is_perfect():
+  rng = np.random.default_rng(0)
+  errors, plain = [], []
+  for _ in range(400):
+    confidence = rng.beta(4, 1, 200)
+    correct = rng.uniform(size=200) < confidence
+    curve = calibration.reliability_curve(confidence, correct)
+    errors.append(calibration.debiased_squared_error(curve))
+    plain.append(calibration.calibration_error(curve, 'l2') ** 2)
+  # Kumar et al., bin by bin.
+  index = np.ceil(confidence * 15)
+  expected = 0
+  for b in np.unique(index):
+    c, y = confidence[index == b], correct[index == b].astype(np.float64)
+    if len(y) > 1:
+      chance = y.mean() * (1 - y.mean()) / (len(y) - 1)
+      expected += len(y) / 200 * ((c.mean() - y.mean()) ** 2 - chance)
+  assert errors[-1] == pytest.approx(expected, rel=1e-10)
+  deviation = np.std(errors) / 20
+  assert abs(np.mean(errors)) < 3 * deviation
+  assert np.mean(plain) > 10 * deviation
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {'norm': 'l2', 'bins': 10, 'convention': 'torchmetrics'},
+    {'norm': 'max', 'binning': 'equal_mass'},
+  ],
+)
+def test_what_perfect_calibration_gives(options):
+  rng = np.random.default_rng(0)
+  confidence = rng.beta(4, 1, 300)
+  low, high = calibration.calibrated_range(confidence, **options)
+  options = dict(options)
+  norm = options.pop('norm', 'l1')
+  errors = np.array(
+    [
+      calibration.calibration_error(
+        calibration.reliability_curve(
+          confidence, rng.uniform(size=300) < confidence, **options
+        ),
+        norm,
+      )
+      for _ in range(500)
+    ]
+  )
+  assert np.mean(errors < low) == pytest.approx(0.05, abs=0.03)
+  assert np.mean(errors > high) == pytest.approx(0.05, abs=0.03)
+  assert (low, high) == calibration.calibrated_range(
+    confidence, norm=norm, **options
+  )
+
+
+def test_what_perfect_calibration_gives_class_by_class():
+  rng = np.random.default_rng(0)
+  logits = 2 * rng.normal(size=(200, 4))
+  low, high = calibration.classwise_calibrated_range(logits)
+  errors = np.array(
+    [
+      calibration.classwise_calibration_error(
+        logits, (logits + rng.gumbel(size=logits.shape)).argmax(1)
+      )
+      for _ in range(300)
+    ]
+  )
+  assert np.mean(errors < low) == pytest.approx(0.05, abs=0.04)
+  assert np.mean(errors > high) == pytest.approx(0.05, abs=0.04)
+
+
 @pytest.mark.parametrize('binning', ['equal_width', 'equal_mass'])
 def test_order_and_weights_change_no_bit(binning):
   rng = np.random.default_rng(0)

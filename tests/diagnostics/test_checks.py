@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from maxsup_jax.diagnostics import _blocks, checks
+from maxsup_jax import losses
+from maxsup_jax.diagnostics import (
+  _blocks,
+  calibration,
+  checks,
+  mutual_information,
+  representation,
+  selective,
+)
 from maxsup_jax.errors import UsageError
 
 
@@ -33,6 +41,118 @@ def test_the_largest_numbers_are_taken():
     np.full((4, 2), -np.finfo(np.float32).max, np.float32),
   ):
     assert checks.finite(values, 'logits') is values
+
+
+def test_probabilities_are_no_logits():
+  logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  for probabilities, cure in (
+    (p, 'every row sums to 1; expected logits: take np.log'),
+    (p.astype(np.float16), 'every row sums to 1;'),
+    (100 * p, 'every row sums to 100;'),
+    (np.eye(4), 'every row sums to 1;'),
+    (p[:, 0], r'all are from 0 to 1; .* take np.log\(p\) - np.log1p\(-p\)'),
+    (p[:, :1], 'all are from 0 to 1;'),
+  ):
+    with pytest.raises(UsageError, match=f'^logits holds prob.*{cure}') as e:
+      checks.class_scores(probabilities)
+    assert '\n' not in str(e.value)
+  for fine in (
+    logits,
+    np.log(p),
+    np.concatenate([p, logits]),
+    np.zeros((3, 2)),
+    np.zeros(3),
+    np.abs(logits),
+  ):
+    checks.class_scores(fine)
+  with pytest.raises(UsageError, match='logits holds probabilities'):
+    mutual_information.class_logit_difference(np.stack([p, p], 1), 0, 1)
+
+
+def test_probabilities_become_logits():
+  p = np.array([[0.5, 0.25, 0.25], [1, 0, 0]], np.float32)
+  got = checks.log_probabilities(p, 'p')
+  assert_array_equal(got[0], np.log(p[0]))
+  assert np.isfinite(got).all()
+  assert got[1, 1] < -100
+  single = checks.log_probabilities(np.array([0.75, 0.5]), 'p')
+  np.testing.assert_allclose(single, [np.log(3), 0], atol=1e-15)
+  for bad, message in (
+    ([[0.5, 0.4]], r'the sum of p\[0\] is 0.9; expected probabilities of all'),
+    ([[1.5, -0.5]], r'p\[0, 0\] is 1.5; expected probabilities, from 0 to 1'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      checks.log_probabilities(bad, 'p')
+
+
+def test_arrays_of_other_makers():
+  values = np.array([[1.5, -2.0], [0.0, 3.0]], np.float32)
+  for dtype in ('>f4', '>f8', '<f8'):
+    got = checks.finite(values.astype(dtype), 'x')
+    assert got.dtype.isnative
+    assert_array_equal(got, values)
+  assert checks.class_ids(np.array([0, 1], '>i8'), 2).tolist() == [0, 1]
+  with pytest.raises(UsageError, match='x has the dtype object; expected num'):
+    checks.finite(values.astype(object), 'x')
+  torch = pytest.importorskip('torch')
+  tensor = torch.tensor(values, requires_grad=True)
+  for x in (tensor, tensor.to(torch.bfloat16), tensor.detach().half()):
+    got = checks.finite(x, 'x')
+    assert got.dtype == np.float32
+    assert_array_equal(got, values)
+  state = representation.CosineVariation.init(2, 2)
+  for x in (tensor, tensor.to(torch.bfloat16), values.astype('>f4')):
+    updated = state.update(x, torch.tensor([0, 1]))
+    assert updated.compute().total == pytest.approx(0.9)
+  with pytest.raises(UsageError, match="x is not an array: Can't call numpy"):
+    checks.array([tensor[0], tensor[1]], 'x')
+
+
+def test_masked_classes_are_as_if_they_were_not_there():
+  """But where the logits themselves are measured."""
+  rng = np.random.default_rng(0)
+  z = 2 * rng.normal(size=(40, 4))
+  y = (z + rng.gumbel(size=z.shape)).argmax(1)
+  masked = np.insert(z, 2, -np.inf, 1)
+  labels = y + (y > 1)
+  for measure in (
+    lambda z, y: np.array(list(vars(calibration.per_example(z, y)).values())),
+    lambda z, y: calibration.fit_temperature(z, y).temperature,
+    lambda z, y: calibration.fit_temperature(z, y, objective='ece').value,
+    lambda z, y: np.array(list(selective.scores(z).values())),
+    lambda z, y: selective.suppression(
+      lambda z, y: 2 * losses.cross_entropy(z, y), z, y
+    ),
+    lambda z, y: z.shape[1] * calibration.classwise_calibration_error(z, y),
+  ):
+    expected = measure(z, y)
+    np.testing.assert_allclose(measure(masked, labels), expected, rtol=1e-6)
+  low, high = calibration.classwise_calibrated_range(masked)
+  np.testing.assert_allclose(
+    (5 * low, 5 * high),
+    np.multiply(4, calibration.classwise_calibrated_range(z)),
+    rtol=1e-6,
+  )
+  for refused in (
+    representation.logit_density,
+    representation.near_zero_share,
+    lambda z: selective.max_logit_pnorm(z, 2),
+  ):
+    with pytest.raises(
+      UsageError, match=r'logits\[0, 2\] is -inf; expected fin'
+    ):
+      refused(masked)
+  labels[3] = 2
+  with pytest.raises(
+    UsageError, match=r'labels\[3\] is 2; expected a class th'
+  ):
+    calibration.per_example(masked, labels)
+  masked[5, 1:] = -np.inf
+  with pytest.raises(
+    UsageError, match=r'logits\[5\] has 1 logits that are not'
+  ):
+    selective.scores(masked)
 
 
 def test_what_cannot_be_measured_is_one_line():

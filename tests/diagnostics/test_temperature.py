@@ -70,7 +70,7 @@ def test_bounds_of_the_search():
   for size in (1e-3, 1.0, 1e4):
     # Separable data want the lowest temperature, and wrong ones the highest.
     for shift, expected in ((0, (0.01, 'lower')), (1, (100.0, 'upper'))):
-      logits = size * np.eye(3)[(labels + shift) % 3]
+      logits = size * np.eye(3)[(labels + shift) % 3] - size / 3
       fit = calibration.fit_temperature(logits, labels)
       assert (fit.temperature, fit.bound) == expected
       assert fit.value <= fit.value_at_one
@@ -158,7 +158,7 @@ def test_the_split_depends_on_the_seed_alone():
 
 def test_bad_input_is_one_line():
   fit, scale = calibration.fit_temperature, calibration.temperature_scaling
-  logits, labels = np.eye(2), np.array([0, 1])
+  logits, labels = 2 * np.eye(2), np.array([0, 1])
   for function, arguments, message in (
     (fit, {'objective': 'mse'}, "objective is 'mse'; expected one of nll, ece"),
     (fit, {'bins': 0}, 'bins is 0'),

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maxsup_jax.diagnostics import calibration
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,6 +44,32 @@ def test_report_of_two_files(file, run_program, tmp_path):
   assert 'experiments.diagnose' in results['provenance']['command']
   error = results['sections']['summary']['CE']['error']['value']
   assert f'{error:.2%}' in printed
+
+
+def test_probabilities(file, run_program, tmp_path):
+  path, out = file('logits.npz'), tmp_path / 'out'
+  z = np.load(path)['logits']
+  p = file('p.npz', logits=np.exp(z) / np.exp(z).sum(1, keepdims=True))
+  sections = ('--sections=summary', '--resamples=0')
+  code, _, err = run_program('diagnose', p, f'--out={out}', *sections)
+  assert code == 2
+  assert 'holds probabilities' in err
+  assert '--probabilities' in err
+  assert 'Traceback' not in err
+  code, _, err = run_program(
+    'diagnose', path, p, '--probabilities', f'--out={out}', *sections
+  )
+  assert code == 2
+  assert 'logits.npz: logits[0, ' in err
+  code, _, err = run_program(
+    'diagnose', p, '--probabilities', f'--out={out}', *sections
+  )
+  assert code == 0, err
+  results = json.loads((out / 'results.json').read_text())
+  got = results['sections']['summary']['p']['ece']['value']
+  labels = np.arange(200) % 4
+  expected = calibration.expected_calibration_error(z, labels)
+  assert got == pytest.approx(expected, rel=1e-9)
 
 
 def test_train_files(file, run_program, tmp_path):

@@ -36,6 +36,19 @@ def test_short_names_fit_and_differ(names):
   assert all(len(s) <= 26 for s in shown.values())
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+  names = ['_baseline', '_' + 'x' * 40, 'CE']
+  with _style.style():
+    figure, (ax,) = _style.panels(1)
+    for name in blocks.short_names(names).values():
+      ax.plot([0, 1], label=name)
+    _style.legend(figure, *ax.get_legend_handles_labels())
+    figure.draw_without_rendering()
+  shown = [t.get_text().strip() for t in figure.legends[0].get_texts()]
+  assert len(shown) == 3
+  assert shown[::2] == names[::2]
+
+
 def test_short_names_keep_what_differs():
   names = [
     'resnet50-imagenet-ls-a0.1-seed0',

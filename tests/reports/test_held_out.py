@@ -29,12 +29,17 @@ def test_thresholds_and_norms(two_models):
   msp, wrong = m.scores['msp'], logits.argmax(1) != labels
   for i, (fit, rest) in enumerate(splits(400, OPTIONS)):
     curve = selective.risk_coverage(msp[fit], wrong[fit])
-    threshold = selective.threshold_for_risk(curve, 0.05).value
-    record = numbers['thresholds'][i]['risk']
-    assert record['threshold'] == threshold
-    accepted = msp[rest] >= threshold
-    assert record['coverage'] == accepted.mean()
-    assert record['risk'] == wrong[rest][accepted].mean()
+    for key, find in (
+      ('risk', selective.threshold_for_risk),
+      ('guaranteed_risk', selective.guaranteed_threshold),
+    ):
+      threshold = find(curve, 0.05).value
+      record = numbers['thresholds'][i][key]
+      assert record['threshold'] == threshold
+      accepted = msp[rest] >= threshold
+      assert record['coverage'] == accepted.mean()
+      if accepted.any():
+        assert record['risk'] == wrong[rest][accepted].mean()
     chosen = selective.fit_pnorm(logits[fit], labels[fit])
     curve = selective.risk_coverage(chosen.score(logits[rest]), wrong[rest])
     assert numbers['pnorm'][i]['p'] == chosen.p

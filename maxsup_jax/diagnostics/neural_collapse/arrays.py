@@ -60,7 +60,7 @@ def neural_collapse(
   features = checks.matrix(features, 'features')
   check_size(features, 'features')
   if logits is not None:
-    logits = checks.class_scores(logits)
+    logits = checks.class_scores(logits, masked=True)
   K = _num_classes(num_classes, labels, weights, logits)
   labels = checks.class_ids(labels, K)
   checks.same_length(features=features, labels=labels)

@@ -30,6 +30,9 @@ _BLOCK = 2048
 class Variation:
   r"""Cosine distances within the classes and among all.
 
+  Examples whose features are all 0 have no direction and do not count. A class
+  of nothing else has NaN, and the means are those of the other classes.
+
   Attributes:
     within: :math:`\bar d_\mathrm{within}`, the mean cosine distance of two
       examples of one class; larger is more variation within the classes.
@@ -38,7 +41,8 @@ class Variation:
       d_\mathrm{total}`, the class separation of Kornblith et al.; NaN where
       all examples point the same way, to rounding.
     within_per_class: that of every class, `[K]`; their mean is `within`.
-    counts: examples of every class, `[K]`.
+    counts: examples of every class that have a direction, `[K]`.
+    zeros: examples that have none, as their features are all 0.
   """
 
   within: float
@@ -46,6 +50,7 @@ class Variation:
   r_squared: float
   within_per_class: np.ndarray
   counts: np.ndarray
+  zeros: int = 0
 
 
 class CosineVariation(NamedTuple):
@@ -55,7 +60,7 @@ class CosineVariation(NamedTuple):
   distances are good to about 1e-7.
 
   Attributes:
-    count: examples of every class, int32 `[K]`.
+    count: examples of every class with a direction, int32 `[K]`.
     total: sums of their features of norm 1, a pair of float32 `[K, D]`.
     zeros: examples whose features are all 0, int32.
   """
@@ -90,9 +95,9 @@ class CosineVariation(NamedTuple):
     scaled_BD = features_BD / jnp.where(zero_B1, 1, largest_B1)
     norm_B1 = jnp.sqrt(jnp.square(scaled_BD).sum(1, keepdims=True))
     unit_BD = scaled_BD / jnp.where(zero_B1, 1, norm_B1)
-    ones_B1 = jnp.ones_like(norm_B1)
+    directed_B1 = jnp.where(zero_B1, 0.0, 1.0)
     return (
-      class_sums(ones_B1, ids_B, num_classes)[:, 0].astype(jnp.int32),
+      class_sums(directed_B1, ids_B, num_classes)[:, 0].astype(jnp.int32),
       class_sums(unit_BD, ids_B, num_classes),
       (zero_B1[:, 0] & (ids_B < num_classes)).sum(dtype=jnp.int32),
     )
@@ -115,13 +120,8 @@ class CosineVariation(NamedTuple):
 
   def compute(self) -> Variation:
     """The distances, in float64 on the host."""
-    if int(self.zeros):
-      raise UsageError(
-        f'the features of {int(self.zeros)} examples are all 0: they have no '
-        'direction'
-      )
-    count_K = np.asarray(self.count, np.int64)
-    return _variation(count_K, self.total.compute(), np.float32)
+    count_K, zeros = np.asarray(self.count, np.int64), int(self.zeros)
+    return _variation(count_K, self.total.compute(), np.float32, zeros)
 
 
 def cosine_variation(
@@ -150,34 +150,38 @@ def cosine_variation(
   K = integer('num_classes', num_classes, low=1)
   labels = checks.class_ids(labels, K)
   checks.same_length(features=features, labels=labels)
+  check_means(np.bincount(labels, minlength=K), np.zeros((K, 1)))
+  directed = np.empty(len(labels), bool)
   total = np.zeros((K, features.shape[1]))
   for start in range(0, len(labels), _BLOCK):
     ids = labels[start : start + _BLOCK]
     x = features[start : start + _BLOCK].astype(np.float64)
     largest = np.abs(x).max(1, keepdims=True)
-    if not largest.all():
-      i = start + int(largest.argmin())
-      raise UsageError(f'features[{i}] is all 0: it has no direction')
-    x /= largest
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    some = directed[start : start + _BLOCK] = largest[:, 0] > 0
+    x[some] /= largest[some]
+    x[some] /= np.linalg.norm(x[some], axis=1, keepdims=True)
     member = sparse.csr_array(
       (np.ones(len(ids)), (ids, np.arange(len(ids)))), (K, len(ids))
     )
     total += member @ x
-  return _variation(np.bincount(labels, minlength=K), total, np.float64)
+  count_K = np.bincount(labels[directed], minlength=K)
+  return _variation(count_K, total, np.float64, int((~directed).sum()))
 
 
 def _variation(
-  count_K: np.ndarray, total_KD: np.ndarray, dtype: type
+  count_K: np.ndarray, total_KD: np.ndarray, dtype: type, zeros: int
 ) -> Variation:
   """The closed forms."""
+  if zeros and not count_K.any():
+    raise UsageError('the features are all 0, so none has a direction')
   mean_KD = total_KD / np.maximum(count_K, 1)[:, None]
-  check_means(count_K, mean_KD)
+  there_K = check_means(count_K, mean_KD, allow_empty=zeros > 0)
   # Rounding may leave a distance below 0.
   within_K = np.maximum(1 - np.square(mean_KD).sum(1), 0)
-  total = max(1 - float(np.square(mean_KD.mean(0)).sum()), 0.0)
-  within = float(within_K.mean())
+  within_K[~there_K] = np.nan
+  total = max(1 - float(np.square(mean_KD[there_K].mean(0)).sum()), 0.0)
+  within = float(within_K[there_K].mean())
   r_squared = float('nan')
   if total > 16 * np.finfo(dtype).eps:
     r_squared = 1 - within / total
-  return Variation(within, total, r_squared, within_K, count_K)
+  return Variation(within, total, r_squared, within_K, count_K, zeros)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from maxsup_jax.diagnostics import checks
-from maxsup_jax.errors import number, one_of
+from maxsup_jax.errors import UsageError, number, one_of
 
 _CONVENTIONS = ('fd_shifts', 'torch_uncertainty')
 
@@ -362,6 +362,9 @@ class Threshold:
   value: float  # accept where `confidence >= value`; infinity accepts nothing
   coverage: float  # the share of the examples that it accepted
   risk: float  # the mean error of those; NaN if it accepted none
+  # What the risk on other examples does not exceed, with the confidence that
+  # was asked for; NaN where nothing is guaranteed.
+  bound: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -379,9 +382,9 @@ def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
   """The threshold that accepts most among those with a risk within a limit.
 
   The coverage may be less than that of `coverage_at_risk`, as ties count whole.
-  The risk on other examples may be larger: the limit holds where the threshold
-  was chosen, and nothing is guaranteed elsewhere. If no threshold keeps the
-  limit, it is infinite and accepts nothing.
+  The limit holds where the threshold was chosen. On other examples the risk is
+  larger about every other time; `guaranteed_threshold` keeps it there, too. If
+  no threshold keeps the limit, it is infinite and accepts nothing.
   """
   risk = number('risk', risk, 0, 1)
   points = curve.ends - 1
@@ -389,6 +392,75 @@ def threshold_for_risk(curve: RiskCoverage, risk: float) -> Threshold:
   if not within.size:
     return Threshold(value=math.inf, coverage=0.0, risk=math.nan)
   return _at(curve, within[-1])
+
+
+def guaranteed_threshold(
+  curve: RiskCoverage, risk: float, *, delta: float = 0.05
+) -> Threshold:
+  r"""A threshold whose risk on other examples is within a limit (SGR).
+
+  With probability at least :math:`1 - \delta` over the draw of the examples
+  that it is chosen on, where those that it is applied to are drawn alike. A
+  binary search over the sorted confidences tests
+  :math:`k = \lceil \log_2 N \rceil` thresholds, each by the bound
+  :math:`b^*` of its risk, the inverse of the binomial tail: with m accepted
+  examples and e errors among them,
+
+  .. math::
+    \sum_{j=0}^{e} \binom{m}{j} (b^*)^j (1 - b^*)^{m-j} = \frac{\delta}{k}
+
+  and the one with the largest coverage is taken among those whose bound is
+  within the limit. If there is none, the threshold is infinite and accepts
+  nothing.
+
+  Args:
+    curve: of errors that are 0 or 1, on examples that nothing else was fitted
+      to.
+    risk: the limit, from 0 to 1.
+    delta: the probability of exceeding it, between 0 and 1; 0.001 in the paper.
+
+  Examples:
+    >>> rng = np.random.default_rng(0)
+    >>> confidence = rng.uniform(size=2000)
+    >>> errors = rng.uniform(size=2000) > confidence
+    >>> curve = risk_coverage(confidence, errors)
+    >>> found = guaranteed_threshold(curve, 0.2)
+    >>> print(round(found.coverage, 2), round(found.risk, 2), found.bound < 0.2)
+    0.35 0.16 True
+    >>> round(threshold_for_risk(curve, 0.2).coverage, 2)
+    0.41
+
+  References: Geifman and El-Yaniv, 2017, algorithm 1.
+  """
+  risk = number('risk', risk, 0, 1)
+  delta = number('delta', delta, above=0, below=1)
+  if not np.isin(curve.errors, (0, 1)).all():
+    raise UsageError(
+      'the errors of the curve are not all 0 or 1, which the guarantee needs'
+    )
+  wrong = np.cumsum(curve.errors)
+  tests = max(1, math.ceil(math.log2(len(curve))))
+  best = Threshold(value=math.inf, coverage=0.0, risk=math.nan)
+  low, high = 0, len(curve.ends) - 1
+  for _ in range(tests):
+    if low > high:
+      break
+    middle = (low + high + 1) // 2
+    m = int(curve.ends[middle])
+    bound = _upper_bound(int(wrong[m - 1]), m, delta / tests)
+    if bound <= risk:
+      best = dataclasses.replace(_at(curve, m - 1), bound=bound)
+      low = middle + 1
+    else:
+      high = middle - 1
+  return best
+
+
+def _upper_bound(wrong: int, m: int, delta: float) -> float:
+  """The error rate at which so few errors in m have the probability delta."""
+  if wrong == m:
+    return 1.0
+  return float(special.betaincinv(wrong + 1, m - wrong, 1 - delta))
 
 
 def threshold_for_coverage(curve: RiskCoverage, coverage: float) -> Threshold:

@@ -48,6 +48,8 @@ def _statistics(v: np.ndarray) -> _Statistics:
   v -= second[:, None]
   exp = np.exp(v)
   v[rows, index] = 0
+  # Masked classes count for 0 times a number, not for 0 times infinity.
+  np.maximum(v, -1e200, out=v)
   return _Statistics(
     top=top,
     gap=top - second,
@@ -155,7 +157,7 @@ def scores(
   names = tuple(SCORES) if names is None else tuple(names)
   for name in names:
     one_of('score', name, tuple(SCORES))
-  logits_NK = checks.class_scores(logits, single='symmetric')
+  logits_NK = checks.class_scores(logits, single='symmetric', masked=True)
   statistics = _Statistics(*map_rows(_statistics, logits_NK))
   return {name: SCORES[name].of(statistics) for name in names}
 

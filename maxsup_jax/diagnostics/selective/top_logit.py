@@ -53,7 +53,8 @@ def suppression(
   logits, labels = checks.logits_and_labels(logits, labels)
   # In JAX's precision, so that the largest is the one that JAX sees.
   with np.errstate(over='ignore'):
-    logits = checks.finite(np.asarray(jnp.asarray(logits)), 'logits')
+    logits = np.asarray(jnp.asarray(logits))
+  logits = checks.finite(logits, 'logits', masked=True)
   labels_N = jnp.asarray(labels, jnp.int32)
 
   def added(logits_NK: jax.Array) -> jax.Array:

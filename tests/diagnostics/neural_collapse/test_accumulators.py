@@ -135,7 +135,7 @@ def test_a_mapped_step_sums_over_devices(data):
   between = one(first(ClassMeans.init(K, D), h, y, real), 2).compute()
   assert_array_equal(between.count, np.bincount(labels[flat]))
   within = one(second(WithinClass.init(K), between, h, y, p, real), 1)
-  logits = np.eye(K)[predictions]
+  logits = 2 * np.eye(K)[predictions]
   whole = neural_collapse(features[flat], labels[flat], logits=logits[flat])
   result = within.compute(between)
   for name in ('nc1', 'nc1_wrong', 'ncc_accuracy', 'ncc_mismatch', 'cdnv'):

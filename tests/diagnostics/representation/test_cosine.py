@@ -90,18 +90,35 @@ def test_one_direction_has_no_separation():
     assert np.isnan(state.compute().r_squared)
 
 
+def test_features_of_zero_are_left_out_and_counted(data):
+  features, labels = data
+  kept = np.ones(40, bool)
+  kept[[5, 7]] = False
+  for whole_class in (False, True):
+    if whole_class:
+      kept &= labels != 3
+    zeroed = np.where(kept[:, None], features, 0)
+    expected = cosine_variation(features[kept], labels[kept])
+    state = CosineVariation.init(K, D).update(zeroed, labels)
+    for got, atol in (
+      (cosine_variation(zeroed, labels), 1e-12),
+      (state.compute(), 3e-7),
+    ):
+      assert got.zeros == (~kept).sum()
+      assert got.counts.sum() == kept.sum()
+      assert np.isnan(got.within_per_class[3]) == whole_class
+      assert got.r_squared == pytest.approx(expected.r_squared, abs=10 * atol)
+      assert got.within == pytest.approx(expected.within, abs=atol)
+
+
 def test_bad_input_is_one_line(data):
   features, labels = data
-  zero, bad, empty = (
-    features.copy(),
-    features.copy(),
-    CosineVariation.init(K, D),
-  )
-  zero[[3, 5]] = 0
+  bad, empty = features.copy(), CosineVariation.init(K, D)
+  zero = np.zeros_like(features)
   bad[labels == 1, 0] = np.nan
   for call, message in (
-    (lambda: cosine_variation(zero, labels), r'features\[3\] is all 0'),
-    (empty.update(zero, labels).compute, 'features of 2 examples are all 0'),
+    (lambda: cosine_variation(zero, labels), 'the features are all 0, so'),
+    (empty.update(zero, labels).compute, 'the features are all 0, so none'),
     (lambda: cosine_variation(features, labels, 5), 'class 4 has no examples'),
     (empty.compute, 'there are no examples'),
     (lambda: cosine_variation(features, labels[1:]), 'features 40, labels 39'),

@@ -98,4 +98,4 @@ def test_bad_input_is_one_line(logits):
 def test_a_single_logit_is_refused():
   for function in (near_zero_share, logit_density):
     with pytest.raises(UsageError, match='holds the single logit of a binary'):
-      function(np.array([0.1, 0.2]))
+      function(np.array([0.1, -0.2]))

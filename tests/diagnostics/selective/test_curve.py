@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import integrate
+from scipy import integrate, stats
 
 from maxsup_jax.diagnostics import selective
 from maxsup_jax.errors import UsageError
@@ -324,3 +324,59 @@ def test_nothing_is_accepted():
   assert math.isnan(selection.risk)
   with pytest.raises(UsageError, match='the threshold is nan; expected a fin'):
     selective.apply_threshold(math.nan, [1.0], [0])
+
+
+def population(rng, n):
+  """Confidences that say the probability of an error; 30% are wrong."""
+  confidence = rng.beta(2.0, 0.8, n)
+  return confidence, rng.uniform(size=n) > confidence
+
+
+@pytest.mark.parametrize('delta', [0.05, 0.2])
+def test_the_guaranteed_risk_is_exceeded_in_at_most_delta_of_the_draws(delta):
+  rng = np.random.default_rng(0)
+  confidence, wrong = population(rng, 400_000)
+  exceeded, plain, coverage = 0, 0, []
+  for _ in range(300):
+    curve = selective.risk_coverage(*population(rng, 500))
+    found = selective.guaranteed_threshold(curve, 0.1, delta=delta)
+    seen = selective.threshold_for_risk(curve, 0.1)
+    coverage.append(found.coverage)
+    for threshold in (found, seen):
+      accepted = confidence >= threshold.value
+      over = accepted.any() and wrong[accepted].mean() > 0.1
+      exceeded += over and threshold is found
+      plain += over and threshold is seen
+  # It is conservative, so no margin for chance.
+  assert exceeded / 300 <= delta
+  assert plain / 300 > 0.3
+  assert np.mean(coverage) > 0.15
+
+
+def test_the_bound_is_that_of_the_binomial_tail():
+  rng = np.random.default_rng(1)
+  curve = selective.risk_coverage(*population(rng, 700))
+  found = selective.guaranteed_threshold(curve, 0.15, delta=0.1)
+  m = round(found.coverage * 700)
+  e = round(found.risk * m)
+  # k = 10 tests.
+  exact = stats.binomtest(e, m).proportion_ci(0.98, 'exact').high
+  assert found.bound == pytest.approx(exact, rel=1e-9)
+  assert found.bound == pytest.approx(stats.beta.ppf(0.99, e + 1, m - e))
+  assert stats.binom.cdf(e, m, found.bound) == pytest.approx(0.01)
+  assert found.bound <= 0.15
+
+
+def test_a_guarantee_that_cannot_be_given():
+  for errors in (np.ones(50), np.zeros(50)):
+    curve = selective.risk_coverage(np.arange(50.0), errors)
+    found = selective.guaranteed_threshold(curve, 0.05)
+    assert found.value == np.inf
+    assert found.coverage == 0
+    assert np.isnan(found.bound)
+  assert selective.guaranteed_threshold(curve, 0.2).coverage == 1
+  tied = selective.risk_coverage(np.ones(50), np.zeros(50))
+  assert selective.guaranteed_threshold(tied, 0.2).coverage == 1
+  curve = selective.risk_coverage([0.1, 0.2], [0.5, 0.0])
+  with pytest.raises(UsageError, match='not all 0 or 1, which the guarantee'):
+    selective.guaranteed_threshold(curve, 0.2)
