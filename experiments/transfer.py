@@ -22,10 +22,10 @@ from absl import flags
 
 from experiments import _cli, _processes
 
-_WORKDIR = flags.DEFINE_multi_string(
+flags.DEFINE_multi_string(
   'workdir', [], 'A run whose features to take; repeat it to compare runs.'
 )
-_DATASET = flags.DEFINE_string('dataset', None, 'The dataset to classify.')
+flags.DEFINE_string('dataset', None, 'The dataset to classify.')
 flags.DEFINE_string('train_split', 'train', 'What is fitted.')
 flags.DEFINE_string('test_split', 'test', 'What is tested.')
 flags.DEFINE_integer(
@@ -33,28 +33,30 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float('held_out', 0.2, 'The share that chooses the strength.')
 flags.DEFINE_integer('seed', 0, 'Chooses the examples that are held out.')
-_OUT = flags.DEFINE_string('out', None, 'The directory of the results.')
+flags.DEFINE_string('out', None, 'The directory of the results.')
 _cli.define_run_flags(split=False)
 
 
 def main():
-  for flag in ('workdir', 'dataset', 'out'):
-    _cli.needed(flag)
+  workdirs = _cli.needed('workdir')
+  dataset = _cli.needed('dataset', 'what to classify')
+  out = _cli.needed('out', 'the directory of the results')
   _processes.refuse_several('transfer')
+  _cli.check_runs(*workdirs)
   from pathlib import Path
 
   from maxsup_jax import files
   from maxsup_jax.reports.transfer import strengths
   from maxsup_jax.studies import transfer
 
-  out = Path(_OUT.value)
+  out = Path(out)
   files.check_writable(out / 'results.json')
-  _cli.keep_compiled(_WORKDIR.value[0])
+  _cli.keep_compiled(workdirs[0])
   names = ('train_split', 'test_split', 'image_size', 'held_out', 'seed')
   given = _cli.values(*names, 'step', 'weights', 'data_dir')
-  found = transfer.transfer(_WORKDIR.value, _DATASET.value, **given)
+  found = transfer.transfer(workdirs, dataset, **given)
   picture = strengths([r.name for r in found], [r.probe for r in found])
-  records = {'dataset': _DATASET.value, 'runs': [r.record() for r in found]}
+  records = {'dataset': dataset, 'runs': [r.record() for r in found]}
   files.write(out / 'results.json', json.dumps(records, indent=2) + '\n')
   files.write(out / 'strengths.png', picture)
   print(f'{transfer.table(found)}\n\nwritten to {out}')

@@ -71,6 +71,11 @@ MISTAKES = {
     (['--workdir=x', '--severities=a'], '--severities is a; expected whole'),
     (['--workdir={run}'], "--dataset: 'digits' has no known corrupted"),
   ],
+  'transfer': [
+    ([], '--workdir is needed'),
+    (['--workdir={run}'], '--dataset is needed: what to classify'),
+    (['--workdir={tmp}', '--dataset=x', '--out={new}'], 'no config.json'),
+  ],
   'diagnose': [
     ([], 'no .npz files given'),
     (['{npz}'], '--out is needed'),
