@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -332,9 +333,9 @@ def _one_line_errors() -> Iterator[None]:
       f'the memory is not enough for these values: {errors.one_line(e)}'
     ) from e
   except OSError as e:
-    if e.filename is None:
+    if e.filename is None and e.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
-    raise UsageError(f'{e.filename}: {e.strerror}') from e
+    raise UsageError(f'{e.filename or "output"}: {e.strerror}') from e
 
 
 def _refuse(error: object) -> None:

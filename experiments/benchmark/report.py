@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from maxsup_jax import files
 from maxsup_jax.training.provenance import provenance
 
 _TITLES = {'ce': 'CE', 'ls': 'LS', 'maxsup': 'MaxSup'}
@@ -53,7 +54,7 @@ def publish(
   hardware = {**costs.hardware(), **started['hardware']}
   record = {**started, 'hardware': hardware, **measured}
   if out:
-    out.write_text(json.dumps(record, indent=2) + '\n')
+    files.write(out, json.dumps(record, indent=2) + '\n')
   print(f'{machine(record)}; load {hardware["host_load"]:.1f}\n')
   for what, result in rows(record):
     print(f'{what}: {result}')

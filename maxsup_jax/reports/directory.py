@@ -59,7 +59,10 @@ class Directory:
       if (self.path / name).is_dir():
         raise UsageError(f'{self.path / name} is a directory, not a file')
     # A full disk is met before anything is replaced.
-    with tempfile.TemporaryDirectory(dir=self.path, prefix=_STAGE) as new:
+    with (
+      files.one_line_errors(self.path),
+      tempfile.TemporaryDirectory(dir=self.path, prefix=_STAGE) as new,
+    ):
       for name, content in whole.items():
         if isinstance(content, str):
           content = content.encode()

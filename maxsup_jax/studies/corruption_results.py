@@ -100,7 +100,7 @@ class Log:
 
   def add(self, record: Record) -> None:
     """Appends a line, on disk before it returns."""
-    with self._path.open('a') as file:
+    with files.one_line_errors(self._path), self._path.open('a') as file:
       file.write(json.dumps(record) + '\n')
       file.flush()
       os.fsync(file.fileno())

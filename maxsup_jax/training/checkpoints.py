@@ -10,6 +10,8 @@ import contextlib
 import copy
 import json
 import re
+import sys
+import types
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -229,6 +231,9 @@ class Checkpoints:
       if isinstance(e, ValueError) and not re.match('[A-Z_]+: ', str(e)):
         raise
       path = self._directory / str(self._saving)
+      # The other arrays of the checkpoint fail later; TensorStore prints the
+      # traceback of each.
+      sys.excepthook = _without_closed_loops
       raise files.unwritable(path, e) from e
 
   def close(self) -> None:
@@ -305,6 +310,15 @@ class Checkpoints:
       target = target.with_name(target.name + '~')
     (self._directory / str(step)).rename(target)
     self._manager.reload()
+
+
+def _without_closed_loops(
+  kind: type[BaseException],
+  error: BaseException,
+  traceback: types.TracebackType | None,
+) -> None:
+  if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+    sys.__excepthook__(kind, error, traceback)
 
 
 def _checksums(path: Path) -> dict[str, int]:

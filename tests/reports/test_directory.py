@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +121,17 @@ def test_what_no_file_can_be_called(tmp_path):
   for name in ('x' * 300, 'a\0b'):
     with pytest.raises(UsageError, match='cannot be written'):
       Directory(tmp_path / name, 'report')
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+  Directory(tmp_path, 'report').write({'a.txt': 'old'}, {'x': 1})
+  before = content(tmp_path)
+  out = Directory(tmp_path, 'report', overwrite=True)
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(Path, 'write_bytes', full)
+  with pytest.raises(UsageError, match='no space is left on the disk'):
+    out.write({'a.txt': 'new'}, {'x': 2})
+  assert content(tmp_path) == before

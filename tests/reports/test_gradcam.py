@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -121,3 +124,16 @@ def test_what_is_refused(tmp_path):
     gradcam_figure(np.zeros((3, 4, 5, 1), np.uint8), ['a', 'b'], [column()])
   with pytest.raises(UsageError, match=r'maps of the shapes \[\(3, 4, 5\)\]'):
     gradcam_figure(np.zeros((3, 4, 4, 1), np.uint8), list('abc'), [column()])
+
+
+def test_a_full_disk_leaves_the_old_figure(tmp_path, monkeypatch):
+  path = tmp_path / 'x.svg'
+  path.write_text('old')
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(UsageError, match='no space is left on the disk'):
+    save(figure(), path)
+  assert [(p, p.read_text()) for p in tmp_path.iterdir()] == [(path, 'old')]
