@@ -36,12 +36,18 @@ def test_accepts_what_another_machine_prepared_meanwhile(
   _prepare.prepare(builder)
 
 
-def test_other_failures_are_not_hidden(builder, monkeypatch):
+def test_a_full_disk_is_refused_and_faults_are_not_hidden(
+  builder, monkeypatch, refused
+):
+  failures = iter([OSError(28, 'No space left on device'), KeyError('image')])
+
   def fail(self):
-    raise OSError('No space left on device')
+    raise next(failures)
 
   monkeypatch.setattr(digits.Digits, 'download_and_prepare', fail)
-  with pytest.raises(OSError, match='No space left'):
+  with refused('No space left on device; set data_dir'):
+    _prepare.prepare(builder)
+  with pytest.raises(KeyError):
     _prepare.prepare(builder)
 
 
