@@ -54,9 +54,9 @@ def test_the_objective_is_that_of_the_losses(x64, objective, alpha):
 
 def test_a_bad_problem_is_one_line():
   for changes, message in (
-    ({'num_classes': 1}, 'num_classes is 1; expected an integer, at least 2'),
+    ({'num_classes': 1}, 'num_classes is 1; expected an integer, from 2 to'),
     ({'per_class': 0}, 'per_class is 0'),
-    ({'dim': 2}, 'dim is 2; expected an integer, at least 3'),
+    ({'dim': 2}, 'dim is 2; expected an integer, from 3 to'),
     ({'objective': 'mse'}, "objective is 'mse'; expected one of ce, ls, max"),
     ({'alpha': 0.1}, 'alpha is 0.1; expected 0, as'),
     ({'objective': 'ls', 'alpha': 1.01}, 'alpha is 1.01; expected from 0 to 1'),
