@@ -33,7 +33,8 @@ def native_convolutions() -> Iterator[None]:
 
   For forward-mode derivatives (`jax.jvp`, `jax.jacfwd`, `jax.linearize`) of a
   model, which JAX does not take of functions with a gradient of their own.
-  Reverse mode and forward over reverse need no such care.
+  Reverse mode and forward over reverse need no such care. A function that was
+  traced before stays as it was.
   """
   global _all_native
   before, _all_native = _all_native, True
@@ -65,7 +66,8 @@ def convolve(
     rhs_dilation: likewise.
     dimension_numbers: those of Flax.
     feature_group_count: grouped convolutions stay XLA's.
-    **options: of `lax.conv_general_dilated`.
+    **options: of `lax.conv_general_dilated`; with any but `precision` the
+      convolution stays XLA's.
 
   Returns:
     `[N, H', W', F]`.
@@ -80,7 +82,9 @@ def convolve(
     **options,
   )
   dilated = {*(lhs_dilation or (1,)), *(rhs_dilation or (1,))} != {1}
-  if _all_native or dilated or feature_group_count > 1 or images.ndim != 4:
+  others = {n for n, v in options.items() if v is not None} - {'precision'}
+  unusual = dilated or others or feature_group_count > 1 or images.ndim != 4
+  if _all_native or unusual:
     return native(images, kernel, padding=padding)
   strides: _Strides = tuple(window_strides)
   if isinstance(padding, str):

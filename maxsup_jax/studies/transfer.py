@@ -53,12 +53,11 @@ class Transfer:
 
 def features_of(
   workdir: str | os.PathLike,
-  source: data.Source,
-  *,
+  *sources: data.Source,
   step: int | None = None,
   weights: str = 'raw',
   batch_size: int = 256,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[int, list[np.ndarray]]:
   """The penultimate features of examples that a run was not trained on.
 
   The run's own dataset need not be there. Images go through its
@@ -66,26 +65,25 @@ def features_of(
 
   Args:
     workdir: of the run.
-    source: the examples.
+    *sources: the examples, one split after the other.
     step: which checkpoint; None for the newest.
     weights: 'raw' or 'ema'.
     batch_size: images at a time.
 
   Returns:
-    float32 `[N, D]` and the labels, int32 `[N]`.
+    The step, and of each source in turn its features, float32 `[N, D]`, and its
+    labels, int32 `[N]`.
 
   Raises:
     UsageError: if there is no such run, or its model cannot see the images.
   """
   directory = open_workdir(workdir)
   config = directory.config()
-  _, variables = load_variables(directory, step, weights)
+  step, variables = load_variables(directory, step, weights)
   options = config.model.to_dict()
   classes = variables['params']['head']['kernel'].shape[-1]
   model = create_model(options.pop('name'), classes, **options)
   _, transform = inputs.parse_transforms(config)
-  inputs.check_channels(config, source)
-  shape = inputs.output_shape(source, transform, 'eval_transform')
 
   def penultimate(variables: Any, batch: Any) -> dict[str, jax.Array]:
     images = normalize(batch['image'], config.dataset.mean, config.dataset.std)
@@ -94,28 +92,33 @@ def features_of(
       name: batch[name] for name in ('label', 'mask')
     }
 
-  try:
+  for source in sources:
+    inputs.check_channels(config, source)
+    shape = inputs.output_shape(source, transform, 'eval_transform')
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    jax.eval_shape(
-      lambda v, x: model.apply(v, x, train=False), variables, image
-    )
-  except Exception as error:  # Flax's, of parameters of another shape.
-    raise UsageError(
-      f'the model of {directory.path} cannot see the {list(shape)} images of '
-      f'{source.name}: {errors.one_line(error)}'
-    ) from None
+    try:
+      jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=False), variables, image
+      )
+    except Exception as error:  # Flax's, of parameters of another shape.
+      raise UsageError(
+        f'the model of {directory.path} cannot see the {list(shape)} images of '
+        f'{source.name}: {errors.one_line(error)}'
+      ) from None
   devices = Devices(jax.local_devices())
   extract, placed = devices.map(penultimate), devices.replicate(variables)
-  share = -(-min(batch_size, len(source)) // devices.count)
-  batches = data.eval_batches(
-    source, batch_size=share * devices.count, transform=transform
-  )
-  parts = []
-  for batch in devices.stream(batches):
-    found = devices.gather(extract(placed, batch))
-    parts.append([found[n][found['mask']] for n in ('features', 'label')])
-  features, labels = (np.concatenate(rows) for rows in zip(*parts))
-  return features, labels
+  arrays: list[np.ndarray] = []
+  for source in sources:
+    share = -(-min(batch_size, len(source)) // devices.count)
+    batches = data.eval_batches(
+      source, batch_size=share * devices.count, transform=transform
+    )
+    parts = []
+    for batch in devices.stream(batches):
+      found = devices.gather(extract(placed, batch))
+      parts.append([found[n][found['mask']] for n in ('features', 'label')])
+    arrays += [np.concatenate(rows) for rows in zip(*parts)]
+  return step, arrays
 
 
 def transfer(
@@ -154,7 +157,7 @@ def transfer(
   results = []
   for name, workdir in zip(run_names(workdirs), workdirs):
     config = open_workdir(workdir).config()
-    train, test = (
+    sources = [
       data.open_source(
         dataset,
         split,
@@ -163,13 +166,8 @@ def transfer(
         channels=config.dataset.channels,
       )
       for split in (train_split, test_split)
-    )
-    arrays = [
-      array
-      for source in (train, test)
-      for array in features_of(workdir, source, step=step, weights=weights)
     ]
-    found, _ = load_variables(open_workdir(workdir), step, weights)
+    found, arrays = features_of(workdir, *sources, step=step, weights=weights)
     probe = linear_probe(
       *arrays, strengths=strengths, held_out=held_out, seed=seed
     )

@@ -58,11 +58,15 @@ def create_state(
   Returns:
     The state of step 0.
   """
+  # A teacher's weights in the objective's state would be constants of the
+  # program.
+  stateless = objective._replace(init=tuple)
 
   def init(key):
-    return first_state(init_variables(key), optimizer, objective, ema=ema)
+    return first_state(init_variables(key), optimizer, stateless, ema=ema)
 
-  return jax.jit(init)(jax.random.key(seed))
+  state = jax.jit(init)(jax.random.key(seed))
+  return state.replace(objective_state=objective.init())
 
 
 def first_state(

@@ -34,6 +34,7 @@ def test_accepts_what_another_machine_prepared_meanwhile(
 
   monkeypatch.setattr(digits.Digits, 'download_and_prepare', lose_the_race)
   _prepare.prepare(builder)
+  assert _prepare.is_prepared(tmp_path / 'digits' / '1.0.0')
 
 
 def test_a_full_disk_is_refused_and_faults_are_not_hidden(

@@ -96,6 +96,7 @@ def test_what_a_killed_run_was_writing_is_in_nobodys_way(tmp_path):
   (tmp_path / '.maxsup_jax-abc').mkdir()
   (tmp_path / '.maxsup_jax-abc' / 'a').touch()
   Directory(tmp_path, 'report').write({'a': '1'}, {})
+  assert (tmp_path / 'a').read_text() == '1'
 
 
 def test_a_changed_list_of_files_removes_nothing_else(tmp_path):

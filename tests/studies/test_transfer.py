@@ -33,7 +33,8 @@ def test_features_are_those_that_extract_writes(run, data_dir):
   with np.load(extraction.extract(loaded).path) as file:
     expected, labels = file['features'], file['labels']
   source = data.open_source('digits', 'test', data_dir=data_dir)
-  features, found = transfer.features_of(run, source, batch_size=100)
+  step, (features, found) = transfer.features_of(run, source, batch_size=100)
+  assert step == 3
   np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
   np.testing.assert_array_equal(found, labels)
 
