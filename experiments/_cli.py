@@ -257,27 +257,39 @@ def take_card(argv: list[str], default: str) -> tuple[list[str], str]:
   return rest, card
 
 
-def load_card(card: str) -> Any:
-  """The ConfigDict that a run card, `path.py` or `path.py:argument`, gives."""
+def load_card(card: str, function: str = 'get_config') -> Any:
+  """What a card, `path.py` or `path.py:argument`, gives.
+
+  Its `get_config` gives the ConfigDict of a run, its `get_study` a Study.
+  """
   from ml_collections import ConfigDict
 
   path, *argument = card.split(':', 1)
   if not os.path.isfile(path):
     raise UsageError(f'no run card {path!r}')
+  kind: Any = ConfigDict
+  if function == 'get_study':
+    from maxsup_jax.studies.study import Study
+
+    kind = Study
   try:
-    config = runpy.run_path(path)['get_config'](*argument)
+    names = runpy.run_path(path)
+    if function not in names:
+      what = 'study' if function == 'get_study' else 'run'
+      raise UsageError(f'{path} is not the card of a {what}: no {function}()')
+    found = names[function](*argument)
   except UsageError:
     raise
   except Exception as e:  # a card is Python: anything can go wrong in it
     raise UsageError(
-      f'the run card {path!r} cannot be loaded ({type(e).__name__}: {e})'
+      f'the card {path!r} cannot be loaded ({type(e).__name__}: {e})'
     ) from e
-  if not isinstance(config, ConfigDict):
+  if not isinstance(found, kind):
     raise UsageError(
-      f'get_config() of the run card {path!r} returned a '
-      f'{type(config).__name__}; expected a ConfigDict'
+      f'{function}() of the card {path!r} returned a {type(found).__name__}; '
+      f'expected a {kind.__name__}'
     )
-  return config
+  return found
 
 
 def _known_flags() -> list[str]:

@@ -143,15 +143,25 @@ def refuse_existing(
     raise UsageError(f'{path} exists; overwrite=True replaces it')
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: Any, digits: int | None = None) -> Any:
   """JSON has no NaN: null stands for a number that is not defined.
+
+  Args:
+    value: mappings, lists and plain values.
+    digits: significant ones that numbers keep; None for all.
 
   Examples:
     >>> jsonable({'nc1': float('nan'), 'step': 3})
     {'nc1': None, 'step': 3}
+    >>> jsonable([1 / 3, 2], digits=3)
+    [0.333, 2]
   """
   if isinstance(value, Mapping):
-    return {k: jsonable(v) for k, v in value.items()}
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
+    return {k: jsonable(v, digits) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [jsonable(v, digits) for v in value]
+  if isinstance(value, float):
+    if not math.isfinite(value):
+      return None
+    return value if digits is None else float(f'{value:.{digits}g}')
   return value

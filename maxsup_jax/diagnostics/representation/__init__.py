@@ -13,6 +13,7 @@ from maxsup_jax.diagnostics.representation.cosine import (
   cosine_variation,
 )
 from maxsup_jax.diagnostics.representation.logits import (
+  effective_smoothing,
   logit_density,
   near_zero_share,
   stability,
@@ -21,6 +22,7 @@ from maxsup_jax.diagnostics.representation.logits import (
 __all__ = [
   'CosineVariation',
   'cosine_variation',
+  'effective_smoothing',
   'logit_density',
   'near_zero_share',
   'stability',

@@ -166,6 +166,36 @@ def near_zero_share(logits: ArrayLike, threshold: float = 0.01) -> np.ndarray:
   )
 
 
+def effective_smoothing(
+  logits: ArrayLike, labels: ArrayLike, temperature: float = 1.0
+) -> np.ndarray:
+  r"""How much a teacher smooths each label: gamma of Müller et al., `[N]`.
+
+  .. math::
+    \gamma = \frac{K}{K - 1} \left(1 - p_y\right), \qquad
+    p = \mathrm{softmax}(z / T)
+
+  Its mean over the training split is the smoothing index: alpha where the
+  targets are those of label smoothing, 1 where they are uniform.
+
+  Args:
+    temperature: T of the teacher.
+
+  Examples:
+    >>> logits = np.log([[0.925, 0.025, 0.025, 0.025], [0.25] * 4])
+    >>> print(effective_smoothing(logits, [0, 3]).round(6))
+    [0.1 1. ]
+
+  References: Müller et al., 2019, section 4.
+  """
+  logits, labels = checks.logits_and_labels(logits, labels)
+  temperature = number('temperature', temperature, above=0)
+  p = scipy.special.softmax(logits.astype(np.float64) / temperature, 1)
+  K = logits.shape[1]
+  p[np.arange(len(labels)), labels] = 0
+  return p.sum(1) * (K / (K - 1))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stability:
   """The stability of the predictions."""
