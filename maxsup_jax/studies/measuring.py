@@ -86,6 +86,7 @@ def measure(
       train_split=of.train_split,
       test_split=of.test_split,
       image_size=of.image_size,
+      channels=of.channels,
       data_dir=data_dir,
       strengths=of.strengths or STRENGTHS,
     )

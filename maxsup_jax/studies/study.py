@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from maxsup_jax import errors, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.studies.claims import Claim
+from maxsup_jax.training.config import fields
 
 # A teacher in a variant's configuration that is another variant, of equal seed.
 TEACHER = 'variant:'
@@ -27,6 +29,7 @@ class Transfer:
   train_split: str = 'train'
   test_split: str = 'test'
   image_size: int | None = None
+  channels: int | None = None
   # Of the logistic regression; None for the 45 of the paper.
   strengths: tuple[float, ...] | None = None
 
@@ -155,13 +158,29 @@ class Study:
       return tasks.resolve(config)
 
   def measured_with(self, run: Run, workdir: Path) -> str:
-    """A digest of all that the measures of a run depend on."""
-    options = [
-      self.config(run, workdir).to_dict() | {'teacher': None},
-      self.transfer and dataclasses.asdict(self.transfer),
-      sorted(self.extras),
-    ]
-    text = json.dumps(options, sort_keys=True)
+    """A digest of all that the measures of a run depend on.
+
+    What has its default is left out, so that a later version, which may have
+    more fields, still knows what this one measured.
+    """
+    defaults = fields(tasks.default_config().to_dict())
+    config = fields(self.config(run, workdir).to_dict())
+    given: dict[str, Any] = {
+      n: v for n, v in config.items() if n not in defaults or v != defaults[n]
+    }
+    given.pop('teacher', None)
+    if self.teacher(run.variant) is not None:
+      # Where it lies does not matter, but what it was trained with.
+      teacher = Run(str(self.teacher(run.variant)), run.seed)
+      given['teacher'] = self.measured_with(teacher, workdir)
+    if self.transfer is not None:
+      given['transfer'] = {
+        n: v
+        for n, v in dataclasses.asdict(self.transfer).items()
+        if v is not None
+      }
+    given['extras'] = sorted(self.extras)
+    text = json.dumps(given, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

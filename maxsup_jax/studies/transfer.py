@@ -129,6 +129,7 @@ def transfer(
   test_split: str = 'test',
   data_dir: str | None = None,
   image_size: int | None = None,
+  channels: int | None = None,
   step: int | None = None,
   weights: str = 'raw',
   strengths: Sequence[float] = STRENGTHS,
@@ -145,6 +146,7 @@ def transfer(
     data_dir: where datasets are prepared; None for the default of tfds.
     image_size: the side that images are resized to; by default that of each
       run's configuration.
+    channels: 3 repeats grey images three times; by default likewise.
     step: which checkpoint of each; None for the newest.
     weights: 'raw' or 'ema'.
     strengths: see `linear_probe`; likewise the rest.
@@ -163,7 +165,7 @@ def transfer(
         split,
         data_dir=data_dir,
         image_size=image_size or config.dataset.image_size,
-        channels=config.dataset.channels,
+        channels=channels or config.dataset.channels,
       )
       for split in (train_split, test_split)
     ]

@@ -49,7 +49,7 @@ def judge(
     seeds = [
       s
       for s in sorted(set(a) & set(b))
-      if _defined(a[s].get(claim.measure)) and _defined(b[s].get(claim.measure))
+      if all(_counts(claim, of[s]) for of in (a, b))
     ]
     record['seeds'] = seeds
     if len(seeds) < 2:
@@ -78,8 +78,12 @@ def judge(
   return records
 
 
-def _defined(value: float | None) -> bool:
-  return value is not None and math.isfinite(value)
+def _counts(claim: Claim, measures: Mapping[str, float | None]) -> bool:
+  value = measures.get(claim.measure)
+  defined = value is not None and math.isfinite(value)
+  return defined and (
+    not claim.interpolated or measures.get('train_accuracy') == 1
+  )
 
 
 def _verdict(record: Mapping[str, Any]) -> str:
