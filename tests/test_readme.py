@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import evidence
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 DOCS = {p.name: p.read_text() for p in (ROOT / 'docs').glob('*.md')}
@@ -134,7 +136,19 @@ def test_the_table_of_run_cards_is_about_all_of_them():
     card = runpy.run_path(str(ROOT / 'configs' / name))
     card['get_config'](arguments or None)
   there = {path.name for path in (ROOT / 'configs').glob('*.py')}
-  assert {name for name, _ in named} == there - {'__init__.py', 'common.py'}
+  studies = {name for name in there if name.startswith('study_')}
+  others = {'__init__.py', 'common.py'}
+  assert {name for name, _ in named} == there - studies - others
+  listed = re.findall(r'^\| \[(study_\w+\.py)\]', DOCS['studies.md'], re.M)
+  assert set(listed) == studies
+
+
+def test_the_tables_of_the_page_of_evidence_are_those_of_its_records():
+  page = (ROOT / 'docs' / 'evidence.md').read_text()
+  assert evidence.renewed(page) == page
+  assert set(re.findall('<!-- study: (\\w+) -->', page)) == set(
+    evidence.records()
+  )
 
 
 def test_the_page_of_images_names_all_operations():

@@ -73,7 +73,7 @@ def write(record: Record, out: Path) -> None:
 def sections(record: Record) -> list[blocks.Section]:
   """The page's sections; what a study lacks is left out, and said."""
   claims: list[blocks.Block] = [blocks.Text(headline(record))]
-  claims += [blocks.Note(note) for note in _notes(record)]
+  claims += [blocks.Note(note) for note in notes(record)]
   if record['claims']:
     claims.append(_claims_table(record))
     if any(_effect(record, c) for c in record['claims']):
@@ -146,19 +146,20 @@ def _tests(record: Record) -> int:
   return sum(c['corrected'] is not None for c in record['claims'])
 
 
-def _notes(record: Record) -> list[str]:
-  notes = []
+def notes(record: Record) -> list[str]:
+  """What a reader has to know before the verdicts."""
+  found = []
   seeds = [len(c['seeds']) for c in record['claims'] if c['seeds']]
   if seeds and min(seeds) < verdicts.FEW_SEEDS:
-    notes.append(
+    found.append(
       f'Some comparisons have {min(seeds)} seeds only. Student’s interval '
       'supposes that differences between seeds are normal, which so few cannot '
       'show.'
     )
   if record['missing']:
     runs = '; '.join(f'{n}: {why}' for n, why in record['missing'].items())
-    notes.append(f'{len(record["missing"])} runs are missing. {runs}')
-  return notes
+    found.append(f'{len(record["missing"])} runs are missing. {runs}')
+  return found
 
 
 def _difference(claim: Record) -> str:
@@ -398,7 +399,7 @@ def _sources(record: Record) -> blocks.Section:
 
 def as_text(record: Record) -> str:
   """The verdicts, for a terminal."""
-  lines = [headline(record), *_notes(record)]
+  lines = [headline(record), *notes(record)]
   if record['claims']:
     width = max(len(c['name']) for c in record['claims'])
     lines.append('')

@@ -211,13 +211,6 @@ PAPERS: tuple[Claim, ...] = (
     *('nc2', 'ls', 'ce', '-'),
   ),
   _claim(
-    'nc3-ls',
-    GUO,
-    'Figure of the convergence of NC3',
-    'NC3 ends lower under label smoothing',
-    *('nc3', 'ls', 'ce', '-'),
-  ),
-  _claim(
     'norms-ls',
     GUO,
     'abstract, third claim',
@@ -277,6 +270,13 @@ PAPERS: tuple[Claim, ...] = (
     'Where all training examples are classified correctly, MaxSup and label '
     'smoothing give the same accuracy, to a point',
     *('accuracy', 'maxsup', 'ls', '=', 0.01, True),
+  ),
+  _claim(
+    'nc3-ls',
+    OURS,
+    'open question; Guo et al. draw NC3, and claim NC1 and NC2',
+    'Does NC3 end lower under label smoothing?',
+    *('nc3', 'ls', 'ce', '?'),
   ),
   _claim(
     'near-zero-maxsup',

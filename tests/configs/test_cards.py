@@ -52,6 +52,7 @@ def values(card):
 
 def test_all_cards_are_tested():
   there = {path.stem for path in CONFIGS.glob('*.py')} - NOT_CARDS
+  there = {name for name in there if not name.startswith('study_')}
   assert there == set(CARDS)
 
 
