@@ -39,11 +39,15 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table; the first cell of a row is its heading."""
+  """A table; the first cell of a row is its heading.
+
+  That of a table of `prose` is a sentence, and needs room.
+  """
 
   columns: Sequence[str]
   rows: Sequence[Sequence[str | Cell]]
   caption: str
+  prose: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

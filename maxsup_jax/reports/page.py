@@ -26,6 +26,8 @@ th, td { padding: .35rem .7rem; text-align: right; vertical-align: top;
 thead th { border-bottom: 2px solid var(--ink) }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: #fff; font-weight: 500; white-space: normal; min-width: 8.5rem }
+.prose th:first-child { min-width: 15rem; max-width: none }
+.prose td { white-space: normal }
 small { display: block; color: var(--soft); font-size: .8rem }
 .better { color: #00664b; font-weight: 600 }
 .worse { color: #a33c00; font-weight: 600 }
@@ -133,8 +135,10 @@ def _table(table: blocks.Table) -> str:
     + '</tr>\n'
     for row in table.rows
   )
+  kind = ' class="prose"' if table.prose else ''
   return (
-    f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
+    f'<div class="scroll" tabindex="0"><table{kind}>'
+    f'<thead><tr>{head}</tr></thead>\n'
     f'<tbody>\n{rows}</tbody></table></div>\n'
     f'<p class="caption">{html.escape(table.caption)}</p>\n'
   )

@@ -22,6 +22,7 @@ _VERDICT_COLORS = {
   verdicts.DIFFERS: '#8C6D00',
   verdicts.UNRESOLVED: '#8a8a8a',
 }
+_RESOLVED = (verdicts.HOLDS, verdicts.REVERSED, verdicts.DIFFERS)
 # Panels of each figure: title, x axis, and whether y is a logarithm.
 _TRAINING = {
   'accuracy': ('accuracy', 'epoch', False),
@@ -152,9 +153,9 @@ def notes(record: Record) -> list[str]:
   seeds = [len(c['seeds']) for c in record['claims'] if c['seeds']]
   if seeds and min(seeds) < verdicts.FEW_SEEDS:
     found.append(
-      f'Some comparisons have {min(seeds)} seeds only. Student’s interval '
-      'supposes that differences between seeds are normal, which so few cannot '
-      'show.'
+      f'Some comparisons have only {min(seeds)} seed{"s"[: min(seeds) > 1]}. '
+      'Student’s interval supposes that differences between seeds are normal, '
+      'which so few cannot show.'
     )
   if record['missing']:
     runs = '; '.join(f'{n}: {why}' for n, why in record['missing'].items())
@@ -214,12 +215,12 @@ def _claims_table(record: Record) -> blocks.Table:
     rows.append(
       [
         blocks.Cell(c['sentence'], [f'{c["source"]}: {c["place"]}']),
-        about,
+        blocks.Cell(c['verdict'], best=c['verdict'] in _RESOLVED),
         *measured,
-        blocks.Cell(c['verdict'], best=c['verdict'] == verdicts.HOLDS),
+        about,
       ]
     )
-  columns = ['claim', 'measure', 'difference', 'p, corrected', 'verdict']
+  columns = ['claim', 'verdict', 'difference', 'p, corrected', 'measure']
   return blocks.Table(
     columns,
     rows,
@@ -229,6 +230,7 @@ def _claims_table(record: Record) -> blocks.Table:
     'if its corrected p-value is below 5%; a claim of equality, if its '
     'interval lies inside or outside the margin. "Found from": the difference '
     'that as many seeds find four times in five, without correction.',
+    prose=True,
   )
 
 
@@ -330,6 +332,7 @@ def _measures_table(record: Record) -> blocks.Table:
       if len(record['seeds']) > 1
       else 'One seed, so there is no spread.'
     ),
+    prose=True,
   )
 
 
