@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Two thirds of the time went to LLVM, over programs that run once.
+QUICK = '--xla_backend_optimization_level=0'
 os.environ['XLA_FLAGS'] = ' '.join(
   [
-    # Two thirds of the time went to LLVM, over programs that run once. What
-    # tests start as programs is compiled as it is for users.
-    '--xla_backend_optimization_level=0',
+    QUICK,
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=4',
   ]
@@ -119,7 +119,7 @@ def program(data_dir, compilation_cache):
 
   def start(name, *arguments, devices=1, group=False, **changes):
     environment = os.environ | {
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': f'{QUICK} --xla_force_host_platform_device_count={devices}',
       'JAX_COMPILATION_CACHE_DIR': str(compilation_cache),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'TFDS_DATA_DIR': str(data_dir),
