@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import socket
+import threading
 import time
 
 import pytest
@@ -21,19 +22,26 @@ def gather(monkeypatch):
       s.bind(('localhost', 0))
       address = f'localhost:{s.getsockname()[1]}'
 
-    def say(index, count):
+    told = {}
+
+    def say(place, index, count):
       try:
         _meeting.meet(address, count, index)
+        told[place] = 'met'
       except UsageError as e:
-        return str(e)
-      return 'met'
+        told[place] = str(e)
 
-    with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
-      told = []
-      for index, count in processes:
-        told.append(pool.submit(say, index, count))
-        time.sleep(0.05)
-      return [future.result(20) for future in told]
+    # Daemons: who is never told would keep the tests from ending.
+    threads = []
+    for place, process in enumerate(processes):
+      threads.append(
+        threading.Thread(target=say, args=(place, *process), daemon=True)
+      )
+      threads[-1].start()
+      time.sleep(0.05)
+    for thread in threads:
+      thread.join(5)
+    return [told.get(place) for place in range(len(processes))]
 
   return gather
 
