@@ -100,7 +100,7 @@ def join_processes(*, saves: bool = False) -> None:
           **arguments,
           # `_waiting` ends it before, with one line instead of an abort.
           initialization_timeout=int(_JOIN_TIMEOUT.value) + 60,
-          # The same of `watch`, which knows more.
+          # After that of `watch`, which says who is gone.
           heartbeat_timeout_seconds=max(
             100, 2 * math.ceil(_PEER_TIMEOUT.value)
           ),

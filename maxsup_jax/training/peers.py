@@ -85,7 +85,7 @@ def told_of_errors() -> Iterator[None]:
   set_terminate.restype = ctypes.c_void_p
   _before = ctypes.CFUNCTYPE(None)(set_terminate(_TERMINATE))
   jaxlib.get_distributed_runtime_client = functools.partial(
-    make, missed_heartbeat_callback=lambda _: None
+    make, missed_heartbeat_callback=lambda _: _end_without_service()
   )
   try:
     yield
@@ -93,10 +93,15 @@ def told_of_errors() -> Iterator[None]:
     jaxlib.get_distributed_runtime_client = make
 
 
-def _terminate() -> Any:
-  """Ends this process with one line where JAX's service has failed."""
-  if not _untranslated():
-    return _before()
+def _terminate() -> None:
+  """What C++ does with an error that nobody caught, in whatever thread."""
+  if _untranslated():
+    _end_without_service()
+  _before()
+
+
+def _end_without_service() -> None:
+  """Ends this process with one line, in a thread of JAX."""
   if _watching is not None:
     _watching.end_without_service()
   print(
@@ -189,7 +194,8 @@ class Peers:
         message = self._client.blocking_key_value_get(_END, _BEAT_MS)
       except jax.errors.JaxRuntimeError as e:
         if 'DEADLINE_EXCEEDED' not in str(e):
-          self.end_without_service()
+          if not self._closed.is_set():
+            self.end_without_service()
           return
         beats += 1
         self._beat(beats) if self._index > 0 else self._judge(listener)
@@ -215,8 +221,6 @@ class Peers:
 
   def end_without_service(self) -> None:
     """Ends this process where JAX's service, which is in process 0, is gone."""
-    if self._closed.is_set():
-      return
     # Process 0 prints everything else. Who of the others is left, nobody knows.
     here = "JAX's coordination service, in this process, has failed"
     self._say(self._gone(0) if self._index else here, GONE_EXIT_CODE)
