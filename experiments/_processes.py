@@ -1,11 +1,10 @@
 """The flags of several processes, how they join, and how they end together."""
 
 import contextlib
-import errno
+import math
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _launchers
+from experiments import _launchers, _meeting
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 
@@ -53,6 +52,9 @@ _PEER_TIMEOUT = flags.DEFINE_float(
 # Seconds after which one says whom it is waiting for.
 _PATIENCE = 10
 
+# What those that are started by hand say of themselves.
+_MEETING = ('coordinator_address', 'num_processes', 'process_id')
+
 # Ends the other processes with this one; None where it is the only one.
 _peers: Any = None
 # Whether the program is for several processes, or refuses them.
@@ -83,21 +85,26 @@ def join_processes(*, saves: bool = False) -> None:
       )
     return
   arguments, text = found
-  if 'coordinator_address' in arguments:
-    _check_coordinator(**arguments)
-  # What JAX logs of the end of a process is said in one line.
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  import jax
+  with _waiting(text):
+    if 'coordinator_address' in arguments:
+      _meeting.meet(*(arguments[name] for name in _MEETING))
+    # What JAX logs of the end of a process is said in one line.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    import jax
 
-  from maxsup_jax.training.peers import told_of_errors, watch
+    from maxsup_jax.training.peers import told_of_errors, watch
 
-  with _waiting(text), told_of_errors():
     try:
-      jax.distributed.initialize(
-        **arguments,
-        # `_waiting` ends it before, with one line instead of an abort.
-        initialization_timeout=int(_JOIN_TIMEOUT.value) + 60,
-      )
+      with told_of_errors():
+        jax.distributed.initialize(
+          **arguments,
+          # `_waiting` ends it before, with one line instead of an abort.
+          initialization_timeout=int(_JOIN_TIMEOUT.value) + 60,
+          # After that of `watch`, which says who is gone.
+          heartbeat_timeout_seconds=max(
+            100, 2 * math.ceil(_PEER_TIMEOUT.value)
+          ),
+        )
     except (ValueError, RuntimeError) as e:
       # What JAX says where it finds no pod slice and no job, too.
       raise UsageError(
@@ -105,8 +112,6 @@ def join_processes(*, saves: bool = False) -> None:
         '--nomultihost'
       ) from e
   _peers = watch(timeout=_PEER_TIMEOUT.value)
-  if _peers:
-    _peers.require_same_count()
   if not saves:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -234,36 +239,6 @@ def _given(launch: _launchers.Launch | None) -> tuple[dict[str, Any], str]:
   return arguments, (
     f'process {index} of {count} waits for the others at {coordinator}'
   )
-
-
-def _check_coordinator(
-  coordinator_address: str, process_id: int, **_: Any
-) -> None:
-  """Refuses an unknown host, and in process 0 a port that is in use.
-
-  JAX would wait for the one, and abort because of the other.
-  """
-  host, port = coordinator_address.rsplit(':', 1)
-  try:
-    socket.getaddrinfo(host.strip('[]'), int(port))
-  except (OSError, UnicodeError) as e:
-    reason = getattr(e, 'strerror', None) or e
-    raise UsageError(
-      f'--coordinator is {coordinator_address}; expected a host that is known '
-      f'here ({reason})'
-    ) from None
-  if process_id == 0:
-    try:
-      with socket.socket(socket.AF_INET6) as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind(('::', int(port)))
-    except OSError as e:
-      if e.errno == errno.EADDRINUSE:
-        raise UsageError(
-          f'--coordinator is {coordinator_address}, but port {port} of this '
-          'host is in use, maybe by another run; choose another port for all '
-          'processes'
-        ) from None
 
 
 def _where() -> tuple[str | None, int | None, int | None]:

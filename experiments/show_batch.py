@@ -59,6 +59,7 @@ def main():
   files.check_ending(_OUT.value, ['.png'])
   out = files.check_writable(_OUT.value)
   config = tasks.resolve(flags.FLAGS.config)
+  tasks.check_names(config)
   import jax
 
   from maxsup_jax.training.parallel import Devices

@@ -95,6 +95,9 @@ def main():
     files.refuse_irregular(_FILE.value)
     if not os.path.exists(_FILE.value):
       raise _cli.UsageError(f'no file {_FILE.value}')
+    from maxsup_jax import tasks
+
+    tasks.check_names(tasks.resolve(flags.FLAGS.config))
   from maxsup_jax.tasks import torch_runs
 
   if _OUT.value:

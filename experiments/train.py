@@ -27,6 +27,7 @@ def main():
   from maxsup_jax import tasks
 
   config = tasks.resolve(flags.FLAGS.config)
+  tasks.check_names(config)
   path = _WORKDIR.value or tasks.default_workdir(config)
   if not _processes.are_several():
     tasks.open_workdir(path).check(config)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 os.environ['XLA_FLAGS'] = ' '.join(
   [
-    # Two thirds of the time went to LLVM, over programs that run once. What
-    # tests start as programs is compiled as it is for users.
+    # Two thirds of the time went to LLVM, over programs that run once.
     '--xla_backend_optimization_level=0',
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=4',
@@ -118,8 +117,10 @@ def program(data_dir, compilation_cache):
   """Starts `python -m experiments.NAME` as a user would, from the checkout."""
 
   def start(name, *arguments, devices=1, group=False, **changes):
+    count = f'--xla_force_host_platform_device_count={devices}'
     environment = os.environ | {
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      # Of a flag that is given twice the last one counts.
+      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {count}',
       'JAX_COMPILATION_CACHE_DIR': str(compilation_cache),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'TFDS_DATA_DIR': str(data_dir),

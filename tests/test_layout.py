@@ -1,6 +1,7 @@
 """Rooms of the package: who may import whom, and no circles."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -56,7 +57,12 @@ def imports(path, known):
 
 
 PATHS = [*files('maxsup_jax'), *files('configs'), *files('experiments')]
-GRAPH = {module(p): imports(p, {module(q) for q in PATHS}) for p in PATHS}
+
+
+@functools.cache
+def graph():
+  known = {module(path) for path in PATHS}
+  return {module(path): imports(path, known) for path in PATHS}
 
 
 def room(name):
@@ -65,13 +71,13 @@ def room(name):
 
 
 def test_every_room_has_its_place():
-  rooms = {room(n) for n in GRAPH if n.startswith('maxsup_jax.')}
+  rooms = {room(n) for n in graph() if n.startswith('maxsup_jax.')}
   assert rooms == set(ROOMS)
 
 
 def test_rooms_use_what_stands_before_them():
   wrong = []
-  for name, used in GRAPH.items():
+  for name, used in graph().items():
     if name == 'maxsup_jax' or not name.startswith('maxsup_jax'):
       continue
     for other in used - {'maxsup_jax'}:
@@ -94,14 +100,14 @@ def test_no_circles():
     if name in done:
       return
     path.append(name)
-    for other in sorted(GRAPH[name]):
+    for other in sorted(graph()[name]):
       # A package and its modules are one: __init__ collects their names.
       if not name.startswith(f'{other}.') and name != other:
         visit(other)
     path.pop()
     done.add(name)
 
-  for name in sorted(GRAPH):
+  for name in sorted(graph()):
     visit(name)
 
 

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import grain
 import numpy as np
 
 from maxsup_jax.data.decoding import DecodingError
@@ -115,9 +114,9 @@ def train_batches(
     seed=integer('seed', seed, 0, 2**63 - 1),
     repeats=integer('repeats', repeats, 1),
   )
-  steps = grain.MapDataset.range(sys.maxsize).map(load)
   return read_ahead(
-    steps[integer('start_step', start_step, 0) :],
+    load,
+    range(integer('start_step', start_step, 0), sys.maxsize),
     num_threads=_num_threads(source, num_threads),
     prefetch=prefetch,
     workers=workers,
@@ -159,9 +158,9 @@ def eval_batches(
     num_rows=local_size,
     transform=transform,
   )
-  steps = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
   return read_ahead(
-    steps,
+    load,
+    range(-(-len(source) // batch_size)),
     num_threads=_num_threads(source, num_threads),
     prefetch=prefetch,
     workers=workers,

@@ -9,14 +9,17 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 from absl import flags
 
 from maxsup_jax.errors import UsageError, integer
+
+if TYPE_CHECKING:
+  import grain
 
 # Beyond these nothing gets faster, and a machine may stop to answer.
 MOST_THREADS, MOST_WORKERS, _MOST_READY = 1024, 256, 4096
@@ -32,10 +35,13 @@ Batch = dict[str, np.ndarray]
 class BatchIterator(Iterator[Batch]):
   """Batches that are read ahead, until the last one or `close`."""
 
-  def __init__(self, iterator: grain.DatasetIterator):
+  def __init__(self, iterator: 'grain.DatasetIterator'):
     self._iterator: grain.DatasetIterator | None = iterator
     self._started = False
     _open.add(self)
+    # After grain's own, so that it runs before them.
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
 
   def __next__(self) -> Batch:
     if self._iterator is None:
@@ -63,7 +69,8 @@ class BatchIterator(Iterator[Batch]):
 
 
 def read_ahead(
-  batches: grain.MapDataset,
+  load: Callable[[int], Batch],
+  indices: range,
   *,
   num_threads: int,
   prefetch: int | None = None,
@@ -71,7 +78,7 @@ def read_ahead(
 ) -> BatchIterator:
   """Iterates over batches that threads or processes make ahead of time.
 
-  `batches` gives the batch of an index; the rest is as in `train_batches`.
+  `load` makes the batch of an index; the rest is as in `train_batches`.
 
   Raises:
     UsageError: if a number is negative, or far beyond any use.
@@ -82,6 +89,10 @@ def read_ahead(
     integer('prefetch', prefetch, 0, _MOST_READY)
   if prefetch is None:
     prefetch = max(2, num_threads)
+  # It takes long to import, which a wrong transform should not wait for.
+  import grain
+
+  batches = grain.MapDataset.range(indices.start, indices.stop).map(load)
   dataset = batches.to_iter_dataset(
     grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
   )
@@ -142,7 +153,6 @@ def _start_worker(parent: int, index: int, count: int) -> None:
 _open: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
 
 
-@atexit.register
 def _close_all() -> None:
   for batches in list(_open):
     batches.close()

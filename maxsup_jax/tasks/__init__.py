@@ -10,6 +10,7 @@ what `maxsup_jax.training.task` says.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from maxsup_jax.tasks.config import check_names as check_names
 from maxsup_jax.tasks.config import default_config as default_config
 from maxsup_jax.tasks.config import default_workdir as default_workdir
 from maxsup_jax.tasks.config import open_workdir as open_workdir

@@ -16,6 +16,12 @@ from maxsup_jax.training.workdir import Workdir
 # Sections whose fields depend on their `name`: the model and the objective
 # check them themselves.
 FREE_SECTIONS = ('model', 'objective')
+# Those of maxsup_jax.models, which takes two seconds to import.
+MODELS = (
+  *('resnet8', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet20'),
+  *('resnet32_bbn', 'resnet56_t2t', 'alexnet_cifar', 'densenet_bc_100'),
+  *('mobilenet_v2', 'vit_tiny', 'vit_small', 'vit_base'),
+)
 # Far beyond any use: what is larger is a slip that would fill the memory.
 _MOST = {
   'num_classes': 2**24,
@@ -154,6 +160,24 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
     'config.batch_norm', resolved.batch_norm, ('cross_device', 'per_device')
   )
   return resolved.lock()
+
+
+def check_names(config: ConfigDict) -> None:
+  """Refuses an unknown model, and transforms that cannot be parsed.
+
+  `build` does, too, but only after what takes seconds is imported, and it takes
+  a model of your own under any name.
+
+  Args:
+    config: complete.
+
+  Raises:
+    UsageError: for the first of them.
+  """
+  from maxsup_jax.tasks import inputs
+
+  errors.one_of('config.model.name', config.model.name, MODELS)
+  inputs.parse_transforms(config)
 
 
 def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:

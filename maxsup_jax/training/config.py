@@ -14,6 +14,12 @@ from maxsup_jax.training import durations
 
 OPTIMIZERS = ('sgd', 'adamw')
 SCHEDULES = ('cosine', 'step', 'exponential', 'linear', 'constant')
+# Those of maxsup_jax.losses, which takes a second to import.
+OBJECTIVES = (
+  *('ce', 'ls', 'maxsup', 'regularization_only', 'error_amplification_only'),
+  *('zipf', 'adaptive_ls', 'logit_penalty', 'confidence_penalty', 'logit_norm'),
+  *('focal', 'mbls', 'acls', 'distillation', 'logit_matching', 'ols'),
+)
 _DURATIONS = ('duration', 'log_every', 'eval_every', 'checkpoint_every')
 # Fields that change how fast a run is, not what it computes.
 SPEED_FIELDS = ('dataset.num_threads', 'dataset.workers', 'dataset.in_memory')
@@ -207,6 +213,7 @@ def _check(config: ConfigDict) -> None:
     errors.integer(f'config.{field}', config[field], low=1)
   # JAX seeds its generator with 32 bits.
   errors.integer('config.seed', config.seed, low=0, high=2**32 - 1)
+  errors.one_of('config.objective.name', config.objective.name, OBJECTIVES)
   optimizer, schedule = config.optimizer, config.schedule
   errors.one_of('config.optimizer.name', optimizer.name, OPTIMIZERS)
   errors.number(

@@ -45,11 +45,10 @@ _END = 'maxsup_jax/end'
 # Process 0 has printed it; how long the others wait for that.
 _SAID = 'maxsup_jax/said'
 _SAID_MS = 5000
-# How many processes there are, as process 0 knows.
-_COUNT = 'maxsup_jax/count'
 _BEATS = 'maxsup_jax/beat/'
 _DONE = 'maxsup_jax/done/'
 _SUSPICIONS = 'maxsup_jax/suspicion/'
+_CXX = 'libstdc++.so.6'
 # Between two signs of life.
 _BEAT_MS = 1000
 # Seconds without a sign of life once a collective has failed: somebody is gone.
@@ -60,26 +59,33 @@ _LINGER = 10.0
 
 # What watches over this process, once it has joined.
 _watching: 'Peers | None' = None
+# What C++ did before with an error that nobody caught.
+_before: Callable[[], None]
 
 
 @contextlib.contextmanager
 def told_of_errors() -> Iterator[None]:
-  """Joins so that a fatal error of JAX's service ends this process in one line.
+  """Joins so that the end of JAX's service ends this process in one line.
 
-  By itself JAX aborts, with dozens of lines. It would rather call a function of
-  ours, but cannot translate what that is told, so that C++ terminates: what it
-  does then can be chosen.
+  By itself JAX aborts, with a dozen lines and another exit code, in a thread of
+  C++ that nobody can be sure to outrun; no public option changes that
+  (`jax_enable_recoverability` makes everybody wait for ever instead). It would
+  rather call a function of ours, but cannot translate what that is told, so
+  that C++ terminates: what it does then can be chosen. Any other error of C++
+  is left to the handler that was there before.
   """
   jaxlib = distributed._jax
   make = jaxlib.get_distributed_runtime_client
   try:
-    set_terminate = ctypes.CDLL('libstdc++.so.6')._ZSt13set_terminatePFvvE
+    set_terminate = ctypes.CDLL(_CXX)._ZSt13set_terminatePFvvE
   except (OSError, AttributeError):
     yield
     return
-  set_terminate(_TERMINATE)
+  global _before
+  set_terminate.restype = ctypes.c_void_p
+  _before = ctypes.CFUNCTYPE(None)(set_terminate(_TERMINATE))
   jaxlib.get_distributed_runtime_client = functools.partial(
-    make, missed_heartbeat_callback=lambda _: _terminate()
+    make, missed_heartbeat_callback=lambda _: _end_without_service()
   )
   try:
     yield
@@ -88,9 +94,16 @@ def told_of_errors() -> Iterator[None]:
 
 
 def _terminate() -> None:
+  """What C++ does with an error that nobody caught, in whatever thread."""
+  if _untranslated():
+    _end_without_service()
+  _before()
+
+
+def _end_without_service() -> None:
   """Ends this process with one line, in a thread of JAX."""
   if _watching is not None:
-    _watching.end_broken()
+    _watching.end_without_service()
   print(
     'error: another process has ended while this one joined; start all of '
     'them together',
@@ -98,6 +111,15 @@ def _terminate() -> None:
     flush=True,
   )
   _leave(GONE_EXIT_CODE)
+
+
+def _untranslated() -> bool:
+  """Whether C++ ends for an argument that Python cannot be told."""
+  find = ctypes.CDLL(_CXX).__cxa_current_exception_type
+  find.restype = ctypes.POINTER(ctypes.c_void_p)
+  kind = find()
+  # The second word of `std::type_info` is its name.
+  return bool(kind) and ctypes.string_at(kind[1]) == b'St8bad_cast'
 
 
 _TERMINATE = ctypes.CFUNCTYPE(None)(_terminate)
@@ -129,25 +151,6 @@ class Peers:
     self._closed = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self._thread.start()
-
-  def require_same_count(self) -> None:
-    """Refuses a process that was told of another number of processes.
-
-    JAX would give it another part of every batch.
-
-    Raises:
-      UsageError: in that process.
-    """
-    if self._index == 0:
-      self._set(_COUNT, str(self._count))
-    else:
-      with contextlib.suppress(jax.errors.JaxRuntimeError):
-        count = self._client.blocking_key_value_get(_COUNT, _SAID_MS)
-        if int(count) != self._count:
-          raise UsageError(
-            f'num_processes is {self._count} here and {count} in process 0; '
-            'start all processes with the same number'
-          )
 
   def fail(self, error: BaseException) -> NoReturn:
     """Ends all processes because of an error in this one.
@@ -191,7 +194,8 @@ class Peers:
         message = self._client.blocking_key_value_get(_END, _BEAT_MS)
       except jax.errors.JaxRuntimeError as e:
         if 'DEADLINE_EXCEEDED' not in str(e):
-          self._end_without_first()
+          if not self._closed.is_set():
+            self.end_without_service()
           return
         beats += 1
         self._beat(beats) if self._index > 0 else self._judge(listener)
@@ -215,23 +219,11 @@ class Peers:
       message = {'process': gone, 'text': text, 'code': GONE_EXIT_CODE}
       self._set(_END, json.dumps(message))
 
-  def end_broken(self) -> None:
-    """Ends this process where JAX's service is broken."""
-    if self._index > 0:
-      self._end_without_first()
-    # Whoever is silent is found before.
-    self._say(
-      'a process has joined twice: two have the same process_id, or one was '
-      'started again; start all of them together, each with its own process_id',
-      GONE_EXIT_CODE,
-    )
-    _leave(GONE_EXIT_CODE)
-
-  def _end_without_first(self) -> None:
-    if self._closed.is_set():
-      return
+  def end_without_service(self) -> None:
+    """Ends this process where JAX's service, which is in process 0, is gone."""
     # Process 0 prints everything else. Who of the others is left, nobody knows.
-    self._say(self._gone(0), GONE_EXIT_CODE)
+    here = "JAX's coordination service, in this process, has failed"
+    self._say(self._gone(0) if self._index else here, GONE_EXIT_CODE)
     _leave(GONE_EXIT_CODE)
 
   def _end(self, process: int, text: str, code: int) -> NoReturn:

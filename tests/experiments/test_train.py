@@ -426,10 +426,25 @@ def test_numbers_of_processes_that_do_not_fit(start, tmp_path):
     start(2, 'train', path, each=lambda i: [f'--num_processes={2 + i}'])
   )
   assert codes == [2, 2]
-  assert errs[0] == (
-    'error: process 1 of 2: num_processes is 3 here and 2 in process 0; start '
-    'all processes with the same number\n'
-  )
+  assert errs == 2 * [
+    'error: --num_processes is 3 in process 1 and 2 in process 0; start all '
+    'processes with the same number\n'
+  ]
+
+
+@pytest.mark.slow
+def test_one_that_comes_to_a_run_that_goes_on(start, program, tmp_path):
+  path = tmp_path / 'run'
+  arguments = (f'--workdir={path}', *SMALL, '--config.duration=99 epochs')
+  processes = start(2, ALTERED, *arguments, **SLOWLY)
+  wait_for_lines(path, 1, processes[0])
+  codes, _, errs = ends([program(*processes[1].args[2:])])
+  assert codes == [2]
+  assert errs[0].startswith('error: --process_id is 1, but the processes at')
+  assert errs[0].count('\n') == 1
+  processes[0].terminate()
+  codes, _, errs = ends(processes)
+  assert codes == [143, 143], errs
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from maxsup_jax import tasks
+from maxsup_jax import losses, models, tasks
 from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks.config import MODELS
 from maxsup_jax.training import config as config_lib
 
 
@@ -12,6 +13,11 @@ def test_defaults_fill_in():
   assert config.seed == 3
   assert config.optimizer.momentum == 0.5
   assert config.optimizer.name == 'sgd'
+
+
+def test_names_are_those_of_the_tables():
+  assert set(config_lib.OBJECTIVES) == losses.OBJECTIVES.keys()
+  assert set(MODELS) == models.MODELS.keys()
 
 
 def test_json_round_trip():

@@ -1,10 +1,14 @@
 """What tells that a process is gone. Real ones: experiments/test_train."""
 
+import signal
+import subprocess
+import sys
+
 import jax
-import pytest
 
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import peers
+from tests.conftest import ROOT
 
 
 class Clock:
@@ -68,20 +72,16 @@ def test_a_single_process_needs_no_watch():
   assert peers.watch(timeout=1) is None
 
 
-class Told:
-  """A service that knows one value."""
-
-  def __init__(self, value):
-    self._value = value
-
-  def blocking_key_value_get(self, *_):
-    return self._value
-
-
-def test_another_number_of_processes_is_refused():
-  watch = object.__new__(peers.Peers)
-  watch._index, watch._count, watch._client = 1, 3, Told('2')
-  with pytest.raises(UsageError, match='num_processes is 3 here and 2 in pro'):
-    watch.require_same_count()
-  watch._client = Told('3')
-  watch.require_same_count()
+def test_another_error_of_cpp_is_not_spoken_for():
+  code = """if True:
+    import ctypes
+    from maxsup_jax.training import peers
+    with peers.told_of_errors():
+      ctypes.CDLL(peers._CXX)._ZSt9terminatev()
+  """
+  done = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == -signal.SIGABRT
+  assert 'terminate called without an active exception' in done.stderr
+  assert 'error: ' not in done.stderr
