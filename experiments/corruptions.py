@@ -7,7 +7,10 @@
 For each of 15 corruptions and 5 severities (Hendrycks and Dietterich, 2019) it
 measures error, NLL and ECE of the whole dataset, and of the run's own
 evaluation split, which has no corruption. The datasets are those of tfds, named
-`cifar10_corrupted/fog_3` and the like; they must have been prepared.
+`cifar10_corrupted/fog_3` and the like, which must have been prepared; or those
+of a directory as it was published, --dataset=DIR: NAME.npy and labels.npy of
+CIFAR-10-C and CIFAR-100-C, CORRUPTION/SEVERITY/CLASS/ of ImageNet-C. Runs on
+digits and glyphs have four corruptions of our own (--dataset=own).
 
 Into --out it writes results.json, with the means over all datasets and their
 standard deviation over corruptions, results.csv, with a line for each dataset,
@@ -42,8 +45,9 @@ _WORKDIR = flags.DEFINE_multi_string(
 _DATASET = flags.DEFINE_string(
   'dataset',
   None,
-  'cifar10_corrupted or imagenet2012_corrupted; by default the corrupted '
-  'version of the training dataset.',
+  'cifar10_corrupted or imagenet2012_corrupted of tfds; a directory of '
+  'CIFAR-10-C, CIFAR-100-C or ImageNet-C; or own, four corruptions of the '
+  "run's evaluation split. By default that of the training dataset.",
 )
 _CORRUPTIONS = flags.DEFINE_list(
   'corruptions',

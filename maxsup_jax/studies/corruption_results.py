@@ -24,8 +24,29 @@ DEFINITIONS = {
   'of equal width',
   'mean': 'over all corruptions and severities, each dataset counting alike',
   'by_corruption': 'means over the severities',
+  'mce': 'of ImageNet-C: mean over the 15 standard corruptions of the error '
+  'over that of AlexNet, both means over the five severities; null without all',
   'std': 'standard deviation (n - 1) over corruptions of these means; null for '
   'one corruption',
+}
+# Errors of AlexNet on ImageNet-C, means over the severities, as Hendrycks and
+# Dietterich publish them for the mCE.
+ALEXNET = {
+  'gaussian_noise': 0.886428,
+  'shot_noise': 0.894468,
+  'impulse_noise': 0.922640,
+  'defocus_blur': 0.819880,
+  'glass_blur': 0.826268,
+  'motion_blur': 0.785948,
+  'zoom_blur': 0.798360,
+  'snow': 0.866816,
+  'frost': 0.826572,
+  'fog': 0.819324,
+  'brightness': 0.564592,
+  'contrast': 0.853204,
+  'elastic_transform': 0.646056,
+  'pixelate': 0.717840,
+  'jpeg_compression': 0.606500,
 }
 _COLUMNS = ('run', 'corruption', 'severity', 'examples', 'accuracy', *METRICS)
 
@@ -149,6 +170,21 @@ def summarize(records: Sequence[Record]) -> Record:
   }
 
 
+def mean_corruption_error(records: Sequence[Record]) -> float | None:
+  """The mCE of ImageNet-C; None unless all 75 datasets are there.
+
+  References: Hendrycks and Dietterich, 2019, section 4.1.
+  """
+  errors = {(r['corruption'], r['severity']): r['error'] for r in records}
+  wanted = {name: [(name, s) for s in range(1, 6)] for name in ALEXNET}
+  if not all(key in errors for keys in wanted.values() for key in keys):
+    return None
+  return statistics.fmean(
+    statistics.fmean(errors[key] for key in keys) / ALEXNET[name]
+    for name, keys in wanted.items()
+  )
+
+
 def _over(
   rows: Sequence[Record], statistic: Callable[..., float], least: int = 1
 ) -> Record:
@@ -173,7 +209,14 @@ def table(runs: Sequence[Record]) -> str:
 
   Each has its `name`, `clean` and what `summarize` gives.
   """
-  return _table_of_run(runs[0]) if len(runs) == 1 else _table_of_runs(runs)
+  text = _table_of_run(runs[0]) if len(runs) == 1 else _table_of_runs(runs)
+  mces = [line for run in runs for line in _mce(run)]
+  return '\n'.join([text, '', *mces] if mces else [text])
+
+
+def _mce(run: Record) -> list[str]:
+  mce = run.get('mce')
+  return [] if mce is None else [f'{run["name"]}: mCE {mce:.2%}, of AlexNet']
 
 
 def _table_of_run(run: Record) -> str:

@@ -1,4 +1,4 @@
-"""Trained networks, evaluated on the corrupted test sets of tfds."""
+"""Trained networks, evaluated on corrupted test sets."""
 
 import contextlib
 import dataclasses
@@ -89,8 +89,7 @@ def prepare(
     workdirs: of the runs.
     out: where results are kept; needed for several runs, by default a directory
       in that of the run.
-    dataset: a corrupted dataset of tfds; by default that of the dataset that
-      the runs were trained on.
+    dataset: see `choose_benchmark`.
     corruptions: see `choose_corruptions`.
     severities: from 1 to 5.
     transform: of corrupted images; see `default_transform`.
@@ -108,8 +107,8 @@ def prepare(
     raise UsageError(
       f'severities is {list(severities)}; expected numbers from 1 to 5'
     )
-  severities, mock = sorted(set(severities)), configs[0].dataset.mock
-  sizes = check_prepared(benchmark, chosen, severities, data_dir, mock)
+  severities, first = sorted(set(severities)), configs[0].dataset
+  sizes = check_prepared(benchmark, chosen, severities, data_dir, first)
   networks = []
   for workdir, name in zip(workdirs, names):
     loaded = tasks.load_run(workdir, step, weights, data_dir=data_dir)
@@ -118,7 +117,7 @@ def prepare(
     )
   if not out:
     ema = '-ema' if weights == 'ema' else ''
-    name = f'{benchmark.name}-{networks[0].loaded.step}{ema}'
+    name = f'{Path(benchmark.name).name}-{networks[0].loaded.step}{ema}'
     out = Path(workdirs[0]) / 'corruptions' / name
   return Study(networks, benchmark, sizes, Path(out), data_dir)
 
@@ -322,6 +321,9 @@ def _summary(study: Study, log: results.Log) -> dict[str, Any]:
         'clean_split': n.loaded.task.eval_source.name,
         'clean': _numbers(found[n.name, CLEAN, 0]),
         **results.summarize(records),
+        'mce': results.mean_corruption_error(records)
+        if study.benchmark.of_imagenet
+        else None,
         'datasets': [_numbers(r) for r in records],
       }
     )

@@ -140,10 +140,19 @@ MISTAKES = {
   'corruptions': [
     ([], '--workdir is needed'),
     (['--workdir=x', '--severities=a'], '--severities is a; expected whole'),
-    ([RUN], "--dataset: 'digits' has no known corrupted"),
+    ([RUN, '--corruptions=fog'], 'expected one of noise, blur'),
     ([RUN, '--dataset=cifar10_corrupt'], "did you mean 'cifar10_corrupted'"),
     ([RUN, '--severities=1.5'], '--severities is 1.5; expected whole'),
     ([RUN, RUN], '--workdir has'),
+  ],
+  'study': [
+    ([], '--workdir is needed'),
+    (['--workdir=x', '--config=configs/digits.py'], 'not the card of a study'),
+    (['--workdir=x', '--config=configs/study_digits.py:sed=1'], "'sed=1'"),
+    (['--workdir=x', '--shard=3/3'], "--shard is '3/3'; expected I/N"),
+    (['--workdir=x', '--run=ls/seed9'], "did you mean 'ls/seed"),
+    (['--workdir=x', '--jobs=0'], '--jobs is'),
+    ([RUN], 'has no study; choose another'),
   ],
   'transfer': [
     ([], '--workdir is needed'),
@@ -355,6 +364,9 @@ def test_cards_are_loaded_without_jax():
     'import sys; from experiments import _cli, train; from absl import flags;'
     "from pathlib import Path; cards = [p for p in Path('configs').glob('*.py')"
     " if p.stem not in ('common', '__init__')];"
+    "studies = [c for c in cards if c.stem.startswith('study_')];"
+    "[_cli.load_card(str(c), 'get_study') for c in studies];"
+    'cards = [c for c in cards if c not in studies];'
     '[_cli.load_card(str(c)) for c in cards];'
     "sys.argv = ['train', '--config.ema_decay=2', '--config.init_from=None'];"
     "exec('try: _cli.run(train.main, config=str(cards[0]))\\n"
@@ -444,7 +456,7 @@ def test_a_card_that_cannot_be_loaded(tmp_path):
   card = tmp_path / 'card.py'
   for text, message in (
     ('def get_config(:\n', 'SyntaxError'),
-    ('x = 1\n', 'KeyError'),
+    ('x = 1\n', r'no get_config\(\)'),
     ('def get_config(arg=None):\n  return None\n', 'NoneType'),
     ('def get_config(arg=None):\n  return 1 / 0\n', 'ZeroDivisionError'),
   ):

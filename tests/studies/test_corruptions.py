@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from maxsup_jax import losses
+from maxsup_jax import losses, tasks
 from maxsup_jax.data import open_source
 from maxsup_jax.errors import UsageError
 from maxsup_jax.reports.corruptions import heat_maps
@@ -301,10 +301,14 @@ def test_the_benchmark_is_that_of_the_dataset():
     assert choose(None, trained_on) == CIFAR
   assert choose(None, ['~/tfds/imagenet2012/5.1.0']).clean == 'imagenet2012'
   assert choose('cifar10_corrupted', ['digits']).clean == 'cifar10'
+  own = choose(None, ['digits', 'glyphs/3x40x20_16_easy'])
+  assert corrupted_data.choose_corruptions([], own) == (
+    *('noise', 'blur', 'contrast', 'pixelate'),
+  )
   for arguments, message in (
     ((None, ['cifar100']), "'cifar100' has no known corrupted version"),
     ((None, ['cifar10', 'imagenet2012']), 'expected one dataset'),
-    (('cifar10', ['cifar10']), 'expected one of cifar10_corrupted'),
+    (('cifar10', ['cifar10']), 'expected one of cifar10_c.*, or a directory'),
   ):
     with pytest.raises(UsageError, match=message):
       choose(*arguments)
@@ -320,8 +324,9 @@ def test_corruptions_by_our_names_and_those_of_tfds():
 
 def test_all_that_is_missing_is_named_at_once(corrupted):
   check = corrupted_data.check_prepared
+  given = (1, 2, 5), str(corrupted), tasks.default_config().dataset
   with pytest.raises(UsageError) as e:
-    check(CIFAR, ['fog', 'elastic_transform'], (1, 2, 5), str(corrupted))
+    check(CIFAR, ['fog', 'elastic_transform'], *given)
   assert str(e.value).startswith(
     f'4 of 6 datasets of cifar10_corrupted are not prepared in {corrupted}: '
     'run `for c in fog_2 elastic_1 elastic_2 elastic_5; do tfds build '
@@ -344,6 +349,70 @@ def test_sizes_are_left_as_they_are_where_they_fit():
     names = ('clean', 'corrupted')
     found = corrupted_data.default_transform(own, **dict(zip(names, shapes)))
     assert found == expected
+
+
+def opened(path, corruption, severity):
+  benchmark = corrupted_data.choose_benchmark(str(path), [])
+  dataset = tasks.default_config().dataset
+  return corrupted_data.open_corrupted(
+    benchmark, corruption, severity, dataset=dataset, data_dir=None
+  )
+
+
+def test_the_files_of_cifar_are_five_severities_in_a_row(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (15, 8, 8, 3), np.uint8)
+  np.save(tmp_path / 'fog.npy', images)
+  np.save(tmp_path / 'labels.npy', np.tile([0, 2, 1], 5))
+  source = opened(tmp_path, 'fog', 4)
+  assert (len(source), source.num_classes) == (3, 3)
+  for i, label in enumerate([0, 2, 1]):
+    np.testing.assert_array_equal(source[i]['image'], images[9 + i])
+    assert source[i]['label'] == label
+  np.save(tmp_path / 'snow.npy', images[:7])
+  (tmp_path / 'frost.npy').write_bytes(b'no array')
+  for name, message in (
+    ('snow', r'expected uint8 \[5 N'),
+    ('frost', 'cannot be read'),
+    ('spatter', 'No such file'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      opened(tmp_path, name, 1)
+
+
+def test_the_folders_of_imagenet_are_read_with_or_without_their_group(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+  for end in ('fog/1', 'noise/shot_noise/3'):
+    for k, name in enumerate(('n02', 'n01')):
+      folder = tmp_path / end / name
+      folder.mkdir(parents=True)
+      cv2.imwrite(str(folder / 'a.png'), pixels[k, ..., ::-1])
+  for where in (('fog', 1), ('shot_noise', 3)):
+    source = opened(tmp_path, *where)
+    assert source.label_names == ('n01', 'n02')
+    assert source.image_shape == (8, 8, 3)
+    assert [source[i]['label'] for i in range(2)] == [0, 1]
+    np.testing.assert_array_equal(source[1]['image'], pixels[0])
+  with pytest.raises(UsageError, match='no directory fog/2'):
+    opened(tmp_path, 'fog', 2)
+  (tmp_path / 'fog/1/n01/b.png').write_bytes(b'no image')
+  (tmp_path / 'noise/shot_noise/3/n01/a.png').unlink()
+  with pytest.raises(UsageError, match=r'b\.png cannot be read'):
+    opened(tmp_path, 'fog', 1)[1]
+  with pytest.raises(UsageError, match='n01 has no image'):
+    opened(tmp_path, 'shot_noise', 3)
+
+
+def test_a_run_on_digits_is_evaluated_on_corruptions_of_our_own(
+  data_dir, tmp_path
+):
+  changes = {'model': {'name': 'resnet8', 'width': 4}, 'eval_batch_size': 100}
+  changes['dataset'] = {'name': 'digits', 'eval_split': 'test[:60]'}
+  run = make_run(tmp_path / 'run', changes, data_dir)
+  study = corruptions.prepare([run], severities=[2], data_dir=str(data_dir))
+  (found,) = corruptions.run(study)['runs']
+  assert list(found['by_corruption']) == list(corrupted_data.CORRUPTIONS)
+  assert found['mce'] is None
+  assert {d['examples'] for d in found['datasets']} == {60}
 
 
 # ---- Results -----------------------------------------------------------------
@@ -369,6 +438,19 @@ def test_numbers_that_are_not_defined():
   assert table.splitlines()[1].split()[2:4] == ['25.00%', 'undefined']
   runs = [run | {'datasets': records}]
   assert heat_maps(runs, 'caption') == heat_maps(runs, 'caption')
+
+
+def test_the_mce_is_relative_to_alexnet():
+  alexnet = corruption_results.ALEXNET
+  assert list(alexnet) == list(corrupted_data.STANDARD)
+  records = [
+    record(name, s, error=0.5 * error + 0.01 * (s - 3))
+    for name, error in alexnet.items()
+    for s in range(1, 6)
+  ]
+  mce = corruption_results.mean_corruption_error
+  assert mce(records) == pytest.approx(0.5)
+  assert mce(records[:-1]) is None
 
 
 def test_a_log_of_another_configuration_is_refused(tmp_path):
