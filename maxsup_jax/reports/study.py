@@ -1,6 +1,7 @@
 """The page of a study: its verdicts, tables and figures, from its record."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,15 @@ def sections(record: Record) -> list[blocks.Section]:
       made.append(
         blocks.Section(name, title, [blocks.Figure(name, figure, text)])
       )
+  series = _smoothing(record)
+  if series:
+    made.append(
+      blocks.Section(
+        'smoothing',
+        'Accuracy against smoothing',
+        [blocks.Figure('smoothing', _scatter(series), _SMOOTHING_CAPTION)],
+      )
+    )
   made.append(_sources(record))
   return made
 
@@ -381,6 +391,45 @@ def _band(ax: Axes, curve: Record, i: int) -> None:
     x, mean, low, high = zip(*rows)
     ax.plot(x, mean, **_style.line(i))
     _style.band(ax, x, low, high, _style.color(i), 0.15)
+
+
+_SMOOTHING_CAPTION = (
+  'Mean accuracy over seeds, and the range, against the strength of the '
+  'objective; of students, against the effective smoothing of their targets, '
+  'γ of Müller et al. (2019), Figure 5.'
+)
+
+
+def _smoothing(record: Record) -> dict[str, list[tuple[float, ...]]]:
+  """Points of the variants whose names differ in a last number only."""
+  series: dict[str, list[tuple[float, ...]]] = {}
+  for name, of in record['variants'].items():
+    table = record['table'][name]
+    gamma = table.get('teacher_smoothing')
+    alpha = of.get('objective.alpha')
+    x = gamma['mean'] if gamma else alpha
+    stem = re.sub(r'_\d+$', '', name)
+    found = [v.get('accuracy') for v in record['values'][name].values()]
+    values = [v for v in found if v is not None]
+    if stem != name and isinstance(x, int | float) and values:
+      mean = sum(values) / len(values)
+      point = float(x), mean, min(values), max(values)
+      series.setdefault(stem, []).append(point)
+  return {s: sorted(points) for s, points in series.items() if len(points) > 1}
+
+
+def _scatter(series: Mapping[str, list[tuple[float, ...]]]) -> Figure:
+  with _style.style():
+    figure = Figure(figsize=(_style.WIDTH, 3.6))
+    ax = figure.subplots()
+    for i, points in enumerate(series.values()):
+      x, mean, low, high = zip(*points)
+      ax.plot(x, mean, marker=_style.marker(i), markersize=4, **_style.line(i))
+      ax.vlines(x, low, high, color=_style.color(i), linewidth=0.8)
+    ax.set_xlabel('smoothing of the targets')
+    ax.set_ylabel('accuracy')
+    _style.legend(figure, ax.get_lines(), list(series))
+  return figure
 
 
 def _sources(record: Record) -> blocks.Section:

@@ -19,7 +19,7 @@ def get_study(card, arg=None):
 @pytest.mark.parametrize('card', CARDS)
 def test_a_card_gives_a_study_whose_claims_are_of_its_variants(card):
   study, small = get_study(card), get_study(card, 'debug=true')
-  assert len(study.claims) > 15
+  assert len(study.claims) >= 15
   assert len(small.seeds) == 2 < len(study.seeds)
   assert small.variants.keys() == study.variants.keys()
   assert f'--config=configs/{card}.py' in (CONFIGS / f'{card}.py').read_text()

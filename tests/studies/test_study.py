@@ -248,6 +248,21 @@ def test_the_page_is_made_whatever_there_is(tmp_path, case):
   assert len(page.markdown(record)) == 2 + len(record['claims'])
 
 
+def test_accuracy_is_drawn_against_the_smoothing_of_students(tmp_path):
+  study = make_study((0, 1))
+  variants = dict(study.variants)
+  for a in (0, 30):
+    objective = {'name': 'ls', 'alpha': a / 100}
+    variants[f'ls_{a}'] = ConfigDict({'objective': objective})
+  study = dataclasses.replace(study, variants=variants)
+  for run in study.runs():
+    write_measures(study, run, tmp_path, teacher_smoothing=None)
+  record = collect(study, tmp_path)
+  (points,) = page._smoothing(record).values()
+  assert [p[0] for p in points] == [0.0, 0.3]
+  assert 'smoothing' in [s.name for s in page.sections(record)]
+
+
 FAKE = """
 import sys, time
 sys.path.insert(0, {root!r})
