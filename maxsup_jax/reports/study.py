@@ -160,10 +160,12 @@ def _tests(record: Record) -> int:
 def notes(record: Record) -> list[str]:
   """What a reader has to know before the verdicts."""
   found = []
-  seeds = [len(c['seeds']) for c in record['claims'] if c['seeds']]
+  seeds = [
+    len(c['seeds']) for c in record['claims'] if c['difference'] is not None
+  ]
   if seeds and min(seeds) < verdicts.FEW_SEEDS:
     found.append(
-      f'Some comparisons have only {min(seeds)} seed{"s"[: min(seeds) > 1]}. '
+      f'Some comparisons have only {min(seeds)} seeds. '
       'Student’s interval supposes that differences between seeds are normal, '
       'which so few cannot show.'
     )
