@@ -1,7 +1,7 @@
 """Keeps docs/evidence.md: `python -m tests.evidence WORKDIR...` of studies.
 
 Copies each study.json and forest plot into docs/evidence/, and writes the
-tables of the page anew from all records that are there.
+tables of the page, and the summary in README.md, anew from all records.
 """
 
 import json
@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 
 from maxsup_jax.reports import study as page
+from maxsup_jax.studies import verdicts
 from maxsup_jax.studies.claims import OURS
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / 'docs' / 'evidence.md'
+README = ROOT / 'README.md'
 RECORDS = ROOT / 'docs' / 'evidence'
+_SUMMARY = re.compile(r'(<!-- evidence -->\n).*?(<!-- end evidence -->)', re.S)
 _TABLE = re.compile(r'(<!-- study: (\w+) -->\n).*?(<!-- end -->)', re.S)
 
 
@@ -40,15 +43,29 @@ def renewed(text: str) -> str:
   return _TABLE.sub(table, text)
 
 
-def summary() -> list[str]:
-  """A line for each study: how many claims of papers came out how."""
-  lines = []
-  for name, record in sorted(records().items()):
-    of = [c['verdict'] for c in record['claims'] if c['source'] != OURS]
-    counts = {v: of.count(v) for v in dict.fromkeys(of)}
-    text = ', '.join(f'{n} {v}' for v, n in counts.items())
-    lines.append(f'{name}: {text}')
-  return lines
+def summarized(text: str) -> str:
+  """README.md with the names of the claims of each study, by verdict."""
+  lines = [
+    '| study | hold | reversed | not resolved |',
+    '|---|---|---|---|',
+  ]
+  for _, record in sorted(records().items()):
+    cells = []
+    for verdict in (
+      verdicts.HOLDS,
+      verdicts.REVERSED,
+      verdicts.UNRESOLVED,
+    ):
+      names = [
+        c['name']
+        for c in record['claims']
+        if c['source'] != OURS and c['verdict'] == verdict
+      ]
+      shown = len(names) if verdict == verdicts.UNRESOLVED else ', '.join(names)
+      cells.append(str(shown) or '–')
+    title = f'{record["title"]}, {len(record["seeds"])} seeds'
+    lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
+  return _SUMMARY.sub(lambda m: m[1] + '\n'.join(lines) + '\n' + m[2], text)
 
 
 def main(workdirs: list[str]) -> None:
@@ -58,7 +75,7 @@ def main(workdirs: list[str]) -> None:
     shutil.copy(workdir / 'study.json', RECORDS / f'{name}.json')
     shutil.copy(workdir / 'figures/forest.png', RECORDS / f'{name}-forest.png')
   EVIDENCE.write_text(renewed(EVIDENCE.read_text()))
-  print('\n'.join(summary()))
+  README.write_text(summarized(README.read_text()))
 
 
 if __name__ == '__main__':

@@ -146,6 +146,7 @@ def test_the_table_of_run_cards_is_about_all_of_them():
 def test_the_tables_of_the_page_of_evidence_are_those_of_its_records():
   page = (ROOT / 'docs' / 'evidence.md').read_text()
   assert evidence.renewed(page) == page
+  assert evidence.summarized(README) == README
   assert set(re.findall('<!-- study: (\\w+) -->', page)) == set(
     evidence.records()
   )

@@ -183,8 +183,8 @@ PAPERS: tuple[Claim, ...] = (
   ),
   _claim(
     'suppression-ls',
-    XIA,
-    'Section 4; an identity, so a check of the machinery',
+    OURS,
+    'an identity (Xia et al., Section 4): a check of the machinery',
     'Label smoothing presses on the top logit of correct predictions more than '
     'on that of wrong ones; MaxSup presses on both alike',
     *('suppression_gap', 'ls', 'maxsup', '+'),
