@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +82,9 @@ def run(
     logging.set_verbosity(logging.FATAL)
     try:
       with _processes.ending_together(), _one_line_errors():
-        return main(argv[1:]) if files else main()
+        code = main(argv[1:]) if files else main()
+        sys.stdout.flush()
+        return code
     except UsageError as e:
       _refuse(e)
 
@@ -340,6 +343,10 @@ def _one_line_errors() -> Iterator[None]:
   """What the machine refuses is no fault of the program: it is one line."""
   try:
     yield
+  except BrokenPipeError:
+    # As `| head` ends: nobody reads on. Nor must Python flush when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
   except MemoryError as e:
     raise UsageError(
       f'the memory is not enough for these values: {errors.one_line(e)}'

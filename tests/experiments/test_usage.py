@@ -338,6 +338,17 @@ def test_mistakes_do_not_wait_for_imports():
   assert all(line.startswith('[2] ') for line in lines), done.stdout
 
 
+def test_a_reader_that_ends_early_is_no_fault():
+  command = f'{sys.executable} -m experiments.study --workdir=x --list | true'
+  done = subprocess.run(
+    ['bash', '-c', f'{command}; exit ${{PIPESTATUS[0]}}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert (done.returncode, done.stderr) == (141, '')
+
+
 def test_help_imports_nothing_heavy():
   code = (
     'import importlib, os, sys\n'
