@@ -17,7 +17,7 @@ from maxsup_jax.data import (
   resizing,
   transforms,
 )
-from maxsup_jax.data.decoding import DecodingError, EncodedImage
+from maxsup_jax.data.decoding import EncodedImage
 from maxsup_jax.data.sources import Example, UndecodedExample, label_error
 from maxsup_jax.errors import UsageError, one_line
 
@@ -104,8 +104,10 @@ class TfdsSource:
     index = range(len(self))[operator.index(index)]
     try:
       example = self.examples[index]
-      image = self._fit(example[self.image_key], index)
-    except DecodingError:
+      # Examples that are files of their own say which.
+      where = example.get('where', f'{self.name}: example {index}')
+      image = self._fit(example[self.image_key], where)
+    except UsageError:
       raise
     except Exception as error:  # Of Pillow, protobuf, ArrayRecord, ...
       raise UsageError(
@@ -128,13 +130,12 @@ class TfdsSource:
     return label
 
   def _fit(
-    self, stored: bytes | np.ndarray, index: int
+    self, stored: bytes | np.ndarray, where: str
   ) -> np.ndarray | EncodedImage:
     if isinstance(stored, np.ndarray):  # A tensor, or made up by tfds.
       image = stored[..., None] if stored.ndim == 2 else stored
       image = transforms.to_channels(image, self.channels)
     else:
-      where = f'{self.name}: example {index}'
       encoded = EncodedImage(stored, self.channels, where)
       if self.image_size is None:
         return encoded

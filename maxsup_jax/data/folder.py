@@ -1,81 +1,154 @@
 """Images in directories, one for each class."""
 
-import operator
 import os
+import re
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from maxsup_jax.data.decoding import DecodingError, decode
-from maxsup_jax.data.sources import Example
-from maxsup_jax.errors import UsageError, one_line
+from maxsup_jax.data._tfds_source import TfdsSource
+from maxsup_jax.errors import UsageError
 
-SUFFIXES = ('.jpeg', '.jpg', '.png', '.webp', '.bmp')
+SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 
 
-class FolderSource:
-  """The images of `PATH/CLASS/`, classes and images in sorted order.
+class _Files(Sequence[dict[str, Any]]):
+  """The encoded images of files, read when they are asked for."""
 
-  Args:
-    path: of the directory.
-    channels: see `data.open_source`.
-
-  Attributes:
-    label_names: the names of the directories.
-    image_shape: that of the first image; another one is refused.
-
-  Raises:
-    UsageError: if there are no two classes, or one has no image.
-  """
-
-  def __init__(self, path: str | os.PathLike, channels: int | None = None):
-    self._path, self._channels = Path(path), channels
-    self.name = str(path)
-    try:
-      classes = sorted(p.name for p in self._path.iterdir() if p.is_dir())
-    except OSError as e:
-      raise UsageError(f'{path} cannot be read: {e.strerror}') from None
-    if len(classes) < 2:
-      raise UsageError(
-        f'{path} has {len(classes)} directories; expected one for each class'
-      )
-    self.label_names = tuple(classes)
-    self.num_classes = len(classes)
-    self._files: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-      files = sorted(
-        f'{name}/{p.name}'
-        for p in (self._path / name).iterdir()
-        if p.suffix.lower() in SUFFIXES
-      )
-      if not files:
-        raise UsageError(
-          f'{self._path / name} has no image; expected {", ".join(SUFFIXES)}'
-        )
-      self._files += files
-      labels += [label] * len(files)
-    self._labels = np.array(labels, np.int32)
-    self.image_shape: tuple[int, int, int] | None = None
-    self.image_shape = self[0]['image'].shape
+  def __init__(self, root: Path, files: list[tuple[str, int]]):
+    self._root, self._files = root, files
 
   def __len__(self) -> int:
     return len(self._files)
 
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[operator.index(index)]
-    path = self._path / self._files[index]
+  @property
+  def labels(self) -> np.ndarray:
+    return np.array([label for _, label in self._files], np.int32)
+
+  def __getitem__(self, index: Any) -> Any:
+    name, label = self._files[index]
+    path = self._root / name
     try:
-      image = decode(path.read_bytes(), self._channels)
-    except (OSError, DecodingError) as e:
-      raise UsageError(f'{path} cannot be read: {one_line(e)}') from None
-    if self.image_shape not in (None, image.shape):
-      raise UsageError(
-        f'{path} is {list(image.shape)}; expected {list(self.image_shape)}, as '
-        'the first image'
-      )
-    return {'image': image, 'label': int(self._labels[index])}
+      return {'image': path.read_bytes(), 'label': label, 'where': str(path)}
+    except OSError as e:
+      raise UsageError(f'{path}: {e.strerror}') from None
+
+
+class FolderSource(TfdsSource):
+  """What `open_folder` gives; a message about an image names its file."""
 
   def labels(self) -> np.ndarray:
-    """All labels, int32 `[N]`."""
-    return self._labels.copy()
+    """All labels, int32 `[N]`; no file is read."""
+    files: Any = self.examples
+    return files.labels
+
+
+def open_folder(
+  path: str | os.PathLike,
+  split: str,
+  *,
+  image_size: int | None = None,
+  channels: int | None = None,
+) -> 'FolderSource':
+  """Opens `PATH/SPLIT/CLASS/*`, or a part of it.
+
+  Classes are in natural order ('c2' before 'c10'): those of `PATH/train` where
+  there is one, so that a split that lacks some has the same numbers. Images
+  may lie in directories of a class, too. Their order is that of a checksum of
+  their names: a slice holds all classes.
+
+  Args:
+    path: of the directory.
+    split: the name of a directory in it, or `all` for a directory that holds
+      the classes themselves; or a slice of one, as tfds writes it: `all[:80%]`,
+      `train[100:]`.
+    image_size: see `open_source`.
+    channels: 1 or 3, by default 3.
+
+  Raises:
+    UsageError: if there is no such directory, no two classes, a class without
+      an image, or one that training does not have.
+  """
+  root = Path(path).expanduser()
+  name = split.partition('[')[0]
+  where = root if name == 'all' else root / name
+  if not where.is_dir():
+    there = sorted(p.name for p in root.glob('*/')) if root.is_dir() else []
+    raise UsageError(
+      f'{where} is not a directory; expected the images of a split as '
+      f'{where}/CLASS/*' + (f'; there are {", ".join(there)}' if there else '')
+    )
+  first = root / 'train'
+  classes = _classes(first if first.is_dir() and name != 'all' else where)
+  files: list[tuple[str, int]] = []
+  for directory in _classes(where):
+    if directory not in classes:
+      raise UsageError(
+        f'{where} has a class {directory!r}, which {first} does not have'
+      )
+    found = sorted(
+      str(p.relative_to(where))
+      for p in (where / directory).rglob('*')
+      if p.suffix.lower() in SUFFIXES and p.is_file()
+    )
+    if not found:
+      raise UsageError(
+        f'{where / directory} has no image; expected {", ".join(SUFFIXES)}'
+      )
+    files += [(f, classes.index(directory)) for f in found]
+  files.sort(key=lambda f: (zlib.crc32(f[0].encode()), f))
+  files = files[_slice(split, len(files))]
+  channels = channels or 3
+  size = image_size
+  return FolderSource(
+    examples=_Files(where, files),
+    name=f'{root}/{split}',
+    image_key='image',
+    label_key='label',
+    num_classes=len(classes),
+    label_names=tuple(classes),
+    image_shape=None if size is None else (size, size, channels),
+    image_size=size,
+    channels=channels,
+  )
+
+
+def _slice(split: str, count: int) -> slice:
+  """The part of a split that a text such as 'train[:80%]' names."""
+  match = re.fullmatch(r'[^\[]+(?:\[(\d+%?)?:(\d+%?)?\])?', split)
+  if not match:
+    raise UsageError(
+      f"split is {split!r}; expected a name, or a slice such as 'train[:80%]'"
+    )
+
+  def edge(text: str | None) -> int | None:
+    if text is None:
+      return None
+    number = int(text.rstrip('%'))
+    return round(number * count / 100) if text.endswith('%') else number
+
+  return slice(edge(match[1]), edge(match[2]))
+
+
+def _classes(directory: Path) -> list[str]:
+  """The directories in it, in natural order."""
+
+  def natural(name: str) -> list[tuple[int, str]]:
+    return [
+      (int(part), '') if part.isdigit() else (-1, part)
+      for part in re.split(r'(\d+)', name)
+    ]
+
+  names = [
+    p.name
+    for p in directory.iterdir()
+    if p.is_dir() and not p.name.startswith('.')
+  ]
+  if len(names) < 2:
+    raise UsageError(
+      f'{directory} has {len(names)} directories; expected one for each class'
+    )
+  return sorted(names, key=natural)

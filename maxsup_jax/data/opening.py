@@ -8,6 +8,9 @@ import numpy as np
 from maxsup_jax.data.sources import Source, to_arrays
 from maxsup_jax.errors import UsageError, integer
 
+# What the names of directories of images begin with.
+FOLDER = 'folder:'
+
 
 def open_source(
   name: str,
@@ -32,7 +35,8 @@ def open_source(
   Args:
     name: an embedded dataset, the tfds name of another (`cifar10`,
       `name/config`, `name:1.2.3`), or the path of the directory of a prepared
-      version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like).
+      version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like);
+      or `folder:PATH`, a directory of images, see `folder.open_folder`.
     split: `train`, or a slice in the syntax of tfds, such as `train[:90%]`.
     data_dir: where the prepared datasets are, also `gs://...`; None for the
       default of tfds, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
@@ -72,6 +76,15 @@ def open_source(
   ):
     if value is not None:
       integer(argument, value, 1)
+  if name.startswith(FOLDER):
+    from maxsup_jax.data.folder import open_folder
+
+    if mock is not None:
+      raise UsageError(f'mock is {mock}; {name} has no form to make images of')
+    folder = open_folder(
+      name.removeprefix(FOLDER), split, image_size=image_size, channels=channels
+    )
+    return to_arrays(folder) if in_memory else folder
   # tfds takes long to import.
   from maxsup_jax.data import _builders, _tfds_source
 

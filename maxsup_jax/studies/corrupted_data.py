@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from maxsup_jax import data, errors
 from maxsup_jax.data.corruption import CORRUPTIONS
-from maxsup_jax.data.folder import FolderSource
+from maxsup_jax.data.folder import open_folder
 from maxsup_jax.errors import UsageError
 
 # The names and the order of Hendrycks and Dietterich (2019), Table 1.
@@ -150,7 +150,9 @@ class ImageNetFolders(Benchmark):
     ]
     if not found:
       raise UsageError(f'{root} has no directory {end}')
-    return FolderSource(found[0], dataset.channels or 3)
+    source = open_folder(found[0], 'all', channels=dataset.channels)
+    # They are final, so all have the size of the first.
+    return dataclasses.replace(source, image_shape=source[0]['image'].shape)
 
 
 class Own(Benchmark):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from maxsup_jax import data, losses, models
+from maxsup_jax.data.opening import FOLDER
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import collapse, metrics, weights
 from maxsup_jax.tasks.mixing import Mixing, mix_images, mix_labels
@@ -118,12 +119,16 @@ class Classification:
     return weights.init_from(state, path, self.config.model)
 
   def origin(self) -> dict[str, Any]:
-    """What `run.json` says of `config.init_from` and `config.teacher`."""
-    return {
+    """What `run.json` says of `config.init_from`, `config.teacher`, classes."""
+    found: dict[str, Any] = {
       name: weights.origin_of(self.config[name])
       for name in ('init_from', 'teacher')
       if self.config[name] is not None
     }
+    if self.config.dataset.name.startswith(FOLDER):
+      # Their numbers are those of the directories that were there.
+      found['classes'] = list(self.train_source.label_names or ())
+    return found
 
   def normalize(self, images: jax.Array) -> jax.Array:
     """The images as the model sees them, see `normalize`."""

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from maxsup_jax import files
 from maxsup_jax.data import Source
+from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks.building import build
 from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.config import open_workdir
@@ -128,8 +129,22 @@ def load_run(
       model=model,
       sources=sources,
     )
+    _check_classes(directory, run.task)
     state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
   loaded = state.variables(ema=weights == 'ema')
   check_finite(f'step {step} of {directory.path}', loaded)
   split = split or config.dataset.eval_split
   return LoadedRun(run, directory, step, weights, split, state)
+
+
+def _check_classes(directory: Workdir, task: Classification) -> None:
+  """Refuses data whose classes are not those that a run was started with."""
+  known = directory.origin('classes')
+  found = list(task.eval_source.label_names or ())
+  if known is not None and known != found:
+    differ = sorted(set(known) ^ set(found)) or ['their order']
+    raise UsageError(
+      f'the classes of {task.eval_source.name} are not those that '
+      f'{directory.path} was trained with; they differ in '
+      f'{", ".join(differ[:3])}'
+    )

@@ -236,6 +236,11 @@ class Workdir:
     except (LookupError, TypeError):
       return None
 
+  def origin(self, name: str) -> Any:
+    """What `run.json` says of where the run came from; None if nothing."""
+    first = (self._starts() or [{}])[0]
+    return first.get(name) if isinstance(first, dict) else None
+
   def _starts(self) -> list[Any] | None:
     """The starts in `run.json`; None if it cannot be read."""
     try:

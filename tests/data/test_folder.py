@@ -1,0 +1,100 @@
+"""Directories of images as datasets."""
+
+import cv2
+import numpy as np
+import pytest
+
+from maxsup_jax import data, tasks
+from maxsup_jax.data.folder import open_folder
+from maxsup_jax.errors import UsageError
+from maxsup_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures('cached_compilation')
+
+
+def write(path, pixels):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  cv2.imwrite(str(path), pixels[..., ::-1])
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Two classes whose order is not alphabetical, images of several sizes."""
+  rng = np.random.default_rng(0)
+  for split, count in (('train', 12), ('val', 4)):
+    for k, name in enumerate(('c2', 'c10')):
+      for i in range(count):
+        pixels = rng.integers(0, 120, (9 + i % 3, 8, 3), np.uint8) + 130 * k
+        ending = ('a/{}.PNG', '{}.png')[i % 2].format(i)
+        write(
+          tmp_path / 'mine' / split / name / ending, pixels.astype(np.uint8)
+        )
+  return tmp_path / 'mine'
+
+
+def test_classes_are_in_natural_order_and_a_slice_holds_all(folder):
+  source = data.open_source(f'folder:{folder}', 'train[:50%]')
+  assert source.label_names == ('c2', 'c10')
+  labels = source.labels()
+  assert len(labels) == len(source) == 12
+  assert 2 < labels.sum() < 10
+  rest = data.open_source(f'folder:{folder}', 'train[50%:]')
+  images = [source[i]['image'].tobytes() for i in range(12)]
+  others = [rest[i]['image'].tobytes() for i in range(12)]
+  assert len({*images, *others}) == 24
+  for i in range(12):
+    example = source[i]
+    assert example['label'] == labels[i] == (example['image'].min() >= 130)
+  sized = data.open_source(f'folder:{folder}', 'val', image_size=8)
+  assert sized.image_shape == sized[0]['image'].shape == (8, 8, 3)
+  flat = open_folder(folder / 'val', 'all')
+  assert len(flat) == 8
+
+
+def test_a_run_is_evaluated_with_its_own_classes_only(folder, tmp_path):
+  config = tasks.resolve(
+    {
+      'dataset': {
+        'name': f'folder:{folder}',
+        'eval_split': 'val',
+        'train_transform': 'random_resized_crop(8) | flip',
+        'eval_transform': 'resize(8) | center_crop(8)',
+      },
+      'duration': '2 steps',
+      'batch_size': 8,
+      'eval_batch_size': 8,
+      'model': {'name': 'resnet8', 'width': 4, 'stem': 'cifar'},
+    }
+  )
+  workdir = tasks.open_workdir(tmp_path / 'run', writes=True)
+  (record,) = loop.train(tasks.build(config), workdir)
+  assert record['examples'] == 8
+  assert workdir.origin('classes') == ['c2', 'c10']
+  assert tasks.load_run(tmp_path / 'run').evaluate()[0]['nll'] == record['nll']
+  for split in ('train', 'val'):
+    (folder / split / 'c10').rename(folder / split / 'c11')
+  with pytest.raises(UsageError, match='they differ in c10, c11'):
+    tasks.load_run(tmp_path / 'run')
+
+
+def test_what_is_wrong_is_named(folder):
+  opened = f'folder:{folder}'
+  (folder / 'val/c2/broken.jpg').write_bytes(b'no image')
+  source = data.open_source(opened, 'val')
+  with pytest.raises(UsageError, match=r'val/c2/broken\.jpg cannot be read'):
+    [source[i] for i in range(len(source))]
+  (folder / 'val/c9').mkdir()
+  (folder / 'one/c2').mkdir(parents=True)
+  (folder / 'empty/c2').mkdir(parents=True)
+  (folder / 'empty/c10').mkdir()
+  for split, message in (
+    ('val', "class 'c9', which"),
+    ('one', 'has 1 directories; expected one for each class'),
+    ('empty', 'c2 has no image'),
+    ('test', 'is not a directory; .*there are empty, one, train, val'),
+    ('train[:x%]', 'or a slice'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      data.open_source(opened, split)
+  with pytest.raises(UsageError, match='mock is 3'):
+    data.open_source(opened, 'train', mock=3)
