@@ -397,7 +397,7 @@ def test_the_folders_of_imagenet_are_read_with_or_without_their_group(tmp_path):
   (tmp_path / 'fog/1/n01/b.png').write_bytes(b'no image')
   (tmp_path / 'noise/shot_noise/3/n01/a.png').unlink()
   with pytest.raises(UsageError, match=r'b\.png'):
-    [x for x in opened(tmp_path, 'fog', 1)]  # Of any order.
+    list(opened(tmp_path, 'fog', 1))  # Of any order.
   with pytest.raises(UsageError, match='n01 has no image'):
     opened(tmp_path, 'shot_noise', 3)
 
