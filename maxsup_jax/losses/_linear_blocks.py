@@ -106,7 +106,7 @@ def _forward(
     shift = jax.lax.stop_gradient(jnp.where(highest == -jnp.inf, 0, highest))
     terms = [jnp.exp(logits_NS - shift[:, None])]
     if labels_N is not None:
-      own_NS = _both(ids_S == labels_N[:, None], fresh_S)
+      own_NS = _both(ids_S == labels_N[:, None], kept_S)
       terms.append(jnp.where(own_NS, logits_NS, 0))
     if layout.top:
       on_top_NS = _both(logits_NS == highest[:, None], kept_S)

@@ -194,7 +194,7 @@ def linear_label_smoothing_cross_entropy(
     >>> kernel = jnp.array([[1.0, 0.0, -1.0], [0.0, 1.0, 1.0]])
     >>> print(linear_label_smoothing_cross_entropy(
     ...     features, kernel, jnp.array([0, 2]), 0.1))
-    [0.4823... 2.1896...]
+    [0.4823... 2.2230...]
   """
   errors.one_of('convention', convention, ('uniform', 'others'))
   rows = _Rows.of(
@@ -377,6 +377,9 @@ class _Rows:
 
       if classes_K is not None:
         known_N &= at_labels(classes_K) == 1
+      if examples_N is not None:
+        # Also where class 0 is masked: a factor of NaN would stay in gradients.
+        known_N |= ~examples_N
       if weights_K is not None:
         label_weight = at_labels(weights_K)
       known = jnp.where(known_N, 1, jnp.nan).astype(dtype)

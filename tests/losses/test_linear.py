@@ -25,7 +25,7 @@ LABELS = np.array([3, 0, 10, 7, 4, 2])
 ALPHA = np.linspace(0.1, 0.9, N)
 COTANGENTS = RNG.normal(size=N)
 REAL = np.arange(N) != 1
-EXISTS = np.arange(K) < 9
+EXISTS = (np.arange(K) < 9) & (np.arange(K) > 0)
 WEIGHTS = np.where(np.arange(K) == 4, 0, 1.5 + np.cos(np.arange(K)))
 PADDED = np.where(REAL & (LABELS < 9), LABELS, 5)
 
@@ -161,7 +161,13 @@ def test_equal_to_the_losses_of_logits(case):
   flags=st.tuples(*[st.booleans()] * 5),
   seed=st.integers(0, 99),
 )
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.settings(
+  max_examples=25,
+  deadline=None,
+  derandomize=True,
+  # Every example compiles.
+  phases=[hypothesis.Phase.generate],
+)
 def test_equal_at_any_size(sizes, flags, seed):
   n, d, k, size = sizes
   rng = np.random.default_rng(seed)
@@ -471,8 +477,12 @@ def test_vmap_pmap_and_checkpoint(expected):
   close([jax.jit(jax.grad(again))(kernel)], [expected[2]])
 
 
-MESH = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ('n', 'k'))
 P = jax.sharding.PartitionSpec
+
+
+def mesh():
+  devices = np.array(jax.devices()[:4]).reshape(2, 2)
+  return jax.sharding.Mesh(devices, ('n', 'k'))
 
 
 def collectives(program):
@@ -483,8 +493,9 @@ def collectives(program):
 
 
 def test_examples_over_devices_under_jit(expected):
-  sharding = [jax.sharding.NamedSharding(MESH, s) for s in (P('n'), P())]
-  rows, everywhere = sharding
+  rows, everywhere = (
+    jax.sharding.NamedSharding(mesh(), spec) for spec in (P('n'), P())
+  )
   program = (
     jax.jit(
       step,
@@ -506,7 +517,7 @@ def test_examples_and_classes_over_devices(expected, check_vma):
   axes = () if check_vma else ('n',)
   mapped = jax.shard_map(
     functools.partial(step, axis_name='k', axes=axes),
-    mesh=MESH,
+    mesh=mesh(),
     in_specs=(P('n'), *classes, P('n')),
     out_specs=(P('n'), P('n'), *classes),
     check_vma=check_vma,
