@@ -50,9 +50,9 @@ class RowStatistics(NamedTuple):
 
   log_normalizer: jax.Array
   max_logit: jax.Array
-  mean_logit: jax.Array
-  label_logit: jax.Array | None
-  correct: jax.Array | None
+  mean_logit: Any
+  label_logit: Any
+  correct: Any
 
 
 def linear_statistics(
@@ -126,21 +126,8 @@ def linear_statistics(
   References: Wijmans et al., 2025 (the logits in blocks); Chowdhery et al.,
     2023 (z-loss).
   """
-  rows = _Rows.of(features, kernel, labels, top=True, mean=True, **layer)
-  found = rows.found
-  assert found.mean is not None
-  log_normalizer = found.log_normalizer + jax.lax.stop_gradient(found.top)
-  label, correct = None, None
-  if found.label is not None:
-    correct = rows.finish((found.label == found.top) & (rows.known == 1))
-    label = rows.finish(found.label * rows.known)
-  return RowStatistics(
-    rows.finish(log_normalizer),
-    rows.finish(found.top),
-    rows.finish(found.mean),
-    label,
-    correct,
-  )
+  rows = Rows.of(features, kernel, labels, top=True, mean=True, **layer)
+  return rows.statistics()
 
 
 def linear_cross_entropy(
@@ -166,7 +153,7 @@ def linear_cross_entropy(
     >>> print(linear_cross_entropy(features, kernel, jnp.array([0, 2])))
     [0.3490... 2.3063...]
   """
-  rows = _Rows.of(features, kernel, labels, class_weights, **layer)
+  rows = Rows.of(features, kernel, labels, class_weights, **layer)
   return rows.finish(rows.cross_entropy(), known=True)
 
 
@@ -196,20 +183,10 @@ def linear_label_smoothing_cross_entropy(
     ...     features, kernel, jnp.array([0, 2]), 0.1))
     [0.4823... 2.2230...]
   """
-  errors.one_of('convention', convention, ('uniform', 'others'))
-  rows = _Rows.of(
+  rows = Rows.of(
     features, kernel, labels, class_weights, mean='weighted', **layer
   )
-  alpha = rows.number('alpha', alpha, high=1)
-  if convention == 'others':
-    # With a single class there are no others, and nothing to smooth.
-    others = jnp.maximum(rows.count - 1, 1)
-    alpha = jnp.where(rows.count > 1, alpha * rows.count / others, 0)
-  found = rows.found
-  uniform = rows.mean_weight * found.log_normalizer + (
-    rows.mean_weight * jax.lax.stop_gradient(found.top) - found.mean
-  )
-  loss = (1 - alpha) * rows.cross_entropy() + alpha * uniform
+  loss = rows.label_smoothing_cross_entropy(alpha, convention=convention)
   return rows.finish(loss, known=True)
 
 
@@ -236,12 +213,10 @@ def linear_maxsup_cross_entropy(
     ...     features, kernel, jnp.array([0, 2]), 0.1))
     [0.4823... 2.4230...]
   """
-  rows = _Rows.of(
+  rows = Rows.of(
     features, kernel, labels, class_weights, top=True, mean=True, **layer
   )
-  alpha = rows.number('alpha', alpha, low=0)
-  penalty = rows.found.top - rows.found.mean
-  return rows.finish(rows.cross_entropy() + alpha * penalty, known=True)
+  return rows.finish(rows.maxsup_cross_entropy(alpha), known=True)
 
 
 def linear_max_suppression(
@@ -258,12 +233,12 @@ def linear_max_suppression(
     >>> print(linear_max_suppression(features, kernel))
     [1.3333... 1.1666...]
   """
-  rows = _Rows.of(features, kernel, None, top=True, mean=True, **layer)
+  rows = Rows.of(features, kernel, None, top=True, mean=True, **layer)
   return rows.finish(rows.found.top - rows.found.mean)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Rows:
   """What the losses share: arguments checked, and the statistics of rows."""
 
   found: Any  # `blocks.Statistics`
@@ -410,6 +385,39 @@ class _Rows:
     found = self.found
     below_top = jax.lax.stop_gradient(found.top) - found.label
     return self.label_weight * (found.log_normalizer + below_top)
+
+  def label_smoothing_cross_entropy(
+    self, alpha: ArrayLike = 0.1, *, convention: str = 'uniform'
+  ) -> jax.Array:
+    """Cross-entropy with smoothed labels, `[N]`, from the weighted mean."""
+    errors.one_of('convention', convention, ('uniform', 'others'))
+    alpha = self.number('alpha', alpha, high=1)
+    if convention == 'others':
+      # With a single class there are no others, and nothing to smooth.
+      others = jnp.maximum(self.count - 1, 1)
+      alpha = jnp.where(self.count > 1, alpha * self.count / others, 0)
+    found = self.found
+    uniform = self.mean_weight * found.log_normalizer + (
+      self.mean_weight * jax.lax.stop_gradient(found.top) - found.mean
+    )
+    return (1 - alpha) * self.cross_entropy() + alpha * uniform
+
+  def maxsup_cross_entropy(self, alpha: ArrayLike = 0.1) -> jax.Array:
+    """Cross-entropy with max suppression, `[N]`, from the top and the mean."""
+    alpha = self.number('alpha', alpha, low=0)
+    return self.cross_entropy() + alpha * (self.found.top - self.found.mean)
+
+  def statistics(self) -> RowStatistics:
+    """What is known about every row; the mean is None if not asked for."""
+    found = self.found
+    log_normalizer = found.log_normalizer + jax.lax.stop_gradient(found.top)
+    mean = None if found.mean is None else self.finish(found.mean)
+    label, correct = None, None
+    if found.label is not None:
+      correct = self.finish((found.label == found.top) & (self.known == 1))
+      label = self.finish(found.label * self.known)
+    top = self.finish(found.top)
+    return RowStatistics(self.finish(log_normalizer), top, mean, label, correct)
 
   def number(self, name: str, value: ArrayLike, **limits: float) -> jax.Array:
     """Checks and reads a number, or one per example, `[N]`."""
