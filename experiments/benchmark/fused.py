@@ -318,13 +318,16 @@ def _moved(computations: Any, line: _Line, types: dict[str, str]) -> float:
   if line.opcode in _FREE:
     return 0
   if line.opcode == 'copy-start':  # (to, from, a flag)
-    return _bytes(line.type) + 0.0
+    return float(_bytes(line.type))
   body = computations.get(line.called('calls'), [])
   if line.opcode != 'fusion':
-    wide = _sliced(line, 0, types)
-    if wide is not None:
-      return 2 * wide
-    return _bytes(line.type) + sum(_bytes(types[x]) for x in line.operands)
+    slice_size = _sliced(line, 0, types)
+    if slice_size is None:
+      return _bytes(line.type) + sum(_bytes(types[x]) for x in line.operands)
+    there = slice_size if _bytes(types[line.operands[0]]) else 0
+    if line.opcode == 'dynamic-update-slice':
+      return there + _bytes(types[line.operands[1]])
+    return there + _bytes(line.type)
   total = sum(
     min(_read(computations, body, i), _bytes(types[x]))
     for i, x in enumerate(line.operands)
@@ -334,7 +337,7 @@ def _moved(computations: Any, line: _Line, types: dict[str, str]) -> float:
 
 def _sliced(line: _Line, place: int, types: dict[str, str]) -> int | None:
   """The bytes of the slice, where that is all of an operand that is touched."""
-  if place == 0 and line.opcode in ('dynamic-slice', 'slice'):
+  if place == 0 and line.opcode in ('dynamic-slice', 'slice', 'gather'):
     return _size(line.type)
   if place == 0 and line.opcode == 'dynamic-update-slice':
     return _size(types[line.operands[1]])

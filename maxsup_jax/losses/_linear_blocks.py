@@ -344,8 +344,14 @@ def _sums_at_once(*terms_NS: jax.Array) -> tuple[jax.Array, ...]:
   """The same, in one pass over the block.
 
   XLA makes one pass of several sums on TPUs only if they are one reduction,
-  which JAX does not differentiate.
+  which JAX does not differentiate. On CPUs that is the slower way.
   """
+  return jax.lax.platform_dependent(
+    *terms_NS, cpu=_sums, default=_one_reduction
+  )
+
+
+def _one_reduction(*terms_NS: jax.Array) -> tuple[jax.Array, ...]:
   zeros = tuple(jnp.zeros((), x.dtype) for x in terms_NS)
   added: Any = jax.lax.reduce(
     terms_NS, zeros, lambda a, b: tuple(map(operator.add, a, b)), (1,)
