@@ -13,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from maxsup_jax import losses
+from maxsup_jax.losses import _linear_blocks
 
 N, D, K = 6, 3, 11
 RNG = np.random.default_rng(0)
@@ -237,6 +238,14 @@ def test_pytorch_and_optax_agree():
     optax.softmax_cross_entropy_with_integer_labels(logits, LABELS),
     1e-12,
   )
+
+
+def test_sums_as_one_reduction():
+  """Of other platforms than CPUs, where the tests run."""
+  terms = [jnp.asarray(RNG.normal(size=(4, 5))) for _ in range(3)]
+  found = _linear_blocks._one_reduction(*terms)
+  for actual, term in zip(found, terms, strict=True):
+    np.testing.assert_allclose(actual, term.sum(1), 1e-6)
 
 
 @pytest.mark.usefixtures('x64')
