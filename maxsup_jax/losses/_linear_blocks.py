@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend
 import jax.numpy as jnp
+import numpy as np
 from jax.interpreters import ad, batching, mlir
 
 # An array, or None where nothing is asked of it.
@@ -119,8 +120,8 @@ def _forward(
     total = total * jnp.exp(jax.lax.stop_gradient(top) - shift) + found[0]
     if layout.top:
       # What was on top of the blocks before may be so no more.
-      first = 1 + (labels_N is not None)
-      for i in (first - 1, first):
+      place = int(labels_N is not None)
+      for i in (place, place + 1):
         counted[i] = jnp.where(highest > top, 0, counted[i])
     counted = [old + new for old, new in zip(counted, found[1:])]
     return (total, highest, *counted), None
@@ -246,8 +247,11 @@ def _backward_rule(
   (features_gradient, kernel_gradient, bias_gradient), _ = jax.lax.scan(
     body, carry, _blocks(layout, K)
   )
-  if layout.axis_name is not None and not _axes(features_gradient):
-    features_gradient = jax.lax.psum(features_gradient, layout.axis_name)
+  if layout.axis_name is not None:
+    names = np.atleast_1d(layout.axis_name).tolist()
+    # Where JAX knows that it varies over them, `_like` sums it.
+    if not set(names) <= _axes(features_gradient):
+      features_gradient = jax.lax.psum(features_gradient, layout.axis_name)
   features_gradient = features_gradient.astype(features_ND.dtype)
   gradients = features_gradient, kernel_gradient, bias_gradient
   layer = jax.tree.map(_like, gradients, inputs[:3])

@@ -480,6 +480,17 @@ def test_vmap_pmap_and_checkpoint(expected):
   )(features.reshape(4, 2, D), kernel, bias, labels.reshape(4, 2))
   close([x.reshape(8, *x.shape[2:]) for x in spread[:2]], expected[:2])
   close([x[0] for x in spread[2:]], expected[2:])
+  by_class = jax.vmap(
+    functools.partial(step, axis_name='k'),
+    in_axes=(None, 1, 0, None),
+    out_axes=(0, 0, 1, 0),
+    axis_name='k',
+  )
+  values, of_features, of_kernel, of_bias = jax.jit(by_class)(
+    features, kernel.reshape(D, 4, 3), bias.reshape(4, 3), labels
+  )
+  of_layer = of_kernel.reshape(D, 12), of_bias.reshape(12)
+  close((values[3], of_features[3], *of_layer), expected)
   again = jax.checkpoint(
     lambda w: jnp.cos(labels) @ fused('maxsup', features, w, bias, labels, 0.3)
   )
