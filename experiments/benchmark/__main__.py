@@ -15,6 +15,8 @@ timed before it was found to compute the same as what it is compared with.
                PyTorch. With --target=tpu they are compiled for a TPU v5e on a
                machine without one, and not timed; that needs `pip install
                libtpu`.
+  fused        a last layer and its loss, with and without logits in memory,
+               beside optax, PyTorch and tokamax; --target=tpu as above.
   diagnostics  the tables of a report, the bootstrap and neural collapse.
   pipeline     images/s from JPEG files to batches, beside PIL.
   start        from the command of a run to its first step, without and with the
@@ -38,6 +40,7 @@ SUITES = {
   'step': ('model', 'batch_size', 'rounds'),
   'train': ('model', 'batch_size', 'rounds'),
   'losses': ('target', 'shapes', 'losses', 'rounds'),
+  'fused': ('target', 'shapes', 'rounds'),
   'diagnostics': ('rounds',),
   'pipeline': ('rounds',),
   'start': ('rounds',),
@@ -53,8 +56,13 @@ _OUT = flags.DEFINE_string(
   'none (default: runs/benchmark-SUITE.json).',
 )
 flags.DEFINE_string('model', None, 'step, train: a name of maxsup_jax.models.')
-flags.DEFINE_string('target', None, 'losses: tpu, to compile for one.')
-flags.DEFINE_list('shapes', None, 'losses: examples x classes, as 4096x1000.')
+flags.DEFINE_string('target', None, 'losses, fused: tpu, to compile for one.')
+flags.DEFINE_list(
+  'shapes',
+  None,
+  'losses: examples x classes, as 4096x1000; fused: examples x features x '
+  'classes, as 4096x1024x32000.',
+)
 flags.DEFINE_list('losses', None, 'losses: some of them; all.')
 flags.DEFINE_integer('batch_size', None, 'step, train: images in a step.', 1)
 flags.DEFINE_integer('rounds', None, 'How often all take turns.', 2)

@@ -130,6 +130,28 @@ def _losses(s: Record, results: Record) -> Rows:
       yield f'{what}, {where}', f'over optax CE: {over}'
 
 
+def _fused(s: Record, results: Record) -> Rows:
+  for shape in results['shapes']:
+    sizes = '[{examples}, {features}, {classes}]'.format(**shape)
+    programs, found = shape['programs'], []
+    for name in ('fused maxsup', 'dense maxsup'):
+      row, title = programs[name], name.replace('maxsup', 'MaxSup')
+      found.append(f'{title} {row["temporaries"] / 1e6:,.1f} MB of temporaries')
+      if s['target'] == 'tpu':
+        found[-1] += (
+          f', {row["hbm_bytes"] / 1e9:.2f} GB moved, estimated '
+          f'{_seconds(row["estimated_seconds"])}'
+        )
+      elif name.startswith('fused'):
+        found[-1] += f', time over dense {spread(row["over_dense"], ".2f")}'
+    where = f'compiled for {results["device_kind"]}, not run'
+    yield (
+      f'last layer and loss, value and gradients, {sizes}, {s["dtype"]}'
+      f'{f", {where}" if s["target"] == "tpu" else ""}',
+      '; '.join(found),
+    )
+
+
 def _diagnostics(s: Record, results: Record) -> Rows:
   what = f'{s["examples"]:,} examples, {s["classes"]:,} classes'
   for name, title in (
@@ -224,6 +246,7 @@ def _compile_tpu(s: Record, results: Record) -> Rows:
 _ROWS: Mapping[str, Callable[[Record, Record], Rows]] = {
   'step': _step,
   'losses': _losses,
+  'fused': _fused,
   'diagnostics': _diagnostics,
   'start': _start,
   'pipeline': _pipeline,

@@ -3,8 +3,10 @@
   python -m experiments.benchmark.tables
 
 The table between `<!-- performance -->` and `<!-- end of performance -->` in
-docs/speed.md gets its rows from all of experiments/results/*.json; what is
-behind `<!-- price:NAME -->` in docs/losses.md becomes the price of that loss.
+docs/speed.md gets its rows from all of experiments/results/*.json, that between
+`<!-- fused -->` and its end in docs/large_vocabulary.md from those of the suite
+`fused`. What is behind `<!-- price:NAME -->` in docs/losses.md becomes the
+price of that loss.
 """
 
 import json
@@ -19,6 +21,7 @@ from experiments.benchmark.report import Record
 ROOT = pathlib.Path(__file__).parents[2]
 SPEED = ROOT / 'docs' / 'speed.md'
 PAGE = ROOT / 'docs' / 'losses.md'
+VOCABULARY = ROOT / 'docs' / 'large_vocabulary.md'
 RESULTS = ROOT / 'experiments' / 'results'
 
 # Of the shapes of the suite, the largest at which all losses are measured, and
@@ -48,13 +51,13 @@ def _losses_at(record, shape):
   raise _cli.UsageError(f'the record has no losses of shape {list(shape)}')
 
 
-def with_table(page: str, table: str) -> str:
-  """The page with another table of performance, in Markdown."""
-  start, end = '<!-- performance -->\n', '<!-- end of performance -->'
+def with_table(page: str, table: str, name: str = 'performance') -> str:
+  """The page with another table of this name, in Markdown."""
+  start, end = f'<!-- {name} -->\n', f'<!-- end of {name} -->'
   before, found, rest = page.partition(start)
   _, found_end, after = rest.partition(end)
   if not (found and found_end):
-    raise _cli.UsageError('the page has no <!-- performance --> table')
+    raise _cli.UsageError(f'the page has no <!-- {name} --> table')
   return f'{before}{start}{table}\n{end}{after}'
 
 
@@ -75,6 +78,39 @@ def performance(records: Mapping[str, Record]) -> str:
   return '\n'.join(lines)
 
 
+def fused(records: Mapping[str, Record]) -> str:
+  """Memory and time of a last layer and its loss, a row for each program."""
+  lines = [
+    '| [N, D, K] | program | temporaries | moved | time over dense | on |',
+    '|---|---|---|---|---|---|',
+  ]
+  for _, record in sorted(records.items()):
+    if record['suite'] != 'fused':
+      continue
+    settings, results = record['settings'], record['results']
+    compiled = settings['target'] == 'tpu'
+    on = f'{settings["dtype"]}, {results["device_kind"]}'
+    for shape in results['shapes']:
+      programs = shape['programs']
+      for name, row in programs.items():
+        memory, moved, time = row['temporaries'], '-', '-'
+        if compiled:
+          moved = f'{row["hbm_bytes"] / 1e9:.2f} GB'
+          dense = programs[f'dense {name.split()[1]}']['estimated_seconds']
+          time = f'{row["estimated_seconds"] / dense:.2f} (estimated)'
+        else:
+          time = report.spread(row['over_dense'], '.2f')
+        method, loss = name.split()
+        cells = (
+          '[{examples}, {features}, {classes}]'.format(**shape),
+          f'{method} {"MaxSup" if loss == "maxsup" else loss.upper()}',
+          '-' if memory is None else f'{memory / 1e6:,.1f} MB',
+          *(moved, time, on),
+        )
+        lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
 def pages() -> dict[pathlib.Path, str]:
   """The pages as they are with the numbers of the records that are kept."""
   records = {
@@ -84,6 +120,7 @@ def pages() -> dict[pathlib.Path, str]:
   return {
     SPEED: with_table(SPEED.read_text(), performance(records)),
     PAGE: with_prices(PAGE.read_text(), *prices),
+    VOCABULARY: with_table(VOCABULARY.read_text(), fused(records), 'fused'),
   }
 
 

@@ -16,6 +16,9 @@ to -inf, which makes means and norms infinite.
 >>> print(np.asarray(losses.maxsup_cross_entropy(logits, labels, 0.1)).round(4))
 [0.5968 1.3341]
 
+Where the logits of many classes do not fit into memory, the losses whose names
+begin with ``linear_`` take the features and the kernel of the last layer.
+
 An `Objective` joins a loss to its schedule and, where it has one, its state;
 `make_objective` makes one from a configuration.
 
@@ -25,6 +28,14 @@ docs/losses.md lists them.
 """
 
 from maxsup_jax.losses.focal import focal_cross_entropy
+from maxsup_jax.losses.linear import (
+  RowStatistics,
+  linear_cross_entropy,
+  linear_label_smoothing_cross_entropy,
+  linear_max_suppression,
+  linear_maxsup_cross_entropy,
+  linear_statistics,
+)
 from maxsup_jax.losses.logit_norm import logit_norm_cross_entropy
 from maxsup_jax.losses.maxsup import (
   error_amplification,
@@ -110,6 +121,7 @@ __all__ = [
   'EpochSchedule',
   'Objective',
   'OnlineSmoothing',
+  'RowStatistics',
   'Schedule',
   'acls_cross_entropy',
   'acls_objective',
@@ -135,6 +147,11 @@ __all__ = [
   'label_smoothing_cross_entropy',
   'label_weights',
   'linear_alpha',
+  'linear_cross_entropy',
+  'linear_label_smoothing_cross_entropy',
+  'linear_max_suppression',
+  'linear_maxsup_cross_entropy',
+  'linear_statistics',
   'logit_matching',
   'logit_matching_cross_entropy',
   'logit_matching_objective',

@@ -14,6 +14,8 @@ from jax.typing import ArrayLike
 from maxsup_jax import errors
 from maxsup_jax.losses import _checks
 from maxsup_jax.losses.focal import focal_cross_entropy
+from maxsup_jax.losses.linear import Rows as LinearRows
+from maxsup_jax.losses.linear import RowStatistics
 from maxsup_jax.losses.logit_norm import logit_norm_cross_entropy
 from maxsup_jax.losses.maxsup import (
   error_amplification,
@@ -73,6 +75,10 @@ class Objective(NamedTuple):
       the loss of every example, `[B]`, and the next state.
     needs: the names of what `apply` takes by keyword besides:
       `'teacher_logits'`, `[B, K]`, or `'votes'`, `[B, K]`.
+    apply_linear: the same without logits, or None for most objectives. Takes
+      the state, and what `linear_statistics` takes: features `[B, D]`, a kernel
+      `[D, K]`, class ids `[B]` and its keywords; and `step`. Returns the
+      losses, the next state, and the statistics of the rows for metrics.
 
   Examples:
     >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
@@ -86,6 +92,9 @@ class Objective(NamedTuple):
   init: Callable[[], Any]
   apply: Callable[..., tuple[jax.Array, Any]]
   needs: tuple[str, ...] = ()
+  apply_linear: Callable[..., tuple[jax.Array, Any, RowStatistics]] | None = (
+    None
+  )
 
 
 _Loss = Callable[..., jax.Array]
@@ -120,14 +129,24 @@ class _Entry(NamedTuple):
   adaptive: bool = False  # whether the strength may grow with the confidence
   # An option, its values and what `apply` needs for each; the first by default.
   choice: tuple[str, Mapping[str, tuple[str, ...]]] | None = None
+  # The loss of a linear layer, and the statistics that it needs.
+  linear: tuple[_Loss, Mapping[str, Any]] | None = None
 
 
 _RANKING = ('ranking', {'logits': (), 'votes': ('votes',)})
 _PRIOR = ('prior', {'teacher': ('teacher_logits',), 'self': ()})
 _TABLE = {
-  'ce': _Entry(cross_entropy),
-  'ls': _Entry(label_smoothing_cross_entropy, adaptive=True),
-  'maxsup': _Entry(maxsup_cross_entropy, adaptive=True),
+  'ce': _Entry(cross_entropy, linear=(LinearRows.cross_entropy, {})),
+  'ls': _Entry(
+    label_smoothing_cross_entropy,
+    adaptive=True,
+    linear=(LinearRows.label_smoothing_cross_entropy, {'mean': True}),
+  ),
+  'maxsup': _Entry(
+    maxsup_cross_entropy,
+    adaptive=True,
+    linear=(LinearRows.maxsup_cross_entropy, {'mean': True, 'top': True}),
+  ),
   'regularization_only': _Entry(_plus(smoothing_regularization, 'below')),
   'error_amplification_only': _Entry(_plus(error_amplification, 'above')),
   'zipf': _Entry(zipf_cross_entropy, choice=_RANKING),
@@ -172,7 +191,7 @@ def _constructor(name: str) -> Callable[..., Objective]:
         errors.boolean(x, options[x])
     if entry.choice:
       taken = choices[errors.one_of(option, options.pop(option), choices)]
-    return _make(entry.loss, options, taken)
+    return _make(entry, options, taken)
 
   make.__name__ = make.__qualname__ = f'{name}_objective'
   make.__doc__ = f'The objective {name!r}; its first option is the strength.'
@@ -181,11 +200,11 @@ def _constructor(name: str) -> Callable[..., Objective]:
 
 
 def _make(
-  loss: _Loss, options: dict[str, Any], needs: tuple[str, ...]
+  entry: _Entry, options: dict[str, Any], needs: tuple[str, ...]
 ) -> Objective:
   adaptive = options.pop('adaptive_alpha', False)
   strength = [options.pop(field) for field in list(options)[:1]]
-  loss = functools.partial(loss, **options)
+  loss = functools.partial(entry.loss, **options)
   schedule = [_schedule(loss, value, needs) for value in strength]
 
   def apply(
@@ -211,7 +230,27 @@ def _make(
     )
     return values, state
 
-  return Objective(init=tuple, apply=apply, needs=needs)
+  def apply_linear(
+    state: Any,
+    features: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    step: ArrayLike = 0,
+    **layer: Any,
+  ) -> tuple[jax.Array, Any, RowStatistics]:
+    rows = LinearRows.of(features, kernel, labels, **wanted, **layer)
+    values = of_rows(
+      rows, *[strength(step) for strength in schedule], **options
+    )
+    return rows.finish(values, known=True), state, rows.statistics()
+
+  # Of the target of 'kl' and of the confidence nothing is known without logits.
+  unable = adaptive or options.get('convention') == 'kl'
+  if entry.linear is None or unable:
+    return Objective(init=tuple, apply=apply, needs=needs)
+  of_rows, wanted = entry.linear
+  return Objective(tuple, apply, needs, apply_linear)
 
 
 def _schedule(
@@ -368,7 +407,7 @@ def with_class_weights(
       values = values * jnp.where(sums[1] > 0, sums[0] / sums[1], 0)
     return values, state
 
-  return objective._replace(apply=apply)
+  return objective._replace(apply=apply, apply_linear=None)
 
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = types.MappingProxyType(

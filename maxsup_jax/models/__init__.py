@@ -8,6 +8,7 @@ from maxsup_jax.models.drop_path import Dropout as Dropout
 from maxsup_jax.models.drop_path import DropPath as DropPath
 from maxsup_jax.models.layers import at_layer as at_layer
 from maxsup_jax.models.layers import saliency_layer as saliency_layer
+from maxsup_jax.models.layers import without_head as without_head
 from maxsup_jax.models.mobilenet import MobileNetV2 as MobileNetV2
 from maxsup_jax.models.parameters import PARAMETER_KINDS as PARAMETER_KINDS
 from maxsup_jax.models.parameters import count_parameters as count_parameters

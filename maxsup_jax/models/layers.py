@@ -3,11 +3,13 @@
 Nothing here changes a model, so training pays nothing for it.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from maxsup_jax.errors import UsageError
 
@@ -72,6 +74,45 @@ def at_layer(model: nn.Module, layer: str) -> AtLayer:
     return logits, found[0]
 
   return apply
+
+
+@contextlib.contextmanager
+def without_head() -> Iterator[list[jax.Array]]:
+  """Models that are applied inside stop before their classifier.
+
+  Their logits have no classes, `[B, 0]`: there is never an array `[B, K]`.
+
+  Yields:
+    A list, to which each application adds what the classifier would have seen,
+    `[B, D]`, after its dropout.
+
+  Raises:
+    UsageError: when a model is applied whose layer 'head' is no `nn.Dense`.
+
+  Examples:
+    >>> from maxsup_jax.models import create_model
+    >>> model, images = create_model('resnet8', 10), jnp.ones((2, 8, 8, 1))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> def features(variables, images):
+    ...   with without_head() as seen:
+    ...     model.apply(variables, images)
+    ...   return seen[0]
+    >>> jax.eval_shape(features, variables, images).shape
+    (2, 128)
+  """
+  seen: list[jax.Array] = []
+
+  def stop(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    if context.module.path != ('head',) or context.method_name != '__call__':
+      return method(*args, **kwargs)
+    if not isinstance(context.module, nn.Dense):
+      kind = type(context.module).__name__
+      raise UsageError(f'the head is a {kind}; expected an nn.Dense')
+    seen.append(args[0])
+    return jnp.zeros((*args[0].shape[:-1], 0), args[0].dtype)
+
+  with nn.intercept_methods(stop):
+    yield seen
 
 
 def _nearby(path: tuple[str, ...], names: list[tuple[str, ...]]) -> str:

@@ -8,7 +8,11 @@ from ml_collections import ConfigDict
 from maxsup_jax import data, errors, losses, models
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import inputs
-from maxsup_jax.tasks.classification import Classification, check_votes
+from maxsup_jax.tasks.classification import (
+  Classification,
+  check_fused,
+  check_votes,
+)
 from maxsup_jax.tasks.teachers import open_teacher
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.run import Lengths, Run, make_run
@@ -74,9 +78,11 @@ def build(
     config, data.steps_per_epoch(len(train_source), batch_size)
   )
   K = train_source.num_classes
+  wanted = config.objective.to_dict()
   with errors.within('config.'):
+    fused = errors.boolean('objective.fused', wanted.pop('fused', False))
     objective = losses.make_objective(
-      config.objective.to_dict(),
+      wanted,
       num_classes=K,
       steps_per_epoch=lengths.steps_per_epoch,
       epochs=-(-lengths.total // lengths.steps_per_epoch),
@@ -107,8 +113,10 @@ def build(
     model=_create_model(config, K) if model is None else model,
     objective=objective,
     teacher=teacher,
+    fused=fused,
   )
   check_votes(task)
+  check_fused(task)
   _check_sizes(task)
   optimizer = config.optimizer
   run = make_run(

@@ -16,10 +16,12 @@ import pytest
 from experiments.benchmark import (
   costs,
   diagnostics,
+  fused,
   losses,
   report,
   start,
   step,
+  tables,
   timing,
 )
 from experiments.benchmark.loss_entries import LOSSES
@@ -65,7 +67,7 @@ def over(a, b):
 
 
 REFUSED = [
-  ({'suite': 'speed'}, "--suite is 'speed'; expected one of step, train"),
+  ({'suite': 'speed'}, "--suite is 'speed'; .*xpected one of step, train"),
   ({'losses': 'ls'}, '--losses belongs to --suite=losses'),
   ({'suite': 'losses', 'model': 'x'}, '--model belongs to --suite=step'),
   ({'out': '/dev/null/out.json'}, '/dev/null/out.json cannot be written'),
@@ -75,6 +77,7 @@ REFUSED = [
   ({'suite': 'losses', 'losses': 'ls,mixup'}, "--losses is 'mixup'"),
   ({'suite': 'losses', 'shapes': '0x16'}, "--shapes is '0x16'; expected"),
   ({'suite': 'losses', 'target': 'gpu'}, "--target is 'gpu'"),
+  ({'suite': 'fused', 'shapes': '8x8'}, 'expected EXAMPLESxFEATURESxCLASSES'),
   ({'suite': 'losses', 'target': 'tpu'}, 'pip install libtpu'),
   ({'suite': 'losses', 'shapes': '7x7'}, 'enough memory; try smaller --shapes'),
 ]
@@ -261,6 +264,91 @@ def test_losses(monkeypatch, cached_compilations):
   assert 'a loss, logits [8, 16]: over optax CE: LS ' in told(record, 'losses')
   *_, last = report.every_loss(record['results'])
   assert last.startswith('logit matching, [8, 16]: time over optax CE ')
+
+
+def test_fused(monkeypatch):
+  monkeypatch.setitem(fused._TOLERANCE, 'float32', 1e-5)
+  monkeypatch.setattr(costs, 'find_torch', lambda device: (None, 'left out'))
+  with compiled_quickly():
+    measured = fused.measure(shapes=['8x4x16'], rounds=2)
+    with monkeypatch.context() as patch:
+      patch.setitem(fused._TOLERANCE, 'float32', -1)
+      with pytest.raises(UsageError, match='apart in value'):
+        fused.measure(shapes=['8x4x16'], rounds=2)
+  record = of_machine(measured)
+  programs = record['results']['shapes'][0]['programs']
+  ours, dense = programs['fused maxsup'], programs['dense maxsup']
+  ratio = over(ours['seconds'], dense['seconds'])
+  assert ours['over_dense']['per_round'] == ratio
+  assert '[8, 4, 16], float32: fused MaxSup' in told(record, 'fused')
+  table = tables.fused({'x.json': {**record, 'suite': 'fused'}})
+  assert '| [8, 4, 16] | fused MaxSup | ' in table
+
+
+# A line of an instruction is one line; here `~` stands for its break.
+COMPILED = """HloModule compiled
+%sliced (p0: f32[8,16], p1: s32[]) -> f32[8,4] {
+  %p0 = f32[8,16]{1,0} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  ROOT %part = f32[8,4]{1,0} dynamic-slice(%p0, %p1, %p1)
+}
+
+%body (arg: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %arg = (s32[]{:T(128)S(6)}, f32[8,16]{1,0}) parameter(0)
+  %i = s32[]{:T(128)S(6)} get-tuple-element(%arg), index=0
+  %whole = f32[8,16]{1,0} get-tuple-element(%arg), index=1
+  %near = f32[8,4]{1,0:T(8)S(1)} fusion(%whole, %i), kind=kLoop,~
+ calls=%sliced, backend_config={"estimated_cycles":"10"}
+  %next = f32[8,16]{1,0} dynamic-update-slice(%whole, %near, %i, %i)
+  ROOT %out = (s32[], f32[8,16]{1,0}) tuple(%i, %next)
+}
+
+%condition (arg.1: (s32[], f32[8,16])) -> pred[] {
+  %arg.1 = (s32[], f32[8,16]{1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%arg.1), index=0
+  %end = s32[]{:T(128)} constant(5)
+  ROOT %less = pred[]{:T(512)S(6)} compare(%i.1, %end), direction=LT
+}
+
+ENTRY %main (x: f32[8,16]) -> bf16[8,16] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %all = (s32[], f32[8,16]{1,0}) tuple(%x)
+  %loop = (s32[], f32[8,16]{1,0}) while(%all),~
+ condition=%condition, body=%body
+  %got = f32[8,16]{1,0} get-tuple-element(%loop), index=1
+  ROOT %end.1 = bf16[8,16]{1,0} convert(%got),~
+ backend_config={"estimated_cycles":"7"}
+}
+""".replace('~\n', '')
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+  """A slice counts as such, and what is on the chip counts nothing."""
+  found = fused.walked(COMPILED)
+  assert found['cycles'] == 5 * 10 + 7
+  slice_, whole = 4 * 8 * 4, 8 * 16
+  assert found['hbm_bytes'] == 5 * (slice_ + slice_) + 4 * whole + 2 * whole
+
+
+@pytest.mark.slow
+def test_fused_for_a_tpu(tmp_path):
+  """Memory, bytes and the compiler's cycles of a large vocabulary; minutes."""
+  pytest.importorskip('libtpu')
+  out = tmp_path / 'out.json'
+  code, _, err = run(
+    *('--suite=fused', '--target=tpu', '--shapes=4096x1024x128256'),
+    f'--out={out}',
+    JAX_DISABLE_MOST_OPTIMIZATIONS='0',
+  )
+  assert code == 0, err
+  (shape,) = json.loads(out.read_text())['results']['shapes']
+  ours, dense, ce = (
+    shape['programs'][x] for x in ('fused maxsup', 'dense maxsup', 'fused ce')
+  )
+  assert ours['temporaries'] < 32e6 < 2e9 < dense['temporaries']
+  assert ours['hbm_bytes'] < 0.25 * dense['hbm_bytes']
+  assert ours['cycles'] < 1.3 * dense['cycles']
+  assert ours['cycles'] < 1.05 * ce['cycles']
 
 
 def test_a_competitor_that_computes_something_else_is_refused(monkeypatch):

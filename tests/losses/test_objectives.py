@@ -372,3 +372,30 @@ def test_axes_of_devices_reach_statistics_and_weights():
     ):
       for device in range(2):
         np.testing.assert_allclose(apart_leaf[device], leaf, rtol=1e-6)
+
+
+def test_objectives_of_a_linear_layer():
+  """The losses of their logits, at the strength of the step, and the rows."""
+  rng = np.random.default_rng(0)
+  features, kernel = rng.normal(size=(3, 4)), rng.normal(size=(4, 5))
+  labels, where = np.array([0, 4, 2]), np.array([True, True, False])
+  logits, linear = features @ kernel, {'begin': 0.1, 'end': 0.3}
+  alpha = {'schedule': 'linear', **linear}
+  for config in (
+    {'name': 'ce'},
+    {'name': 'ls', 'alpha': alpha, 'convention': 'others'},
+    {'name': 'maxsup', 'alpha': alpha},
+  ):
+    objective = losses.make_objective(config, steps_per_epoch=4, epochs=5)
+    expected, _ = objective.apply((), logits, labels, step=12, where=where)
+    actual, state, rows = objective.apply_linear(
+      (), features, kernel, labels, step=12, where=where, block_size=2
+    )
+    assert state == ()
+    np.testing.assert_allclose(actual, expected, 1e-5)
+    correct = (logits.argmax(-1) == labels) & where
+    np.testing.assert_array_equal(rows.correct, correct)
+  weights = [1.0, 2.0, 1.0, 1.0, 1.0]
+  weighted = losses.with_class_weights(objective, weights)
+  assert weighted.apply_linear is None
+  assert losses.focal_objective().apply_linear is None

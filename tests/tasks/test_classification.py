@@ -1,11 +1,16 @@
 """What a run of a classifier adds to the loop."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from maxsup_jax import tasks
 from maxsup_jax.errors import UsageError
+from maxsup_jax.losses import linear
+from maxsup_jax.tasks import classification
 from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import Devices
@@ -147,3 +152,89 @@ def test_what_depends_on_the_number_of_devices(build):
     ({'optimizer': sam}, ('config.optimizer.sam_synced False',)),
   ):
     assert build(**changes).device_dependent == found
+
+
+def test_few_logits_are_kept(build, monkeypatch):
+  """Where there are more, there is no top-5."""
+  task = build(batch_size=20, objective={'name': 'ce', 'fused': True}).task
+  variables = jax.eval_shape(task.init_variables, jax.random.key(0))
+  batch = next(task.train_batches(0))
+  # 20 images of 10 classes.
+  for least, metrics in ((201, {'nll', 'accuracy', 'top5'}), (200, None)):
+    monkeypatch.setattr(classification, 'FUSED_FROM', least)
+    step = functools.partial(
+      task.train_loss, step=0, objective_state=(), key=jax.random.key(1)
+    )
+    mapped = jax.vmap(step, (None, 0), axis_name='devices')
+    batches = jax.tree.map(lambda x: x[None], batch)
+    _, _, aux = jax.eval_shape(mapped, variables, batches)
+    assert set(aux.sums) == (metrics or {'nll', 'accuracy'})
+
+
+@pytest.mark.slow
+def test_training_without_logits_is_the_same(build, monkeypatch):
+  """Losses, gradients and metrics."""
+  monkeypatch.setattr(classification, 'FUSED_FROM', 200)
+  monkeypatch.setattr(linear, '_block_size', lambda *_: 4)
+  objective = {'name': 'maxsup', 'alpha': LINEAR, 'fused': True}
+  task = build(batch_size=20, objective=objective).task
+  variables = task.init_variables(jax.random.key(0))
+  batch = jax.tree.map(lambda x: x[None], next(task.train_batches(0)))
+  batch['mask'] = np.arange(20)[None] != 3
+
+  def step(task):
+    def mean(params, batch):
+      values, where, aux = task.train_loss(
+        {**variables, 'params': params},
+        batch,
+        step=jax.numpy.int32(3),
+        objective_state=(),
+        key=jax.random.key(1),
+      )
+      return (values * np.arange(20)).mean(), (values, where, aux)
+
+    gradient = jax.grad(mean, has_aux=True)
+    return jax.jit(jax.vmap(gradient, (None, 0), axis_name='devices'))
+
+  arguments = variables['params'], batch
+  fused = step(task).lower(*arguments)
+  dense = step(dataclasses.replace(task, fused=False)).lower(*arguments)
+  # Nothing else is of this size.
+  assert 'f32[1,20,10]' in dense.as_text('hlo')
+  assert 'f32[1,20,10]' not in fused.as_text('hlo')
+  found, expected = (x.compile()(*arguments) for x in (fused, dense))
+  top5 = expected[1][2].sums.pop('top5')
+  assert top5[1] == 19
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, 2e-5, 1e-6), found, expected
+  )
+
+
+def test_what_cannot_be_trained_without_logits(build):
+  fused = {'fused': True}
+  for changes, message in (
+    ({'objective': {'name': 'focal'} | fused}, 'for this objective: ce, ls'),
+    ({'objective': {'name': 'ls', 'convention': 'kl'} | fused}, "'kl'"),
+    (
+      {'objective': {'name': 'maxsup', 'adaptive_alpha': True} | fused},
+      'adapt',
+    ),
+    (
+      {'objective': {'name': 'ce', 'class_weights': [1.0] * 10} | fused},
+      'but for adaptive_alpha, class_weights',
+    ),
+    ({'objective': {'name': 'ce', 'fused': 1}}, 'objective.fused is 1; exp'),
+    (
+      {'objective': {'name': 'ce'} | fused, 'mixing': {'mixup': 0.2}},
+      'where images, and so labels, are mixed',
+    ),
+    (
+      {
+        'objective': {'name': 'ce'} | fused,
+        'model': {'name': 'resnet32_bbn', 'head': 'causal_norm'},
+      },
+      'the head is a CausalNormHead; expected an nn.Dense',
+    ),
+  ):
+    with pytest.raises(UsageError, match=message):
+      build(**changes)
