@@ -1,6 +1,7 @@
 """The arithmetic that the losses share: masked, shifted rows of logits."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from maxsup_jax.losses import _checks
+
+# Of 2**20 logits or fewer that are near the top, the sum is less than 1.
+_FRACTION = 2.0**-20
 
 
 class Target(NamedTuple):
@@ -103,23 +107,14 @@ class Rows:
     return jnp.mean(self.z, self.axis, where=self.classes)
 
   def max(self) -> jax.Array:
-    """The top logit: 0, with a gradient that ties share evenly."""
+    """The top logit: 0, with a gradient that ties share evenly.
 
-    def of_logits(logits_BK: jax.Array, _: jax.Array) -> jax.Array:
-      top_B = jnp.max(logits_BK, self.axis)
-      return top_B - jnp.squeeze(self.shift, self.axis)
-
-    def of_z(_: jax.Array, z_BK: jax.Array) -> jax.Array:
-      where: dict[str, Any] = {}
-      if self.classes is not None:
-        where = {'where': self.classes, 'initial': -jnp.inf}
-      return jnp.max(z_BK, self.axis, **where)
-
-    # The same numbers. On CPUs XLA has stored z for other sums; elsewhere it
-    # takes the maximum of the logits for the shift already.
-    return jax.lax.platform_dependent(
-      self.logits, self.z, cpu=of_z, default=of_logits
-    )
+    Not that of `jnp.max`: it divides by the number of logits that equal the
+    maximum, which is none where XLA computes the logits twice, in two ways, as
+    it may those of a soft cap. Then the logits nearest to the top share it.
+    """
+    top_B = jnp.zeros_like(jnp.squeeze(self.shift, self.axis))
+    return top_B + _share_of_top(self.z, self.shift, self.classes, self.axis)
 
   def log_normalizer(self) -> jax.Array:
     """The log of the sum of exponentials; the largest of them is 1."""
@@ -304,3 +299,31 @@ class Rows:
 
   def _one_or_nan(self, known_B: jax.Array) -> jax.Array:
     return jnp.where(known_B, 1, jnp.nan).astype(self.z.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _share_of_top(
+  z_BK: jax.Array, shift_B1: jax.Array, classes_BK: Any, axis: int
+) -> jax.Array:
+  """0 for each row, with the gradient of its largest number, which is 0."""
+  return jnp.zeros_like(jnp.squeeze(shift_B1, axis))
+
+
+@_share_of_top.defjvp
+def _share_of_top_jvp(axis, primals, tangents):
+  z_BK, shift_B1, classes_BK = primals
+  # What two ways to compute a logit may differ by.
+  near = 1e3 * jnp.finfo(z_BK.dtype).eps * jnp.maximum(jnp.abs(shift_B1), 1)
+  near_BK, top_BK = z_BK >= -near, z_BK == 0
+  if classes_BK is not None:
+    near_BK, top_BK = near_BK & classes_BK, top_BK & classes_BK
+  # One sum counts both: those that are near are the fraction.
+  weights_BK = jnp.where(top_BK, 1, jnp.where(near_BK, _FRACTION, 0))
+  total_B1 = jnp.sum(weights_BK.astype(z_BK.dtype), axis, keepdims=True)
+  count_B1 = jnp.floor(total_B1)
+  some_B1 = count_B1 > 0
+  others_B1 = jnp.maximum(total_B1 / _FRACTION, 1)
+  share_B1 = 1 / jnp.where(some_B1, count_B1, others_B1)
+  chosen_BK = jnp.where(some_B1, top_BK, near_BK)
+  change_BK = jnp.where(chosen_BK, share_B1 * tangents[0], 0)
+  return _share_of_top(*primals, axis), jnp.sum(change_BK, axis)
