@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -78,9 +79,11 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
       time.sleep(0.05)
     if number < 2:
       # With all of its runs, each of which has a session of its own.
-      children = os.popen(f'pgrep -P {process.pid}').read().split()
+      found = subprocess.run(
+        ['pgrep', '-P', str(process.pid)], capture_output=True, text=True
+      )
       process.kill()
-      for child in children:
+      for child in found.stdout.split():
         os.kill(int(child), signal.SIGKILL)
       process.communicate()
     else:
