@@ -99,7 +99,8 @@ MEASURES = MappingProxyType(
       'log10 NC1 over training',
       'number',
       0,
-      'mean over the measured epochs: lower where NC1 falls faster',
+      'mean over the measured epochs, with the labels of training: lower where '
+      'NC1 falls faster',
     ),
     'h_norm': Measure(
       'norm of class means', 'number', 0, 'of training features, centred'
