@@ -30,8 +30,7 @@ def test_a_card_gives_a_study_whose_claims_are_of_its_variants(card):
 
 
 @pytest.mark.parametrize('card', CARDS)
-def test_debug_variants_can_be_built(card, data_dir):
+def test_a_debug_variant_can_be_built(card, data_dir):
   study = get_study(card, 'debug=true')
-  for name, config in study.variants.items():
-    if study.teacher(name) is None:
-      tasks.build(tasks.resolve(config), data_dir=data_dir)
+  first = next(iter(study.variants.values()))
+  tasks.build(tasks.resolve(first), data_dir=data_dir)

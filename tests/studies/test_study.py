@@ -3,10 +3,9 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
-import sys
-import time
-from pathlib import Path
+import signal
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from maxsup_jax.studies.collecting import collect
 from maxsup_jax.studies.measures import MEASURES
 from maxsup_jax.studies.study import TEACHER, Study, directory, parse_shard
 
-ROOT = Path(__file__).parents[2]
 DISTILLATION = {'name': 'distillation', 'beta': 1.0}
 
 
@@ -235,11 +233,12 @@ def test_the_page_is_made_whatever_there_is(tmp_path, case):
   (tmp_path / 'failures.json').parent.mkdir(exist_ok=True)
   (tmp_path / 'failures.json').write_text('{"maxsup/seed1": "<b>it broke"}')
   record = collect(study, tmp_path)
-  page.write(record, tmp_path)
-  assert json.loads((tmp_path / 'study.json').read_text()) == record
-  html = (tmp_path / 'study.html').read_text()
-  assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+  assert page.sections(record)
   if case == 'holes':
+    page.write(record, tmp_path)
+    assert json.loads((tmp_path / 'study.json').read_text()) == record
+    html = (tmp_path / 'study.html').read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert '&lt;b&gt;it broke' in html
     assert record['missing'] == {'maxsup/seed1': '<b>it broke'}
   for c in record['claims']:
@@ -263,59 +262,53 @@ def test_accuracy_is_drawn_against_the_smoothing_of_students(tmp_path):
   assert 'smoothing' in [s.name for s in page.sections(record)]
 
 
-FAKE = """
-import sys, time
-sys.path.insert(0, {root!r})
-from pathlib import Path
-from tests.studies.test_study import make_study, write_measures
-study = make_study((0,))
-run = study.run(sys.argv[1])
-if run.variant == 'ls':
-  print('error: no luck'); sys.exit(2)
-if run.variant == 'maxsup':
-  time.sleep({seconds})
-write_measures(study, run, Path(sys.argv[2]))
-"""
+def fake(study, tmp_path, seconds):
+  """Commands that leave measures behind, or fail, and train nothing."""
+  for run in study.runs():
+    write_measures(study, run, tmp_path / 'prepared')
 
+  def command(run):
+    made, wanted = (
+      directory(w, run) / running.MEASURES_FILE
+      for w in (tmp_path / 'prepared', tmp_path / 'study')
+    )
+    script = f'mkdir -p {wanted.parent}; cp {made} {wanted}'
+    if run.variant == 'ls':
+      script = 'echo error: no luck; exit 2'
+    if run.variant == 'maxsup':
+      script = f'sleep {seconds}; {script}'
+    return ['sh', '-c', script]
 
-def fake(tmp_path, seconds):
-  script = FAKE.format(
-    root=str(page.__file__).split('/maxsup_jax/')[0], seconds=seconds
-  )
-  return lambda run: [sys.executable, '-c', script, run.name, str(tmp_path)]
+  return command
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
-  study = make_study((0,))
-  failed = running.run_all(study, tmp_path, fake(tmp_path, 0), jobs=2)
+  study, workdir = make_study((0,)), tmp_path / 'study'
+  failed = running.run_all(study, workdir, fake(study, tmp_path, 0), jobs=2)
   assert {r.name for r in failed} == {'ls/seed0', 'student_of_ls/seed0'}
-  assert running.failures(tmp_path)['ls/seed0'].startswith('no luck (exit')
-  assert 'its teacher' in running.failures(tmp_path)['student_of_ls/seed0']
-  record = collect(study, tmp_path)
+  assert running.failures(workdir)['ls/seed0'].startswith('no luck (exit')
+  assert 'its teacher' in running.failures(workdir)['student_of_ls/seed0']
+  record = collect(study, workdir)
   assert set(record['missing']) == {'ls/seed0', 'student_of_ls/seed0'}
   assert record['table']['maxsup']['nll']['seeds'] == 1
 
 
 def test_a_signal_ends_the_runs_and_the_study_goes_on(tmp_path, monkeypatch):
-  study = make_study((0,))
-  began = time.monotonic()
+  study, workdir = make_study((0,)), tmp_path / 'study'
 
-  def interrupt(*_):
-    # As if the user had pressed Ctrl-C while runs are active.
-    if time.monotonic() - began > 1:
-      import os
-      import signal
-
+  def interrupt(_, run, __):
+    if run.variant == 'maxsup':
       os.kill(os.getpid(), signal.SIGTERM)
+    return 0.0
 
-  monkeypatch.setattr(running, 'progress_of', lambda *_: interrupt() or 0.0)
-  monkeypatch.setattr(running, '_LOOK', 0.5)
+  monkeypatch.setattr(running, 'progress_of', interrupt)
+  monkeypatch.setattr(running, '_LOOK', 0.1)
   with pytest.raises(running.Interrupted):
-    running.run_all(study, tmp_path, fake(tmp_path, 600), jobs=1)
+    running.run_all(study, workdir, fake(study, tmp_path, 600), jobs=1)
   monkeypatch.undo()
-  assert running.measured(study, study.run('maxsup/seed0'), tmp_path) is None
-  running.run_all(study, tmp_path, fake(tmp_path, 0), jobs=1)
-  assert running.measured(study, study.run('maxsup/seed0'), tmp_path)
+  assert running.measured(study, study.run('maxsup/seed0'), workdir) is None
+  running.run_all(study, workdir, fake(study, tmp_path, 0), jobs=1)
+  assert running.measured(study, study.run('maxsup/seed0'), workdir)
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
