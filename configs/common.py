@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 
 # What `loss=` accepts, and the config.objective that it stands for.
@@ -133,9 +134,12 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   for pair in filter(None, (arg or '').split(',')):
     name, equals, text = pair.partition('=')
     if name not in defaults or not equals:
+      near = errors.nearest(name, [n for n in defaults if n != name])
+      known = ', '.join(f'{n}={_shown(d)}' for n, d in defaults.items())
+      hint = f'did you mean {near!r}? Known' if near else 'known'
       raise UsageError(
-        f'unknown argument {pair!r} after the colon of --config; known: '
-        + ', '.join(f'{n}={_shown(d)}' for n, d in defaults.items())
+        f'unknown argument {pair!r} after the colon of --config; {hint}: '
+        f'{known}'
       )
     if name in given:
       raise UsageError(
@@ -191,11 +195,10 @@ def objective(
     {'name': 'focal', 'gamma': 2.0}
   """
   if loss not in OBJECTIVES:
-    raise UsageError(f'unknown loss {loss!r}; known: {", ".join(OBJECTIVES)}')
+    raise errors.unknown(f'loss {loss!r}', loss, OBJECTIVES)
   if schedule not in ALPHAS:
-    raise UsageError(
-      f'unknown schedule of alpha {schedule!r}; known: {", ".join(ALPHAS)}'
-    )
+    what = f'schedule of alpha {schedule!r}'
+    raise errors.unknown(what, schedule, ALPHAS)
   config = dict(OBJECTIVES[loss])
   if schedule == 'paper':
     schedule = 'linear' if loss in ('ls', 'maxsup') else 'constant'

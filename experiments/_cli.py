@@ -218,7 +218,11 @@ def _with_config(argv: list[str], default: str) -> list[str]:
         names = level if isinstance(level, ConfigDict) else []
         prefix = ''.join(f'{p}.' for p in ['config', *sections[:i]])
         raise errors.unknown(
-          f'field config.{match[1]}', part, names, prefix=prefix
+          f'field config.{match[1]}',
+          part,
+          names,
+          prefix=prefix,
+          elsewhere=[f'config.{field}' for field in fields(config)],
         )
       parent, level = level, level[part]
     if match and match[2] == 'None' and not free:

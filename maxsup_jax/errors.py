@@ -150,9 +150,17 @@ def distinct(name: str, values: Sequence[Any]) -> Sequence[Any]:
 
 
 def unknown(
-  what: str, name: Any, known: Iterable[str], *, prefix: str = ''
+  what: str,
+  name: Any,
+  known: Iterable[str],
+  *,
+  prefix: str = '',
+  elsewhere: Iterable[str] = (),
 ) -> UsageError:
   """The error for an unknown name, with the nearest known one.
+
+  If none of those known here is near, a dotted name from `elsewhere` may be,
+  by its last part.
 
   Examples:
     >>> raise unknown('field config.sed', 'sed', ('seed', 'model'))
@@ -161,12 +169,14 @@ def unknown(
 'seed'? Known: seed, model
   """
   known = tuple(known)
-  near = nearest(name, known)
   names = ', '.join(f'{prefix}{n}' for n in known) or 'none'
+  near = nearest(name, known)
+  near = near and prefix + near
+  if not near:
+    last = {dotted.rpartition('.')[2]: dotted for dotted in elsewhere}
+    near = last.get(nearest(name, last) or '')
   if near:
-    return UsageError(
-      f'unknown {what}; did you mean {prefix + near!r}? Known: {names}'
-    )
+    return UsageError(f'unknown {what}; did you mean {near!r}? Known: {names}')
   return UsageError(f'unknown {what}; known: {names}')
 
 

@@ -12,6 +12,8 @@ from maxsup_jax.errors import UsageError, one_line
 
 # Numbers beyond it could overflow where they are squared, added or divided.
 LARGEST = 1e150
+# How far the sum of probabilities with two or three digits may be from 1.
+_ROUNDED = 0.02
 
 
 def wrong_shape(name: str, values: ArrayLike, expected: Any) -> UsageError:
@@ -89,7 +91,7 @@ def class_scores(
 def refuse_probabilities(values: np.ndarray, name: str) -> None:
   """Refuses probabilities `[..., K]` where logits are expected.
 
-  That is, rows that are all non-negative and sum to 1, or to 100, to 0.1%; or
+  That is, rows that are all non-negative and sum to 1, or to 100, to 2%; or
   single numbers that are all from 0 to 1. Log-probabilities are logits.
   """
   K = values.shape[-1]
@@ -104,7 +106,7 @@ def refuse_probabilities(values: np.ndarray, name: str) -> None:
     else:
       total = some.sum(-1, dtype=np.float64)
       whole = 100.0 if total.flat[0] > 50 else 1.0
-      if not np.abs(total / whole - 1).max() <= 1e-3:
+      if not np.abs(total / whole - 1).max() <= _ROUNDED:
         return
       what = f'no number is negative and every row sums to {whole:g}'
   cure = 'np.log(p) - np.log1p(-p)' if K == 1 else 'np.log(p)'
@@ -117,7 +119,7 @@ def refuse_probabilities(values: np.ndarray, name: str) -> None:
 def log_probabilities(values: ArrayLike, name: str) -> np.ndarray:
   """Logits whose softmax are these probabilities, `[..., K]`, or `[N]`.
 
-  Rows sum to 1, to 0.1%; of two classes one may do, `[N]` or `[N, 1]`, which
+  Rows sum to 1, to 2%; of two classes one may do, `[N]` or `[N, 1]`, which
   becomes a single logit. Zeros, which rounding made, count as the smallest
   positive number of the dtype, at least that of float32.
   """
@@ -131,7 +133,9 @@ def log_probabilities(values: ArrayLike, name: str) -> np.ndarray:
     return logs - np.log(np.maximum(1 - values, smallest))
   total = values.sum(-1, dtype=np.float64)
   expected = 'probabilities of all classes, which sum to 1'
-  _refuse_any(np.abs(total - 1) > 1e-3, total, f'the sum of {name}', expected)
+  _refuse_any(
+    np.abs(total - 1) > _ROUNDED, total, f'the sum of {name}', expected
+  )
   return logs
 
 

@@ -268,12 +268,18 @@ class Rows:
     precision: Any = None,
     axis_name: str | tuple[str, ...] | None = None,
     implementation: str | None = None,
+    **others: Any,
   ) -> Self:
     """Checks and reads what a loss takes.
 
     `mean` says whether it needs the mean logit, which `'weighted'` makes that
     of the logits times the weights of their classes.
     """
+    if others:
+      raise TypeError(
+        f'unexpected argument {next(iter(others))!r}; linear_statistics lists '
+        'what all linear losses take by keyword'
+      )
     features = _checks.floating('features', features)
     kernel = _checks.floating('kernel', kernel)
     transposed = errors.boolean('transposed', transposed)

@@ -11,19 +11,17 @@ import copy
 import json
 import re
 import sys
-import types
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from maxsup_jax import errors, files
+from maxsup_jax import files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import agreement
 
@@ -81,6 +79,10 @@ class Checkpoints:
     self._saving = step
     # It is written in the background, when the caller's may have changed.
     extra = copy.deepcopy(extra)
+    # Where one array cannot be written, TensorStore prints a traceback for each
+    # of the others, at any time from then on.
+    if sys.unraisablehook is sys.__unraisablehook__:
+      sys.unraisablehook = _without_closed_loops
     with self._one_line_errors():
       self._directory.mkdir(parents=True, exist_ok=True)
       self._manager.save(
@@ -231,9 +233,6 @@ class Checkpoints:
       if isinstance(e, ValueError) and not re.match('[A-Z_]+: ', str(e)):
         raise
       path = self._directory / str(self._saving)
-      # The other arrays of the checkpoint fail later; TensorStore prints the
-      # traceback of each.
-      sys.excepthook = _without_closed_loops
       raise files.unwritable(path, e) from e
 
   def close(self) -> None:
@@ -251,14 +250,17 @@ class Checkpoints:
         extra=ocp.args.JsonRestore(),
       ),
     )
-    try:
-      # Orbax gives arrays of another shape as they are.
-      chex.assert_trees_all_equal_shapes_and_dtypes(like, read['state'])
-    except AssertionError as e:
-      raise UsageError(
-        f'the checkpoint {self._directory / str(step)} does not match the '
-        f'state: {errors.one_line(e)}'
-      ) from None
+    # Orbax gives arrays of another shape as they are.
+    found = jax.tree.leaves(read['state'])
+    paths = jax.tree.leaves_with_path(like)
+    for (path, expected), value in zip(paths, found, strict=True):
+      if value.shape != expected.shape:
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        raise UsageError(
+          f'the checkpoint {self._directory / str(step)} does not match the '
+          f'state: {name} is {list(value.shape)}; expected '
+          f'{list(expected.shape)}'
+        )
     return read['state'], read['extra']
 
   def _checked_path(self, step: int) -> Path:
@@ -312,13 +314,12 @@ class Checkpoints:
     self._manager.reload()
 
 
-def _without_closed_loops(
-  kind: type[BaseException],
-  error: BaseException,
-  traceback: types.TracebackType | None,
-) -> None:
-  if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
-    sys.__excepthook__(kind, error, traceback)
+def _without_closed_loops(unraisable: Any) -> None:
+  closed = 'Event loop is closed'
+  if not (
+    unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == closed
+  ):
+    sys.__unraisablehook__(unraisable)
 
 
 def _checksums(path: Path) -> dict[str, int]:

@@ -50,6 +50,7 @@ def test_probabilities_are_no_logits():
     (p, 'every row sums to 1; expected logits: take np.log'),
     (p.astype(np.float16), 'every row sums to 1;'),
     (100 * p, 'every row sums to 100;'),
+    (np.round(p, 3), 'every row sums to 1;'),
     (np.eye(4), 'every row sums to 1;'),
     (p[:, 0], r'all are from 0 to 1; .* take np.log\(p\) - np.log1p\(-p\)'),
     (p[:, :1], 'all are from 0 to 1;'),
@@ -76,6 +77,8 @@ def test_probabilities_become_logits():
   assert_array_equal(got[0], np.log(p[0]))
   assert np.isfinite(got).all()
   assert got[1, 1] < -100
+  rounded = np.array([[0.333, 0.333, 0.333]])
+  assert_array_equal(checks.log_probabilities(rounded, 'p'), np.log(rounded))
   single = checks.log_probabilities(np.array([0.75, 0.5]), 'p')
   np.testing.assert_allclose(single, [np.log(3), 0], atol=1e-15)
   for bad, message in (

@@ -28,7 +28,8 @@ MISTAKES = {
     ([NEW, '--config=no_such.py'], "no run card 'no_such.py'"),
     ([NEW, '--config', 'no_such.py'], "no run card 'no_such.py'"),
     ([NEW, '--config=configs'], "no run card 'configs'"),
-    ([NEW, '--config=configs/digits.py:los=ls'], 'known: loss=maxsup'),
+    ([NEW, '--config=configs/digits.py:los=ls'], "mean 'loss'? Known: loss="),
+    ([NEW, '--config=configs/digits.py:loss=maxsop'], "mean 'maxsup'? Known"),
     ([NEW, '--config=configs/digits.py:loss=mse'], 'known: ce, ls, maxsup'),
     ([NEW, '--config=configs/digits.py:seed=x'], 'expected int'),
     ([NEW, '--config.optimizer.momentun=1'], "mean 'config.optimizer.momentum"),
@@ -76,6 +77,10 @@ MISTAKES = {
     (
       [NEW, '--config.dataset.workers=100000'],
       'an integer, from 0 to',
+    ),
+    (
+      [NEW, '--config.lerning_rate=1'],
+      "did you mean 'config.optimizer.learning_rate'",
     ),
     ([NEW, '--config.init_from={empty}'], 'config.init_from is'),
     ([NEW, f'--config={LONG}'], "no run card 'xxx"),

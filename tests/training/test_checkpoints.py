@@ -1,6 +1,8 @@
 import errno
 import shutil
+import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -184,6 +186,34 @@ def test_the_first_process_chooses(directory, monkeypatch):
   assert int(state.step) == 2
   monkeypatch.setattr(agreement, 'gather', lambda _: [2, 3])
   assert Checkpoints(directory).newest() == 2
+
+
+def test_an_array_of_another_shape(directory):
+  wrong = {'conv': {'kernel': np.zeros((2, 3, 5))}, 'head': PARAMS['head']}
+  message = (
+    r'does not match .*conv/kernel is \[2, 3, 4\]; expected \[2, 3, 5\]$'
+  )
+  with (
+    Checkpoints(directory) as checkpoints,
+    pytest.raises(UsageError, match=message),
+  ):
+    checkpoints.restore(3, LIKE.replace(params=wrong))
+
+
+def test_what_tensorstore_prints_of_a_full_disk(tmp_path, monkeypatch):
+  """A traceback for every array, at any time after the first has failed."""
+  shown = []
+  hook = shown.append
+  for name in ('unraisablehook', '__unraisablehook__'):
+    monkeypatch.setattr(sys, name, hook)
+  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    checkpoints.save(1, make_state(1), {})
+  for text in ('Event loop is closed', 'other'):
+    error = RuntimeError(text)
+    sys.unraisablehook(
+      types.SimpleNamespace(exc_type=RuntimeError, exc_value=error)
+    )
+  assert [str(x.exc_value) for x in shown] == ['other']
 
 
 def test_a_checkpoint_that_another_host_does_not_see(directory, monkeypatch):
