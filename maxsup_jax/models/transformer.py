@@ -70,7 +70,7 @@ class CrossAttention(nn.Module):
   batch_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def setup(self) -> None:
+  def setup(self) -> None:  # noqa: D102
     def dense():
       # Glorot uniform, flax's variance_scaling(1, 'fan_avg', 'uniform').
       init = nn.initializers.glorot_uniform()
@@ -119,7 +119,7 @@ class Block(nn.Module):
   batch_axis: str | None = None
   dtype: Any = jnp.float32
 
-  def setup(self) -> None:
+  def setup(self) -> None:  # noqa: D102
     def attention():
       rest = (self.dropout, self.batch_axis, self.dtype)
       return CrossAttention(self.dim, self.heads, *rest)
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
     check_axis_name('batch_axis', self.batch_axis)
     super().__post_init__()
 
-  def setup(self) -> None:
+  def setup(self) -> None:  # noqa: D102
     self.embedding = self.param(
       'embedding',
       nn.initializers.normal(self.dim**-0.5),
