@@ -24,7 +24,7 @@ class Hypotheses(NamedTuple):
 
 
 class _State(NamedTuple):
-  count: jax.Array  # of tokens so far
+  at: jax.Array  # how many tokens there are
   logps: jax.Array  # [B, k], of hypotheses that go on
   ids: jax.Array  # [B, k, T]
   done: Hypotheses
@@ -101,10 +101,10 @@ def search(
 
   def logps_of(state):
     """Of every next token after each hypothesis, `[B, k, V]`."""
-    last = state.ids[:, :, state.count - 1]
-    last = jnp.where(state.count > 0, last, PAD)
+    last = state.ids[:, :, state.at - 1]
+    last = jnp.where(state.at > 0, last, PAD)
     logits, cache = model.apply(
-      variables, last.reshape(-1), state.count, state.cache, method='step'
+      variables, last.reshape(-1), state.at, state.cache, method='step'
     )
     logps = jax.nn.log_softmax(logits / temperature).reshape(B, k, -1)
     return jnp.where(forbidden, -jnp.inf, logps), cache
@@ -112,7 +112,7 @@ def search(
   def goes_on(state):
     best = state.logps.max(-1) / penalty(length)
     beaten = (state.done.scores.min(-1) >= best).all() & early_stop
-    return (state.count < length) & ~beaten
+    return (state.at < length) & ~beaten
 
   def step(state):
     logps, cache = logps_of(state)
@@ -123,9 +123,9 @@ def search(
     best, at = jax.lax.top_k(total, count)
     parent, token = at // V, (at % V).astype(jnp.int32)
     ids = jnp.take_along_axis(state.ids, parent[..., None], 1)
-    ids = ids.at[:, :, state.count].set(token)
+    ids = ids.at[:, :, state.at].set(token)
     ends = token == EOS
-    ended = jnp.where(ends, best / penalty(state.count + 1), -jnp.inf)
+    ended = jnp.where(ends, best / penalty(state.at + 1), -jnp.inf)
     scores = jnp.concatenate([state.done.scores, ended], 1)
     every = jnp.concatenate([state.done.ids, ids], 1)
     scores, chosen = jax.lax.top_k(scores, k)
@@ -137,7 +137,7 @@ def search(
     cache = cache._replace(
       keys=cache.keys[:, rows], values=cache.values[:, rows]
     )
-    return _State(state.count + 1, logps, ids, done, cache)
+    return _State(state.at + 1, logps, ids, done, cache)
 
   nothing = jnp.zeros((B, k, length), jnp.int32)
   cache: Any = model.apply(variables, source, k, length, method='start')
@@ -145,7 +145,7 @@ def search(
     goes_on,
     step,
     _State(
-      count=jnp.zeros((), jnp.int32),
+      at=jnp.zeros((), jnp.int32),
       # One empty hypothesis, not k equal ones.
       logps=jnp.full((B, k), -jnp.inf).at[:, 0].set(0.0),
       ids=nothing,

@@ -8,9 +8,8 @@ import jax
 from flax import linen as nn
 
 from maxsup_jax import files
-from maxsup_jax.data import Source
+from maxsup_jax.data import text
 from maxsup_jax.tasks.building import build
-from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.config import open_workdir
 from maxsup_jax.tasks.weights import check_finite, check_weights
 from maxsup_jax.training.checkpoints import Checkpoints
@@ -34,7 +33,7 @@ class LoadedRun:
     state: of the checkpoint, host arrays.
   """
 
-  run: Run[Classification]
+  run: Run[Any]
   workdir: Workdir
   step: int
   weights: str
@@ -42,7 +41,7 @@ class LoadedRun:
   state: TrainState
 
   @property
-  def task(self) -> Classification:
+  def task(self) -> Any:
     """The model, the data and the objective."""
     return self.run.task
 
@@ -80,7 +79,7 @@ def load_run(
   split: str | None = None,
   devices: Devices | None = None,
   model: nn.Module | None = None,
-  sources: tuple[Source, Source] | None = None,
+  sources: tuple[Any, Any] | None = None,
 ) -> LoadedRun:
   """Opens a trained run: its configuration, data, model and a checkpoint.
 
@@ -127,9 +126,18 @@ def load_run(
       training=False,
       model=model,
       sources=sources,
+      vocabulary=_vocabulary(directory),
     )
     state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
   loaded = state.variables(ema=weights == 'ema')
   check_finite(f'step {step} of {directory.path}', loaded)
   split = split or config.dataset.eval_split
   return LoadedRun(run, directory, step, weights, split, state)
+
+
+def _vocabulary(directory: Workdir) -> text.Vocabulary | None:
+  """What a run of translation has kept; None of other runs."""
+  for kind in (text.Words, text.Subwords):
+    if (directory.path / kind.file).exists():
+      return text.read_vocabulary(directory.path / kind.file)
+  return None

@@ -144,6 +144,7 @@ def test_steps_with_a_cache_are_teacher_forcing(apply, variables):
     tokens = np.repeat(TARGET[:, t], 3)
 
 
+@pytest.mark.slow
 def test_dropout_is_that_of_the_global_batch(variables):
   model = MODEL.clone(depth=1, dropout=0.4, batch_axis='devices')
 
