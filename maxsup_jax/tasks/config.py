@@ -236,6 +236,19 @@ def check_names(config: ConfigDict) -> None:
   inputs.parse_transforms(config)
 
 
+def check_task(config: ConfigDict, task: str = 'classification') -> None:
+  """Refuses a run of another task than the one that something is for.
+
+  Raises:
+    UsageError: one line.
+  """
+  if config.task != task:
+    raise UsageError(
+      f'config.task is {config.task!r}; expected {task!r}: only it has what '
+      'is asked for'
+    )
+
+
 def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:
   """The work directory of a run; fields that its configuration lacks are added.
 

@@ -11,7 +11,7 @@ from maxsup_jax import losses, tasks
 from maxsup_jax.data import text
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.transformer import Transformer
-from maxsup_jax.tasks import translating
+from maxsup_jax.tasks import extraction, torch_runs, translating
 from maxsup_jax.tasks.translation import truth_sums
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import Devices
@@ -210,6 +210,14 @@ def test_other_runs_do_not_translate(loaded):
   )
   with pytest.raises(UsageError, match='has a run of classification'):
     translating.Translator(other)
+
+
+def test_what_is_for_classifiers_refuses_it(loaded, tmp_path):
+  path = str(loaded.workdir.path)
+  with pytest.raises(UsageError, match=r"config\.task is 'translation'"):
+    extraction.extract(loaded, tmp_path / 'out.npz')
+  with pytest.raises(UsageError, match='only it has'):
+    torch_runs.export_weights(path, tmp_path / 'a.safetensors')
 
 
 @pytest.mark.slow
