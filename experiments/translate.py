@@ -12,7 +12,11 @@ tabs between them. --references=FILE says what they are worth.
 With --split, a split of the run's data is translated and measured at each
 temperature: BLEU (sacreBLEU, lower case, with its signature), the length ratio,
 and NLL and ECE of next tokens after the true beginnings; of `phrases` also the
-share of valid translations. --beams=1 is the greedy translation, which no
+share of valid translations. --curves draws several such files:
+
+  python -m experiments.translate --curves=ce.json,ls.json --out=figure.png
+
+--beams=1 is the greedy translation, which no
 temperature changes.
 """
 
@@ -31,7 +35,13 @@ _REFERENCES = flags.DEFINE_string(
   'references', None, 'A file of as many translations to compare with.'
 )
 _OUT = flags.DEFINE_string(
-  'out', None, 'With --split: also write the numbers to this file, as JSON.'
+  'out',
+  None,
+  'With --split: also write the numbers to this file, as JSON. With --curves: '
+  'the figure, a .png.',
+)
+_CURVES = flags.DEFINE_list(
+  'curves', None, 'Files of --out, one for each run, to draw in one figure.'
 )
 _BEAMS = flags.DEFINE_integer(
   'beams', 4, 'Hypotheses that live; 1 for greedy.', lower_bound=1
@@ -50,6 +60,8 @@ def main():
   _processes.refuse_several('translate', '')
   from maxsup_jax import errors
 
+  if _CURVES.value:
+    return _draw()
   temperatures = _cli.numbers('temperatures', float)
   for temperature in temperatures:
     errors.number('temperatures', temperature, above=0)
@@ -95,6 +107,18 @@ def main():
     for i, temperature in enumerate(temperatures):
       found = translating.score([row[i] for row in columns], references)
       print(f'T {temperature:g}: {_shown(found)}', file=sys.stderr)
+  return 0
+
+
+def _draw():
+  from maxsup_jax import files
+  from maxsup_jax.reports import translation
+
+  out = _cli.needed('out', 'the figure')
+  files.check_ending(out, ['.png'])
+  out = files.check_writable(out)
+  files.write(out, translation.temperatures(_CURVES.value))
+  print(out)
   return 0
 
 

@@ -222,7 +222,7 @@ def test_what_is_for_classifiers_refuses_it(loaded, tmp_path):
 
 @pytest.mark.slow
 def test_devices_change_nothing(trained):
-  _, run, _ = trained
+  path, run, _ = trained
   state = run.init_state()
   found = []
   for count in (1, 2):
@@ -234,6 +234,15 @@ def test_devices_change_nothing(trained):
     found.append((devices.fetch(new.params), devices.fetch(sums)))
   for a, b in zip(*map(jax.tree.leaves, found)):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+  texts = run.task.eval_pairs.sources[:5]
+  one, two = (
+    translating.Translator(
+      tasks.load_run(path, model=MODEL, devices=Devices(jax.devices()[:n])),
+      beams=2,
+    )(texts)
+    for n in (1, 2)
+  )
+  assert one == two
 
 
 def test_objectives_count_real_tokens_alone():
