@@ -99,7 +99,9 @@ def _configs():
 def build(config, devices):
   """The run of a card, as the trainer builds it, without its dataset."""
   from maxsup_jax import tasks
+  from maxsup_jax.tasks.config import check_task
 
+  check_task(config)
   splits = (config.dataset.train_split, config.dataset.eval_split)
   sources = tuple(_shapes_only(config, split) for split in splits)
   return tasks.build(config, devices=devices, sources=sources)

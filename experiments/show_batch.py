@@ -55,11 +55,13 @@ def main():
     'show_batch', ': each would have only a part of the batch'
   )
   from maxsup_jax import files, tasks
+  from maxsup_jax.tasks.config import check_task
 
   files.check_ending(_OUT.value, ['.png'])
   out = files.check_writable(_OUT.value)
   config = tasks.resolve(flags.FLAGS.config)
   tasks.check_names(config)
+  check_task(config)
   import jax
 
   from maxsup_jax.training.parallel import Devices

@@ -1,5 +1,6 @@
 """Datasets, and the batches that training and evaluation read from them."""
 
+from maxsup_jax.data import text as text
 from maxsup_jax.data.corruption import CorruptedSource as CorruptedSource
 from maxsup_jax.data.label_noise import NoisyLabels as NoisyLabels
 from maxsup_jax.data.long_tail import LongTailedSource as LongTailedSource

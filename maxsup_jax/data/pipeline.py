@@ -218,14 +218,21 @@ def _rows(
   return epoch, order[positions // repeats], positions % repeats
 
 
-@functools.lru_cache(maxsize=2)  # Reading ahead may cross into the next epoch.
+# Reading ahead may cross into the next epoch.
+@functools.lru_cache(maxsize=2)
 def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-  """A uniformly random permutation.
+  return random_order(num_examples, seed, epoch, _ORDER)
+
+
+def random_order(
+  num_examples: int, seed: int, epoch: int, stream: int
+) -> np.ndarray:
+  """A uniformly random permutation; another one in every stream.
 
   Sorting raw bits rather than `Generator.permutation`, because NumPy promises
   that the bits stay the same in all its versions.
   """
-  bits = np.random.Philox(key=(seed, _ORDER), counter=(0, 0, 0, epoch))
+  bits = np.random.Philox(key=(seed, stream), counter=(0, 0, 0, epoch))
   order = np.argsort(bits.random_raw(num_examples), kind='stable')
   order.flags.writeable = False
   return order

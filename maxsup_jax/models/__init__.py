@@ -16,6 +16,7 @@ from maxsup_jax.models.parameters import decay_mask as decay_mask
 from maxsup_jax.models.parameters import parameter_kinds as parameter_kinds
 from maxsup_jax.models.registry import DTYPES as DTYPES
 from maxsup_jax.models.registry import MODELS as MODELS
+from maxsup_jax.models.registry import TRANSFORMERS as TRANSFORMERS
 from maxsup_jax.models.registry import ModelEntry as ModelEntry
 from maxsup_jax.models.registry import create_model as create_model
 from maxsup_jax.models.resnet import STEMS as STEMS

@@ -40,7 +40,7 @@ _LINEAR = (
 )
 
 
-def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
+def parameter_kinds(model: nn.Module, images_shape: tuple[Any, ...]) -> Any:
   """Labels every parameter with its kind.
 
   Subclasses of Flax's layers count as those layers, and so do the linear ones
@@ -49,8 +49,9 @@ def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
 
   Args:
     model: a module with the call `model(images, train=...)`.
-    images_shape: shape of images that the model can see, [B, H, W, C]. Nothing
-      is computed.
+    images_shape: shape of images that the model can see, [B, H, W, C]; or, of a
+      model that takes something else, a `jax.ShapeDtypeStruct` for each of its
+      inputs. Nothing is computed.
 
   Returns:
     A pytree like the parameters, with one of `PARAMETER_KINDS` at each leaf:
@@ -72,12 +73,15 @@ def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
     owners.setdefault(context.module.path, type(context.module))
     return call(*args, **kwargs)
 
+  inputs = images_shape
+  if not all(isinstance(x, jax.ShapeDtypeStruct) for x in inputs):
+    inputs = (jax.ShapeDtypeStruct(images_shape, jnp.float32),)
   with nn.intercept_methods(record):
     params = jax.eval_shape(
       functools.partial(model.init, train=False),
       # Its shape alone: a key would be the first program to be compiled.
       jax.eval_shape(lambda: jax.random.key(0)),
-      jax.ShapeDtypeStruct(images_shape, jnp.float32),
+      *inputs,
     )['params']
 
   def kind(path: Any, _: Any) -> str:
@@ -91,7 +95,7 @@ def parameter_kinds(model: nn.Module, images_shape: tuple[int, ...]) -> Any:
 
 def decay_mask(
   model: nn.Module,
-  images_shape: tuple[int, ...],
+  images_shape: tuple[Any, ...],
   kinds: Sequence[str] = ('kernel',),
   layers: Sequence[str] = (),
 ) -> Any:
@@ -99,7 +103,7 @@ def decay_mask(
 
   Args:
     model: a module with the call `model(images, train=...)`.
-    images_shape: shape of images that the model can see, [B, H, W, C].
+    images_shape: shapes of its inputs, see `parameter_kinds`.
     kinds: of `PARAMETER_KINDS`. Recipes that decay everything name them all;
       those of tensor2tensor name all but 'bias'.
     layers: names at the top of the tree of parameters, such as 'head'; only

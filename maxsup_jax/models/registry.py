@@ -14,6 +14,7 @@ from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from maxsup_jax.models.resnet_bbn import ResNetBBN
 from maxsup_jax.models.resnet_preact import PreActivationResNet
+from maxsup_jax.models.transformer import Transformer
 from maxsup_jax.models.vit import ViT
 
 DTYPES: Mapping[str, Any] = {
@@ -98,6 +99,23 @@ MODELS: Mapping[str, ModelEntry] = {
 }
 
 
+def _transformer(
+  dim: int, depth: int, heads: int, hidden: int, dropout: float
+) -> ModelEntry:
+  sizes = {'dim': dim, 'depth': depth, 'heads': heads, 'hidden': hidden}
+  return ModelEntry(Transformer, sizes, options={'dropout': dropout})
+
+
+# Those that translate.
+TRANSFORMERS: Mapping[str, ModelEntry] = {
+  # A minute or two on a CPU; no dropout, which it has no use for.
+  'transformer_tiny': _transformer(64, 2, 4, 256, dropout=0.0),
+  # For sets of the size of Multi30k (Wu et al. 2021, `transformer_tiny`).
+  'transformer_small': _transformer(128, 4, 4, 256, dropout=0.3),
+  'transformer_base': _transformer(512, 6, 8, 2048, dropout=0.1),
+}
+
+
 def create_model(
   name: str,
   num_classes: int,
@@ -119,13 +137,16 @@ def create_model(
   with 'kernel' [D, K] and 'bias' [K]; the causal-norm head of `resnet32_bbn`
   has no bias.
 
+  Those of `TRANSFORMERS` take two arguments, source and target, and K is the
+  size of the vocabulary; see `Transformer`.
+
   To train, pass `train=True`, `mutable=['batch_stats']` and
   `rngs={'drop_path': key}`, the same key on every device, all of which every
   model accepts: BatchNorm then normalises with the statistics of the batch and
   updates its running ones, dropout and stochastic depth draw.
 
   Args:
-    name: a key of `MODELS`.
+    name: a key of `MODELS` or `TRANSFORMERS`.
     num_classes: K.
     dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters, batch
       statistics, penultimate features and logits are float32 always.
@@ -159,9 +180,10 @@ def create_model(
     al. 2021, *Training data-efficient image transformers*; those at the other
     classes.
   """
-  if not isinstance(name, str) or name not in MODELS:
-    raise unknown(f'model {name!r}', name, MODELS)
-  entry = MODELS[name]
+  known = {**MODELS, **TRANSFORMERS}
+  if not isinstance(name, str) or name not in known:
+    raise unknown(f'model {name!r}', name, known)
+  entry = known[name]
   for option in options:
     if option not in entry.options:
       what = f'option {option!r} of the model {name!r}'

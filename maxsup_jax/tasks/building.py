@@ -1,5 +1,7 @@
 """From a configuration to everything that a run needs, all of it checked."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,6 +16,7 @@ from maxsup_jax.tasks.classification import (
   check_votes,
 )
 from maxsup_jax.tasks.teachers import open_teacher
+from maxsup_jax.tasks.translation import build_translation
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.run import Lengths, Run, make_run
 
@@ -29,8 +32,9 @@ def build(
   devices: Devices | None = None,
   training: bool = True,
   model: nn.Module | None = None,
-  sources: tuple[data.Source, data.Source] | None = None,
-) -> Run[Classification]:
+  sources: tuple[Any, Any] | None = None,
+  vocabulary: data.text.Vocabulary | None = None,
+) -> Run[Any]:
   """Builds a run, and refuses a configuration that cannot be trained.
 
   Args:
@@ -43,15 +47,31 @@ def build(
     model: a module of your own with the contract of `maxsup_jax.models`, in
       place of `config.model`.
     sources: the examples to train on and those to evaluate, in place of the
-      splits of `config.dataset`, which is not opened then.
+      splits of `config.dataset`, which is not opened then: two `data.Source`,
+      or two `data.text.Pairs` of translation.
+    vocabulary: of translation, if it was learned before.
 
   Returns:
-    The run; its `task` is a `Classification`.
+    The run; its `task` is a `Classification` or a `Translation`, as
+    `config.task` says.
 
   Raises:
     UsageError: one line about the first thing that is wrong, before anything is
       compiled or written (embedded datasets are prepared on first use).
   """
+  if config.task == 'translation':
+    return _fits(
+      build_translation(
+        config,
+        data_dir=data_dir,
+        eval_split=eval_split,
+        devices=devices,
+        training=training,
+        model=model,
+        sources=sources,
+        vocabulary=vocabulary,
+      )
+    )
   devices = devices or Devices()
   batch_size = config.batch_size
   if training and batch_size % devices.count:
@@ -138,19 +158,25 @@ def build(
       device_count=devices.count,
       repeats=config.dataset.repeats,
     )
-  with errors.within('config.model: '):
-    fresh = jax.eval_shape(run.init_state)
-  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(fresh))
-  there = devices.memory()
-  if there is not None and needed > there:
-    raise UsageError(
-      f'config.model: weights and optimizer need {needed / 1e9:,.1f} GB; a '
-      f'device has {there / 1e9:,.1f} GB'
-    )
+  fresh = jax.eval_shape(_fits(run).init_state)
   if run.diagnostics_every and 'bias' not in fresh.params.get('head', {}):
     raise UsageError(
       'config.diagnostics_every needs a linear classifier; the head of '
       f'{config.model.name!r} is not linear'
+    )
+  return run
+
+
+def _fits(run: Run[Any]) -> Run[Any]:
+  """Refuses a model that is larger than the memory of a device."""
+  with errors.within('config.model: '):
+    fresh = jax.eval_shape(run.init_state)
+  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(fresh))
+  there = run.devices.memory()
+  if there is not None and needed > there:
+    raise UsageError(
+      f'config.model: weights and optimizer need {needed / 1e9:,.1f} GB; a '
+      f'device has {there / 1e9:,.1f} GB'
     )
   return run
 
@@ -208,6 +234,10 @@ def _check_sizes(task: Classification) -> None:
 def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
   options = config.model.to_dict()
   name = options.pop('name')
+  if name in models.TRANSFORMERS:
+    raise UsageError(
+      f'config.model.name is {name!r}, which translates; expected a classifier'
+    )
   known = models.MODELS[name].options if name in models.MODELS else {}
   if _SET_ELSEWHERE in known:
     if _SET_ELSEWHERE in options:

@@ -102,6 +102,11 @@ class Classification:
     return ()
 
   @property
+  def files(self) -> dict[str, bytes]:
+    """None."""
+    return {}
+
+  @property
   def mixing(self) -> Mixing:
     """How training images are mixed."""
     return Mixing(**self.config.mixing)

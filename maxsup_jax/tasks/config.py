@@ -1,4 +1,4 @@
-"""The configuration of a classification run: fields, defaults, checks."""
+"""The configuration of a run, by its task: fields, defaults, checks."""
 
 import hashlib
 import os
@@ -22,6 +22,8 @@ MODELS = (
   *('resnet32_bbn', 'resnet56_t2t', 'alexnet_cifar', 'densenet_bc_100'),
   *('mobilenet_v2', 'vit_tiny', 'vit_small', 'vit_base'),
 )
+TRANSFORMERS = ('transformer_tiny', 'transformer_small', 'transformer_base')
+TASKS = ('classification', 'translation')
 # Far beyond any use: what is larger is a slip that would fill the memory.
 _MOST = {
   'num_classes': 2**24,
@@ -32,21 +34,27 @@ _MOST = {
 }
 
 
-def default_config() -> ConfigDict:
+def default_config(task: str = 'classification') -> ConfigDict:
   """Every field with its default. Run cards start from this.
 
   Durations are written with their unit, such as '90 epochs', '1000 steps' or
   '50000 examples'. A field whose default is None takes the named type or None.
+
+  Args:
+    task: one of `TASKS`.
 
   Examples:
     >>> config = default_config()
     >>> config.optimizer.learning_rate
     0.1
   """
+  if errors.one_of('config.task', task, TASKS) == 'translation':
+    return _translation()
   shared = common.common_fields()
   first = ('seed', 'duration', 'batch_size', 'eval_batch_size')
   return ConfigDict(
     {
+      'task': task,
       **{name: shared.pop(name) for name in first},
       'dataset': {
         # A name of tfds or of maxsup_jax.data, or a prepared directory.
@@ -113,6 +121,46 @@ def default_config() -> ConfigDict:
   )
 
 
+def _translation() -> ConfigDict:
+  config = ConfigDict(
+    {
+      'task': 'translation',
+      **common.common_fields(),
+      'dataset': {
+        # See maxsup_jax.data.text.open_pairs: 'phrases', 'lines:A.en,A.de' or a
+        # name of tfds.
+        'name': 'phrases',
+        'train_split': 'train',
+        'eval_split': 'test',
+        # Of tfds only: which features are translated from and to.
+        'source_language': 'en',
+        'target_language': 'de',
+        # 'words' or 'bpe' (subwords, of sentencepiece), and how many at most.
+        'vocabulary': 'words',
+        'vocabulary_size': 1000,
+        # Widths of batches in tokens: each is a program of its own. Pairs with
+        # a longer side are not trained on.
+        'buckets': (12, 24),
+      },
+      # The options of a model are those of maxsup_jax.models.create_model.
+      'model': {'name': 'transformer_tiny', 'dtype': 'float32'},
+    }
+  )
+  # In target positions, padding among them, over all devices.
+  config.batch_size, config.eval_batch_size = 512, 2048
+  config.optimizer.update(
+    {
+      'name': 'adamw',
+      'learning_rate': 4e-3,
+      'weight_decay': 0.0,
+      'b2': 0.98,
+      'eps': 1e-9,
+    }
+  )
+  config.schedule.update({'name': 'inverse_sqrt', 'warmup': '150 steps'})
+  return config
+
+
 def resolve(config: Mapping[str, Any]) -> ConfigDict:
   """Fills in defaults and refuses unknown fields and wrong types.
 
@@ -132,10 +180,15 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
     >>> config.optimizer.learning_rate, config.optimizer.momentum
     (0.5, 0.9)
   """
+  task = 'classification'
+  if isinstance(config, Mapping | ConfigDict):
+    task = config.get('task', task)
   resolved = common.resolve(
-    config, default_config(), free_sections=FREE_SECTIONS
+    config, default_config(task), free_sections=FREE_SECTIONS
   )
   dataset = resolved.dataset
+  if resolved.task == 'translation':
+    return resolved.lock()
   for name, most in _MOST.items():
     if dataset[name] is not None:
       errors.integer(f'config.dataset.{name}', dataset[name], 1, most)
@@ -174,10 +227,26 @@ def check_names(config: ConfigDict) -> None:
   Raises:
     UsageError: for the first of them.
   """
+  if config.task == 'translation':
+    errors.one_of('config.model.name', config.model.name, TRANSFORMERS)
+    return
   from maxsup_jax.tasks import inputs
 
   errors.one_of('config.model.name', config.model.name, MODELS)
   inputs.parse_transforms(config)
+
+
+def check_task(config: ConfigDict, task: str = 'classification') -> None:
+  """Refuses a run of another task than the one that something is for.
+
+  Raises:
+    UsageError: one line.
+  """
+  if config.task != task:
+    raise UsageError(
+      f'config.task is {config.task!r}; expected {task!r}: only it has what '
+      'is asked for'
+    )
 
 
 def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:
@@ -203,14 +272,19 @@ def default_workdir(config: ConfigDict) -> str:
     for name, value in common.fields(config).items()
     if name not in common.SPEED_FIELDS
   }
+  if config.task == 'classification':
+    # The directories of earlier versions, which had no other task.
+    del identity['task']
   text = common.to_json(dict(sorted(identity.items())))
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   # Of a directory, the dataset's name and its version.
   dataset = '-'.join(config.dataset.name.rstrip('/').split('/')[-2:])
+  if config.dataset.name.startswith('lines:'):
+    dataset = 'lines'
   name = '-'.join(
     [
       dataset.replace(':', '_'),
-      *(['made_up'] if config.dataset.mock is not None else []),
+      *(['made_up'] if config.dataset.get('mock') is not None else []),
       config.model.name,
       config.objective.name,
       f'seed{config.seed}',

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from maxsup_jax import data, errors, files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import NpzWriter
+from maxsup_jax.tasks.config import check_task
 from maxsup_jax.tasks.loading import LoadedRun
 from maxsup_jax.training.parallel import Devices
 from maxsup_jax.training.provenance import provenance
@@ -130,6 +131,7 @@ def extract(
     raise UsageError(
       'extract runs in one process: each would have only a part of every batch'
     )
+  check_task(loaded.run.config)
   run, task = loaded.run, loaded.task
   if out is None:
     out = default_path(loaded)

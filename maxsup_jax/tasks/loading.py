@@ -8,10 +8,9 @@ import jax
 from flax import linen as nn
 
 from maxsup_jax import files
-from maxsup_jax.data import Source
+from maxsup_jax.data import text
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks.building import build
-from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.config import open_workdir
 from maxsup_jax.tasks.weights import check_finite, check_weights
 from maxsup_jax.training.checkpoints import Checkpoints
@@ -35,7 +34,7 @@ class LoadedRun:
     state: of the checkpoint, host arrays.
   """
 
-  run: Run[Classification]
+  run: Run[Any]
   workdir: Workdir
   step: int
   weights: str
@@ -43,7 +42,7 @@ class LoadedRun:
   state: TrainState
 
   @property
-  def task(self) -> Classification:
+  def task(self) -> Any:
     """The model, the data and the objective."""
     return self.run.task
 
@@ -81,7 +80,7 @@ def load_run(
   split: str | None = None,
   devices: Devices | None = None,
   model: nn.Module | None = None,
-  sources: tuple[Source, Source] | None = None,
+  sources: tuple[Any, Any] | None = None,
 ) -> LoadedRun:
   """Opens a trained run: its configuration, data, model and a checkpoint.
 
@@ -128,6 +127,7 @@ def load_run(
       training=False,
       model=model,
       sources=sources,
+      vocabulary=_vocabulary(directory),
     )
     _check_classes(directory, run.task)
     state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
@@ -137,14 +137,24 @@ def load_run(
   return LoadedRun(run, directory, step, weights, split, state)
 
 
-def _check_classes(directory: Workdir, task: Classification) -> None:
+def _check_classes(directory: Workdir, task: Any) -> None:
   """Refuses data whose classes are not those that a run was started with."""
   known = directory.origin('classes')
+  if known is None:  # Not of a directory of images.
+    return
   found = list(task.eval_source.label_names or ())
-  if known is not None and known != found:
+  if known != found:
     differ = sorted(set(known) ^ set(found)) or ['their order']
     raise UsageError(
       f'the classes of {task.eval_source.name} are not those that '
       f'{directory.path} was trained with; they differ in '
       f'{", ".join(differ[:3])}'
     )
+
+
+def _vocabulary(directory: Workdir) -> text.Vocabulary | None:
+  """What a run of translation has kept; None of other runs."""
+  for kind in (text.Words, text.Subwords):
+    if (directory.path / kind.file).exists():
+      return text.read_vocabulary(directory.path / kind.file)
+  return None

@@ -300,6 +300,15 @@ def table(
     ('nll', 'NLL', '.4f'),
     ('ece', 'ECE, 15 bins', '.2%'),
     ('objective', 'objective', '.4f'),
+    ('perplexity', 'perplexity', '.3f'),
+    ('kl_to_truth', 'KL to the truth', '.4f'),
+    ('entropy', 'its entropy', '.4f'),
+    ('true_accuracy', 'true accuracy', '.2%'),
+    ('bayes_accuracy', 'best possible', '.2%'),
+    ('certain_accuracy', 'where certain', '.2%'),
+    ('true_calibration', 'true calibration', '.2%'),
+    ('valid_mass', 'mass on valid', '.2%'),
+    ('impossible', 'impossible', '.2%'),
   ):
     if name in records[0]:
       values = [

@@ -14,7 +14,7 @@ import numpy as np
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import MODELS, create_model, torch_weights
-from maxsup_jax.tasks.config import open_workdir
+from maxsup_jax.tasks.config import check_task, open_workdir
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.workdir import Workdir
@@ -50,7 +50,9 @@ def load_variables(
   Raises:
     UsageError: as `load_run`.
   """
-  check_weights(directory, directory.config(), weights)
+  config = directory.config()
+  check_task(config)
+  check_weights(directory, config, weights)
   names = ('ema',) if weights == 'ema' else ('params', 'batch_stats')
   with Checkpoints(directory.checkpoints) as checkpoints:
     step = checkpoints.chosen(step)

@@ -13,7 +13,9 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.training import durations
 
 OPTIMIZERS = ('sgd', 'adamw')
-SCHEDULES = ('cosine', 'step', 'exponential', 'linear', 'constant')
+SCHEDULES = (
+  *('cosine', 'step', 'exponential', 'linear', 'constant', 'inverse_sqrt'),
+)
 # Those of maxsup_jax.losses, which takes a second to import.
 OBJECTIVES = (
   *('ce', 'ls', 'maxsup', 'regularization_only', 'error_amplification_only'),

@@ -107,6 +107,7 @@ class _Loop:
         f'{run.task.train_name} has {examples} examples; the run in '
         f'{workdir.path} started with {extra["train_examples"]}'
       )
+    workdir.keep(run.task.files)
     self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
     self.step = int(state.step)
     self.state = run.devices.replicate(state)

@@ -41,7 +41,10 @@ def learning_rate_schedule(
   * `exponential`: the peak, multiplied by `factor` after each epoch since the
     warm-up;
   * `linear`: :math:`p + (e - p)\frac{s-w}{S-w}`;
-  * `constant`: the peak.
+  * `constant`: the peak;
+  * `inverse_sqrt`: :math:`p \sqrt{w / s}`, which needs a warm-up. That of
+    tensor2tensor's Transformer of width D is
+    :math:`p = 2\,(D\,w)^{-1/2}`.
 
   Per epoch, each step has the value of the first step of its epoch, warm-up
   included, as where a PyTorch scheduler is stepped once an epoch.
@@ -102,6 +105,8 @@ def learning_rate_schedule(
       f'milestones are {list(milestones)}; expected increasing steps after '
       f'{warmup_steps}, the end of the warm-up'
     )
+  if name == 'inverse_sqrt' and not warmup_steps:
+    raise UsageError('the schedule inverse_sqrt needs a warmup')
   if (per == 'epoch' or name == 'exponential') and not steps_per_epoch:
     raise UsageError(f'the schedule {name!r} per {per} needs steps_per_epoch')
   rate = _after_warmup(
@@ -112,6 +117,7 @@ def learning_rate_schedule(
     milestones=[m - warmup_steps for m in milestones],
     factor=factor,
     steps_per_epoch=steps_per_epoch,
+    warmup_steps=warmup_steps,
   )
   if name == 'cosine' and cosine_from == 'start':
     from_start = optax.cosine_decay_schedule(
@@ -138,6 +144,7 @@ def _after_warmup(
   milestones: Sequence[int],
   factor: float,
   steps_per_epoch: int | None,
+  warmup_steps: int,
 ) -> optax.Schedule:
   """The schedule as a function of the step since the warm-up."""
   if name == 'cosine':
@@ -152,4 +159,9 @@ def _after_warmup(
     return lambda step: peak * jnp.exp(log * (step // steps_per_epoch))
   if name == 'linear':
     return optax.linear_schedule(peak, end, steps)
+  if name == 'inverse_sqrt':
+    # Asked for during the warm-up, too, where its answer is not taken.
+    return lambda step: (
+      peak * jnp.sqrt(warmup_steps / (jnp.maximum(step, 0) + warmup_steps))
+    )
   return optax.constant_schedule(peak)

@@ -86,6 +86,13 @@ class Task(Protocol):
   def device_dependent(self) -> tuple[str, ...]:
     """Fields that make the results depend on the number of devices."""
 
+  @property
+  def files(self) -> Mapping[str, bytes]:
+    """What a run keeps in its directory, by name, such as a vocabulary.
+
+    A run that is resumed must still have the same.
+    """
+
   def init_variables(self, key: jax.Array) -> Mapping[str, Any]:
     """Fresh variables: 'params' and, where there are any, 'batch_stats'."""
 

@@ -197,6 +197,26 @@ class Workdir:
       if self._writes:
         mark.unlink()
 
+  def keep(self, contents: Mapping[str, bytes]) -> None:
+    """Writes files that belong to the run; those that are there must be equal.
+
+    Args:
+      contents: of the files, by their names.
+
+    Raises:
+      UsageError: if another content is there.
+    """
+    for name, content in contents.items():
+      path = self.path / name
+      if path.exists():
+        if path.read_bytes() != content:
+          raise UsageError(
+            f'{path} is not what the data of this run give; expected the data '
+            'that it started with, or another work directory'
+          )
+      elif self._writes:
+        files.write(path, content)
+
   def record_start(self, step: int, device_count: int, **also: Any) -> None:
     """Adds this start to `run.json`: the command and what it runs on.
 

@@ -219,7 +219,8 @@ def test_the_warmup_of_the_long_tailed_recipe():
 
 
 def test_without_warmup_the_first_step_has_the_peak():
-  for name in SCHEDULES:
+  # One needs a warm-up.
+  for name in set(SCHEDULES) - {'inverse_sqrt'}:
     rate = learning_rate_schedule(
       name, PEAK, total_steps=TOTAL, milestones=(50,), steps_per_epoch=10
     )
