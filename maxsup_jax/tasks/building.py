@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from maxsup_jax import data, errors, losses, models
 from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks import inputs
+from maxsup_jax.tasks import fused, inputs
 from maxsup_jax.tasks.classification import (
   Classification,
   check_fused,
@@ -100,7 +100,7 @@ def build(
   K = train_source.num_classes
   wanted = config.objective.to_dict()
   with errors.within('config.'):
-    fused = errors.boolean('objective.fused', wanted.pop('fused', False))
+    in_parts = fused.take(wanted)
     objective = losses.make_objective(
       wanted,
       num_classes=K,
@@ -133,7 +133,7 @@ def build(
     model=_create_model(config, K) if model is None else model,
     objective=objective,
     teacher=teacher,
-    fused=fused,
+    fused=in_parts,
   )
   check_votes(task)
   check_fused(task)

@@ -14,17 +14,12 @@ from ml_collections import ConfigDict
 from maxsup_jax import data, errors, losses, models
 from maxsup_jax.data.opening import FOLDER
 from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks import collapse, metrics, weights
+from maxsup_jax.tasks import collapse, fused, metrics, weights
 from maxsup_jax.tasks.mixing import Mixing, mix_images, mix_labels
 from maxsup_jax.tasks.teachers import Teacher
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.task import Aux, Batch, Measurement, Sums
-
-# Logits of a device, in number, from which on `objective.fused` is in force.
-# Below, a step with the logits in memory, 64 MB in float32, is the faster one:
-# by docs/large_vocabulary.md 1.2 to 1.4 times.
-FUSED_FROM = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +180,10 @@ class Classification:
     mixes = self.mixing.active
     if mixes:
       images, kept = mix_images(key, images, self.mixing, AXIS, mask)
-    fused = self.fused and self._many(len(labels))
+    size = len(labels) * self.train_source.num_classes
+    in_parts = self.fused and size >= fused.FUSED_FROM
     up_to: contextlib.AbstractContextManager[list[jax.Array]]
-    up_to = models.without_head() if fused else contextlib.nullcontext([])
+    up_to = models.without_head() if in_parts else contextlib.nullcontext([])
     with up_to as seen:
       (logits, outputs), updates = self.model.apply(
         variables,
@@ -197,7 +193,7 @@ class Classification:
         rngs={'drop_path': key},
       )
     stats = updates.get('batch_stats', variables['batch_stats'])
-    if fused:
+    if in_parts:
       values, sums, objective_state = self._fused(
         variables['params']['head'],
         seen[0],
@@ -259,26 +255,20 @@ class Classification:
     )
     return values, state if self.teacher is None else (state, frozen)
 
-  def _many(self, examples: int) -> bool:
-    return examples * self.train_source.num_classes >= FUSED_FROM
-
   def _fused(self, head, features, labels, mask, step, state):
     """Losses, sums of metrics and state, without the logits."""
-    assert self.objective.apply_linear is not None  # `build` has seen to it.
-    values, state, rows = self.objective.apply_linear(
+    return fused.losses_and_sums(
+      self.objective,
       state,
       features,
       head['kernel'],
       labels,
+      mask=mask,
       step=step,
       bias=head.get('bias'),
-      where=mask,
       # As the head itself.
       precision=jax.lax.Precision.HIGHEST,
     )
-    nll, count = rows.log_normalizer - rows.label_logit, mask.sum()
-    sums = {'nll': (nll.sum(), count), 'accuracy': (rows.correct.sum(), count)}
-    return values, sums, state
 
   def report(self, sums: Sums) -> dict[str, Any]:
     """`examples`, and the means of `metrics.means`."""
@@ -414,14 +404,9 @@ def check_fused(task: Classification) -> None:
   """
   if not task.fused:
     return
-  refused = 'config.objective.fused is True; expected False '
-  if task.objective.apply_linear is None:
-    raise UsageError(
-      f'{refused}for this objective: ce, ls and maxsup can do without logits, '
-      "but for adaptive_alpha, class_weights and convention 'kl'"
-    )
+  fused.check(task.objective)
   if task.mixing.active:
-    raise UsageError(f'{refused}where images, and so labels, are mixed')
+    raise UsageError(f'{fused.REFUSED}where images, and so labels, are mixed')
 
   def features():
     with models.without_head() as seen:
@@ -429,7 +414,7 @@ def check_fused(task: Classification) -> None:
       task.model.init(jax.random.key(0), image, train=False)
     return seen
 
-  with errors.within(f'{refused}for {task.name!r}: '):
+  with errors.within(f'{fused.REFUSED}for {task.name!r}: '):
     if not jax.eval_shape(features):
       raise UsageError("it has no layer 'head'")
 

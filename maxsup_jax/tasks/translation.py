@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from maxsup_jax import data, errors, losses, models
 from maxsup_jax.data import text
 from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks import metrics
+from maxsup_jax.tasks import fused, metrics
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.run import Lengths, Run, make_run
 from maxsup_jax.training.state import TrainState
@@ -39,6 +39,8 @@ class Translation:
     left_out: how many training pairs there are not, and why.
     model: see `maxsup_jax.models.Transformer`.
     objective: what is minimised.
+    fused: whether to train without logits in memory where they are many; the
+      metrics of training then lack the top-5 accuracy.
   """
 
   config: ConfigDict
@@ -50,6 +52,7 @@ class Translation:
   left_out: Mapping[str, int]
   model: nn.Module
   objective: losses.Objective
+  fused: bool = False
   unit = 'tokens'
   made_up = False
   measured_splits: tuple[str, ...] = ()
@@ -116,11 +119,30 @@ class Translation:
       train=True,
       rngs={'drop_path': key},
     )
-    logits, labels, mask = _tokens(logits, batch['target'])
-    values, objective_state = self._objective(
-      variables, outputs, logits, labels, mask, step, objective_state
-    )
-    sums = metrics.classification_sums(logits, labels, mask)
+    size = batch['target'].size * len(self.vocabulary)
+    if self.fused and size >= fused.FUSED_FROM:
+      # Nobody looks at the logits, so XLA does not compute them.
+      features = outputs['penultimate']
+      dtype = self.config.model.get('dtype', 'float32')
+      table = variables['params']['embedding'].astype(dtype)
+      labels = batch['target'].reshape(-1)
+      mask = labels != text.PAD
+      values, sums, objective_state = fused.losses_and_sums(
+        self.objective,
+        objective_state,
+        features.reshape(len(labels), -1).astype(dtype),
+        table,
+        labels,
+        mask=mask,
+        step=step,
+        transposed=True,
+      )
+    else:
+      logits, labels, mask = _tokens(logits, batch['target'])
+      values, objective_state = self.objective.apply(
+        objective_state, logits, labels, step=step, where=mask
+      )
+      sums = metrics.classification_sums(logits, labels, mask)
     sums['filled'] = (mask.sum(), jnp.asarray(mask.size))
     return values, mask, Aux(sums, {}, objective_state)
 
@@ -139,14 +161,14 @@ class Translation:
     confidence bin and, where the truth is known, `truth` those of
     `truth_sums`. A temperature divides the logits.
     """
-    logits, outputs = self.model.apply(
+    logits, _ = self.model.apply(
       {'params': variables['params']}, batch['source'], batch['target']
     )
     if temperature is not None:
       logits = logits / temperature
     logits, labels, mask = _tokens(logits, batch['target'])
-    values, _ = self._objective(
-      variables, outputs, logits, labels, mask, step, objective_state
+    values, _ = self.objective.apply(
+      objective_state, logits, labels, step=step, where=mask
     )
     sums = metrics.output_sums(logits, labels, mask)
     sums['classification']['objective'] = (values.sum(), mask.sum())
@@ -158,13 +180,6 @@ class Translation:
       )
       sums['truth'] = truth_sums(logits, labels, ids, chances, mask)
     return sums
-
-  def _objective(self, variables, outputs, logits, labels, mask, step, state):
-    # The one place that knows how logits become losses. A fused classifier
-    # takes outputs['penultimate'] and variables['params']['embedding'] instead
-    # of logits, and the metrics of training with them.
-    del variables, outputs
-    return self.objective.apply(state, logits, labels, step=step, where=mask)
 
   def report(self, sums: Sums) -> dict[str, Any]:
     """`examples`, which are tokens here, and the means over them."""
@@ -360,9 +375,11 @@ def build_translation(
     )
   lengths = Lengths.of(config, len(train.batches))
   V = len(vocabulary)
+  wanted = config.objective.to_dict()
   with errors.within('config.'):
+    in_parts = fused.take(wanted)
     objective = losses.make_objective(
-      config.objective.to_dict(),
+      wanted,
       num_classes=V,
       steps_per_epoch=lengths.steps_per_epoch,
       epochs=-(-lengths.total // lengths.steps_per_epoch),
@@ -373,6 +390,8 @@ def build_translation(
       f'config.objective.name is {config.objective.name!r}; expected one that '
       f'needs no {objective.needs[0]}: translation has none'
     )
+  if in_parts:
+    fused.check(objective)
   if config.diagnostics_every is not None:
     raise UsageError(
       f'config.diagnostics_every is {config.diagnostics_every!r}; expected '
@@ -397,6 +416,7 @@ def build_translation(
     left_out=left_out,
     model=model,
     objective=objective,
+    fused=in_parts,
   )
   ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
   optimizer = config.optimizer

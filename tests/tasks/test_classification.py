@@ -10,7 +10,7 @@ import pytest
 from maxsup_jax import tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.losses import linear
-from maxsup_jax.tasks import classification
+from maxsup_jax.tasks import fused as fused_lib
 from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import Devices
@@ -161,7 +161,7 @@ def test_few_logits_are_kept(build, monkeypatch):
   batch = next(task.train_batches(0))
   # 20 images of 10 classes.
   for least, metrics in ((201, {'nll', 'accuracy', 'top5'}), (200, None)):
-    monkeypatch.setattr(classification, 'FUSED_FROM', least)
+    monkeypatch.setattr(fused_lib, 'FUSED_FROM', least)
     step = functools.partial(
       task.train_loss, step=0, objective_state=(), key=jax.random.key(1)
     )
@@ -174,7 +174,7 @@ def test_few_logits_are_kept(build, monkeypatch):
 @pytest.mark.slow
 def test_training_without_logits_is_the_same(build, monkeypatch):
   """Losses, gradients and metrics."""
-  monkeypatch.setattr(classification, 'FUSED_FROM', 200)
+  monkeypatch.setattr(fused_lib, 'FUSED_FROM', 200)
   monkeypatch.setattr(linear, '_block_size', lambda *_: 4)
   objective = {'name': 'maxsup', 'alpha': LINEAR, 'fused': True}
   task = build(batch_size=20, objective=objective).task

@@ -11,7 +11,7 @@ from maxsup_jax import losses, tasks
 from maxsup_jax.data import text
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.transformer import Transformer
-from maxsup_jax.tasks import extraction, torch_runs, translating
+from maxsup_jax.tasks import extraction, fused, torch_runs, translating
 from maxsup_jax.tasks.translation import truth_sums
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import Devices
@@ -90,6 +90,44 @@ def test_it_trains_and_is_opened_again(trained):
   assert all(record[name] == again[name] for name in ('nll', 'ece', 'accuracy'))
   vocabulary = text.read_vocabulary(path / 'vocabulary.json')
   assert text.digest(vocabulary) == text.digest(task.vocabulary)
+
+
+def test_training_without_logits_is_the_same(monkeypatch):
+  """Losses, gradients and sums; nothing of the size of the logits is there."""
+  monkeypatch.setattr(fused, 'FUSED_FROM', 1)
+  objective = CONFIG['objective'] | {'fused': True}
+  model = MODEL.clone(dropout=0.0)
+  task = build(model, objective=objective).task
+  variables = task.init_variables(jax.random.key(0))
+  batch = jax.tree.map(lambda x: x[None], next(task.train_batches(0)))
+  size = batch['target'].size
+
+  def step(task):
+    def mean(params, batch):
+      values, where, aux = task.train_loss(
+        {'params': params},
+        batch,
+        step=jnp.int32(0),
+        objective_state=(),
+        key=jax.random.key(1),
+      )
+      return (values * jnp.arange(size)).mean(), (values, where, aux)
+
+    gradient = jax.grad(mean, has_aux=True)
+    return jax.jit(jax.vmap(gradient, (None, 0), axis_name='devices'))
+
+  arguments = variables['params'], batch
+  dense = dataclasses.replace(task, fused=False)
+  compiled = [step(t).lower(*arguments).compile() for t in (task, dense)]
+  at = [f'{size},562]' in c.as_text() for c in compiled]
+  assert at == [False, True]
+  found, expected = (c(*arguments) for c in compiled)
+  del expected[1][2].sums['top5']
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, 3e-5, 2e-5), found, expected
+  )
+  with pytest.raises(UsageError, match='fused is True; expected False for'):
+    build(objective={'name': 'focal', 'fused': True})
 
 
 def test_killed_and_resumed_it_is_the_same_run(trained, tmp_path, monkeypatch):
