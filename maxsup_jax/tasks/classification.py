@@ -180,8 +180,9 @@ class Classification:
     mixes = self.mixing.active
     if mixes:
       images, kept = mix_images(key, images, self.mixing, AXIS, mask)
-    size = len(labels) * self.train_source.num_classes
-    in_parts = self.fused and size >= fused.FUSED_FROM
+    in_parts = self.fused and (
+      len(labels) * self.train_source.num_classes >= fused.FUSED_FROM
+    )
     up_to: contextlib.AbstractContextManager[list[jax.Array]]
     up_to = models.without_head() if in_parts else contextlib.nullcontext([])
     with up_to as seen:
