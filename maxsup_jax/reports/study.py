@@ -13,6 +13,7 @@ from maxsup_jax import files
 from maxsup_jax.reports import _style, blocks, page
 from maxsup_jax.studies import verdicts
 from maxsup_jax.studies.claims import OURS
+from maxsup_jax.studies.collecting import NOT_RUN
 from maxsup_jax.studies.measures import MEASURES
 
 Record = Mapping[str, Any]
@@ -169,9 +170,12 @@ def notes(record: Record) -> list[str]:
       'Student’s interval supposes that differences between seeds are normal, '
       'which so few cannot show.'
     )
-  if record['missing']:
-    runs = '; '.join(f'{n}: {why}' for n, why in record['missing'].items())
-    found.append(f'{len(record["missing"])} runs are missing. {runs}')
+  failed = {n: why for n, why in record['missing'].items() if why != NOT_RUN}
+  if failed:
+    runs = '; '.join(f'{n}: {why}' for n, why in failed.items())
+    found.append(f'Runs that failed: {runs}')
+  if left := len(record['missing']) - len(failed):
+    found.append(f'{left} runs are not finished.')
   return found
 
 

@@ -16,6 +16,8 @@ from maxsup_jax.training.config import fields
 Record = dict[str, Any]
 # Of the numbers in `study.json`, which people keep.
 _DIGITS = 6
+# Why a run is missing that did not fail.
+NOT_RUN = 'not run yet'
 
 
 def collect(study: Study, workdir: Path) -> Record:
@@ -37,7 +39,7 @@ def collect(study: Study, workdir: Path) -> Record:
       found[run] = record
   why = failures(workdir)
   missing = {
-    run.name: why.get(run.name, 'not run yet')
+    run.name: why.get(run.name, NOT_RUN)
     for run in study.runs()
     if run not in found
   }
