@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from maxsup_jax import files
 from maxsup_jax.reports import _style, blocks, page
@@ -375,6 +376,9 @@ def _curves(
       ax.set_xlabel(x)
       if log:
         ax.set_yscale('log')
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter('{x:g}')
+        ax.yaxis.set_minor_locator(NullLocator())
       if name == 'reliability':
         ax.plot([0, 1], [0, 1], color='#888888', linewidth=0.8, zorder=0)
     handles = [

@@ -307,7 +307,7 @@ def _corrupted(loaded: LoadedRun) -> dict[str, float]:
 
 
 def _information(train: LoadedRun) -> Record:
-  """Mutual information at every checkpoint that is left."""
+  """Mutual information at the checkpoints that every run of a kind has."""
   task, devices = train.task, train.run.devices
   labels = data.sources.all_labels(task.eval_source)
   indices = [np.flatnonzero(labels == k)[:_PER_CLASS] for k in _PAIR]
@@ -327,7 +327,10 @@ def _information(train: LoadedRun) -> Record:
   batches = list(task.eval_batches(views, transform=data.parse_transform('')))
   found: Record = {'epoch': [], 'in_sample': [], 'cross_fitted': []}
   with Checkpoints(train.workdir.checkpoints) as checkpoints:
-    for step in checkpoints.steps():
+    every, last = train.run.checkpoint_every, train.run.total_steps
+    # Not what a run saved because it was stopped.
+    steps = [s for s in checkpoints.steps() if s % every == 0 or s == last]
+    for step in steps:
       state, _ = checkpoints.restore(step, jax.eval_shape(train.run.init_state))
       variables = devices.replicate(state.variables(ema=False))
       parts = extraction.outputs(apply, variables, batches, devices)

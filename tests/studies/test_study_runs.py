@@ -26,6 +26,7 @@ def get_study(arg=None):
     config.dataset.train_split = 'train[:300]'
     config.log_every = '1 step'
     config.eval_every = config.checkpoint_every = '3 steps'
+    config.keep_checkpoints = 100
     config.diagnostics_every = '6 steps'
     config.model.width = 4
     return config
@@ -34,7 +35,7 @@ def get_study(arg=None):
   variants['student_of_ls'] = run('distillation')
   variants['student_of_ls'].teacher = TEACHER + 'ls'
   return Study('tiny', 'Tiny', 'A test.', variants, (0, 1),
-               claims.among(variants), extras=())
+               claims.among(variants), extras=('information',))
 """
 NAMES = [f'{v}/seed{s}' for s in (0, 1) for v in ('ce', 'ls', 'student_of_ls')]
 
