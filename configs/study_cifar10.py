@@ -1,4 +1,4 @@
-"""A study on CIFAR-10 that two CPU cores can carry, or a GPU at full size.
+"""A study on CIFAR-10, small for two CPU cores, or at full size for a GPU.
 
   python -m experiments.study --config=configs/study_cifar10.py \
     --workdir=runs/study_cifar10 --jobs=2
@@ -11,7 +11,8 @@ Arguments, after a colon and separated by commas:
   debug=false  true: two seeds, a few steps each on random images
 
 Cross-entropy, label smoothing, MaxSup and the logit penalty. Transfer is to
-generated letters in colour. The small recipe is ours, of no paper.
+generated letters in colour. The small recipe is ours, of no paper. Neither size
+was run.
 """
 
 from configs import cifar100_maxsup, common

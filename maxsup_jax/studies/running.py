@@ -22,8 +22,6 @@ MEASURES_FILE = 'measures.json'
 _FAILURES = 'failures.json'
 # Seconds between looks at the processes, and at what they have done.
 _POLL, _LOOK = 0.2, 2.0
-# What a run that was asked to stop ends with; see `experiments.train`.
-_STOPPED = (130, 143)
 
 
 def train_and_measure(
@@ -153,7 +151,7 @@ def run_all(
           del active[slot]
           if measured(study, run, workdir) is not None:
             progress.finish()
-          elif process.returncode not in _STOPPED:
+          elif request.signal is None:  # Else it may have been told, too.
             failed[run] = _reason(workdir, run, process.returncode)
             progress.say(f'{run.name} failed: {failed[run]}')
             for student in [r for r in waiting if _teacher(study, r) == run]:

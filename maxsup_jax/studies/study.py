@@ -168,7 +168,6 @@ class Study:
     given: dict[str, Any] = {
       n: v for n, v in config.items() if n not in defaults or v != defaults[n]
     }
-    given.pop('teacher', None)
     if self.teacher(run.variant) is not None:
       # Where it lies does not matter, but what it was trained with.
       teacher = Run(str(self.teacher(run.variant)), run.seed)

@@ -262,7 +262,7 @@ def test_accuracy_is_drawn_against_the_smoothing_of_students(tmp_path):
   assert 'smoothing' in [s.name for s in page.sections(record)]
 
 
-def fake(study, tmp_path, seconds):
+def fake(study, tmp_path, seconds, killed=False):
   """Commands that leave measures behind, or fail, and train nothing."""
   for run in study.runs():
     write_measures(study, run, tmp_path / 'prepared')
@@ -275,6 +275,8 @@ def fake(study, tmp_path, seconds):
     script = f'mkdir -p {wanted.parent}; cp {made} {wanted}'
     if run.variant == 'ls':
       script = 'echo error: no luck; exit 2'
+    if run.variant == 'ce' and killed:
+      script = 'kill -TERM $$'
     if run.variant == 'maxsup':
       script = f'sleep {seconds}; {script}'
     return ['sh', '-c', script]
@@ -291,6 +293,13 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
   record = collect(study, workdir)
   assert set(record['missing']) == {'ls/seed0', 'student_of_ls/seed0'}
   assert record['table']['maxsup']['nll']['seeds'] == 1
+
+
+def test_a_run_that_somebody_else_stops_is_not_taken_for_finished(tmp_path):
+  study, workdir = make_study((0,)), tmp_path / 'study'
+  failed = running.run_all(study, workdir, fake(study, tmp_path, 0, True))
+  assert 'ce/seed0' in {r.name for r in failed}
+  assert 'signal 15' in running.failures(workdir)['ce/seed0']
 
 
 def test_a_signal_ends_the_runs_and_the_study_goes_on(tmp_path, monkeypatch):
