@@ -6,7 +6,7 @@
 Arguments, after a colon and separated by commas:
 
   seeds=3      so many, from 0
-  size=small   20,000 training images, ResNet-8 of width 16, 8 epochs; full: all
+  size=small   10,000 training images, ResNet-8 of width 16, 8 epochs; full: all
                50,000, ResNet-18, the 200 epochs of configs/cifar100_maxsup.py
   debug=false  true: two seeds, a few steps each on random images
 
@@ -34,7 +34,7 @@ def get_study(arg=None):
   variants = {loss: run(loss) for loss in LOSSES}
   letters = '62x200x100_32_easy' if args.debug else '62x2000x2000_32_easy'
   sizes = {
-    'small': 'The first 20,000 training images and all 10,000 test images; '
+    'small': 'The first 10,000 training images and all 10,000 test images; '
     'ResNet-8 of width 16, 8 epochs of SGD: far from what CIFAR-10 allows.',
     'full': 'All images; ResNet-18, 200 epochs.',
   }
@@ -66,7 +66,7 @@ def small(loss):
   config.batch_size = 128
   config.eval_batch_size = 500
   config.dataset.name = 'cifar10'
-  config.dataset.train_split = 'train[:20000]'
+  config.dataset.train_split = 'train[:10000]'
   config.dataset.mean = (0.4914, 0.4822, 0.4465)
   config.dataset.std = (0.247, 0.243, 0.261)
   config.dataset.train_transform = 'pad_and_crop(4) | flip'
