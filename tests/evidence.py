@@ -19,7 +19,8 @@ EVIDENCE = ROOT / 'docs' / 'evidence.md'
 README = ROOT / 'README.md'
 RECORDS = ROOT / 'docs' / 'evidence'
 _SUMMARY = re.compile(r'(<!-- evidence -->\n).*?(<!-- end evidence -->)', re.S)
-_TABLE = re.compile(r'(<!-- study: (\w+) -->\n).*?(<!-- end -->)', re.S)
+# A second word leaves only the claims about variants that end with it.
+_TABLE = re.compile(r'(<!-- study: (\w+) ?(\w*) -->\n).*?(<!-- end -->)', re.S)
 
 
 def records() -> dict:
@@ -32,13 +33,14 @@ def renewed(text: str) -> str:
 
   def table(match: re.Match) -> str:
     record = known[match[2]]
+    shown = [c for c in record['claims'] if c['variant'].endswith(match[3])]
     lines = [
       page.headline(record),
       '',
       *(f'> {note}\n' for note in page.notes(record)),
-      *page.markdown(record),
+      *page.markdown({**record, 'claims': shown}),
     ]
-    return match[1] + '\n'.join(lines) + '\n' + match[3]
+    return match[1] + '\n'.join(lines) + '\n' + match[4]
 
   return _TABLE.sub(table, text)
 
