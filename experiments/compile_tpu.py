@@ -171,7 +171,7 @@ def shapes(run):
     'label': jax.ShapeDtypeStruct(shape, np.int32),
     'mask': jax.ShapeDtypeStruct(shape, bool),
   }
-  state = jax.eval_shape(run.init_state)
+  state = run.shapes
   return (
     run.devices.shapes(state, split=False),
     run.devices.shapes(batch, split=True),

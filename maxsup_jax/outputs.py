@@ -25,7 +25,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -149,6 +149,51 @@ def read(
     raise UsageError(f'{path}: {e}') from None
 
 
+def read_logits(
+  path: str | os.PathLike, rows: int = 4096
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Logits and labels of a file and nothing else of it, a few rows at a time.
+
+  Args:
+    path: of an .npz file.
+    rows: so many, or fewer in the last block.
+
+  Yields:
+    Logits, float `[rows, K]`, and labels, integer `[rows]`.
+
+  Raises:
+    UsageError: one line, which names the file and what is wrong with it.
+  """
+  with _opened(path) as archive:
+    names = archive.namelist()
+    for needed in ('logits', 'labels'):
+      if f'{needed}.npy' not in names:
+        raise UsageError(f'it has no array {needed!r}')
+    info = archive.getinfo('labels.npy')
+    with archive.open(info) as member:
+      labels_N = _array(member, info.file_size, 'labels')
+    info = archive.getinfo('logits.npy')
+    with archive.open(info) as member:
+      shape, fortran, dtype = _header(member, info.file_size, 'logits')
+      if len(shape) != 2 or dtype.kind != 'f' or (fortran and shape[1] > 1):
+        order = 'Fortran order' if fortran else 'C order'
+        raise UsageError(
+          f'logits is {dtype} {list(shape)} in {order}; expected '
+          'floating point [examples, classes] in C order'
+        )
+      if labels_N.shape != shape[:1]:
+        raise UsageError(
+          f'labels has the shape {list(labels_N.shape)}; logits {list(shape)}'
+        )
+      row = shape[1] * dtype.itemsize
+      for start in range(0, shape[0], rows):
+        count = min(rows, shape[0] - start)
+        block = np.frombuffer(member.read(count * row), dtype)
+        checks.finite(block, 'logits')
+        yield block.reshape(count, -1), labels_N[start : start + count]
+      member.read()  # Only at the end is its checksum compared.
+
+
 def check_archive(path: str | os.PathLike) -> None:
   """Refuses what is not there, or no archive at all, before it is read."""
   files.refuse_irregular(path)
@@ -166,19 +211,27 @@ def _arrays(
   """The arrays of a file that have a meaning here, and the others' names."""
   arrays: dict[str, np.ndarray] = {}
   others = []
+  with _opened(path) as archive:
+    for info in archive.infolist():
+      name = info.filename.removesuffix('.npy')
+      if name in arrays or name in others:
+        raise UsageError(f'it has two arrays {name!r}')
+      # It also compares the two names that the archive has of a member.
+      with archive.open(info) as member:
+        if name in _KNOWN:
+          arrays[name] = _array(member, info.file_size, name)
+        else:
+          others.append(name)
+  return arrays, others
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
+  """An archive to read; what is damaged in it becomes one line."""
   check_archive(path)
   try:
     with zipfile.ZipFile(path) as archive:
-      for info in archive.infolist():
-        name = info.filename.removesuffix('.npy')
-        if name in arrays or name in others:
-          raise UsageError(f'{path} has two arrays {name!r}')
-        # It also compares the two names that the archive has of a member.
-        with archive.open(info) as member:
-          if name in _KNOWN:
-            arrays[name] = _array(member, info.file_size, name)
-          else:
-            others.append(name)
+      yield archive
   except UsageError as e:
     raise UsageError(f'{path}: {e}') from None
   # What is damaged fails in zipfile, zlib, tokenize, struct, ...
@@ -187,17 +240,27 @@ def _arrays(
       f'{path} cannot be read as an npz file of plain arrays: '
       f'{one_line(e) or type(e).__name__}'
     ) from None
-  return arrays, others
 
 
 def _array(member: IO[bytes], size: int, name: str) -> np.ndarray:
   """Reads a member, to its end: only there its checksum is compared."""
+  _, _, dtype = _header(member, size, name)
+  member.seek(0)
+  array = npy.read_array(member, allow_pickle=False)
+  member.read()
+  return array.astype(dtype.newbyteorder('='), copy=False)
+
+
+def _header(
+  member: IO[bytes], size: int, name: str
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+  """The shape, whether it is in Fortran order, and the type of a member."""
   version = npy.read_magic(member)
   header = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
   }[version]
-  shape, _, dtype = header(member)
+  shape, fortran, dtype = header(member)
   if dtype.hasobject:
     raise UsageError(
       f'{name} holds Python objects; expected numbers, or text as in '
@@ -206,10 +269,7 @@ def _array(member: IO[bytes], size: int, name: str) -> np.ndarray:
   # Before memory is taken for what a damaged header claims.
   if math.prod(shape) * dtype.itemsize != size - member.tell():
     raise ValueError(f'the size of {name!r} is not that of its header')
-  member.seek(0)
-  array = npy.read_array(member, allow_pickle=False)
-  member.read()
-  return array.astype(dtype.newbyteorder('='), copy=False)
+  return shape, fortran, dtype
 
 
 def _checked(

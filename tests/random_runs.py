@@ -32,7 +32,7 @@ def make_run(path, changes, data_dir, steps=(0,), seed=0):
   (path / 'config.json').write_text(to_json(config))
   if steps:
     run = tasks.build(config, data_dir=data_dir, training=False)
-    shapes = jax.eval_shape(run.init_state)
+    shapes = run.shapes
     with Checkpoints(path / 'checkpoints') as checkpoints:
       for step in steps:
         checkpoints.save(step, random_tree(shapes, seed + step), {})

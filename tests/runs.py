@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import chex
-import jax
 
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.run import Run
@@ -26,7 +25,7 @@ def timeless(path: Path) -> list[dict]:
 def last_state(run: Run, path: Path):
   """The state of the newest checkpoint, and the pending window of metrics."""
   checkpoints = Checkpoints(path / 'checkpoints')
-  state, extra = checkpoints.restore_latest(jax.eval_shape(run.init_state))
+  state, extra = checkpoints.restore_latest(run.shapes)
   checkpoints.close()
   return state, extra['window']
 

@@ -22,3 +22,4 @@ from maxsup_jax.data.sources import AugmentedSource as AugmentedSource
 from maxsup_jax.data.sources import Example as Example
 from maxsup_jax.data.sources import Source as Source
 from maxsup_jax.data.sources import to_arrays as to_arrays
+from maxsup_jax.data.taught import TaughtSource as TaughtSource

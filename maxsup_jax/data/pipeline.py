@@ -309,7 +309,7 @@ class _TrainBatch(_BatchRows):
     read: Callable[[int], Any] = self.source.__getitem__
     if getattr(self.transform, 'takes_encoded', False):
       read = getattr(self.source, 'undecoded', read)
-    images, labels = [], []
+    images, labels, taught = [], [], []
     for index, copy in zip(indices[mine].tolist(), copies[mine].tolist()):
       example = read(index)
       # Setting the counter is 8 times faster than making a new generator.
@@ -317,7 +317,10 @@ class _TrainBatch(_BatchRows):
       bits.state = state
       images.append(self.transformed(index, example['image'], rng))
       labels.append(example['label'])
-    return self.stacked(images, labels)
+      if 'teacher_logits' in example:
+        taught.append(example['teacher_logits'])
+    batch = self.stacked(images, labels)
+    return {**batch, 'teacher_logits': np.stack(taught)} if taught else batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

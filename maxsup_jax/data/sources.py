@@ -1,7 +1,7 @@
 """Sources: random access to the labelled images of one split."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -15,10 +15,12 @@ class Example(TypedDict):
   Attributes:
     image: uint8 `[H, W, C]`.
     label: the class, in `[0, K)`.
+    teacher_logits: float32 `[K]`, of a `TaughtSource`.
   """
 
   image: np.ndarray
   label: int
+  teacher_logits: NotRequired[np.ndarray]
 
 
 class UndecodedExample(TypedDict):
@@ -26,6 +28,7 @@ class UndecodedExample(TypedDict):
 
   image: np.ndarray | EncodedImage
   label: int
+  teacher_logits: NotRequired[np.ndarray]
 
 
 class Source(Protocol):

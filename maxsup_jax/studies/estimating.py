@@ -86,10 +86,9 @@ def _measure(
     # Two passes over both splits.
     looked_at += 2 * (train + test) * total / built.diagnostics_every
   forward = _FORWARD_SHARE * each * looked_at / config.batch_size
-  saved = sum(x.nbytes for x in jax.tree.leaves(built.init_state()))
+  saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(built.shapes))
   kept = min(config.keep_checkpoints, -(-total // built.checkpoint_every))
-  variables = jax.eval_shape(task.init_variables, jax.random.key(0))
-  features, classes = variables['params']['head']['kernel'].shape
+  features, classes = built.shapes.params['head']['kernel'].shape
   outputs = 4 * (train + test) * (features + classes + 1)
   # Programs of the measures compile as long as that of the step does.
   return 2 * starting + total * each + forward, kept * saved + outputs

@@ -331,7 +331,7 @@ def _information(train: LoadedRun) -> Record:
     # Not what a run saved because it was stopped.
     steps = [s for s in checkpoints.steps() if s % every == 0 or s == last]
     for step in steps:
-      state, _ = checkpoints.restore(step, jax.eval_shape(train.run.init_state))
+      state, _ = checkpoints.restore(step, train.run.shapes)
       variables = devices.replicate(state.variables(ema=False))
       parts = extraction.outputs(apply, variables, batches, devices)
       z = np.concatenate([part['logits'] for part in parts])

@@ -15,7 +15,7 @@ from maxsup_jax.tasks.classification import (
   check_fused,
   check_votes,
 )
-from maxsup_jax.tasks.teachers import open_teacher
+from maxsup_jax.tasks.teachers import is_stored, open_teacher, with_teacher
 from maxsup_jax.tasks.translation import build_translation
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.run import Lengths, Run, make_run
@@ -113,10 +113,12 @@ def build(
     if config.teacher is None:
       raise UsageError(
         f'config.objective: {config.objective.name!r} needs a teacher; set '
-        'config.teacher to the work directory of a trained run'
+        'config.teacher to the work directory of a trained run, or to its '
+        'outputs on the training split'
       )
-    teacher = open_teacher(config.teacher, config, K, image_shape)
-    objective = teacher.beside(objective)
+    if not is_stored(config):
+      teacher = open_teacher(config.teacher, config, K, image_shape)
+      objective = teacher.beside(objective)
   elif config.teacher is not None:
     raise UsageError(
       f'config.teacher has no effect on the objective {config.objective.name!r}'
@@ -137,7 +139,6 @@ def build(
   )
   check_votes(task)
   check_fused(task)
-  _check_sizes(task)
   optimizer = config.optimizer
   run = make_run(
     config,
@@ -158,7 +159,8 @@ def build(
       device_count=devices.count,
       repeats=config.dataset.repeats,
     )
-  fresh = jax.eval_shape(_fits(run).init_state)
+  fresh = _fits(run).shapes
+  _check_sizes(run)
   if run.diagnostics_every and 'bias' not in fresh.params.get('head', {}):
     raise UsageError(
       'config.diagnostics_every needs a linear classifier; the head of '
@@ -170,7 +172,7 @@ def build(
 def _fits(run: Run[Any]) -> Run[Any]:
   """Refuses a model that is larger than the memory of a device."""
   with errors.within('config.model: '):
-    fresh = jax.eval_shape(run.init_state)
+    fresh = run.shapes
   needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(fresh))
   there = run.devices.memory()
   if there is not None and needed > there:
@@ -200,6 +202,8 @@ def _sources(
     return source
 
   train = source_of(dataset.train_split, dataset.in_memory and training)
+  if training and is_stored(config):
+    train = with_teacher(train, config)
   if dataset.imbalance is not None:
     train = data.LongTailedSource(train, dataset.imbalance, config.seed)
   if dataset.label_noise is not None:
@@ -213,17 +217,13 @@ def _sources(
   return train, source_of(eval_split, dataset.in_memory)
 
 
-def _check_sizes(task: Classification) -> None:
+def _check_sizes(run: Run[Classification]) -> None:
   """Refuses evaluation at a size that the model cannot see."""
-
-  def run():
-    variables = task.init_variables(jax.random.key(0))
-    images = jnp.zeros((1, *task.eval_shape))
-    return task.model.apply(variables, images, train=False)
-
+  task = run.task
   if task.image_shape != task.eval_shape:
+    images = jax.ShapeDtypeStruct((1, *task.eval_shape), jnp.float32)
     try:
-      jax.eval_shape(run)
+      jax.eval_shape(task.apply, run.shapes.variables(), images)
     except UsageError as error:
       raise UsageError(
         f'config.dataset.eval_transform gives {list(task.eval_shape)} '

@@ -16,7 +16,7 @@ from maxsup_jax.data.opening import FOLDER
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import collapse, fused, metrics, weights
 from maxsup_jax.tasks.mixing import Mixing, mix_images, mix_labels
-from maxsup_jax.tasks.teachers import Teacher
+from maxsup_jax.tasks.teachers import Teacher, is_stored
 from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.task import Aux, Batch, Measurement, Sums
@@ -37,7 +37,8 @@ class Classification:
     eval_shape: of the transformed images that are evaluated.
     model: a module with the contract of `maxsup_jax.models`.
     objective: what is minimised.
-    teacher: whose logits the objective needs, or None.
+    teacher: whose logits the objective needs, or None: also where they come
+      with the training examples.
     fused: whether to train without logits in memory where they are many.
     measured_splits: where neural collapse is measured during training.
   """
@@ -98,8 +99,14 @@ class Classification:
 
   @property
   def files(self) -> dict[str, bytes]:
-    """None."""
-    return {}
+    """The digest of a teacher's outputs, which must stay the same."""
+    if not is_stored(self.config):
+      return {}
+    return {
+      'teacher.sha256': weights.origin_of(self.config.teacher)[
+        'sha256'
+      ].encode()
+    }
 
   @property
   def mixing(self) -> Mixing:
@@ -207,7 +214,13 @@ class Classification:
     if mixes:
       labels = mix_labels(labels, kept, logits.shape[-1])
     values, objective_state = self._objective(
-      variables, images, logits, outputs, labels, mask, step, objective_state
+      variables,
+      images,
+      logits,
+      outputs,
+      {**batch, 'label': labels},
+      step,
+      objective_state,
     )
     sums = metrics.classification_sums(logits, labels, mask)
     return values, mask, Aux(sums, stats, objective_state)
@@ -223,26 +236,26 @@ class Classification:
     """Sums of the metrics.
 
     `classification` holds (sum, count) pairs, `calibration` the sums per
-    confidence bin and, of a long tail, `classes` those per class.
+    confidence bin and, of a long tail, `classes` those per class. There is no
+    `objective` where the teacher's logits come with the training examples.
     """
     labels, mask = batch['label'], batch['mask']
     images = self.normalize(batch['image'])
     logits, outputs = self.apply(variables, images)
-    values, _ = self._objective(
-      variables, images, logits, outputs, labels, mask, step, objective_state
-    )
     sums = metrics.output_sums(logits, labels, mask)
-    sums['classification']['objective'] = (values.sum(), mask.sum())
+    if self.teacher or 'teacher_logits' not in self.objective.needs:
+      values, _ = self._objective(
+        variables, images, logits, outputs, batch, step, objective_state
+      )
+      sums['classification']['objective'] = (values.sum(), mask.sum())
     if self.groups is not None:
       sums['classes'] = metrics.class_sums(
         logits, labels, mask, logits.shape[-1]
       )
     return sums
 
-  def _objective(
-    self, variables, images, logits, outputs, labels, mask, step, state
-  ):
-    inputs = {}
+  def _objective(self, variables, images, logits, outputs, batch, step, state):
+    inputs = {n: x for n, x in batch.items() if n == 'teacher_logits'}
     if self.teacher is not None:
       state, frozen = state
       inputs['teacher_logits'] = self.teacher.logits(frozen, images)
@@ -252,7 +265,12 @@ class Classification:
         outputs['feature_map'], head['kernel'], head['bias']
       )
     values, state = self.objective.apply(
-      state, logits, labels, step=step, where=mask, **inputs
+      state,
+      logits,
+      batch['label'],
+      step=step,
+      where=batch['mask'],
+      **inputs,
     )
     return values, state if self.teacher is None else (state, frozen)
 

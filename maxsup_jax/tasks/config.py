@@ -100,9 +100,12 @@ def default_config(task: str = 'classification') -> ConfigDict:
       # file of PyTorch weights: .safetensors, .pth and others.
       'init_from': placeholder(str),
       # The work directory of a run whose newest weights, 'raw' or 'ema', teach
-      # this one: of the objectives distillation and logit_matching.
+      # this one: of the objectives distillation and logit_matching. Or its
+      # outputs on the training split, an .npz of experiments.extract, of which
+      # memory holds the teacher_top_k largest logits; None holds all.
       'teacher': placeholder(str),
       'teacher_weights': 'raw',
+      'teacher_top_k': placeholder(int),
       # Statistics over the global batch, 'cross_device', or 'per_device'.
       'batch_norm': 'cross_device',
       # Mixup and cutmix, on the device; see maxsup_jax.tasks.mixing.

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from typing import Any
 
-import jax
 from flax import linen as nn
 
 from maxsup_jax import files
@@ -130,7 +129,7 @@ def load_run(
       vocabulary=_vocabulary(directory),
     )
     _check_classes(directory, run.task)
-    state, _ = checkpoints.restore(step, jax.eval_shape(run.init_state))
+    state, _ = checkpoints.restore(step, run.shapes)
   loaded = state.variables(ema=weights == 'ema')
   check_finite(f'step {step} of {directory.path}', loaded)
   split = split or config.dataset.eval_split

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from maxsup_jax import errors
+from maxsup_jax import data, errors, outputs
 from maxsup_jax.errors import UsageError
 from maxsup_jax.losses import Objective
 from maxsup_jax.models import create_model
@@ -105,6 +105,29 @@ def open_teacher(
         f'{errors.one_line(error)}'
       ) from None
     return teacher
+
+
+def is_stored(config: ConfigDict) -> bool:
+  """Whether the teacher is a file of its outputs."""
+  return config.teacher is not None and config.teacher.endswith('.npz')
+
+
+def with_teacher(source: data.Source, config: ConfigDict) -> data.TaughtSource:
+  """The training examples with the logits of the file `config.teacher`.
+
+  Raises:
+    UsageError: if the file is not of these examples, or does not go with the
+      rest of the configuration.
+  """
+  if config.mixing.mixup or config.mixing.cutmix:
+    raise UsageError(
+      f'config.teacher is {config.teacher}; its logits are of whole images: '
+      'config.mixing needs a work directory for a teacher'
+    )
+  with errors.within(f'config.teacher: {config.teacher}: '):
+    return data.TaughtSource(
+      source, outputs.read_logits(config.teacher), config.teacher_top_k
+    )
 
 
 def _rescaling(

@@ -80,7 +80,7 @@ def import_weights(
   variables = torch_weights.from_torch(
     state_dict,
     run.task.model,
-    jax.eval_shape(run.init_state).variables(),
+    run.shapes.variables(),
     prefix=prefix,
     class_order=order,
     resize_positions=resize_positions,

@@ -256,7 +256,7 @@ def averaged(loaded: LoadedRun, count: int) -> dict[str, Any]:
     count: of checkpoints, of which the run must have kept as many.
   """
   errors.integer('average', count, 1)
-  like = jax.eval_shape(loaded.run.init_state)
+  like = loaded.run.shapes
   with Checkpoints(loaded.workdir.checkpoints) as checkpoints:
     steps = [s for s in checkpoints.steps() if s <= loaded.step][-count:]
     if len(steps) < count:

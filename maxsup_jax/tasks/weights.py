@@ -125,10 +125,10 @@ def init_from(
 
 
 def origin_of(path: str | os.PathLike) -> dict[str, Any]:
-  """What `run.json` says of the weights that `init_from` takes.
+  """What `run.json` says of the weights, or outputs, that a run starts from.
 
   Args:
-    path: see `init_from`.
+    path: see `init_from`; or an .npz of outputs.
 
   Returns:
     The absolute path, and the step of the checkpoint or the SHA-256 of the
@@ -138,7 +138,7 @@ def origin_of(path: str | os.PathLike) -> dict[str, Any]:
     UsageError: if there is no run or no checkpoint.
   """
   found = {'path': os.path.abspath(path)}
-  if torch_weights.is_torch_file(path):
+  if torch_weights.is_torch_file(path) or os.fspath(path).endswith('.npz'):
     with open(path, 'rb') as file:
       digest = hashlib.file_digest(file, 'sha256')
     return {**found, 'sha256': digest.hexdigest()}

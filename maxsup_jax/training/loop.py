@@ -98,7 +98,7 @@ class _Loop:
   """The loop's variables; each method is one of its parts."""
 
   def __init__(self, run, workdir, checkpoints, stack):
-    restored = checkpoints.restore_latest(jax.eval_shape(run.init_state))
+    restored = checkpoints.restore_latest(run.shapes)
     nothing: dict[str, Any] = {}
     state, extra = restored or (run.first_state(), nothing)
     examples = run.task.train_examples

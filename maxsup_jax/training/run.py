@@ -66,8 +66,7 @@ class Run(Generic[TaskT]):
 
   def summary(self) -> str:
     """What is trained, in one line."""
-    params = jax.eval_shape(self.init_state).params
-    count = sum(x.size for x in jax.tree.leaves(params))
+    count = sum(x.size for x in jax.tree.leaves(self.shapes.params))
     made_up = ' (random, made up)' if self.task.made_up else ''
     return (
       f'{self.task.name}: {count:,} parameters; objective '
@@ -75,6 +74,11 @@ class Run(Generic[TaskT]):
       f'{self.task.unit}{made_up}; {self.total_steps:,} steps on '
       f'{self.devices.count} {self.devices.local[0].device_kind} device(s)'
     )
+
+  @functools.cached_property
+  def shapes(self) -> TrainState:
+    """The shapes and types of the state; the model is traced only once."""
+    return jax.eval_shape(self.init_state)
 
   def init_state(self) -> TrainState:
     """The state of step 0 with fresh weights, on one device."""
@@ -92,7 +96,7 @@ class Run(Generic[TaskT]):
 
   def check_first_state(self) -> None:
     """Refuses a `config.init_from` that does not fit; computes nothing."""
-    self.task.initialized(jax.eval_shape(self.init_state))
+    self.task.initialized(self.shapes)
 
   def train_step(self) -> Callable:
     """The per-device training step, see `step.make_train_step`."""

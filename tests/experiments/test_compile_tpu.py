@@ -66,9 +66,7 @@ def test_no_dataset_is_read():
 def test_it_is_the_program_of_the_trainer(tiny):
   devices = tiny.devices
   step = devices.map(tiny.train_step(), donate=True)
-  state = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(tiny.init_state)
-  )
+  state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tiny.shapes)
   batch = devices.shard(
     {
       'image': np.zeros((16, 8, 8, 3), np.uint8),

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
-from maxsup_jax import losses, tasks
+from maxsup_jax import data, losses, tasks
 from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks.extraction import extract
 from maxsup_jax.training import loop
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.parallel import AXIS, Devices
@@ -57,7 +59,7 @@ def test_the_objective_gets_the_teachers_logits(build, teacher, data_dir):
   """Of the augmented view, whichever normalisation the student has."""
   run = build()
   task, state = run.task, run.task.objective.init()
-  variables = random_tree(jax.eval_shape(run.init_state)).variables()
+  variables = random_tree(run.shapes).variables()
   batch = next(task.train_batches(0))
 
   def loss_of(batch):
@@ -118,6 +120,63 @@ def test_resuming_is_exact_whatever_became_of_the_teacher(
   whole, resumed = (last_state(run, tmp_path / n) for n in ('whole', 'cut'))
   assert_same_bits(whole, resumed)
   assert timeless(tmp_path / 'whole') == timeless(tmp_path / 'cut')
+
+
+def test_outputs_in_a_file_teach_as_the_run_does(
+  build, teacher, tmp_path, data_dir
+):
+  """Without augmentation they are what the step would compute."""
+  loaded = tasks.load_run(teacher, split='train', data_dir=data_dir)
+  path = extract(loaded, tmp_path / 'train.npz').path
+  changes = {'dataset': {'std': (0.5,), 'train_transform': ''}}
+  ends = []
+  for name, where in (('run', teacher), ('file', path)):
+    run = build(teacher=str(where), **changes)
+    records = loop.train(run, Workdir(tmp_path / name))
+    assert ('objective' in records[-1]) == (name == 'run')
+    ends.append(last_state(run, tmp_path / name)[0])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    *(state.variables() for state in ends),
+  )
+  # It is evaluated without the file; another file cannot go on.
+  arrays = dict(np.load(path))
+  path.unlink()
+  tasks.load_run(tmp_path / 'file', data_dir=data_dir)
+  np.savez(path, **arrays | {'logits': arrays['logits'] + 1})
+  run = build(teacher=str(path), **changes)
+  with pytest.raises(UsageError, match=r'teacher\.sha256'):
+    loop.train(run, Workdir(tmp_path / 'file'))
+  mixed = {'mixing': {'mixup': 0.2}}
+  with pytest.raises(UsageError, match='its logits are of whole images'):
+    build(teacher=str(path), **changes | mixed)
+
+
+def test_the_largest_logits_are_kept():
+  rng = np.random.default_rng(0)
+  logits, labels = rng.normal(size=(7, 6)).astype(np.float32), np.arange(7) % 6
+  source = data.ArraySource(np.zeros((7, 4, 4), np.uint8), labels, 6)
+  blocks = [(logits[:4], labels[:4]), (logits[4:], labels[4:])]
+  whole, some = (data.TaughtSource(source, blocks, k) for k in (None, 2))
+  for i, row in enumerate(logits):
+    np.testing.assert_array_equal(whole[i]['teacher_logits'], row)
+    found = scipy.special.softmax(np.float64(some[i]['teacher_logits']))
+    p, top = scipy.special.softmax(np.float64(row)), np.argsort(row)[-2:]
+    expected = np.full(6, (1 - p[top].sum()) / 4)
+    expected[top] = p[top]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+  batch = next(data.train_batches(some, batch_size=3, seed=0))
+  rows = data.batch_indices(7, batch_size=3, seed=0, step=0)
+  np.testing.assert_array_equal(
+    batch['teacher_logits'], [some[i]['teacher_logits'] for i in rows]
+  )
+  for wrong, message in (
+    (blocks[:1], 'the teacher saw 4 examples; .* has 7'),
+    ([(logits[:, 1:], labels)], 'the teacher has 5 classes; .* has 6'),
+    ([(logits, labels[::-1])], 'the label of example 1 is 5 there and 1 in'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      data.TaughtSource(source, wrong)
 
 
 def test_what_does_not_fit_is_one_line(build, teacher, tmp_path, data_dir):

@@ -34,7 +34,7 @@ def file(run, tmp_path_factory):
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda x: rng.uniform(0.1, 1, x.shape).astype(x.dtype),
-    jax.eval_shape(run.init_state).variables(),
+    run.shapes.variables(),
   )
   path = tmp_path_factory.mktemp('weights') / 'weights.safetensors'
   torch_weights.write(path, torch_weights.to_torch(variables, run.task.model))
@@ -45,7 +45,7 @@ def saved(run, path):
   """The state of step 0, and what is beside it."""
   checkpoints = Checkpoints(path / 'checkpoints')
   try:
-    return checkpoints.restore(0, jax.eval_shape(run.init_state))
+    return checkpoints.restore(0, run.shapes)
   finally:
     checkpoints.close()
 
@@ -65,7 +65,7 @@ def test_there_and_back(run, file, data_dir, tmp_path):
     state.params['conv1']['kernel'], given['conv1.weight'].transpose(2, 3, 1, 0)
   )
   assert_same_bits(state.ema, state.variables())
-  like = jax.eval_shape(run.init_state)
+  like = run.shapes
   assert jax.tree.structure(state) == jax.tree.structure(like)
   # The optimizer has taken no step and remembers no gradient.
   for leaf in jax.tree.leaves((state.step, state.opt_state)):

@@ -44,7 +44,7 @@ def filled(shapes, seed):
 
 
 def fresh_state(run, seed=1):
-  return filled(jax.eval_shape(run.init_state), seed)
+  return filled(run.shapes, seed)
 
 
 @pytest.fixture(scope='module')
@@ -131,7 +131,7 @@ def test_a_head_of_another_size_stays_fresh(build, trained, monkeypatch):
 )
 def test_another_model_is_one_line(build, trained, model, message):
   path, _ = trained
-  shapes = jax.eval_shape(build(model=model).init_state)
+  shapes = build(model=model).shapes
   with pytest.raises(UsageError, match=message) as e:
     init_from(shapes, path, model)
   assert str(e.value).startswith(
@@ -143,7 +143,7 @@ def test_another_model_is_one_line(build, trained, model, message):
 def test_a_file_of_another_kind(build, tmp_path):
   path = tmp_path / 'weights.npz'
   path.touch()
-  shapes = jax.eval_shape(build().init_state)
+  shapes = build().shapes
   with pytest.raises(UsageError, match=r'ends with \.pth, \.pt, \.ckpt') as e:
     init_from(shapes, path, MODEL)
   assert str(e.value).startswith(f'config.init_from is {path}; expected a work')
@@ -151,7 +151,7 @@ def test_a_file_of_another_kind(build, tmp_path):
 
 def test_a_smaller_model_is_not_taken_for_the_same(build, trained):
   path, _ = trained
-  shapes = jax.eval_shape(build().init_state)
+  shapes = build().shapes
   params = dict(shapes.params)
   name, _ = params.popitem()
   while name == 'head':
@@ -162,7 +162,7 @@ def test_a_smaller_model_is_not_taken_for_the_same(build, trained):
 
 def test_a_head_that_sees_other_features_is_another_model(build, trained):
   path, _ = trained
-  shapes = jax.eval_shape(build().init_state)
+  shapes = build().shapes
   kernel = jax.ShapeDtypeStruct((7, 13), np.float32)
   bias = jax.ShapeDtypeStruct((13,), np.float32)
   params = {**shapes.params, 'head': {'kernel': kernel, 'bias': bias}}
@@ -172,7 +172,7 @@ def test_a_head_that_sees_other_features_is_another_model(build, trained):
 
 def test_what_is_not_there(build, trained, tmp_path):
   path, _ = trained
-  shapes = jax.eval_shape(build().init_state)
+  shapes = build().shapes
   with pytest.raises(
     UsageError, match=r'init_from: \S+ is not the work directory of a run'
   ):
@@ -226,7 +226,7 @@ class TestFiles:
       assert_same_bits(numpy_of(tree['conv1']), numpy_of(last.params['conv1']))
 
   def test_refuses_what_does_not_fit(self, build, file, tmp_path):
-    shapes = jax.eval_shape(build(model={**MODEL, 'width': 8}).init_state)
+    shapes = build(model={**MODEL, 'width': 8}).shapes
     for path, message in (
       (file, r'init_from: \S+\.safetensors: bn1.bias: \[4\] in the'),
       (tmp_path / 'none.pth', r'init_from: \S+\.pth: no file'),
