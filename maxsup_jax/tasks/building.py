@@ -74,10 +74,12 @@ def build(
     )
   devices = devices or Devices()
   batch_size = config.batch_size
-  if training and batch_size % devices.count:
+  parts = devices.count * config.accumulate
+  if training and batch_size % parts:
+    times = f' times accumulate={config.accumulate}' * (config.accumulate > 1)
     raise UsageError(
       f'config.batch_size is {batch_size}; expected a multiple of the '
-      f'{devices.count} devices'
+      f'{devices.count} devices{times}'
     )
   train_transform, eval_transform = inputs.parse_transforms(config)
   train_source, eval_source = _sources(

@@ -362,7 +362,7 @@ def build_translation(
       text.encode(train_pairs, vocabulary),
       tuple(dataset.buckets),
       config.batch_size,
-      devices.count,
+      devices.count * config.accumulate,
     )
     evaluation = _evaluation(config, eval_pairs, vocabulary, devices)
   left_out = {'empty': train_pairs.left_out, 'too_long': train.too_long}

@@ -38,6 +38,8 @@ def common_fields() -> dict[str, Any]:
     'duration': '10 epochs',
     # Examples in one step, over all devices.
     'batch_size': 128,
+    # Parts of a device's share that are computed one after the other.
+    'accumulate': 1,
     'eval_batch_size': 256,
     # See maxsup_jax.losses.make_objective.
     'objective': {'name': 'maxsup', 'alpha': 0.1},
@@ -211,7 +213,12 @@ def _check(config: ConfigDict) -> None:
     values = value if isinstance(value, tuple) else (value,)
     if any(isinstance(v, float) and not math.isfinite(v) for v in values):
       raise UsageError(f'config.{field} is {value}; expected a finite number')
-  for field in ('batch_size', 'eval_batch_size', 'keep_checkpoints'):
+  for field in (
+    'batch_size',
+    'accumulate',
+    'eval_batch_size',
+    'keep_checkpoints',
+  ):
     errors.integer(f'config.{field}', config[field], low=1)
   # JAX seeds its generator with 32 bits.
   errors.integer('config.seed', config.seed, low=0, high=2**32 - 1)

@@ -105,6 +105,7 @@ class Run(Generic[TaskT]):
       self.optimizer,
       self.learning_rate,
       seed=self.config.seed,
+      accumulate=self.config.accumulate,
       ema_decay=self.config.ema_decay,
       loss_scale=self.config.loss_scale,
       sam_rho=self.config.optimizer.sam_rho,

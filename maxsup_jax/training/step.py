@@ -13,7 +13,7 @@ import optax
 from maxsup_jax import errors
 from maxsup_jax.training.parallel import AXIS
 from maxsup_jax.training.state import TrainState
-from maxsup_jax.training.task import Batch, Sums, Task
+from maxsup_jax.training.task import Aux, Batch, Sums, Task
 
 
 def make_train_step(
@@ -22,6 +22,7 @@ def make_train_step(
   learning_rate: Callable[[jax.Array], jax.Array],
   *,
   seed: int,
+  accumulate: int = 1,
   ema_decay: float | None = None,
   loss_scale: float = 1.0,
   sam_rho: float | None = None,
@@ -41,11 +42,22 @@ def make_train_step(
   same inputs, masks of drop-path and state of the objective. Metrics, running
   statistics and the next state of the objective are those of the first pass.
 
+  With `accumulate` = N, each device's part of the batch goes through the model
+  in N equal parts, one after the other, and their gradients are added, so that
+  memory holds the activations of one part alone. The mean is still over the
+  real examples of the whole global batch, whatever share of each part is
+  masked: the step is that of the whole batch where examples do not influence
+  each other. BatchNorm makes them do so: it normalises each part by its own
+  statistics, and its running statistics move N times a step. Randomness and
+  mixing draw anew for each part, and an objective with a state sees the parts
+  as N batches.
+
   Args:
     task: what is trained.
     optimizer: applies to the averaged gradient.
     learning_rate: the optimizer's schedule, for the metrics only.
     seed: seeds all randomness of the steps; each has the key of seed and step.
+    accumulate: N.
     ema_decay: the decay of the moving averages in `state.ema`.
     loss_scale: what the objective is multiplied by where it is minimised. The
       gradient, and so `grad_norm`, is that of the product.
@@ -85,19 +97,57 @@ def make_train_step(
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-    def mean_objective(params):
+    def objective(params, part, stats, objective_state, key, whole):
       values, where, aux = task.train_loss(
-        {'params': params, 'batch_stats': state.batch_stats},
-        batch,
+        {'params': params, 'batch_stats': stats},
+        part,
         step=state.step,
-        objective_state=state.objective_state,
+        objective_state=objective_state,
         key=key,
       )
       total, own = values.sum(), where.sum()
-      count = jax.lax.psum(own, AXIS)
-      return loss_scale * total / count, (total, own, count, aux)
+      count = jax.lax.psum(own, AXIS) if whole else 1
+      return loss_scale * total / count, (total, own, aux)
 
-    gradient = jax.grad(mean_objective, has_aux=True)
+    def gradient(params):
+      """That of the device's share of the mean, and what was summed."""
+      grad = jax.grad(objective, has_aux=True)
+      begin = state.batch_stats, state.objective_state
+      if accumulate == 1:
+        grads, (total, own, aux) = grad(params, batch, *begin, key, True)
+        return grads, (total, own, jax.lax.psum(own, AXIS), aux)
+
+      def add(carried, part):
+        number, stats, objective_state, sums = carried
+        its_key = jax.random.fold_in(key, number)
+        grads, (total, own, aux) = grad(
+          params, part, stats, objective_state, its_key, False
+        )
+        sums = jax.tree.map(jnp.add, sums, (grads, total, own, aux.sums))
+        return (number + 1, aux.batch_stats, aux.objective_state, sums), None
+
+      parts = jax.tree.map(
+        lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch
+      )
+      first = jax.tree.map(lambda x: x[0], parts)
+      grads, (total, own, aux) = jax.eval_shape(
+        lambda: grad(params, first, *begin, key, False)
+      )
+      zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (grads, total, own, aux.sums)
+      )
+      carried, _ = jax.lax.scan(
+        add,
+        (0, *begin, zeros),
+        parts,
+        # Convolutions in a loop are slow on CPUs.
+        unroll=accumulate if jax.default_backend() == 'cpu' else 1,
+      )
+      _, stats, objective_state, (grads, total, own, sums) = carried
+      count = jax.lax.psum(own, AXIS)
+      grads = jax.tree.map(lambda g: g / count, grads)
+      return grads, (total, own, count, Aux(sums, stats, objective_state))
+
     grads, (total, own, count, aux) = gradient(state.params)
     if sam_rho is not None:
       if sam_synced:

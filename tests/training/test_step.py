@@ -159,9 +159,16 @@ def test_running_statistics_are_averaged_over_the_devices():
       np.testing.assert_allclose(stats[name][device], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('count', [1, 4])
-def test_one_step_is_the_closed_form(count):
-  """Plain gradient descent on MaxSup, with a mask, in float64 NumPy."""
+@pytest.mark.parametrize(
+  ('count', 'parts', 'backend'),
+  [(1, 1, 'cpu'), (4, 1, 'cpu'), (4, 2, 'cpu'), (1, 4, 'gpu')],
+)
+def test_one_step_is_the_closed_form(count, parts, backend, monkeypatch):
+  """Plain gradient descent on MaxSup, with a mask, in float64 NumPy.
+
+  Also in parts, of which some have more masked examples than others.
+  """
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
   model, devices = Linear(), Devices(jax.devices()[:count])
   objective = losses.OBJECTIVES['maxsup'](0.2)
   (batch,) = batches(1, 8)
@@ -170,7 +177,7 @@ def test_one_step_is_the_closed_form(count):
   trained = task(model, objective)
   state = create_state(trained.init_variables, optimizer, objective, seed=1)
   step = make_train_step(
-    trained, optimizer, optax.constant_schedule(0.1), seed=0
+    trained, optimizer, optax.constant_schedule(0.1), seed=0, accumulate=parts
   )
   new, sums = devices.map(step)(devices.replicate(state), devices.shard(batch))
   new, sums = devices.fetch(new), devices.fetch(sums)
