@@ -95,7 +95,7 @@ def define_run_flags(*, split: bool = True, weights: bool = True) -> None:
   """Defines the flags of a program that opens a trained run."""
   define_data_dir()
   define_compilation_cache()
-  flags.DEFINE_integer('step', None, 'Which checkpoint; by default the newest.')
+  define_step('Which checkpoint: its step, latest (the default) or best.')
   if split:
     flags.DEFINE_string(
       'split',
@@ -109,6 +109,16 @@ def define_run_flags(*, split: bool = True, weights: bool = True) -> None:
       ['raw', 'ema'],
       'The weights as trained, or their moving average.',
     )
+
+
+def define_step(text: str) -> None:
+  """Defines the flag for which checkpoint."""
+  flags.DEFINE_string('step', None, text)
+  flags.register_validator(
+    'step',
+    lambda s: s is None or s.isdecimal() or s in ('latest', 'best'),
+    'expected a step, latest or best',
+  )
 
 
 def define_data_dir() -> None:

@@ -62,8 +62,8 @@ _cli.define_data_dir()
 _OUT = flags.DEFINE_string(
   'out', None, 'Write the weights of the run: .pth, .pt or .safetensors.'
 )
-flags.DEFINE_integer(
-  'step', None, 'With --out: which checkpoint; by default the newest.'
+_cli.define_step(
+  'With --out: which checkpoint: its step, latest (the default) or best.'
 )
 flags.DEFINE_enum(
   'weights',

@@ -80,7 +80,7 @@ def prepare(
   corruptions: Sequence[str] = (),
   severities: Sequence[int] = (1, 2, 3, 4, 5),
   transform: str | None = None,
-  step: int | None = None,
+  step: int | str | None = None,
   weights: str = 'raw',
   data_dir: str | None = None,
 ) -> Study:

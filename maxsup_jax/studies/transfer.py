@@ -54,7 +54,7 @@ class Transfer:
 def features_of(
   workdir: str | os.PathLike,
   *sources: data.Source,
-  step: int | None = None,
+  step: int | str | None = None,
   weights: str = 'raw',
   batch_size: int = 256,
 ) -> tuple[int, list[np.ndarray]]:
@@ -130,7 +130,7 @@ def transfer(
   data_dir: str | None = None,
   image_size: int | None = None,
   channels: int | None = None,
-  step: int | None = None,
+  step: int | str | None = None,
   weights: str = 'raw',
   strengths: Sequence[float] = STRENGTHS,
   held_out: float = 0.2,

@@ -56,6 +56,7 @@ class Classification:
   teacher: Teacher | None = None
   fused: bool = False
   unit = 'images'
+  scores = ('accuracy', 'nll', 'ece')
 
   @property
   def name(self) -> str:

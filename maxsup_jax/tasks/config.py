@@ -270,14 +270,14 @@ def default_workdir(config: ConfigDict) -> str:
   Args:
     config: complete.
   """
+  # Not of fields at their defaults: a version that has more finds it, too.
+  defaults = common.fields(default_config(config.task))
   identity = {
     name: value
     for name, value in common.fields(config).items()
     if name not in common.SPEED_FIELDS
+    and (name not in defaults or defaults[name] != value)
   }
-  if config.task == 'classification':
-    # The directories of earlier versions, which had no other task.
-    del identity['task']
   text = common.to_json(dict(sorted(identity.items())))
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   # Of a directory, the dataset's name and its version.

@@ -11,7 +11,11 @@ from maxsup_jax.data import text
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks.building import build
 from maxsup_jax.tasks.config import open_workdir
-from maxsup_jax.tasks.weights import check_finite, check_weights
+from maxsup_jax.tasks.weights import (
+  check_finite,
+  check_weights,
+  chosen_step,
+)
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.parallel import Devices
@@ -72,7 +76,7 @@ class LoadedRun:
 
 def load_run(
   workdir: str | os.PathLike,
-  step: int | None = None,
+  step: int | str | None = None,
   weights: str = 'raw',
   *,
   data_dir: str | None = None,
@@ -87,7 +91,8 @@ def load_run(
 
   Args:
     workdir: the directory that it was trained in.
-    step: which checkpoint; None for the newest.
+    step: which checkpoint; 'latest' or None for the newest, 'best' for that of
+      the best evaluation, if `config.keep_best` kept one.
     weights: 'raw', as trained, or 'ema', their moving averages.
     data_dir: where datasets are prepared; None for the default of tfds.
     split: evaluates another split than the configuration says.
@@ -117,7 +122,7 @@ def load_run(
   config = directory.config()
   check_weights(directory, config, weights)
   with Checkpoints(directory.checkpoints) as checkpoints:
-    step = checkpoints.chosen(step)
+    step = chosen_step(directory, checkpoints, step)
     run = build(
       config,
       data_dir=data_dir,

@@ -122,7 +122,7 @@ def export_weights(
   workdir: str | os.PathLike,
   out: str | os.PathLike,
   *,
-  step: int | None = None,
+  step: int | str | None = None,
   weights: str = 'raw',
 ) -> str:
   """Writes the weights of a run into a new file, which PyTorch loads.

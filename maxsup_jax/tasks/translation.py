@@ -54,6 +54,7 @@ class Translation:
   objective: losses.Objective
   fused: bool = False
   unit = 'tokens'
+  scores = ('accuracy', 'nll', 'ece')
   made_up = False
   measured_splits: tuple[str, ...] = ()
   device_dependent: tuple[str, ...] = ()

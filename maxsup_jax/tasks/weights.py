@@ -15,6 +15,7 @@ from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import MODELS, create_model, torch_weights
 from maxsup_jax.tasks.config import check_task, open_workdir
+from maxsup_jax.training.best import best_step
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.workdir import Workdir
@@ -35,14 +36,14 @@ _FREE = (
 
 
 def load_variables(
-  directory: Workdir, step: int | None = None, weights: str = 'raw'
+  directory: Workdir, step: int | str | None = None, weights: str = 'raw'
 ) -> tuple[int, dict[str, Any]]:
   """The weights of a run alone, without its dataset.
 
   Args:
     directory: of the run.
-    step: which checkpoint; None for the newest.
-    weights: see `load_run`.
+    step: likewise, see `load_run`.
+    weights: likewise.
 
   Returns:
     The step, and 'params' and 'batch_stats', host arrays.
@@ -55,11 +56,39 @@ def load_variables(
   check_weights(directory, config, weights)
   names = ('ema',) if weights == 'ema' else ('params', 'batch_stats')
   with Checkpoints(directory.checkpoints) as checkpoints:
-    step = checkpoints.chosen(step)
+    step = chosen_step(directory, checkpoints, step)
     found = checkpoints.restore_part(step, names)
   found = found['ema'] if weights == 'ema' else found
   check_finite(f'step {step} of {directory.path}', found)
   return step, {name: tree or {} for name, tree in found.items()}
+
+
+def chosen_step(
+  directory: Workdir, checkpoints: Checkpoints, step: int | str | None
+) -> int:
+  """The step that `load_run` is asked for.
+
+  Raises:
+    UsageError: if there is no checkpoint, or none is known to be the best.
+  """
+  if isinstance(step, str):
+    if step.isdecimal():
+      return checkpoints.chosen(int(step))
+    errors.one_of('step', step, ('latest', 'best'))
+  if step != 'best':
+    return checkpoints.chosen(None if isinstance(step, str) else step)
+  rule = directory.config().keep_best
+  if rule is None:
+    raise UsageError(
+      f"step is 'best', but the run in {directory.path} keeps no best "
+      'checkpoint (its config.keep_best is None)'
+    )
+  found = best_step(rule, directory.metrics(), checkpoints.steps())
+  if found is None:
+    raise UsageError(
+      f"step is 'best', but no checkpoint of {directory.path} was evaluated"
+    )
+  return checkpoints.chosen(found)
 
 
 def check_finite(there: str, variables: Any) -> None:

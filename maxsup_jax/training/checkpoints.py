@@ -8,6 +8,7 @@ checkpoint before.
 
 import contextlib
 import copy
+import dataclasses
 import json
 import re
 import sys
@@ -41,7 +42,11 @@ class Checkpoints:
     Args:
       directory: made at the first save.
       keep: how many of the newest checkpoints to keep; None for all.
+
+    Attributes:
+      best: a step that is kept besides, or None.
     """
+    self.best: int | None = None
     self._directory = directory.absolute()
     if self._directory.exists() and not self._directory.is_dir():
       raise UsageError(
@@ -51,7 +56,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        preservation_policy=None if keep is None else _Newest(self, keep),
         create=False,
         async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
       ),
@@ -312,6 +317,20 @@ class Checkpoints:
       target = target.with_name(target.name + '~')
     (self._directory / str(step)).rename(target)
     self._manager.reload()
+
+
+@dataclasses.dataclass
+class _Newest:
+  """Orbax's `PreservationPolicy` of the newest checkpoints and the best one."""
+
+  checkpoints: Checkpoints
+  keep: int
+
+  def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = {*sorted(steps)[-self.keep :], self.checkpoints.best}
+    return [step in kept for step in steps]
 
 
 def _without_closed_loops(unraisable: Any) -> None:

@@ -85,10 +85,17 @@ def common_fields() -> dict[str, Any]:
     },
     # Decay per step of averaged weights, evaluated beside the raw ones.
     'ema_decay': placeholder(float),
+    # How the decay begins: 'tensorflow', not above (1 + t) / (10 + t) after t
+    # steps; None for as it is.
+    'ema_warmup': placeholder(str),
     'log_every': '50 steps',
     'eval_every': '1 epoch',
     'checkpoint_every': '1 epoch',
     'keep_checkpoints': 3,
+    # Which one stays besides the newest: that with the best evaluation of the
+    # averaged weights, or else of the raw ones, such as 'max accuracy' or
+    # 'min nll'; None for none.
+    'keep_best': placeholder(str),
     # Neural collapse and calibration of both splits, so often and at the end;
     # None for never. It reads the whole training split twice.
     'diagnostics_every': placeholder(str),
@@ -238,3 +245,7 @@ def _check(config: ConfigDict) -> None:
     durations.parse(milestone, field='schedule.milestones')
   if config.ema_decay is not None:
     errors.number('config.ema_decay', config.ema_decay, low=0, below=1)
+  if config.ema_warmup is not None:
+    errors.one_of('config.ema_warmup', config.ema_warmup, ('tensorflow',))
+    if config.ema_decay is None:
+      raise UsageError('config.ema_warmup has no effect without ema_decay')

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from maxsup_jax import files
 from maxsup_jax.errors import UsageError
+from maxsup_jax.training import agreement
+from maxsup_jax.training.best import best_step
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.clock import Clock
 from maxsup_jax.training.compilation import Compilations
@@ -124,6 +126,7 @@ class _Loop:
     # False where a bad image ended the evaluation of the step restored.
     self.measured = extra.get('measured', True)
     workdir.rewind(self.step, measured=self.measured)
+    self.checkpoints.best = self.best()
     self.devices_before = workdir.last_device_count() if restored else None
     if self.step < run.total_steps:
       also = {} if restored else run.task.origin()
@@ -181,7 +184,8 @@ class _Loop:
         self.log()
       self.measure()
       stop = self.asked_to_stop()
-      if last or stop or self.step % run.checkpoint_every == 0:
+      best = self.checkpoints.best == self.step
+      if last or stop or best or self.step % run.checkpoint_every == 0:
         self.save()
       if stop and not last:
         self.checkpoints.wait()
@@ -285,6 +289,16 @@ class _Loop:
           f'step {self.step}: {task.eval_split} {task.headline(means)}'
           + (' (averaged weights)' if weights == 'ema' else '')
         )
+    self.checkpoints.best = self.best()
+
+  def best(self):
+    """The step of the best evaluation, the same for all processes."""
+    rule = self.run.config.keep_best
+    if rule is None:
+      return None
+    first = jax.process_index() == 0
+    records = self.workdir.metrics() if first else ()
+    return agreement.gather(best_step(rule, records))[0]
 
   def diagnose(self):
     """Writes what the task measures of its splits."""

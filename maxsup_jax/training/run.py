@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from maxsup_jax import errors
 from maxsup_jax.training import step
+from maxsup_jax.training.best import parse_best
 from maxsup_jax.training.durations import to_steps
 from maxsup_jax.training.optimizers import make_optimizer
 from maxsup_jax.training.parallel import Devices
@@ -107,6 +108,7 @@ class Run(Generic[TaskT]):
       seed=self.config.seed,
       accumulate=self.config.accumulate,
       ema_decay=self.config.ema_decay,
+      ema_warmup=self.config.ema_warmup,
       loss_scale=self.config.loss_scale,
       sam_rho=self.config.optimizer.sam_rho,
       sam_synced=self.config.optimizer.sam_synced,
@@ -191,6 +193,8 @@ def make_run(
     name: in_steps(config[name], field=name)
     for name in ('log_every', 'eval_every', 'checkpoint_every')
   }
+  if config.keep_best is not None:
+    parse_best(config.keep_best, task.scores)
   measures = config.diagnostics_every
   with errors.within('config.optimizer.'):
     optimizer = make_optimizer(**given, decay_mask=decay_mask)

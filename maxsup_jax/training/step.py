@@ -24,6 +24,7 @@ def make_train_step(
   seed: int,
   accumulate: int = 1,
   ema_decay: float | None = None,
+  ema_warmup: str | None = None,
   loss_scale: float = 1.0,
   sam_rho: float | None = None,
   sam_synced: bool = True,
@@ -59,6 +60,8 @@ def make_train_step(
     seed: seeds all randomness of the steps; each has the key of seed and step.
     accumulate: N.
     ema_decay: the decay of the moving averages in `state.ema`.
+    ema_warmup: 'tensorflow' for the smaller of that and (1 + t) / (10 + t),
+      where t steps were taken before.
     loss_scale: what the objective is multiplied by where it is minimised. The
       gradient, and so `grad_norm`, is that of the product.
     sam_rho: :math:`\rho`; None for no ascent.
@@ -164,8 +167,11 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema_decay is not None:
+      rate: Any = 1 - ema_decay
+      if ema_warmup is not None:
+        rate = jnp.maximum(rate, 9 / (10 + state.step))
       ema = optax.incremental_update(
-        {'params': params, 'batch_stats': stats}, ema, 1 - ema_decay
+        {'params': params, 'batch_stats': stats}, ema, rate
       )
     sums = jax.lax.psum({**aux.sums, 'objective': (total, own)}, AXIS)
     one = jnp.ones((), jnp.int32)

@@ -83,6 +83,10 @@ class Task(Protocol):
     """The splits that `measurement` is for; `()` for none."""
 
   @property
+  def scores(self) -> tuple[str, ...]:
+    """Names in every `report` that a run may keep its best checkpoint by."""
+
+  @property
   def device_dependent(self) -> tuple[str, ...]:
     """Fields that make the results depend on the number of devices."""
 

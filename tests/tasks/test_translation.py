@@ -445,10 +445,10 @@ def test_wrong_configurations(changes, message, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_classification_has_the_directories_that_it_had():
+def test_each_task_has_its_directories():
   config = tasks.resolve({})
   assert (
-    tasks.default_workdir(config) == 'runs/digits-resnet8-maxsup-seed0-eee4aeda'
+    tasks.default_workdir(config) == 'runs/digits-resnet8-maxsup-seed0-ca3d163b'
   )
   assert config.task == 'classification'
   other = tasks.default_workdir(tasks.resolve(CONFIG))

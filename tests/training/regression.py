@@ -24,6 +24,7 @@ class Regression:
   name, unit, train_name, made_up = 'line', 'rows', 'rows/train', False
   eval_split, measured_splits, device_dependent = 'rest', ('rest',), ()
   train_examples = 80
+  scores = ('mse',)
   files = {}  # noqa: RUF012
   objective = losses.Objective(init=lambda: jnp.zeros(()), apply=None)
 

@@ -9,6 +9,7 @@ import pytest
 
 from maxsup_jax import tasks
 from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks.weights import chosen_step
 from maxsup_jax.training import loop
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.parallel import Devices
@@ -269,6 +270,38 @@ def test_averaged_weights_are_evaluated_beside_the_raw(tmp_path):
   assert [r['weights'] for r in records] == ['raw', 'ema']
   assert records[0]['mse'] != records[1]['mse']
   assert all(math.isfinite(r['mse']) for r in records)
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path):
+  """The worst, of an error that falls; it need not be a checkpoint's step."""
+  changes = {
+    'keep_best': 'max mse',
+    'keep_checkpoints': 1,
+    'eval_every': '20 steps',
+  }
+  run, _ = train(tmp_path / 'whole', **changes)
+  assert steps(tmp_path / 'whole') == [20, 60]
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path / 'cut', task=failing(50, dies), **changes)
+  assert steps(tmp_path / 'cut') == [20, 45]
+  train(tmp_path / 'cut', **changes)
+  assert_same_run(run, tmp_path / 'whole', tmp_path / 'cut')
+  directory = Workdir(
+    tmp_path / 'whole', resolve=lambda config: resolve(**config)
+  )
+  with Checkpoints(directory.checkpoints) as checkpoints:
+    for step, expected in (
+      *(('best', 20), ('latest', 60), (None, 60), ('20', 20), (20, 20)),
+    ):
+      assert chosen_step(directory, checkpoints, step) == expected
+    with pytest.raises(UsageError, match="step is 'first'; expected"):
+      chosen_step(directory, checkpoints, 'first')
+  for rule, message in (
+    ('mse', "expected 'max' or 'min' and a metric"),
+    ('max accuracy', "the metric is 'accuracy'; expected"),
+  ):
+    with pytest.raises(UsageError, match=message):
+      train(tmp_path / 'other', keep_best=rule)
 
 
 def test_another_dataset_under_the_same_name_is_refused(tmp_path):

@@ -32,7 +32,7 @@ MODELS = {
 }
 
 
-def train(model, devices, data, *, ema_decay=None, objective=None):
+def train(model, devices, data, *, ema_decay=None, objective=None, **options):
   objective = objective or losses.OBJECTIVES['maxsup'](0.1)
   optimizer = make_optimizer(
     'sgd',
@@ -57,6 +57,7 @@ def train(model, devices, data, *, ema_decay=None, objective=None):
       optax.constant_schedule(0.05),
       seed=0,
       ema_decay=ema_decay,
+      **options,
     ),
     donate=True,
   )
@@ -208,20 +209,26 @@ def test_one_step_is_the_closed_form(count, parts, backend, monkeypatch):
   assert float(sums['update_norm'][0]) == pytest.approx(0.1 * norm, rel=1e-4)
 
 
-def test_moving_averages():
+@pytest.mark.parametrize('warmup', [None, 'tensorflow'])
+def test_moving_averages(warmup):
   data = batches(3, 8)
   devices = Devices(jax.devices()[:1])
   model = Linear(batch_norm=True)
   trail = [
-    devices.fetch(train(model, devices, data[:n], ema_decay=0.9)[0])
+    devices.fetch(
+      train(model, devices, data[:n], ema_decay=0.15, ema_warmup=warmup)[0]
+    )
     for n in range(4)
   ]
   expected = jax.tree.map(
     np.float64, {'params': trail[0].params, 'batch_stats': trail[0].batch_stats}
   )
-  for state in trail[1:]:
+  for step, state in enumerate(trail[1:]):
+    d = 0.15 if warmup is None else min(0.15, (1 + step) / (10 + step))
     current = {'params': state.params, 'batch_stats': state.batch_stats}
-    expected = jax.tree.map(lambda e, c: 0.9 * e + 0.1 * c, expected, current)
+    expected = jax.tree.map(
+      lambda e, c, d=d: d * e + (1 - d) * c, expected, current
+    )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
     trail[-1].ema,
