@@ -208,9 +208,9 @@ def _temperature_table(
     rows,
     f'{data}. T is fitted on {measured.held_out(first, options)} and '
     f'everything is reported on the others; {measured.over_splits(options)}. '
-    'Logits are divided by T: T above 1 cools an overconfident model. The T of least NLL '
-    'is at its bound where all held-out predictions are right, 0.01, or where '
-    'the logits say nothing of the labels, 100; that of least ECE is searched '
+    'Logits are divided by T: T above 1 cools an overconfident model. The T of '
+    'least NLL is at its bound where all held-out predictions are right, '
+    '0.01, or where the logits say nothing of the labels, 100; that of least ECE is searched '
     'on a grid.',
   )
 
