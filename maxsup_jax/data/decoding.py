@@ -70,7 +70,7 @@ def decode(encoded: bytes, channels: int | None) -> np.ndarray:
 
 
 # Of the header of a PNG file: what its pixels are, but for 0 (grey) and 3.
-_PNG_COLORS = {2: 'RGB', 4: 'grey and alpha', 6: 'RGB and alpha'}
+_PNG_COLORS = {2: 'RGB pixels', 4: 'grey and alpha', 6: 'RGB and alpha'}
 
 
 def decode_ids(encoded: bytes) -> tuple[np.ndarray, np.ndarray | None]:
@@ -92,7 +92,8 @@ def decode_ids(encoded: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     np.uint8(7)
   """
   name, _ = _find_format(encoded)
-  depth, color = encoded[24:26] if len(encoded) > 25 else (0, 0)
+  # Of a file that ends before its header says so, Pillow will tell.
+  depth, color = encoded[24:26] if len(encoded) > 25 else (8, 0)
   what = _PNG_COLORS.get(color, f'grey levels of {depth} bits')
   if name != 'PNG':
     what = f'a {name} file'

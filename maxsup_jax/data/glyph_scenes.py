@@ -4,12 +4,12 @@ The embedded data set for semantic segmentation: two to five letters cover each
 other on a textured background, and the label of every pixel is known by
 construction. Letters come from the fonts of `glyphs`, with the same
 difficulties; where the edge of a letter passes through a pixel, its label is
-255, which is to be ignored. Most pixels are background: a model that says
-nothing else is right there, and has a mean IoU of about 1/K.
+255, which is to be ignored. Most pixels are background: a model that never says
+anything else has a high accuracy, and a mean IoU of about 1/K.
 
 `glyph_scenes/5x1000_64_easy` has 5 letters (so 6 classes), 1,000 training and
 500 test scenes of 64x64 pixels; names are made as those of `glyphs`.
-`segmentation.open_scenes` opens it.
+`data.open_segmentation` opens it.
 """
 
 import dataclasses

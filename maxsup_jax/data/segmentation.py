@@ -363,11 +363,21 @@ def open_segmentation(
     classes = [name.strip() for name in classes.split(',')]
   if isinstance(classes, str | os.PathLike):
     label_map = read_label_map(classes)
+    if ignore != () or reduce_zero_label:
+      raise UsageError(
+        f'{classes} says what does not count; ignore and reduce_zero_label '
+        'cannot'
+      )
   elif classes or num_classes:
     label_map = LabelMap.numbered(
       classes or integer('num_classes', num_classes, 2, MOST_CLASSES),
       ignore=ignore,
       reduce_zero_label=reduce_zero_label,
+    )
+  elif ignore != () or reduce_zero_label:
+    raise UsageError(
+      'ignore and reduce_zero_label need classes or num_classes; else a file '
+      'or the data set says what does not count'
     )
   if label_map and num_classes not in (None, label_map.num_classes):
     raise UsageError(
@@ -423,15 +433,19 @@ def _key(
   argument: str, given: str | None, usual: Sequence[str], builder: Any
 ) -> str:
   """The feature that holds images or ids."""
-  features = builder.info.features
+  import tensorflow_datasets as tfds
+
+  there = [
+    key
+    for key, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  ]
   for key in (given,) if given else usual:
-    # Images have three axes, plain labels none.
-    if key in features and len(features[key].shape or ()) == 3:
+    if key in there:
       return key
-  there = [f'{k} {v.shape}' for k, v in features.items()]
   raise UsageError(
-    f'{argument} is {given!r}; expected a feature of {builder.name} that holds '
-    f'images; it has {", ".join(there)}'
+    f'{argument} is {given!r}; expected an image of {builder.name}: '
+    f'{", ".join(there) or "it has none"}'
   )
 
 

@@ -210,8 +210,8 @@ def _temperature_table(
     f'everything is reported on the others; {measured.over_splits(options)}. '
     'Logits are divided by T: T above 1 cools an overconfident model. The T of '
     'least NLL is at its bound where all held-out predictions are right, '
-    '0.01, or where the logits say nothing of the labels, 100; that of least ECE is searched '
-    'on a grid.',
+    '0.01, or where the logits say nothing of the labels, 100; that of least '
+    'ECE is searched on a grid.',
   )
 
 

@@ -112,7 +112,7 @@ def _written(root, **changes):
 BAD_FILES = {
   'id': (IDS, 'trainannot/2.png has the id 5; expected 0 to 4, 255'),
   'size': (IDS[:2] % 5, r'2.png has 2x4 pixels, and .*train/2.png 3x4; expe'),
-  'colours': (IMAGE, 'trainannot/2.png cannot be read: it has RGB; expected'),
+  'colours': (IMAGE, 'trainannot/2.png cannot be read: it has RGB pix'),
   'depth': (
     IDS.astype(np.uint16),
     'it has grey levels of 16 bits; expected class ids',
@@ -148,7 +148,15 @@ def test_what_cannot_be_opened_is_refused(tmp_path, refused):
     opened(num_classes=255)
   with refused("split is 'train.5:.', which gives no pairs"):
     opened('train[5:]', num_classes=5)
+  for options in ({'ignore': 0}, {'reduce_zero_label': True}):
+    with refused('a file or the data set says what does not count'):
+      open_segmentation('glyph_scenes', 'train', mock=2, **options)
   label = root / 'trainannot/1.png'
+  whole = label.read_bytes()
+  label.write_bytes(whole[:20])
+  with refused('trainannot/1.png cannot be read: a damaged PNG file'):
+    opened(num_classes=5)
+  label.write_bytes(whole)
   label.write_bytes(label.read_bytes()[:-20])
   with refused('trainannot/1.png cannot be read: a damaged PNG file'):
     opened(num_classes=5)
@@ -217,7 +225,7 @@ def test_scenes_are_read_as_they_were_made(tmp_path, refused):
       image, label = glyph_scenes.generate(config, 'test', i)
       np.testing.assert_array_equal(example['image'], image)
       np.testing.assert_array_equal(example['label'], label)
-  with refused('label_key is .no.; expected a feature of glyph_scenes'):
+  with refused('label_key is .no.; expected an image of glyph_scenes'):
     open_segmentation(name, 'test', data_dir=tmp_path, label_key='no')
 
 
