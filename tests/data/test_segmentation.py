@@ -315,7 +315,7 @@ def test_camvid_has_the_counted_pixels():
     [17.1, 24.6, 1.18, 25.8, 9.27, 11.3, 1.01, 1.18, 3.97, 0.63, 0.19],
     rtol=0.05,
   )
-  # What saying 'road' everywhere scores, at 360x480 pixels, to a few in a thousand.
+  # What saying 'road' everywhere scores at 360x480, nearly.
   labels = np.stack(found)
   table = Confusion.init(11, radius=0).update(0 * (labels % 11), labels)
   scores = table.constant().compute()
