@@ -17,6 +17,10 @@ from maxsup_jax.data.preprocessing import Transform as Transform
 from maxsup_jax.data.preprocessing import parse_transform as parse_transform
 from maxsup_jax.data.reading import Batch as Batch
 from maxsup_jax.data.reading import BatchIterator as BatchIterator
+from maxsup_jax.data.segmentation import LabelMap as LabelMap
+from maxsup_jax.data.segmentation import (
+  open_segmentation as open_segmentation,
+)
 from maxsup_jax.data.sources import ArraySource as ArraySource
 from maxsup_jax.data.sources import AugmentedSource as AugmentedSource
 from maxsup_jax.data.sources import Example as Example
