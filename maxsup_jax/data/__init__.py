@@ -7,6 +7,7 @@ from maxsup_jax.data.long_tail import LongTailedSource as LongTailedSource
 from maxsup_jax.data.long_tail import (
   long_tailed_counts as long_tailed_counts,
 )
+from maxsup_jax.data.matching import MatchedLabels as MatchedLabels
 from maxsup_jax.data.opening import open_source as open_source
 from maxsup_jax.data.pipeline import ImageTransform as ImageTransform
 from maxsup_jax.data.pipeline import batch_indices as batch_indices
