@@ -28,3 +28,4 @@ from maxsup_jax.models.resnet_preact import (
   PreActivationResNet as PreActivationResNet,
 )
 from maxsup_jax.models.vit import ViT as ViT
+from maxsup_jax.models.vit import ViTBackbone as ViTBackbone

@@ -11,7 +11,6 @@ from typing import Any
 
 import flax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +21,7 @@ from maxsup_jax.models._torch_files import is_torch_file as is_torch_file
 from maxsup_jax.models._torch_files import read as read
 from maxsup_jax.models._torch_files import write as write
 from maxsup_jax.models._torch_names import Names, Place, names_of
+from maxsup_jax.models.resampling import resize_positions
 
 # What DataParallel, Lightning and torch.compile put before every name.
 PREFIXES = ('module.', 'model.', '_orig_mod.')
@@ -192,14 +192,8 @@ def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
       f'pos_embed: positions of {old} patches cannot be resampled to {new}; '
       'expected square images for both'
     )
-  if old == new:
-    return value
-  grid = value[:, 1:].reshape(sides[0], sides[0], -1)
-  grid = jax.image.resize(
-    grid, (sides[1], sides[1], grid.shape[-1]), 'cubic', antialias=True
-  )
-  patches = np.asarray(grid).reshape(1, new, -1)
-  return np.concatenate([value[:, :1], patches], axis=1)
+  grid = sides[1], sides[1]
+  return np.asarray(resize_positions(jnp.asarray(value), grid, 'antialias'))
 
 
 def _stripped(
