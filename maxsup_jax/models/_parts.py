@@ -241,10 +241,13 @@ class Segmenter(ConvModule, kw_only=True):
 
   def check_batch(self, images: jax.Array, train: bool) -> None:
     """Refuses to train on one image, of which a global mean has no spread."""
+    if not train:
+      return
     count = images.shape[0]
+    # A model is initialised outside of any mapped axis.
     if self.batch_norm_axis is not None and not self.is_initializing():
       count *= jax.lax.psum(1, self.batch_norm_axis)
-    if train and count == 1:
+    if count == 1:
       raise UsageError(
         'a batch of 1 image in training; expected at least 2: BatchNorm after '
         'a global mean has one value per image'

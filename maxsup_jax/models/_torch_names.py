@@ -54,6 +54,7 @@ class Names:
   # Names of the kernels of BlurPool, and their shapes.
   blurs: Mapping[str, tuple[int, ...]]
   head: str  # The name of the classifier.
+  heads: tuple[str, ...]  # That, and those of auxiliary classifiers.
   # Names that may be missing; their arrays are zeros then.
   optional: tuple[str, ...] = ()
   # What names may begin with that the model has no use for.
@@ -106,15 +107,19 @@ def names_of(model: nn.Module, variables: Any) -> Names:
     name = name.replace('.in_proj.', '.in_proj_')
     places.append(Place(path, name, axes, shape, tuple(flat[path].shape)))
   head = module_name(model, ('head',))
+  heads: tuple[str, ...] = (head,)
   optional: tuple[str, ...] = ()
   unused: tuple[str, ...] = ()
   if isinstance(model, UPerNet):
     # mmsegmentation 1.2.2 builds its patches without one.
     optional = ('backbone.patch_embed.projection.bias',)
     unused = () if model.auxiliary else ('auxiliary_head.',)
+    heads += ('auxiliary_head.conv_seg',)
   elif isinstance(model, ViTBackbone) and not model.final_norm:
     unused = ('norm.',)
-  return Names(tuple(places), tuple(counters), blurs, head, optional, unused)
+  return Names(
+    tuple(places), tuple(counters), blurs, head, heads, optional, unused
+  )
 
 
 def _input_channels(model: nn.Module, shape: tuple[int, ...]) -> int:

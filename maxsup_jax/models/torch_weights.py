@@ -52,15 +52,16 @@ def from_torch(
       mmsegmentation 1.2.2 does not have: it is 0 then.
     like: the variables of the model, or their shapes; no value is read.
     prefix: take the names that begin with it, and no others, without it.
-    head: False leaves the classifier out, whatever its number of classes.
+    head: False leaves the classifier out, whatever its number of classes, and
+      that of an auxiliary head.
     class_order: int [K], which row of the classifier there is class k here; see
       the function `class_order`. None if the classes have the same order.
     resize_positions: whether to resample the learned positions of a ViT that
       are for another size of images, as timm does (bicubic, antialiased).
 
   Returns:
-    The collections of `like`, float32 NumPy arrays; without 'head' if it is
-    left out.
+    The collections of `like`, float32 NumPy arrays; without each 'head' if
+    it is left out.
 
   Raises:
     UsageError: in one line, at the first name that is missing or left over, at
@@ -94,7 +95,7 @@ def from_torch(
   for name in names.optional:
     given.setdefault(name, np.zeros(shapes[name], np.float32))
   given = {n: v for n, v in given.items() if not n.startswith(names.unused)}
-  in_head = {f'{names.head}.weight', f'{names.head}.bias'}
+  in_head = {f'{h}.{leaf}' for h in names.heads for leaf in ('weight', 'bias')}
   taken = [p for p in names.places if head or p.name not in in_head]
   ignored = set() if head else in_head
   _check_names(given, names, {p.name for p in taken}, ignored)
