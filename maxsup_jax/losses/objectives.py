@@ -79,8 +79,8 @@ class Objective(NamedTuple):
       the state, and what `linear_statistics` takes: features `[B, D]`, a kernel
       `[D, K]`, class ids `[B]` and its keywords; and `step`. Returns the
       losses, the next state, and the statistics of the rows for metrics.
-    whole_batch: whether the losses depend on a whole batch, by the state or by
-      a mean over the batch, so that it cannot be split.
+    whole_batch: whether a loss depends on the other examples of the batch, so
+      that it cannot be split.
 
   Examples:
     >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
@@ -354,7 +354,7 @@ def ols_objective(
     state = jax.lax.cond(last, end_of_epoch, lambda state: state, state)
     return values, state
 
-  return Objective(init=init, apply=apply, whole_batch=True)
+  return Objective(init=init, apply=apply)
 
 
 def with_class_weights(

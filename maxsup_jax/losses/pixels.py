@@ -120,13 +120,15 @@ def pixel_loss(
   logits = _checks.in_float32(_checks.floating('logits', logits))
   if logits.ndim != 4:
     raise ValueError(f'logits have shape {logits.shape}; expected [B, h, w, K]')
-  if objective.needs or objective.whole_batch:
-    what = 'its state or the weights of the whole batch'
-    if objective.needs:
-      what = objective.needs[0]
+  wanted = objective.needs
+  if jax.tree.leaves(jax.eval_shape(objective.init)):
+    wanted = 'a state', *wanted
+  if objective.whole_batch:
+    wanted = 'the whole batch', *wanted
+  if wanted:
     raise ValueError(
-      f'this objective needs {what}; expected one of logits and labels of each '
-      'pixel alone'
+      f'this objective needs {wanted[0]}; expected one of the logits and label '
+      'of each pixel alone'
     )
   stride = errors.integer('loss_stride', loss_stride, 1)
   labels = jnp.asarray(labels)

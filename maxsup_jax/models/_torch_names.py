@@ -19,7 +19,7 @@ import flax.linen as nn
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.resnet import BasicBlock, ResNet
-from maxsup_jax.models.upernet import UPerNet
+from maxsup_jax.models.upernet import POOLED, UPerNet
 from maxsup_jax.models.vit import ViT, ViTBackbone
 
 Path = tuple[str, ...]
@@ -42,7 +42,7 @@ class Place:
   # Of the array there, in the order of those here; None if they agree.
   axes: tuple[int, ...] | None
   shape: tuple[int, ...]  # Of the array there.
-  here: tuple[int, ...]
+  here: tuple[int, ...]  # The shape of the array here.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +192,7 @@ _MMSEG = tuple(
     (r'^auxiliary_head\.head', 'auxiliary_head.conv_seg'),
     (r'^auxiliary_head\.conv\.', 'auxiliary_head.convs.0.'),
     (r'^decoder', 'decode_head'),
-    (r'pool(\d)', lambda m: f'psp_modules.{(1, 2, 3, 6).index(int(m[1]))}.1'),
+    (r'pool(\d)', lambda m: f'psp_modules.{POOLED.index(int(m[1]))}.1'),
     (r'(lateral|fpn)(\d)', r'\1_convs.\2'),
     (r'fusion', 'fpn_bottleneck'),
     (r'^neck\.conv(\d)', r'neck.convs.\1'),

@@ -28,9 +28,10 @@ from maxsup_jax.models.resampling import (
 from maxsup_jax.models.vit import ViTBackbone
 
 NECKS = ('multilevel', 'none')
+# How many windows, down and across, the last map is averaged over.
+POOLED = (1, 2, 3, 6)
 # Of the levels of the neck, in turn.
 _SCALES = (4, 2, 1, 0.5)
-_POOLED = (1, 2, 3, 6)
 
 
 class MultiLevelNeck(ConvModule):
@@ -88,7 +89,7 @@ class UPerDecoder(ConvModule):
     *lower, top = maps
     pyramid = [
       at_size_of(layer(average_pool(top, side), 1, f'pool{side}'), top)
-      for side in _POOLED
+      for side in POOLED
     ]
     top = layer(jnp.concatenate([top, *pyramid], -1), 3, 'bottleneck')
     levels = [layer(x, 1, f'lateral{i}') for i, x in enumerate(lower)] + [top]

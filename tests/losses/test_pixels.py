@@ -195,8 +195,8 @@ def test_logits_never_stand_in_memory_whole():
     ('ce', {'loss_stride': 0}, 'loss_stride is 0'),
     ('ce', {'loss_stride': 40}, 'loss_stride is 40; expected less'),
     ('distillation', {}, 'this objective needs teacher_logits'),
-    ('ols', {}, 'this objective needs its state'),
-    ('weighted', {}, 'or the weights of the whole batch'),
+    ('ols', {}, 'this objective needs a state'),
+    ('weighted', {}, 'this objective needs the whole batch'),
   ],
 )
 def test_refusals(objective, change, message):

@@ -270,13 +270,15 @@ UPERNET = {'name': 'upernet_vit_tiny', 'patch_size': 2}
 class TestSegmenters:
   """Backbones from what classifies images, and all from mmsegmentation."""
 
-  @pytest.fixture
-  def vit(self, build, tmp_path, monkeypatch):
+  @pytest.fixture(scope='class')
+  def vit(self, build, tmp_path_factory):
     """A run of a ViT like the one of the smallest UperNet, on 8x8 images."""
     sizes = {'dim': 64, 'depth': 4, 'heads': 4}
-    options = MODELS['vit_tiny'].options
-    monkeypatch.setitem(MODELS, 'vit_tiny', ModelEntry(ViT, sizes, options))
-    return self.run(build, tmp_path, {'name': 'vit_tiny', 'patch_size': 2})
+    entry = ModelEntry(ViT, sizes, MODELS['vit_tiny'].options)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setitem(MODELS, 'vit_tiny', entry)
+      path = tmp_path_factory.mktemp('vit')
+      yield self.run(build, path, {'name': 'vit_tiny', 'patch_size': 2})
 
   def run(self, build, path, model):
     run = build(model=model, ema_decay=None)
