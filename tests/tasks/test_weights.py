@@ -267,27 +267,30 @@ def segmenter_state(model, size, classes=5, seed=1):
 UPERNET = {'name': 'upernet_vit_tiny', 'patch_size': 2}
 
 
+def run_of(build, path, model):
+  """A work directory, its state and its model."""
+  run = build(model=model, ema_decay=None)
+  state = fresh_state(run, seed=3)
+  checkpoints = Checkpoints(path / 'checkpoints')
+  checkpoints.save(4, state, {})
+  checkpoints.close()
+  (path / 'config.json').write_text(to_json(run.config))
+  return path, state, run.task.model
+
+
+@pytest.fixture(scope='module')
+def vit(build, tmp_path_factory):
+  """A run of a ViT like the one of the smallest UperNet, on 8x8 images."""
+  sizes = {'dim': 64, 'depth': 4, 'heads': 4}
+  entry = ModelEntry(ViT, sizes, MODELS['vit_tiny'].options)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(MODELS, 'vit_tiny', entry)
+    path = tmp_path_factory.mktemp('vit')
+    yield run_of(build, path, {'name': 'vit_tiny', 'patch_size': 2})
+
+
 class TestSegmenters:
   """Backbones from what classifies images, and all from mmsegmentation."""
-
-  @pytest.fixture(scope='class')
-  def vit(self, build, tmp_path_factory):
-    """A run of a ViT like the one of the smallest UperNet, on 8x8 images."""
-    sizes = {'dim': 64, 'depth': 4, 'heads': 4}
-    entry = ModelEntry(ViT, sizes, MODELS['vit_tiny'].options)
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setitem(MODELS, 'vit_tiny', entry)
-      path = tmp_path_factory.mktemp('vit')
-      yield self.run(build, path, {'name': 'vit_tiny', 'patch_size': 2})
-
-  def run(self, build, path, model):
-    run = build(model=model, ema_decay=None)
-    state = fresh_state(run, seed=3)
-    checkpoints = Checkpoints(path / 'checkpoints')
-    checkpoints.save(4, state, {})
-    checkpoints.close()
-    (path / 'config.json').write_text(to_json(run.config))
-    return path, state, run.task.model
 
   def as_file(self, vit):
     path, state, module = vit
@@ -340,7 +343,7 @@ class TestSegmenters:
   def test_statistics_come_along(self, build, trained, tmp_path):
     """Those of a ResNet, whose last batches are not the first of the new."""
     model = {'name': 'deeplabv3plus_resnet8'}
-    path, state, _ = self.run(build, tmp_path, {'name': 'resnet8', 'width': 32})
+    path, state, _ = run_of(build, tmp_path, {'name': 'resnet8', 'width': 32})
     fresh, _ = segmenter_state(model, 8)
     backbone = dict(fresh.params['backbone'])
     kernel = backbone['conv1']['kernel'][:, :, :1]
