@@ -60,8 +60,14 @@ def converted(weights, **fields):
 @pytest.mark.parametrize(
   ('name', 'options', 'classes', 'size', 'expected'),
   [
-    ('upernet_vit_small', {'neck': 'none'}, 150, 512, 52_093_868),
-    ('upernet_vit_small', {'final_norm': True}, 150, 512, 57_995_948),
+    pytest.param(
+      *('upernet_vit_small', {'neck': 'none'}, 150, 512, 52_093_868),
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      *('upernet_vit_small', {'final_norm': True}, 150, 512, 57_995_948),
+      marks=pytest.mark.slow,
+    ),
     ('upernet_vit_tiny', {}, 11, 64, 534_998),
   ],
 )
@@ -179,6 +185,7 @@ def test_a_backbone_from_weights_of_a_classifier():
   assert found['params']['pos_embed'].shape == (1, 37, 12)
 
 
+@pytest.mark.slow
 def test_initial_values():
   """Of each kind of layer; to initialise a whole net takes long to compile."""
 
