@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 from jax.nn.initializers import Initializer
 
-from maxsup_jax.errors import boolean, one_of
+from maxsup_jax.errors import boolean, integer, one_of
 from maxsup_jax.models._parts import (
   ConvModule,
   ConvNet,
@@ -30,6 +30,7 @@ class _Block(ConvModule):
       the block begins as its shortcut (Goyal et al. 2017).
     blur_pool: blur before convolutions that skip positions, see `ResNet`.
     kernel_init: draws the kernels of the convolutions.
+    dilation: distance of the taps of the 3x3 convolution of a bottleneck.
   """
 
   width: int
@@ -37,15 +38,27 @@ class _Block(ConvModule):
   zero_init_residual: bool = False
   blur_pool: bool = False
   kernel_init: Initializer = he_fan_out
+  dilation: int = 1
 
   def _conv(
-    self, x: jax.Array, features: int, size: int, stride: int, name: str
+    self,
+    x: jax.Array,
+    features: int,
+    size: int,
+    stride: int,
+    name: str,
+    dilation: int = 1,
   ) -> jax.Array:
     x, stride = before_stride(
       x, size, stride, blur=self.blur_pool, name=f'{name}_blur'
     )
     layer = self.conv(
-      features, size, stride, name=name, kernel_init=self.kernel_init
+      features,
+      size,
+      stride,
+      name=name,
+      dilation=dilation,
+      kernel_init=self.kernel_init,
     )
     return layer(x)
 
@@ -102,7 +115,7 @@ class BottleneckBlock(_Block):
     norm = self.norm(train)
     y = self._conv(x, self.width, 1, 1, 'conv1')
     y = nn.relu(norm(name='bn1')(y))
-    y = self._conv(y, self.width, 3, self.stride, 'conv2')
+    y = self._conv(y, self.width, 3, self.stride, 'conv2', self.dilation)
     y = nn.relu(norm(name='bn2')(y))
     y = self._conv(y, self.width * self.expansion, 1, 1, 'conv3')
     y = norm(name='bn3', scale_init=self._last_scale_init())(y)
@@ -149,6 +162,16 @@ class ResNet(ConvNet):
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
     """Classifies images; see `create_model`."""
+    return self.classified(self._stages(images, train)[-1])
+
+  def _stages(
+    self, images: jax.Array, train: bool, dilated: int = 0
+  ) -> list[jax.Array]:
+    """The maps after each stage; the last `dilated` ones keep the resolution.
+
+    Where a stage has no stride, the taps of its blocks, but for the first, are
+    as far apart as they would be with it.
+    """
     check_images(images, self._smallest())
 
     x = images.astype(self.dtype)
@@ -161,18 +184,23 @@ class ResNet(ConvNet):
       x = self.conv(self.width, 3, name='conv1')(x)
       x = nn.relu(norm(name='bn1')(x))
 
+    after, dilation = [], 1
     for stage, size in enumerate(self.stage_sizes):
+      keeps = stage >= len(self.stage_sizes) - dilated
+      spread = 2 * dilation if keeps else dilation
       for i in range(size):
         x = self.block(
           width=self.width * 2**stage,
-          stride=2 if stage > 0 and i == 0 else 1,
+          stride=2 if stage > 0 and i == 0 and not keeps else 1,
           zero_init_residual=self.zero_init_residual,
           blur_pool=self.blur_pool,
+          dilation=spread if i > 0 else dilation,
           **self.common,
           name=f'layer{stage + 1}_{i}',
         )(x, train=train)
-
-    return self.classified(x)
+      after.append(x)
+      dilation = spread
+    return after
 
   @property
   def saliency_layer(self) -> str:
@@ -183,3 +211,39 @@ class ResNet(ConvNet):
     """The total stride."""
     total = 2 ** (len(self.stage_sizes) - 1)
     return total * (4 if self.stem == 'imagenet' else 1)
+
+
+class ResNetBackbone(ResNet, kw_only=True):
+  """The stages of a ResNet: `maps = backbone.apply(variables, images)`.
+
+  A list with the map after each stage, [B, h, w, C] in the dtype of the
+  computation. Variables are those of `ResNet` by the same names, but for
+  'head'.
+
+  Attributes:
+    num_classes: has no effect.
+    dilated: how many of the last stages keep the resolution and spread the taps
+      of their 3x3 convolutions instead, as torchvision's
+      `replace_stride_with_dilation`; of nets with bottlenecks only.
+
+  References:
+    Chen et al. 2017, *Rethinking atrous convolution for semantic image
+    segmentation*.
+  """
+
+  num_classes: int = 1
+  dilated: int = 0
+
+  def __post_init__(self) -> None:
+    most = 0
+    if self.block is BottleneckBlock:
+      most = len(self.stage_sizes) - 1
+    integer('dilated', self.dilated, 0, most)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(  # type: ignore[override]
+    self, images: jax.Array, *, train: bool = False
+  ) -> list[jax.Array]:
+    """Returns one map for each stage."""
+    return self._stages(images, train, self.dilated)
