@@ -12,6 +12,8 @@ from maxsup_jax.models.layers import at_layer as at_layer
 from maxsup_jax.models.layers import saliency_layer as saliency_layer
 from maxsup_jax.models.layers import without_head as without_head
 from maxsup_jax.models.mobilenet import MobileNetV2 as MobileNetV2
+from maxsup_jax.models.own import OwnModel as OwnModel
+from maxsup_jax.models.own import own_model as own_model
 from maxsup_jax.models.parameters import PARAMETER_KINDS as PARAMETER_KINDS
 from maxsup_jax.models.parameters import count_parameters as count_parameters
 from maxsup_jax.models.parameters import decay_mask as decay_mask

@@ -12,6 +12,7 @@ from maxsup_jax.models.alexnet import AlexNetCifar
 from maxsup_jax.models.deeplab import DeepLabV3Plus
 from maxsup_jax.models.densenet import DenseNet
 from maxsup_jax.models.mobilenet import MobileNetV2
+from maxsup_jax.models.own import own_model
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from maxsup_jax.models.resnet_bbn import ResNetBBN
 from maxsup_jax.models.resnet_preact import PreActivationResNet
@@ -199,7 +200,8 @@ def create_model(
   updates its running ones, dropout and stochastic depth draw.
 
   Args:
-    name: a key of `MODELS` or `TRANSFORMERS`.
+    name: a key of `MODELS` or `TRANSFORMERS`; or what makes a module of your
+      own, such as 'my_package.my_module:make_model', see `own.own_model`.
     num_classes: K.
     dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters, batch
       statistics, penultimate features and logits are float32 always.
@@ -233,6 +235,9 @@ def create_model(
     al. 2021, *Training data-efficient image transformers*; those at the other
     classes.
   """
+  if isinstance(name, str) and ':' in name:
+    given = {**options, 'dtype': dtype, 'batch_axis': batch_axis}
+    return own_model(name, num_classes, given)
   return _create(
     {**MODELS, **TRANSFORMERS}, name, num_classes, dtype, batch_axis, options
   )

@@ -199,7 +199,11 @@ class Classification:
         images,
         train=True,
         mutable=['batch_stats'],
-        rngs={'drop_path': key},
+        # Flax's own dropout draws for the examples of one device.
+        rngs={
+          'drop_path': key,
+          'dropout': jax.random.fold_in(key, jax.lax.axis_index(AXIS)),
+        },
       )
     stats = updates.get('batch_stats', variables['batch_stats'])
     if in_parts:
@@ -374,18 +378,21 @@ class Classification:
 
     Returns:
       `extract_step(variables, batch) -> outputs`, to be mapped over devices:
-      `logits` [b, K] and `features` [b, D], what the head sees, float32, in
-      evaluation mode; `labels` and `mask` are those of the batch.
+      `logits` [b, K] and, where the model gives them, `features` [b, D], what
+      the head sees, float32, in evaluation mode; `labels` and `mask` are those
+      of the batch.
     """
 
     def extract_step(variables, batch):
       logits, outputs = self.apply(variables, batch['image'])
-      return {
+      found = {
         'logits': logits,
-        'features': outputs['penultimate'],
         'labels': batch['label'],
         'mask': batch['mask'],
       }
+      if 'penultimate' in outputs:
+        found['features'] = outputs['penultimate']
+      return found
 
     return extract_step
 

@@ -235,7 +235,8 @@ def check_names(config: ConfigDict) -> None:
     return
   from maxsup_jax.tasks import inputs
 
-  errors.one_of('config.model.name', config.model.name, MODELS)
+  if ':' not in config.model.name:  # One of the user's own.
+    errors.one_of('config.model.name', config.model.name, MODELS)
   inputs.parse_transforms(config)
 
 
@@ -288,7 +289,7 @@ def default_workdir(config: ConfigDict) -> str:
     [
       dataset.replace(':', '_'),
       *(['made_up'] if config.dataset.get('mock') is not None else []),
-      config.model.name,
+      config.model.name.replace(':', '.'),
       config.objective.name,
       f'seed{config.seed}',
       digest,

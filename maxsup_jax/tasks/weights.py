@@ -111,6 +111,17 @@ def chosen_step(
   return checkpoints.chosen(found)
 
 
+def head_of(directory: Workdir, variables: Any) -> Any:
+  """The classifier's weights; refuses a model without such a layer."""
+  head = variables['params'].get(_HEAD, {})
+  if not isinstance(head, Mapping) or 'kernel' not in head:
+    raise UsageError(
+      f'the model of {directory.path} has no linear layer {_HEAD!r}, which is '
+      'needed here'
+    )
+  return head
+
+
 def check_finite(there: str, variables: Any) -> None:
   """Refuses weights with NaN or infinity, at the first array that has some."""
   for path, array in jax.tree.leaves_with_path(variables):
