@@ -52,6 +52,20 @@ def _resnet(block: Any, stage_sizes: Any, **defaults: Any) -> ModelEntry:
   )
 
 
+def _cifar_resnet(blocks: int) -> ModelEntry:
+  """A CIFAR-10 net of He et al., with shortcuts without parameters."""
+  return ModelEntry(
+    module=ResNet,
+    architecture={
+      'block': BasicBlock,
+      'stage_sizes': (blocks,) * 3,
+      'stem': 'cifar',
+      'shortcut': 'padded',
+    },
+    options={'width': 16, 'zero_init_residual': False, 'batch_norm_axis': None},
+  )
+
+
 def _vit(dim: int, depth: int, heads: int) -> ModelEntry:
   return ModelEntry(
     module=ViT,
@@ -69,6 +83,12 @@ MODELS: Mapping[str, ModelEntry] = {
   'resnet101': _resnet(BottleneckBlock, (3, 4, 23, 3)),
   # The CIFAR-10 net of He et al., with projected shortcuts.
   'resnet20': _resnet(BasicBlock, (3, 3, 3), stem='cifar', width=16),
+  # Those of the paper, with option A for shortcuts.
+  'resnet20_a': _cifar_resnet(3),
+  'resnet32_a': _cifar_resnet(5),
+  'resnet44_a': _cifar_resnet(7),
+  'resnet56_a': _cifar_resnet(9),
+  'resnet110_a': _cifar_resnet(18),
   'resnet32_bbn': ModelEntry(
     module=ResNetBBN,
     architecture={'stage_sizes': (5, 5, 4)},

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from maxsup_jax.errors import boolean, integer, one_of
@@ -18,6 +19,7 @@ from maxsup_jax.models._parts import (
 from maxsup_jax.models.blur_pool import before_stride
 
 STEMS = ('imagenet', 'cifar')
+SHORTCUTS = ('projected', 'padded')
 
 
 class _Block(ConvModule):
@@ -31,6 +33,7 @@ class _Block(ConvModule):
     blur_pool: blur before convolutions that skip positions, see `ResNet`.
     kernel_init: draws the kernels of the convolutions.
     dilation: distance of the taps of the 3x3 convolution of a bottleneck.
+    shortcut: see `ResNet`.
   """
 
   width: int
@@ -39,6 +42,7 @@ class _Block(ConvModule):
   blur_pool: bool = False
   kernel_init: Initializer = he_fan_out
   dilation: int = 1
+  shortcut: str = 'projected'
 
   def _conv(
     self,
@@ -67,9 +71,14 @@ class _Block(ConvModule):
     return zeros if self.zero_init_residual else ones
 
   def _join(self, y: jax.Array, x: jax.Array, norm: Any) -> jax.Array:
-    """Adds the shortcut, projected where the shapes differ."""
+    """Adds the shortcut, brought to the same shape."""
     channels = y.shape[-1]
-    if self.stride != 1 or x.shape[-1] != channels:
+    if self.shortcut == 'padded':
+      x = x[:, :: self.stride, :: self.stride]
+      missing = channels - x.shape[-1]
+      sides = (missing // 2, missing - missing // 2)
+      x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), sides))
+    elif self.stride != 1 or x.shape[-1] != channels:
       x = self._conv(x, channels, 1, self.stride, 'downsample_conv')
       x = norm(name='downsample_bn')(x)
     return nn.relu(y + x)
@@ -133,6 +142,10 @@ class ResNet(ConvNet):
     stem: 'imagenet' (7x7 convolution of stride 2, then max pooling: a quarter
       of the resolution) or 'cifar' (3x3 convolution: full resolution).
     width: channels of the stem and width of the first stage.
+    shortcut: what brings a block's input to another shape: 'projected', a 1x1
+      convolution and BatchNorm (option B of the paper), or 'padded', every
+      second position and channels of zeros on both sides, without parameters
+      (option A).
     zero_init_residual: initialise the last BatchNorm scale of every block with
       zeros; torchvision's default is False.
     blur_pool: blur what every strided convolution sees that has at least 16
@@ -149,12 +162,14 @@ class ResNet(ConvNet):
   block: type[BasicBlock] | type[BottleneckBlock]
   stem: str = 'imagenet'
   width: int = 64
+  shortcut: str = 'projected'
   zero_init_residual: bool = False
   blur_pool: bool = False
 
   def __post_init__(self) -> None:
     check_sizes(self, 'width')
     one_of('stem', self.stem, STEMS)
+    one_of('shortcut', self.shortcut, SHORTCUTS)
     boolean('zero_init_residual', self.zero_init_residual)
     boolean('blur_pool', self.blur_pool)
     super().__post_init__()
@@ -195,6 +210,7 @@ class ResNet(ConvNet):
           zero_init_residual=self.zero_init_residual,
           blur_pool=self.blur_pool,
           dilation=spread if i > 0 else dilation,
+          shortcut=self.shortcut,
           **self.common,
           name=f'layer{stage + 1}_{i}',
         )(x, train=train)

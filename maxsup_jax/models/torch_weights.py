@@ -82,8 +82,8 @@ def from_torch(
     >>> back['params']['layer2_0']['downsample_conv']['kernel'].shape
     (1, 1, 8, 16)
   """
-  given = _stripped(state_dict, prefix)
   names = names_of(model, like)
+  given = _stripped(state_dict, prefix, names)
   for name in ('dist_token', 'head_dist.weight', 'head_dist.bias'):
     if name in given:
       raise UsageError(
@@ -187,8 +187,8 @@ def count_classes(
     >>> count_classes({'fc.bias': np.zeros(9)}, create_model('resnet18', 10))
     9
   """
-  bias = f'{names_of(model, {}).head}.bias'
-  given = _stripped(state_dict, prefix)
+  names = names_of(model, {})
+  bias, given = f'{names.head}.bias', _stripped(state_dict, prefix, names)
   return len(given[bias]) if bias in given else None
 
 
@@ -210,9 +210,20 @@ def _resized(
 
 
 def _stripped(
-  state_dict: Mapping[str, np.ndarray], prefix: str | None
+  state_dict: Mapping[str, np.ndarray], prefix: str | None, names: Names
 ) -> dict[str, np.ndarray]:
   """The arrays by the names of the model itself."""
+  given = _without_prefix(state_dict, prefix)
+  if names.head == 'fc' and 'fc.weight' not in given:
+    # As ResNets for CIFAR often call it.
+    named = {'linear.weight': 'fc.weight', 'linear.bias': 'fc.bias'}
+    given = {named.get(n, n): value for n, value in given.items()}
+  return given
+
+
+def _without_prefix(
+  state_dict: Mapping[str, np.ndarray], prefix: str | None
+) -> dict[str, np.ndarray]:
   given = {n: np.asarray(value) for n, value in state_dict.items()}
   if prefix is not None:
     chosen = {n: value for n, value in given.items() if n.startswith(prefix)}

@@ -153,7 +153,9 @@ def test_a_file_of_another_kind(build, tmp_path):
   path = tmp_path / 'weights.npz'
   path.touch()
   shapes = build().shapes
-  with pytest.raises(UsageError, match=r'ends with \.pth, \.pt, \.ckpt') as e:
+  with pytest.raises(
+    UsageError, match=r'ends with \.pth, \.pt, \.th, \.ckpt'
+  ) as e:
     init_from(shapes, path, MODEL)
   assert str(e.value).startswith(f'config.init_from is {path}; expected a work')
 
