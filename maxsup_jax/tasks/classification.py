@@ -110,6 +110,11 @@ class Classification:
     }
 
   @property
+  def probes(self) -> bool:
+    """Whether only the classifier on top learns."""
+    return tuple(self.config.optimizer.train_only) == ('head',)
+
+  @property
   def mixing(self) -> Mixing:
     """How training images are mixed."""
     return Mixing(**self.config.mixing)
@@ -180,6 +185,7 @@ class Classification:
     Where images are mixed, all metrics are about the mixed images: `nll` with
     the mixed labels, `accuracy` and `top5` with their most probable class. The
     model's drop-path draws from the stream 'drop_path', keyed by `key`. Where
+    only the head learns, the model is applied as in evaluation. Where
     `fused` is in force, there is no `top5`, and a label that ties for the top
     counts as correct.
     """
@@ -197,7 +203,7 @@ class Classification:
       (logits, outputs), updates = self.model.apply(
         variables,
         images,
-        train=True,
+        train=not self.probes,
         mutable=['batch_stats'],
         # Flax's own dropout draws for the examples of one device.
         rngs={

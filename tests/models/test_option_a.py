@@ -90,7 +90,7 @@ def test_published_weights(file, blocks, wrong):
   images = np.asarray(
     normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
   )
-  weights = torch.load(path, weights_only=True)['state_dict']
+  weights = torch.load(path, 'cpu', weights_only=True)['state_dict']
   weights = {n.removeprefix('module.'): v for n, v in weights.items()}
   state_dict, found, expected = torch_weights.read(path), [], []
   for start in range(0, 10_000, 500):

@@ -37,6 +37,16 @@ class WithFeatures(nn.Module):
     return nn.Dense(self.num_classes, name='head')(x), {'penultimate': x}
 
 
+class Normalised(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    x = images.reshape(len(images), -1)
+    x = nn.BatchNorm(use_running_average=not train, name='norm')(x)
+    return nn.Dense(self.num_classes, name='head')(x), {'penultimate': x}
+
+
 def wrong_shape(num_classes):
   return Perceptron(num_classes + 1)
 
@@ -99,6 +109,28 @@ def test_features_are_used_where_they_are(data_dir, tmp_path):
   np.testing.assert_array_equal(
     found.weights.T, loaded.variables['params']['head']['kernel']
   )
+
+
+def test_a_probe_leaves_what_it_reads_alone(data_dir, tmp_path):
+  optimizer = {'learning_rate': 0.01, 'weight_decay': 0.1, 'decay': ('kernel',)}
+  model = {'name': f'{HERE}:Normalised'}
+  states = []
+  for name, only in (('all', ()), ('probe', ('head',))):
+    run = build(
+      data_dir, model=model, optimizer={**optimizer, 'train_only': only}
+    )
+    loop.train(run, tasks.open_workdir(tmp_path / name, writes=True))
+    loaded = tasks.load_run(tmp_path / name, data_dir=data_dir)
+    states.append(loaded.variables)
+  begin = run.init_state().variables()
+  every, probe = states
+  assert (every['params']['norm']['scale'] != 1).any()
+  np.testing.assert_array_equal(probe['params']['norm']['scale'], 1)
+  jax.tree.map(
+    np.testing.assert_array_equal, probe['batch_stats'], begin['batch_stats']
+  )
+  kernels = [v['params']['head']['kernel'] for v in (begin, probe)]
+  assert (kernels[0] != kernels[1]).any()
 
 
 @pytest.mark.parametrize(
