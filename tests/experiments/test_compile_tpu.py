@@ -80,6 +80,7 @@ def test_it_is_the_program_of_the_trainer(tiny):
   )
 
 
+@pytest.mark.slow
 def test_what_the_compiler_says(tiny, row):
   assert row['fits']
   assert row['lacks'] is None
@@ -97,6 +98,7 @@ def test_what_the_compiler_says(tiny, row):
   assert row['bound']['step_seconds'] is None  # of a CPU
 
 
+@pytest.mark.slow
 def test_what_is_printed(row):
   kind = {'device_kind': 'TPU v5e', 'dtype': 'float32', 'batch_size': 2048}
   large = row | {

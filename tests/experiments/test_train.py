@@ -203,7 +203,11 @@ def test_two_processes_evaluate_an_older_checkpoint(srun, whole, tmp_path):
 
 @pytest.mark.parametrize(
   'number',
-  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+  [
+    signal.SIGTERM,
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+  ],
 )
 def test_killed_or_asked_to_stop_it_resumes_exactly(
   program, run_program, whole, tmp_path, data_dir, number
@@ -211,17 +215,15 @@ def test_killed_or_asked_to_stop_it_resumes_exactly(
   path = tmp_path / 'run'
   arguments = (f'--workdir={path}', STEPS, *SMALL)
   process = program('train', *arguments)
-  wait_for_lines(path, 1, process)
-  process.kill()
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
-  process = program('train', *arguments)
   wait_for_lines(path, 4, process)
   process.send_signal(number)
   _, err = process.communicate()
-  assert process.returncode == 128 + number, err
-  assert f'stopped by {number.name} at step' in last_line(err)
-  assert 'the same command resumes' in last_line(err)
+  if number == signal.SIGKILL:
+    assert process.returncode == -number
+  else:
+    assert process.returncode == 128 + number, err
+    assert f'stopped by {number.name} at step' in last_line(err)
+    assert 'the same command resumes' in last_line(err)
   code, _, err = run_program('train', *arguments)
   assert code == 0, err
   assert 'resuming from the checkpoint of step' in err
@@ -326,7 +328,19 @@ def test_a_full_disk_is_one_line_and_goes_on(
 # ---- Several processes -------------------------------------------------------
 
 
-def test_two_processes_train_as_one(start, srun, run_program, whole, data_dir):
+def test_two_processes_train_as_one(srun, whole, data_dir):
+  path = whole.path.parent / 'both'
+  codes, outs, errs = ends(srun('train', f'--workdir={path}', STEPS, *SMALL))
+  assert codes == [0, 0], errs
+  assert [x for x in outs[1].splitlines() if '[Gloo]' not in x] == []
+  assert errs[1] == ''
+  assert_close(whole.path, path, data_dir)
+
+
+@pytest.mark.slow
+def test_two_processes_are_stopped_and_resumed(
+  start, srun, run_program, whole, data_dir
+):
   """Stopped by a SIGTERM to one, resumed by both, and finished without one."""
   path = whole.path.parent / 'two'
   arguments = (f'--workdir={path}', STEPS, *SMALL)

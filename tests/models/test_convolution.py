@@ -68,7 +68,11 @@ def assert_close(found, expected, tolerance):
 
 
 @pytest.mark.parametrize(
-  ('dtype', 'tolerance'), [(jnp.float32, 2e-6), (jnp.bfloat16, 1e-2)]
+  ('dtype', 'tolerance'),
+  [
+    (jnp.float32, 2e-6),
+    pytest.param(jnp.bfloat16, 1e-2, marks=pytest.mark.slow),
+  ],
 )
 def test_gradients_are_those_of_autodiff(dtype, tolerance):
   inputs = [arrays(shape, dtype=dtype) for shape in SHAPES]

@@ -87,7 +87,7 @@ def test_published_weights(file, blocks, wrong):
     'cifar10', 'test', data_dir=SHARED / 'tfds', in_memory=True
   )
   pixels = np.stack([source[i]['image'] for i in range(len(source))])
-  images = np.asarray(
+  images = np.array(
     normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
   )
   weights = torch.load(path, 'cpu', weights_only=True)['state_dict']

@@ -136,6 +136,7 @@ def test_epochs_are_those_of_training(build, repeats):
   assert changed > 2
 
 
+@pytest.mark.slow
 def test_mixed_images_are_those_of_the_step(build):
   """What the training step gives its model, and its objective."""
   mixing = {'mixup': 0.8, 'cutmix': 1.0, 'mode': 'pair'}

@@ -41,6 +41,7 @@ def build(data_dir):
   return build
 
 
+@pytest.mark.slow
 def test_resuming_is_exact_with_an_objective_that_has_state(
   build, tmp_path, monkeypatch
 ):

@@ -105,7 +105,7 @@ def reference(logits, features, labels, W_KD):
   }
 
 
-@pytest.mark.parametrize('count', [1, 4])
+@pytest.mark.parametrize('count', [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_agrees_with_the_definitions_on_the_same_features(
   train, tmp_path, count
 ):
@@ -163,6 +163,7 @@ def test_agrees_with_the_definitions_on_the_same_features(
   assert len({r['nc1'] for r in found}) == 4
 
 
+@pytest.mark.slow
 def test_changes_nothing_of_the_training(train, tmp_path):
   run, _ = train(tmp_path / 'off')
   train(tmp_path / 'on', **ON)

@@ -20,7 +20,6 @@ from tests.runs import timeless
 # Two work directories, the outputs of their checkpoints of step 20, and the
 # metrics of all 30 steps, as an earlier version wrote them.
 FIXTURES = ROOT / 'tests' / 'fixtures'
-RUNS = ('resnet8', 'bbn')
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -48,7 +47,9 @@ def lines(name):
   return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize('name', RUNS)
+@pytest.mark.parametrize(
+  'name', ['resnet8', pytest.param('bbn', marks=pytest.mark.slow)]
+)
 def test_a_run_of_an_earlier_version_evaluates_and_resumes(
   workdir, data_dir, name
 ):

@@ -94,6 +94,7 @@ def test_the_objective_gets_the_teachers_logits(build, teacher, data_dir):
   assert_same_bits(aux.objective_state[1], state[1])
 
 
+@pytest.mark.slow
 def test_resuming_is_exact_whatever_became_of_the_teacher(
   build, teacher, tmp_path, data_dir
 ):

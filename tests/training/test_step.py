@@ -105,6 +105,7 @@ def test_four_devices_train_as_one_does(name):
   assert sums_1[0]['nll'][1] == sums_4[0]['nll'][1] == 16
 
 
+@pytest.mark.slow
 def test_online_smoothing_on_four_devices_is_that_on_one():
   """Three epochs of five steps, with examples that are masked."""
   data = batches(15, 16)
