@@ -148,9 +148,7 @@ def test_the_tables_of_the_page_of_evidence_are_those_of_its_records():
   page = (ROOT / 'docs' / 'evidence.md').read_text()
   assert evidence.renewed(page) == page
   assert evidence.summarized(README) == README
-  assert set(re.findall(r'<!-- study: (\w+)', page)) == set(
-    evidence.records()
-  )
+  assert set(re.findall(r'<!-- study: (\w+)', page)) == set(evidence.records())
 
 
 def test_the_page_of_images_names_all_operations():

@@ -23,13 +23,17 @@ from typing import Any
 import numpy as np
 
 from maxsup_jax.data.decoding import DecodingError
-from maxsup_jax.data.reading import Batch, BatchIterator, read_ahead
+from maxsup_jax.data.reading import UNREAD, Batch, BatchIterator, read_ahead
 from maxsup_jax.data.sources import IGNORED, Source
-from maxsup_jax.errors import UsageError, integer
+from maxsup_jax.errors import UsageError, integer, one_of
 
 # Takes an image `[H, W, C]` and a generator, or None where nothing is random.
 ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
 
+# What to do with an example that cannot be read.
+ON_ERROR = ('stop', 'skip')
+# So many in a row are no accident.
+_TRIES = 100
 # The second word of the Philox keys: one stream of numbers for each purpose.
 _ORDER, _TRANSFORM = 0, 1
 
@@ -47,6 +51,7 @@ def train_batches(
   num_threads: int | None = None,
   prefetch: int | None = None,
   workers: int = 0,
+  on_error: str = 'stop',
 ) -> BatchIterator:
   """Endless shuffled batches for training.
 
@@ -84,6 +89,9 @@ def train_batches(
     workers: processes that make batches, each with `num_threads` threads, for
       when Python itself is the bottleneck; 0 works in this process. A script
       that uses them needs `if __name__ == '__main__':`.
+    on_error: 'stop' raises where an example cannot be read or transformed;
+      'skip' takes the next one in the source in its place, in evaluation none,
+      and tells with a warning which they were, when it is closed, too.
 
   Returns:
     An endless iterator of batches whose masks are all True. Its `close` stops
@@ -112,6 +120,7 @@ def train_batches(
     first_row=process_index * local_size,
     num_rows=local_size,
     transform=transform,
+    skips=one_of('on_error', on_error, ON_ERROR) == 'skip',
     seed=integer('seed', seed, 0, 2**63 - 1),
     repeats=integer('repeats', repeats, 1),
   )
@@ -134,6 +143,7 @@ def eval_batches(
   num_threads: int | None = None,
   prefetch: int | None = None,
   workers: int = 0,
+  on_error: str = 'stop',
 ) -> BatchIterator:
   """Every example exactly once, in the order of the source.
 
@@ -158,6 +168,7 @@ def eval_batches(
     first_row=process_index * local_size,
     num_rows=local_size,
     transform=transform,
+    skips=one_of('on_error', on_error, ON_ERROR) == 'skip',
   )
   return read_ahead(
     load,
@@ -248,6 +259,7 @@ class _BatchRows:
   first_row: int
   num_rows: int
   transform: ImageTransform | None
+  skips: bool = False
 
   def transformed(
     self, index: int, example: Any, rng: np.random.Generator | None
@@ -326,28 +338,51 @@ class _TrainBatch(_BatchRows):
     if getattr(self.transform, 'takes_encoded', False):
       read = getattr(self.source, 'undecoded', read)
     examples, taught = [], []
+    unread: dict[int, str] = {}
     for index, copy in zip(indices[mine].tolist(), copies[mine].tolist()):
-      example = read(index)
-      # Setting the counter is 8 times faster than making a new generator.
-      state['state']['counter'][1:] = copy, index, epoch
-      bits.state = state
-      examples.append(self.transformed(index, example, rng))
+      for other in range(index, index + _TRIES):
+        # Setting the counter is 8 times faster than making a new generator.
+        state['state']['counter'][1:] = copy, index, epoch
+        bits.state = state
+        try:
+          example = read(other % len(self.source))
+          examples.append(self.transformed(index, example, rng))
+          break
+        except UsageError as error:
+          if not self.skips:
+            raise
+          unread[other % len(self.source)] = str(error)
+      else:
+        raise UsageError(
+          f'{self.source.name}: {_TRIES} examples from {index} on cannot be '
+          f'read; {next(iter(unread.values()))}'
+        )
       if 'teacher_logits' in example:
         taught.append(example['teacher_logits'])
     batch = self.stacked(examples)
-    return {**batch, 'teacher_logits': np.stack(taught)} if taught else batch
+    if taught:
+      batch['teacher_logits'] = np.stack(taught)
+    if unread:
+      batch[UNREAD] = np.array([unread[i] for i in sorted(unread)])
+    return batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _EvalBatch(_BatchRows):
   def __call__(self, step: int) -> Batch:
     start = step * self.batch_size + self.first_row
-    return self.stacked(
-      [
-        self.transformed(index, self.source[index], None)
-        for index in range(start, min(start + self.num_rows, len(self.source)))
-      ]
-    )
+    examples, unread = [], []
+    for index in range(start, min(start + self.num_rows, len(self.source))):
+      try:
+        examples.append(self.transformed(index, self.source[index], None))
+      except UsageError as error:
+        if not self.skips:
+          raise
+        unread.append(str(error))
+    batch = self.stacked(examples)
+    if unread:
+      batch[UNREAD] = np.array(unread)
+    return batch
 
 
 def _local_size(batch_size: int, process_index: int, process_count: int) -> int:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
@@ -33,12 +34,22 @@ _PARENT_SECONDS = 1.0
 Batch = dict[str, np.ndarray]
 
 
+# Under this a batch may bring what was wrong with examples that it lacks.
+UNREAD = 'unread'
+
+
 class BatchIterator(Iterator[Batch]):
-  """Batches that are read ahead, until the last one or `close`."""
+  """Batches that are read ahead, until the last one or `close`.
+
+  Attributes:
+    unread: what was wrong with each of the examples that were left out.
+  """
 
   def __init__(self, iterator: 'grain.DatasetIterator'):
     self._iterator: grain.DatasetIterator | None = iterator
     self._started = False
+    self.unread: dict[str, None] = {}
+    self._told = False
     _open.add(self)
     # After grain's own, so that it runs before them.
     atexit.unregister(_close_all)
@@ -53,7 +64,10 @@ class BatchIterator(Iterator[Batch]):
     self._started = True
     try:
       with shield:
-        return next(self._iterator)
+        batch = next(self._iterator)
+    except StopIteration:
+      self._tell()
+      raise
     except RuntimeError as error:  # Of grain: the message is all there is.
       if 'Worker process was terminated' not in str(error):
         raise
@@ -61,12 +75,28 @@ class BatchIterator(Iterator[Batch]):
         'a worker process that makes batches was killed, perhaps because '
         'memory ran out; try fewer workers or a smaller prefetch'
       ) from error
+    for problem in batch.pop(UNREAD, ()):
+      if not self.unread:
+        warnings.warn(f'left out: {problem}', stacklevel=2)
+      self.unread[str(problem)] = None
+    return batch
 
   def close(self) -> None:
     """Stops the threads and processes that read ahead."""
     if self._iterator is not None:
       self._iterator.close()
       self._iterator = None
+      self._tell()
+
+  def _tell(self) -> None:
+    """Says once which examples are missing, where it is more than the first."""
+    told, self._told = self._told, True
+    if not told and len(self.unread) > 1:
+      problems = '\n  '.join(self.unread)
+      warnings.warn(
+        f'{len(self.unread)} examples were left out:\n  {problems}',
+        stacklevel=3,
+      )
 
 
 def read_ahead(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from maxsup_jax.data import (
+  ArraySource,
   batch_indices,
   eval_batches,
   open_source,
@@ -14,6 +15,7 @@ from maxsup_jax.data import (
   steps_per_epoch,
   train_batches,
 )
+from maxsup_jax.errors import UsageError
 
 
 def _take(batches, n):
@@ -375,3 +377,49 @@ def test_steps_per_epoch(refused):
   assert steps_per_epoch(128, 128) == 1
   with refused('batch_size is 129; expected at most 128'):
     steps_per_epoch(128, 129)
+
+
+class Damaged(ArraySource):
+  """A source some of whose examples cannot be read."""
+
+  bad = (2, 3, 9)
+
+  def __getitem__(self, index):
+    if index in self.bad:
+      raise UsageError(f'image {index} is broken')
+    return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+  'workers', [0, pytest.param(1, marks=pytest.mark.slow)]
+)
+def test_what_cannot_be_read_is_replaced_and_told(workers):
+  images = np.zeros((10, 2, 2), np.uint8)
+  source = Damaged(images, np.arange(10), num_classes=10)
+  with pytest.raises(UsageError, match='is broken'):
+    [next(train_batches(source, batch_size=10, seed=0)) for _ in range(2)]
+  options = {'batch_size': 5, 'on_error': 'skip', 'workers': workers}
+  batches = train_batches(source, seed=0, **options)
+  with pytest.warns(UserWarning, match=r'left out: image \d is broken'):
+    labels = [next(batches)['label'] for _ in range(2)]
+  with pytest.warns(UserWarning, match='3 examples were left out:'):
+    batches.close()
+  expected = batch_indices(10, batch_size=5, seed=0, step=0)
+  instead = {2: 4, 3: 4, 9: 0}
+  np.testing.assert_array_equal(
+    labels[0], [instead.get(i, i) for i in expected.tolist()]
+  )
+  with pytest.warns(UserWarning, match='left out'):
+    found = list(eval_batches(source, **options))
+  assert [b['label'][b['mask']].tolist() for b in found] == [
+    *([0, 1, 4], [5, 6, 7, 8])
+  ]
+
+
+def test_where_nothing_can_be_read_it_ends():
+  class Broken(Damaged):
+    bad = range(10)
+
+  source = Broken(np.zeros((10, 2, 2), np.uint8), np.arange(10), num_classes=10)
+  with pytest.raises(UsageError, match=r'100 examples from \d on cannot be'):
+    next(train_batches(source, batch_size=5, seed=0, on_error='skip'))
