@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maxsup_jax.data._tfds_source import TfdsSource
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line
 
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 
@@ -56,9 +56,11 @@ def open_folder(
   """Opens `PATH/SPLIT/CLASS/*`, or a part of it.
 
   Classes are in natural order ('c2' before 'c10'): those of `PATH/train` where
-  there is one, so that a split that lacks some has the same numbers. Images
-  may lie in directories of a class, too. Their order is that of a checksum of
-  their names: a slice holds all classes.
+  there is one, so that a split that lacks some has the same numbers. A file
+  `PATH/classes.txt` gives another order: on each line the name of a directory,
+  and after a blank whatever else, as ImageNet's `LOC_synset_mapping.txt` has
+  it. Images may lie in directories of a class, too, and be linked. Their order
+  is that of a checksum of their names: a slice holds all classes.
 
   Args:
     path: of the directory.
@@ -70,7 +72,7 @@ def open_folder(
 
   Raises:
     UsageError: if there is no such directory, no two classes, a class without
-      an image, or one that training does not have.
+      an image, or one that training or classes.txt does not have.
   """
   root = Path(path).expanduser()
   name = split.partition('[')[0]
@@ -82,7 +84,11 @@ def open_folder(
       f'{where}/CLASS/*' + (f'; there are {", ".join(there)}' if there else '')
     )
   first = root / 'train'
-  classes = _classes(first if first.is_dir() and name != 'all' else where)
+  listed = root / 'classes.txt'
+  if listed.is_file():
+    first, classes = listed, _listed(listed)
+  else:
+    classes = _classes(first if first.is_dir() and name != 'all' else where)
   files: list[tuple[str, int]] = []
   for directory in _classes(where):
     if directory not in classes:
@@ -90,9 +96,10 @@ def open_folder(
         f'{where} has a class {directory!r}, which {first} does not have'
       )
     found = sorted(
-      str(p.relative_to(where))
-      for p in (where / directory).rglob('*')
-      if p.suffix.lower() in SUFFIXES and p.is_file()
+      os.path.relpath(os.path.join(base, file), where)
+      for base, _, names in os.walk(where / directory, followlinks=True)
+      for file in names
+      if file.lower().endswith(SUFFIXES)
     )
     if not found:
       raise UsageError(
@@ -131,6 +138,20 @@ def slice_of(split: str, count: int) -> slice:
     return round(number * count / 100) if text.endswith('%') else number
 
   return slice(edge(match[1]), edge(match[2]))
+
+
+def _listed(path: Path) -> list[str]:
+  """The first word of each line."""
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UsageError(f'{path} cannot be read: {one_line(error)}') from None
+  names = [line.split()[0] for line in lines if line.strip()]
+  twice = [name for name in names if names.count(name) > 1]
+  if twice or len(names) < 2:
+    what = f'has {twice[0]!r} twice' if twice else f'has {len(names)} classes'
+    raise UsageError(f'{path} {what}; expected a line for each class')
+  return names
 
 
 def _classes(directory: Path) -> list[str]:

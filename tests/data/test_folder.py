@@ -90,6 +90,29 @@ def test_a_run_is_evaluated_with_its_own_classes_only(folder, tmp_path):
     tasks.load_run(tmp_path / 'run')
 
 
+def test_a_file_may_order_the_classes(folder, tmp_path):
+  (folder / 'train/c2').rename(tmp_path / 'elsewhere')
+  (folder / 'train/c2').symlink_to(tmp_path / 'elsewhere')
+  (folder / 'val/c2/a').rename(tmp_path / 'nested')
+  (folder / 'val/c2/b').symlink_to(tmp_path / 'nested')
+  listed = folder / 'classes.txt'
+  listed.write_text('c10 tench, Tinca tinca\nc7\n\nc2 a shark\n')
+  train, val = (
+    data.open_source(f'folder:{folder}', s) for s in ('train', 'val')
+  )
+  assert train.label_names == val.label_names == ('c10', 'c7', 'c2')
+  assert np.bincount(train.labels()).tolist() == [12, 0, 12]
+  assert np.bincount(val.labels()).tolist() == [4, 0, 4]
+  for text, message in (
+    ('c10\nc7\n', r"has a class 'c2', which .*classes\.txt does not have"),
+    ('c10\nc2\nc10\n', r"classes\.txt has 'c10' twice"),
+    ('c10\n', r'classes\.txt has 1 classes'),
+  ):
+    listed.write_text(text)
+    with pytest.raises(UsageError, match=message):
+      data.open_source(f'folder:{folder}', 'train')
+
+
 def test_what_is_wrong_is_named(folder):
   opened = f'folder:{folder}'
   (folder / 'val/c2/broken.jpg').write_bytes(b'no image')
