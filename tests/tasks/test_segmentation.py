@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from maxsup_jax import models, tasks
+from maxsup_jax import data, models, outputs, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.drop_path import ChannelDropout
 from maxsup_jax.tasks import config as config_lib
+from maxsup_jax.tasks import extraction, inference, segmenting
 from maxsup_jax.tasks.metrics import table
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import AXIS, Devices
@@ -91,7 +92,7 @@ def test_the_contract():
   assert config.optimizer.decay == ('kernel',)
 
 
-def test_it_trains_and_is_opened_again(trained):
+def test_it_trains_and_is_opened_again(trained, loaded):
   path, run, (record,) = trained
   source = run.task.eval_source
   labels = np.stack([source[i]['label'] for i in range(len(source))])
@@ -107,7 +108,6 @@ def test_it_trains_and_is_opened_again(trained):
     assert r['objective'] > 0.4 * r['auxiliary'] > 0
     assert 0.5 < r['labelled'] < 1
   assert train[-1]['nll'] < train[0]['nll']
-  loaded = tasks.load_run(path, model=Small(), devices=run.devices)
   (again,) = loaded.evaluate()
   assert {n: record[n] for n in again} == again
   text = table([again])
@@ -152,6 +152,91 @@ def uneven(trained):
   for i in range(1, 8):
     batch['label'][i, : 2 * i] = 255
   return batch
+
+
+@pytest.fixture(scope='module')
+def loaded(trained):
+  path, run, _ = trained
+  return tasks.load_run(path, model=Small(), devices=run.devices)
+
+
+def test_images_one_by_one_have_the_scores_of_training(loaded, trained):
+  (record,) = trained[2]
+  source = loaded.task.eval_source
+  evaluation = segmenting.Evaluation(source.num_classes)
+  for found in segmenting.predict(loaded, segmenting.Protocol()):
+    evaluation.add(found)
+  report = evaluation.report()
+  assert report['images'] == len(source)
+  assert report['ece'] == pytest.approx(record['ece'], abs=1e-5)
+  for name in ('miou', 'macc', 'accuracy', 'boundary_accuracy', 'examples'):
+    assert report[name] == pytest.approx(record[name], rel=1e-6)
+  lines = evaluation.table(source.label_names).splitlines()
+  assert [line.split()[0] for line in lines[1:]] == ['background', 'O', 'Q']
+
+
+def test_protocols_reach_the_passes(loaded, monkeypatch):
+  asked = []
+
+  def passes(network, image, **options):
+    asked.append((image.shape, options))
+    logits = network(image[None])[0]
+    return [inference.Pass(logits, image.shape[:2])]
+
+  monkeypatch.setattr(inference, 'passes', passes)
+  for arguments in (
+    {'scale': (64, 48), 'views': 'mmseg0', 'crop': 16, 'stride': 12},
+    {'views': 'mmseg1'},
+    {},
+  ):
+    protocol = segmenting.Protocol(**arguments)
+    assert next(segmenting.predict(loaded, protocol)).classes.shape == (32, 32)
+  (shape, first), (_, second), (_, last) = asked
+  assert shape == (32, 32, 1)
+  ratios, flip = inference.RATIOS, True
+  assert first == {
+    'crop': 16,
+    'stride': 12,
+    'protocol': 'mmseg0',
+    'scale': (64, 48),
+    'ratios': ratios,
+    'flip': flip,
+  }
+  assert (second['protocol'], second['ratios']) == ('mmseg1', ratios)
+  assert 'flip' not in last
+  for arguments, message in (
+    ({'views': 'mmseg0'}, "views is 'mmseg0', which needs scale"),
+    ({'views': 'mmseg1', 'scale': (9, 9)}, 'expected no scale'),
+    ({'stride': 3}, 'expected crop beside it'),
+    ({'crop': 3, 'stride': 4}, 'stride is 4; expected'),
+    ({'scale': (2048,)}, 'expected two numbers'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      segmenting.Protocol(**arguments)
+  padded = data.parse_transform('pad(48)')
+  task = dataclasses.replace(loaded.task, eval_transform=padded)
+  run = dataclasses.replace(loaded.run, task=task)
+  other = dataclasses.replace(loaded, run=run)
+  with pytest.raises(UsageError, match='has pad, which does not keep'):
+    next(segmenting.predict(other, segmenting.Protocol()))
+
+
+def test_pixels_are_extracted_with_their_images(loaded, trained, tmp_path):
+  (record,) = trained[2]
+  # More than there are: all of them.
+  found = extraction.extract(loaded, tmp_path / 'all.npz', pixels=2000)
+  assert found.examples == record['examples']
+  assert found.accuracy == pytest.approx(record['accuracy'])
+  assert found.nll == pytest.approx(record['nll'], rel=1e-5)
+  read = outputs.read(found.path)
+  source = loaded.task.eval_source
+  counts = [int((source[i]['label'] != 255).sum()) for i in range(len(source))]
+  assert np.bincount(read.groups).tolist() == counts
+  assert read.class_names == ('background', 'O', 'Q')
+  with pytest.raises(UsageError, match='expected none of a run of segm'):
+    extraction.extract(
+      loaded, tmp_path / 'b', augmentations=extraction.Augmentations(2)
+    )
 
 
 @pytest.mark.slow
