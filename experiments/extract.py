@@ -18,6 +18,10 @@ With --augmentations=L it also holds `augmented_logits` float32 [M, L, K] and
 first --per_class examples of each class of --pair, for the mutual information
 of Müller et al. (2019). Take the training split for it, as they do.
 
+Of a run of segmentation the examples are pixels, at most --pixels of each
+image, drawn by their labels alone: `logits`, `labels` and `groups`, the image
+of each, so that experiments.diagnose draws whole images for its intervals.
+
 It is written batch by batch, so that its size does not matter: 1.28 million
 images with 1,000 logits and 2,048 features are 15.6 GB. All devices of one
 process are used; several processes are refused.
@@ -37,6 +41,9 @@ _AUGMENTATIONS = flags.DEFINE_integer(
 flags.DEFINE_list('pair', ['0', '1'], 'The two classes to augment.')
 _PER_CLASS = flags.DEFINE_integer(
   'per_class', 300, 'How many examples of each class to augment.', lower_bound=1
+)
+_PIXELS = flags.DEFINE_integer(
+  'pixels', 1000, 'Of segmentation: pixels of each image.', lower_bound=1
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -76,6 +83,7 @@ def main():
     loaded,
     _OUT.value,
     augmentations=augmentations,
+    pixels=_PIXELS.value,
     overwrite=_OVERWRITE.value,
   )
   print(

@@ -31,12 +31,15 @@ class PixelLosses(NamedTuple):
     counted: bool `[B, H, W]`, the pixels that there are: also those without a
       label.
     measured: what `measure` returned, summed over the blocks; None without.
+    predictions: the class of the largest logit, int32 `[B, H, W]`, where a
+      pixel is valid; None unless they were asked for.
   """
 
   values: jax.Array
   valid: jax.Array
   counted: jax.Array
   measured: Any = None
+  predictions: jax.Array | None = None
 
   def sums(self) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The sum of the losses, how many pixels are valid, and how many count."""
@@ -66,6 +69,7 @@ def pixel_loss(
   loss_stride: int = 1,
   block_rows: int | None = None,
   measure: Callable[[jax.Array, jax.Array, jax.Array], Any] | None = None,
+  predict: bool = False,
 ) -> PixelLosses:
   r"""The objective of every pixel, on bilinearly upsampled logits.
 
@@ -95,6 +99,7 @@ def pixel_loss(
     measure: is given logits `[N, K]` as constants, labels `[N]` or `[N, K]` and
       a mask `[N]` of the valid pixels of a block; returns sums, such as those
       of metrics.
+    predict: whether to return the predictions, too.
 
   Returns:
     Losses per pixel, masks and sums, see `PixelLosses`.
@@ -173,7 +178,7 @@ def pixel_loss(
   starts, weights = _blocks(rows, size)
   span = weights.shape[-1]
 
-  def block(part: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+  def block(part: tuple[jax.Array, ...]) -> tuple[Any, Any]:
     start, rows_rs, labels_BrW, valid_BrW = part
     z = jax.lax.dynamic_slice_in_dim(logits, start, span, 1)
     # What no valid pixel sees would, as NaN, spread: 0 times NaN is NaN.
@@ -185,11 +190,12 @@ def pixel_loss(
     values, _ = objective.apply(
       objective.init(), z, labels_BrW, step=step, where=valid_BrW
     )
+    maps = values, z.argmax(-1) if predict else None
     if measure is None:
-      return values, None
+      return maps, None
     constant = jax.lax.stop_gradient(z).reshape(-1, K)
     flat_labels = labels_BrW.reshape(-1, *labels_BrW.shape[3:])
-    return values, measure(constant, flat_labels, valid_BrW.reshape(-1))
+    return maps, measure(constant, flat_labels, valid_BrW.reshape(-1))
 
   def split(x: jax.Array) -> jax.Array:
     """Rows in blocks, the last one filled up; blocks come first."""
@@ -199,13 +205,15 @@ def pixel_loss(
 
   parts = starts, weights.astype(logits.dtype), split(labels), split(valid)
   if len(starts) == 1:
-    values, measured = block(jax.tree.map(lambda x: x[0], parts))
-    return PixelLosses(values, valid, counted, measured)
+    (values, classes), measured = block(jax.tree.map(lambda x: x[0], parts))
+    return PixelLosses(values, valid, counted, measured, classes)
   block = jax.checkpoint(block, prevent_cse=False)
-  values, measured = jax.lax.map(block, parts)
-  values = jnp.moveaxis(values, 0, 1).reshape(B, -1, W)[:, :H]
+  maps, measured = jax.lax.map(block, parts)
+  values, classes = jax.tree.map(
+    lambda x: jnp.moveaxis(x, 0, 1).reshape(B, -1, W)[:, :H], maps
+  )
   measured = jax.tree.map(lambda x: x.sum(0), measured)
-  return PixelLosses(values, valid, counted, measured)
+  return PixelLosses(values, valid, counted, measured, classes)
 
 
 def _mixed(equation: str, *factors: Any) -> jax.Array:

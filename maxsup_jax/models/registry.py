@@ -145,6 +145,7 @@ def _upernet(dim: int, depth: int, heads: int, **changes: Any) -> ModelEntry:
     'drop_path': 0.1,
     'dropout': 0.1,
     'neck': 'multilevel',
+    'neck_features': None,
     'auxiliary': True,
     'final_norm': False,
     'positions': 'bicubic',

@@ -28,9 +28,28 @@ def resize_bilinear(x_BHWC: jax.Array, size: tuple[int, int]) -> jax.Array:
     [0. 1. 3. 4.]
   """
   rows, columns = (
-    _bilinear(n, m, m / n) for n, m in zip(x_BHWC.shape[1:3], size)
+    bilinear_matrix(n, m) for n, m in zip(x_BHWC.shape[1:3], size)
   )
   return _products(rows, x_BHWC, columns)
+
+
+def bilinear_matrix(n: int, m: int, factor: float | None = None) -> np.ndarray:
+  """The matrix along one axis that joins the two nearest positions.
+
+  Args:
+    n: the old number of positions.
+    m: the new one.
+    factor: the distance of old positions in new ones; None for m / n.
+
+  Returns:
+    float64 `[m, n]`.
+
+  Examples:
+    >>> bilinear_matrix(2, 4).tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+  """
+  at = np.clip((np.arange(m) + 0.5) / (factor or m / n) - 0.5, 0, n - 1)
+  return np.maximum(1 - abs(at[:, None] - np.arange(n)), 0)
 
 
 def rescale_bilinear(x_BHWC: jax.Array, factor: float) -> jax.Array:
@@ -46,7 +65,8 @@ def rescale_bilinear(x_BHWC: jax.Array, factor: float) -> jax.Array:
     [0.5 2.5]
   """
   rows, columns = (
-    _bilinear(n, math.floor(n * factor), factor) for n in x_BHWC.shape[1:3]
+    bilinear_matrix(n, math.floor(n * factor), factor)
+    for n in x_BHWC.shape[1:3]
   )
   return _products(rows, x_BHWC, columns)
 
@@ -122,12 +142,6 @@ def _products(
     jnp.asarray(columns_wW, dtype),
     precision=jax.lax.Precision.HIGHEST,
   )
-
-
-def _bilinear(n: int, m: int, factor: float) -> np.ndarray:
-  """The matrix `[m, n]` that joins the two nearest positions."""
-  at = np.clip((np.arange(m) + 0.5) / factor - 0.5, 0, n - 1)
-  return np.maximum(1 - abs(at[:, None] - np.arange(n)), 0)
 
 
 def _averages(n: int, side: int) -> np.ndarray:

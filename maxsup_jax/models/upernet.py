@@ -152,6 +152,7 @@ class UPerNet(Segmenter):
     positions: how its positions are resized, see `resize_positions`.
     final_norm: whether the last map is normalised, as mmsegmentation's `ln`.
     neck: 'multilevel' or 'none'.
+    neck_features: channels of the neck; None for `dim`.
     features: channels of the decoder.
     auxiliary_features: channels of the auxiliary head on the last map.
     auxiliary: whether there is such a head. Its logits, at the resolution of
@@ -171,6 +172,7 @@ class UPerNet(Segmenter):
   positions: str = 'bicubic'
   final_norm: bool = False
   neck: str = 'multilevel'
+  neck_features: int | None = None
   features: int = 512
   auxiliary_features: int = 256
   auxiliary: bool = True
@@ -181,6 +183,8 @@ class UPerNet(Segmenter):
     if self.depth % 4:
       raise UsageError(f'depth is {self.depth}; expected a multiple of 4')
     one_of('neck', self.neck, NECKS)
+    if self.neck_features is not None:
+      check_sizes(self, 'neck_features')
     boolean('auxiliary', self.auxiliary)
     check_rate('dropout', self.dropout)
     super().__post_init__()
@@ -213,7 +217,8 @@ class UPerNet(Segmenter):
     backbone = self.make_backbone().clone(parent=self, name='backbone')
     maps = backbone(images, train=train)
     if has_neck:
-      maps = MultiLevelNeck(self.dim, **self.common, name='neck')(maps)
+      width = self.neck_features or self.dim
+      maps = MultiLevelNeck(width, **self.common, name='neck')(maps)
     decoder = UPerDecoder(self.features, **self.common, name='decoder')
     features = decoder(maps, train=train)
     penultimate = features.astype(jnp.float32)

@@ -13,6 +13,7 @@ from maxsup_jax import files
 from maxsup_jax.data.sources import IGNORED
 from maxsup_jax.errors import UsageError, integer
 from maxsup_jax.reports import _style
+from maxsup_jax.reports._style import png as png
 
 _CELL = 1.75  # inches
 # What a legend can still show.

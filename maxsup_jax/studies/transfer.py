@@ -20,7 +20,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.models import create_model
 from maxsup_jax.studies.run_names import run_names
 from maxsup_jax.tasks import inputs
-from maxsup_jax.tasks.classification import normalize
+from maxsup_jax.tasks.images import normalize
 from maxsup_jax.tasks.weights import head_of, load_variables, open_workdir
 from maxsup_jax.training.parallel import Devices
 

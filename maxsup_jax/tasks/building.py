@@ -15,6 +15,8 @@ from maxsup_jax.tasks.classification import (
   check_fused,
   check_votes,
 )
+from maxsup_jax.tasks.segmentation import Segmentation
+from maxsup_jax.tasks.segmentation import check as check_segmentation
 from maxsup_jax.tasks.teachers import is_stored, open_teacher, with_teacher
 from maxsup_jax.tasks.translation import build_translation
 from maxsup_jax.training.parallel import AXIS, Devices
@@ -52,8 +54,8 @@ def build(
     vocabulary: of translation, if it was learned before.
 
   Returns:
-    The run; its `task` is a `Classification` or a `Translation`, as
-    `config.task` says.
+    The run; its `task` is a `Classification`, a `Segmentation` or a
+    `Translation`, as `config.task` says.
 
   Raises:
     UsageError: one line about the first thing that is wrong, before anything is
@@ -110,6 +112,25 @@ def build(
       epochs=-(-lengths.total // lengths.steps_per_epoch),
       axis_name=AXIS,
     )
+  shared: dict[str, Any] = {
+    'config': config,
+    'devices': devices,
+    'train_source': train_source,
+    'eval_source': eval_source,
+    'train_transform': train_transform,
+    'eval_transform': eval_transform,
+    'image_shape': image_shape,
+    'eval_shape': eval_shape,
+    'model': _create_model(config, K) if model is None else model,
+  }
+  if config.task == 'segmentation':
+    if in_parts:
+      raise UsageError(f'{fused.REFUSED}for segmentation')
+    segments = Segmentation(**shared, objective=objective)
+    check_segmentation(segments, wanted, training)
+    run = _fits(_make_run(segments, lengths))
+    _check_sizes(run)
+    return run
   teacher = None
   if 'teacher_logits' in objective.needs:
     if config.teacher is None:
@@ -126,31 +147,11 @@ def build(
       f'config.teacher has no effect on the objective {config.objective.name!r}'
     )
   task = Classification(
-    config=config,
-    devices=devices,
-    train_source=train_source,
-    eval_source=eval_source,
-    train_transform=train_transform,
-    eval_transform=eval_transform,
-    image_shape=image_shape,
-    eval_shape=eval_shape,
-    model=_create_model(config, K) if model is None else model,
-    objective=objective,
-    teacher=teacher,
-    fused=in_parts,
+    **shared, objective=objective, teacher=teacher, fused=in_parts
   )
   check_votes(task)
   check_fused(task)
-  optimizer = config.optimizer
-  run = make_run(
-    config,
-    task,
-    lengths,
-    devices,
-    decay_mask=models.decay_mask(
-      task.model, (1, *image_shape), optimizer.decay, optimizer.decay_layers
-    ),
-  )
+  run = _make_run(task, lengths)
   mixing = task.mixing  # It checks its own numbers.
   if training:
     mixing.check(
@@ -169,6 +170,23 @@ def build(
       f'{config.model.name!r} is not linear'
     )
   return run
+
+
+def _make_run(task: Any, lengths: Lengths) -> Run[Any]:
+  """The run of a task of images."""
+  optimizer = task.config.optimizer
+  return make_run(
+    task.config,
+    task,
+    lengths,
+    task.devices,
+    decay_mask=models.decay_mask(
+      task.model,
+      (1, *task.image_shape),
+      optimizer.decay,
+      optimizer.decay_layers,
+    ),
+  )
 
 
 def _fits(run: Run[Any]) -> Run[Any]:
@@ -204,6 +222,10 @@ def _sources(
     return source
 
   train = source_of(dataset.train_split, dataset.in_memory and training)
+  if config.task == 'segmentation':
+    if eval_split == dataset.train_split:
+      return train, train
+    return train, source_of(eval_split, dataset.in_memory)
   if training and is_stored(config):
     train = with_teacher(train, config)
   if dataset.imbalance is not None:
@@ -219,7 +241,7 @@ def _sources(
   return train, source_of(eval_split, dataset.in_memory)
 
 
-def _check_sizes(run: Run[Classification]) -> None:
+def _check_sizes(run: Run[Any]) -> None:
   """Refuses evaluation at a size that the model cannot see."""
   task = run.task
   if task.image_shape != task.eval_shape:
@@ -236,11 +258,20 @@ def _check_sizes(run: Run[Classification]) -> None:
 def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
   options = config.model.to_dict()
   name = options.pop('name')
-  if name in models.TRANSFORMERS:
-    raise UsageError(
-      f'config.model.name is {name!r}, which translates; expected a classifier'
-    )
-  known = models.MODELS[name].options if name in models.MODELS else {}
+  segments = config.task == 'segmentation'
+  for others, what in (
+    (models.TRANSFORMERS, 'translates'),
+    (models.MODELS, 'classifies images')
+    if segments
+    else (models.SEGMENTERS, 'classifies pixels'),
+  ):
+    if name in others:
+      raise UsageError(
+        f'config.model.name is {name!r}, which {what}; expected a model that '
+        f'classifies {"pixels" if segments else "images"}'
+      )
+  table = models.SEGMENTERS if segments else models.MODELS
+  known = table[name].options if name in table else {}
   if _SET_ELSEWHERE in known:
     if _SET_ELSEWHERE in options:
       raise UsageError(
@@ -251,5 +282,6 @@ def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
       options[_SET_ELSEWHERE] = AXIS
   elif ':' in name and config.batch_norm == 'cross_device':
     options.setdefault(_SET_ELSEWHERE, AXIS)  # Only passed where it is taken.
+  create = models.create_segmenter if segments else models.create_model
   with errors.within('config.model: '):
-    return models.create_model(name, num_classes, batch_axis=AXIS, **options)
+    return create(name, num_classes, batch_axis=AXIS, **options)

@@ -3,100 +3,40 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from maxsup_jax import data, errors, losses, models
-from maxsup_jax.data.opening import FOLDER
+from maxsup_jax import errors, losses, models
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import collapse, fused, metrics, weights
+from maxsup_jax.tasks.images import ImageTask
 from maxsup_jax.tasks.mixing import Mixing, mix_images, mix_labels
 from maxsup_jax.tasks.teachers import Teacher, is_stored
 from maxsup_jax.training.parallel import AXIS, Devices
-from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.task import Aux, Batch, Measurement, Sums
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
-  """A classifier, its data and its objective; see `maxsup_jax.training.task`.
+class Classification(ImageTask):
+  """A classifier, its data and its objective; see `ImageTask`.
 
   Attributes:
-    config: complete, see `config.resolve`.
-    devices: what the steps are mapped over.
-    train_source: examples of the training split, by index.
-    eval_source: examples of the evaluation split, by index.
-    train_transform: what is done to every training image.
-    eval_transform: what is done to every image that is evaluated.
-    image_shape: of the transformed training images.
-    eval_shape: of the transformed images that are evaluated.
-    model: a module with the contract of `maxsup_jax.models`.
-    objective: what is minimised.
     teacher: whose logits the objective needs, or None: also where they come
       with the training examples.
     fused: whether to train without logits in memory where they are many.
-    measured_splits: where neural collapse is measured during training.
   """
 
-  config: ConfigDict
-  devices: Devices
-  train_source: data.Source
-  eval_source: data.Source
-  train_transform: data.Transform
-  eval_transform: data.Transform
-  image_shape: tuple[int, int, int]
-  eval_shape: tuple[int, int, int]
-  model: nn.Module
-  objective: losses.Objective
   teacher: Teacher | None = None
   fused: bool = False
-  unit = 'images'
   scores = ('accuracy', 'nll', 'ece')
 
   @property
-  def name(self) -> str:
-    """What the configuration calls the model."""
-    return self.config.model.name
-
-  @property
-  def train_name(self) -> str:
-    """The training split, for messages."""
-    return self.train_source.name
-
-  @property
-  def train_examples(self) -> int:
-    """The size of the training split."""
-    return len(self.train_source)
-
-  @property
-  def made_up(self) -> bool:
-    """Whether the images are random."""
-    return self.config.dataset.mock is not None
-
-  @property
-  def eval_split(self) -> str:
-    """The split that is evaluated during training."""
-    return self.config.dataset.eval_split
-
-  @property
   def measured_splits(self) -> tuple[str, ...]:
-    """Both splits; one, where they are the same."""
-    dataset = self.config.dataset
-    return tuple(dict.fromkeys((dataset.train_split, dataset.eval_split)))
-
-  @property
-  def device_dependent(self) -> tuple[str, ...]:
-    """BatchNorm's statistics, where each device has its own."""
-    entry = models.MODELS.get(self.name)
-    named = entry is not None and 'batch_norm_axis' in entry.options
-    if named and self.config.batch_norm == 'per_device':
-      return ("config.batch_norm 'per_device'",)
-    return ()
+    """Where neural collapse is measured during training: both splits."""
+    return self.splits
 
   @property
   def files(self) -> dict[str, bytes]:
@@ -126,50 +66,6 @@ class Classification:
       return None
     source: Any = self.train_source  # A `LongTailedSource`.
     return metrics.shot_groups(source.counts)
-
-  def init_variables(self, key: jax.Array) -> dict[str, Any]:
-    """Fresh parameters and statistics."""
-    images = jnp.zeros((1, *self.image_shape), jnp.float32)
-    return dict(self.model.init(key, images, train=False))
-
-  def initialized(self, state: TrainState) -> TrainState:
-    """The state with the weights of `config.init_from`."""
-    path = self.config.init_from
-    if path is None:
-      return state
-    return weights.init_from(state, path, self.config.model)
-
-  def origin(self) -> dict[str, Any]:
-    """What `run.json` says of `config.init_from`, `config.teacher`, classes."""
-    found: dict[str, Any] = {
-      name: weights.origin_of(self.config[name])
-      for name in ('init_from', 'teacher')
-      if self.config[name] is not None
-    }
-    if self.config.dataset.name.startswith(FOLDER):
-      # Their numbers are those of the directories that were there.
-      found['classes'] = list(self.train_source.label_names or ())
-    return found
-
-  def normalize(self, images: jax.Array) -> jax.Array:
-    """The images as the model sees them, see `normalize`."""
-    dataset = self.config.dataset
-    return normalize(images, dataset.mean, dataset.std)
-
-  def apply(
-    self, variables: Mapping[str, Any], images: jax.Array
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Logits `[B, K]` and what led to them, in evaluation mode.
-
-    Args:
-      variables: 'params' and, where the model has them, 'batch_stats'.
-      images: `[B, H, W, C]`, bytes as the pipeline gives them, or normalised
-        floats.
-    """
-    result: Any = self.model.apply(
-      variables, self.normalize(images), train=False
-    )
-    return result
 
   def train_loss(
     self,
@@ -313,59 +209,6 @@ class Classification:
       f'{report["ece"]:.2%}'
     )
 
-  def train_batches(self, start_step: int) -> data.BatchIterator:
-    """This process's part of the batches from a step on."""
-    return data.train_batches(
-      self.train_source,
-      batch_size=self.config.batch_size,
-      seed=self.config.seed,
-      start_step=start_step,
-      transform=self.train_transform,
-      repeats=self.config.dataset.repeats,
-      **self._reading,
-    )
-
-  def eval_batches(
-    self,
-    split: str | data.Source | None = None,
-    *,
-    transform: data.ImageTransform | None = None,
-  ) -> data.BatchIterator:
-    """This process's part of a split, in its order, padded and masked.
-
-    Args:
-      split: the training split, by its name, or other examples; by default the
-        split of evaluation.
-      transform: what is done to the images; by default `eval_transform`.
-    """
-    if isinstance(split, str) and split not in self.measured_splits:
-      raise UsageError(
-        f'split is {split!r}; expected {" or ".join(self.measured_splits)} '
-        '(load_run(split=...) opens others)'
-      )
-    trains = split == self.config.dataset.train_split
-    source = self.train_source if trains else self.eval_source
-    if split is not None and not isinstance(split, str):
-      source = split
-    # Every device gets the same number of examples, padding among them.
-    batch_size = min(self.config.eval_batch_size, len(source))
-    share = -(-batch_size // self.devices.count)
-    return data.eval_batches(
-      source,
-      batch_size=share * self.devices.count,
-      transform=transform or self.eval_transform,
-      **self._reading,
-    )
-
-  @property
-  def _reading(self) -> dict[str, Any]:
-    return {
-      'process_index': jax.process_index(),
-      'process_count': jax.process_count(),
-      'num_threads': self.config.dataset.num_threads,
-      'workers': self.config.dataset.workers,
-    }
-
   def measurement(
     self, devices: Devices
   ) -> Callable[[Mapping[str, Any], str], Measurement]:
@@ -401,32 +244,6 @@ class Classification:
       return found
 
     return extract_step
-
-
-def normalize(
-  images: jax.Array, mean: Sequence[float], std: Sequence[float]
-) -> jax.Array:
-  """Maps uint8 images to float32: `(images / 255 - mean) / std`.
-
-  Float images pass through as float32; they are taken to be normalised.
-
-  Args:
-    images: `[..., H, W, C]`.
-    mean: one number per channel, or one for all, of images in [0, 1].
-    std: likewise.
-
-  Returns:
-    float32, the shape of `images`.
-
-  Examples:
-    >>> import numpy as np
-    >>> print(normalize(np.full((1, 1, 1), 255, np.uint8), (0.5,), (0.25,)))
-    [[[2.]]]
-  """
-  if not jnp.issubdtype(images.dtype, jnp.integer):
-    return images.astype(jnp.float32)
-  unit = images.astype(jnp.float32) / 255
-  return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
 def check_fused(task: Classification) -> None:

@@ -24,7 +24,12 @@ MODELS = (
   *('mobilenet_v2', 'vit_tiny', 'vit_small', 'vit_base'),
 )
 TRANSFORMERS = ('transformer_tiny', 'transformer_small', 'transformer_base')
-TASKS = ('classification', 'translation')
+SEGMENTERS = (
+  *('upernet_vit_tiny', 'upernet_vit_small', 'upernet_vit_base'),
+  *('deeplabv3plus_resnet8', 'deeplabv3plus_resnet101'),
+)
+TASKS = ('classification', 'segmentation', 'translation')
+DENOMINATORS = ('valid', 'all')
 # Far beyond any use: what is larger is a slip that would fill the memory.
 _MOST = {
   'num_classes': 2**24,
@@ -51,6 +56,8 @@ def default_config(task: str = 'classification') -> ConfigDict:
   """
   if errors.one_of('config.task', task, TASKS) == 'translation':
     return _translation()
+  if task == 'segmentation':
+    return _segmentation()
   shared = common.common_fields()
   first = ('seed', 'duration', 'batch_size', 'eval_batch_size')
   return ConfigDict(
@@ -94,6 +101,8 @@ def default_config(task: str = 'classification') -> ConfigDict:
         # See maxsup_jax.data.train_batches; None chooses.
         'num_threads': placeholder(int),
         'workers': 0,
+        # An image that cannot be read: 'stop', or 'skip' and take the next.
+        'on_error': 'stop',
       },
       # The options of a model are those of maxsup_jax.models.create_model.
       'model': {'name': 'resnet8', 'dtype': 'float32'},
@@ -123,6 +132,50 @@ def default_config(task: str = 'classification') -> ConfigDict:
       **shared,
     }
   )
+
+
+def _segmentation() -> ConfigDict:
+  config = default_config()
+  config.task = 'segmentation'
+  # These are for one label an image.
+  for name in ('teacher', 'teacher_weights', 'teacher_top_k', 'mixing'):
+    del config[name]
+  dataset = config.dataset
+  for name in ('image_size', 'imbalance', 'label_noise', 'label_noise_kind'):
+    del dataset[name]
+  dataset.update(
+    {
+      # See maxsup_jax.data.open_segmentation, and for what these fields mean.
+      'name': 'glyph_scenes',
+      'image_key': placeholder(str),
+      'label_key': placeholder(str),
+      'classes': placeholder(str),
+      'ignore': (),
+      'reduce_zero_label': False,
+      # Both transforms move labels as they move pixels, and both end with one
+      # size.
+      'mean': (0.5,),
+      'std': (0.25,),
+    }
+  )
+  config.update(
+    {
+      # What the mean is over: 'valid' pixels, which have a label, or 'all',
+      # as in mmsegmentation.
+      'denominator': 'valid',
+      # Of the objective of the auxiliary head, where the model has one.
+      'auxiliary_weight': 0.4,
+      # Only every so many-th pixel has a loss, see losses.pixel_loss.
+      'loss_stride': 1,
+    }
+  )
+  config.model = {'name': 'upernet_vit_tiny', 'dtype': 'float32'}
+  config.batch_size = config.eval_batch_size = 16
+  config.optimizer.update(
+    {'name': 'adamw', 'learning_rate': 2e-3, 'weight_decay': 0.01}
+  )
+  config.schedule.update({'name': 'linear', 'warmup': '50 steps'})
+  return config
 
 
 def _translation() -> ConfigDict:
@@ -194,7 +247,7 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
   if resolved.task == 'translation':
     return resolved.lock()
   for name, most in _MOST.items():
-    if dataset[name] is not None:
+    if dataset.get(name) is not None:
       errors.integer(f'config.dataset.{name}', dataset[name], 1, most)
   # Of images in [0, 1]; with a deviation of 1e-20 all would be noise.
   for name, low, high in (('mean', 0, 1), ('std', 1e-3, 10)):
@@ -205,6 +258,14 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
       )
     for value in dataset[name]:
       errors.number(f'config.dataset.{name}', value, low, high)
+  errors.one_of(
+    'config.batch_norm', resolved.batch_norm, ('cross_device', 'per_device')
+  )
+  if resolved.task == 'segmentation':
+    errors.one_of('config.denominator', resolved.denominator, DENOMINATORS)
+    errors.number('config.auxiliary_weight', resolved.auxiliary_weight, 0)
+    errors.integer('config.loss_stride', resolved.loss_stride, 1, 2**10)
+    return resolved.lock()
   if dataset.imbalance is not None:
     errors.number(
       'config.dataset.imbalance', dataset.imbalance, above=0, high=1
@@ -213,9 +274,6 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
     errors.number(
       'config.dataset.label_noise', dataset.label_noise, above=0, below=1
     )
-  errors.one_of(
-    'config.batch_norm', resolved.batch_norm, ('cross_device', 'per_device')
-  )
   return resolved.lock()
 
 
@@ -236,8 +294,10 @@ def check_names(config: ConfigDict) -> None:
     return
   from maxsup_jax.tasks import inputs
 
-  if ':' not in config.model.name:  # One of the user's own.
-    errors.one_of('config.model.name', config.model.name, MODELS)
+  known = SEGMENTERS if config.task == 'segmentation' else MODELS
+  # With a colon one of the user's own.
+  if ':' not in config.model.name or known is SEGMENTERS:
+    errors.one_of('config.model.name', config.model.name, known)
   inputs.parse_transforms(config)
 
 

@@ -104,6 +104,7 @@ def extract(
   out: str | os.PathLike | None = None,
   *,
   augmentations: Augmentations | None = None,
+  pixels: int = 1000,
   overwrite: bool = False,
 ) -> Extracted:
   """Writes the outputs of a trained run on its evaluation split.
@@ -118,6 +119,9 @@ def extract(
     loaded: from `load_run`, of a single process.
     out: the file; by default `default_path`.
     augmentations: what is written besides; None for nothing.
+    pixels: of a run of segmentation, how many of each image at most. They are
+      drawn by their labels alone, the same ones for all models, and all are
+      in memory at once; there are no features.
     overwrite: whether a file that is there is replaced, at the end.
 
   Returns:
@@ -131,11 +135,15 @@ def extract(
     raise UsageError(
       'extract runs in one process: each would have only a part of every batch'
     )
-  check_task(loaded.run.config)
   run, task = loaded.run, loaded.task
   if out is None:
     out = default_path(loaded)
   files.refuse_existing(out, overwrite=overwrite)
+  if run.config.task == 'segmentation':
+    if augmentations:
+      raise UsageError('augmentations: expected none of a run of segmentation')
+    return _extract_pixels(loaded, out, pixels, overwrite)
+  check_task(run.config)
   if augmentations:
     _check_augmentations(loaded, augmentations)
   source, head = task.eval_source, loaded.variables['params'].get('head', {})
@@ -186,6 +194,49 @@ def extract(
       file.write('augmented_logits', logits.reshape(-1, L, K))
       file.write('augmented_labels', ids[::L])
   return Extracted(Path(out), N, source.name, correct / N, nll / N)
+
+
+def _extract_pixels(
+  loaded: LoadedRun, out: str | os.PathLike, pixels: int, overwrite: bool
+) -> Extracted:
+  """Logits, labels and images of some pixels of each image."""
+  task, devices = loaded.task, loaded.run.devices
+  errors.integer('pixels', pixels, low=1)
+
+  def numbered() -> Iterator[dict[str, np.ndarray]]:
+    start = 0
+    for batch in task.eval_batches():
+      size = len(batch['mask'])
+      yield {**batch, 'index': np.arange(start, start + size, dtype=np.int32)}
+      start += size
+
+  found = list(
+    outputs(
+      devices.map(task.extract_step(pixels)),
+      devices.replicate(loaded.variables),
+      tqdm(numbered(), unit=' batches', mininterval=10),
+      devices,
+    )
+  )
+  logits, labels, groups = (
+    np.concatenate([part[name] for part in found])
+    for name in ('logits', 'labels', 'groups')
+  )
+  if not len(labels):
+    raise UsageError(f'{task.eval_source.name} has no pixel with a label')
+  members = {'logits': logits, 'labels': labels, 'groups': groups}
+  columns = {name: (a.shape, a.dtype) for name, a in members.items()}
+  with NpzWriter(out, columns, overwrite=overwrite) as file:
+    for name, array in members.items():
+      file.append(name, array)
+    if task.eval_source.label_names is not None:
+      file.write('class_names', np.array(task.eval_source.label_names))
+    file.write_json('metadata', _metadata(loaded) | {'examples': len(labels)})
+    history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
+    file.write_json('history', history)
+  correct, nll = _classified(logits, labels)
+  N, name = len(labels), f'{task.eval_source.name} (pixels)'
+  return Extracted(Path(out), N, name, correct / N, nll / N)
 
 
 def _check_augmentations(loaded: LoadedRun, wanted: Augmentations) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from maxsup_jax.data import resizing
 from maxsup_jax.errors import UsageError, integer, number, one_of
+from maxsup_jax.models.resampling import bilinear_matrix, resize_bilinear
 
 Predict = Callable[[np.ndarray], jax.Array]
 
@@ -92,7 +93,8 @@ def slide(
   for top in window_starts(H, crop, stride):
     for left in window_starts(W, crop, stride):
       window = images[:, top : top + crop, left : left + crop]
-      logits = _resized(jnp.asarray(predict(window)), window.shape[1:3])
+      logits = jnp.asarray(predict(window), jnp.float32)
+      logits = resize_bilinear(logits, window.shape[1:3])
       if total is None:
         total = jnp.zeros((B, H, W, logits.shape[-1]), jnp.float32)
       total = _added(total, logits, top, left)
@@ -217,8 +219,9 @@ def classes(
     # Mirroring the small map is mirroring the large one.
     maps.append(one.logits[:, ::-1] if one.mirrored else one.logits)
     for axis, (new, matrices) in enumerate(((height, down), (width, across))):
-      first = resize_matrix(maps[-1].shape[axis], one.size[axis])
-      matrices.append(resize_matrix(one.size[axis], new) @ first)
+      first = bilinear_matrix(maps[-1].shape[axis], one.size[axis])
+      both = bilinear_matrix(one.size[axis], new) @ first
+      matrices.append(both.astype(np.float32))
   found = np.empty(size, np.uint8)
   confidence = np.empty(size, np.float32)
   for start in range(0, height, rows):
@@ -236,47 +239,19 @@ def _block_classes(
 ) -> tuple[jax.Array, jax.Array]:
   mean = functools.reduce(
     jnp.add,
-    (jax.nn.softmax(_through(*one)) for one in zip(maps, down, across)),
+    (jax.nn.softmax(_mixed(*one)) for one in zip(maps, down, across)),
   ) / len(maps)
   return mean.argmax(-1).astype(jnp.uint8), mean.max(-1)
 
 
-def _through(
+def _mixed(
   logits: jax.Array, down: np.ndarray, across: np.ndarray
 ) -> jax.Array:
-  """Interpolates `[..., h, w, K]` with matrices `[H, h]` and `[W, w]`."""
+  """Interpolates `[h, w, K]` with matrices `[H, h]` and `[W, w]`."""
   return jnp.einsum(
-    'Hh,...hwK,Ww->...HWK',
+    'Hh,hwK,Ww->HWK',
     down,
     logits.astype(jnp.float32),
     across,
     precision=jax.lax.Precision.HIGHEST,
   )
-
-
-def _resized(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-  if logits.shape[1:3] == size:
-    return logits.astype(jnp.float32)
-  down, across = map(resize_matrix, logits.shape[1:3], size)
-  return _through(logits, down, across)
-
-
-@functools.lru_cache(maxsize=64)
-def resize_matrix(size: int, new: int) -> np.ndarray:
-  """The matrix of bilinear interpolation along one axis, float32 `[new, size]`.
-
-  Half-pixel centres, the ends continued, no antialiasing: what PyTorch's
-  `interpolate(align_corners=False)` does.
-
-  Examples:
-    >>> resize_matrix(2, 4).tolist()
-    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
-  """
-  at = np.clip((np.arange(new) + 0.5) * (size / new) - 0.5, 0, size - 1)
-  first = np.floor(at).astype(int)
-  matrix = np.zeros((new, size), np.float32)
-  i = np.arange(new)
-  np.add.at(matrix, (i, first), 1 - (at - first))
-  np.add.at(matrix, (i, np.minimum(first + 1, size - 1)), at - first)
-  matrix.flags.writeable = False
-  return matrix

@@ -1,5 +1,7 @@
 """From a configuration to the splits of a dataset and their transforms."""
 
+from collections.abc import Callable
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -26,7 +28,12 @@ def parse_transforms(
   for field in fields:
     try:
       transforms.append(
-        data.parse_transform(dataset[field], mean=dataset.mean, std=dataset.std)
+        data.parse_transform(
+          dataset[field],
+          mean=dataset.mean,
+          std=dataset.std,
+          labels=config.task == 'segmentation',
+        )
       )
     except UsageError as error:
       raise UsageError(f'config.dataset.{field}: {error}') from error
@@ -73,9 +80,15 @@ def open_split(
     ('workers', reading.MOST_WORKERS),
   ):
     integer(f'config.dataset.{field}', dataset[field] or 0, 0, most)
-  names = ('image_key', 'label_key', 'num_classes', 'image_size', 'channels')
+  names = ['image_key', 'label_key', 'num_classes', 'channels']
+  opener: Callable[..., data.Source] = data.open_source
+  if config.task == 'segmentation':
+    names += ['classes', 'ignore', 'reduce_zero_label']
+    opener = data.open_segmentation
+  else:
+    names.append('image_size')
   try:
-    source = data.open_source(
+    source = opener(
       dataset.name,
       split,
       data_dir=data_dir,
@@ -128,7 +141,7 @@ def output_shape(
   Raises:
     UsageError: if the images differ in shape, or cannot be transformed.
   """
-  first = source[0]['image']
+  first, labels = source[0]['image'], np.ndim(source[0]['label']) > 0
   # Where sizes vary: one tall, one wide, one smaller than most crops.
   sizes = (
     [first.shape[:2]] if source.image_shape else [(90, 40), (50, 130), (1, 2)]
@@ -137,14 +150,22 @@ def output_shape(
   for size in sizes:
     image = np.zeros((*size, first.shape[-1]), np.uint8)
     try:
-      out = transform(image, np.random.default_rng(0))
+      rng = np.random.default_rng(0)
+      if labels:
+        out, _ = transform.with_labels(image, image[..., 0], rng)
+      else:
+        out = transform(image, rng)
     except ValueError as error:
       if not source.image_shape:
         raise UsageError(
           f'the images of {source.name} vary in size, and config.dataset.'
-          f'{field} would fail for one of {size[0]}x{size[1]} ({error}); set '
-          "config.dataset.image_size, or start with 'resize(256)', "
-          "'resize_exact(256)' or 'random_resized_crop(224)'"
+          f'{field} would fail for one of {size[0]}x{size[1]} ({error}); '
+          + (
+            "end with one size, as in 'random_crop(512) | pad(512)'"
+            if labels
+            else "set config.dataset.image_size, or start with 'resize(256)', "
+            "'resize_exact(256)' or 'random_resized_crop(224)'"
+          )
         ) from error
       raise UsageError(
         f'config.dataset.{field} fails for an image of {size[0]}x{size[1]}: '
@@ -153,8 +174,13 @@ def output_shape(
     shapes.append(out.shape)
   if len(set(shapes)) > 1:
     raise UsageError(
-      f'the images of {source.name} differ in size; set config.dataset.'
-      f'image_size, or end config.dataset.{field} with one size, as in '
-      "'resize(256) | center_crop(224)'"
+      f'the images of {source.name} differ in size; '
+      + ('' if labels else 'set config.dataset.image_size, or ')
+      + f'end config.dataset.{field} with one size, as in '
+      + (
+        "'random_crop(512) | pad(512)'"
+        if labels
+        else "'resize(256) | center_crop(224)'"
+      )
     )
   return shapes[0]

@@ -292,7 +292,12 @@ def table(
   for name, title, form in (
     ('step', 'step', 'd'),
     ('examples', 'examples', 'd'),
+    ('miou', 'mIoU', '.2%'),
+    ('constant_miou', 'of one class', '.2%'),
+    ('macc', 'mean accuracy', '.2%'),
     ('accuracy', 'accuracy', '.2%'),
+    ('boundary_accuracy', 'near boundaries', '.2%'),
+    ('interior_accuracy', 'away from them', '.2%'),
     ('top5', 'top-5 accuracy', '.2%'),
     ('accuracy_many', 'many shots', '.2%'),
     ('accuracy_medium', 'medium shots', '.2%'),

@@ -115,7 +115,8 @@ def make_train_step(
         key=key,
       )
       total, own = values.sum(), where.sum()
-      count = jax.lax.psum(own, AXIS) if whole else 1
+      # No pixel of a batch may have a label: the mean is 0 then.
+      count = jnp.maximum(jax.lax.psum(own, AXIS), 1) if whole else 1
       return loss_scale * total / count, (total, own, aux)
 
     def gradient(params):
@@ -153,7 +154,7 @@ def make_train_step(
         unroll=accumulate if jax.default_backend() == 'cpu' else 1,
       )
       _, stats, objective_state, (grads, total, own, sums) = carried
-      count = jax.lax.psum(own, AXIS)
+      count = jnp.maximum(jax.lax.psum(own, AXIS), 1)
       grads = jax.tree.map(lambda g: g / count, grads)
       return grads, (total, own, count, Aux(sums, stats, objective_state))
 

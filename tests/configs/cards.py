@@ -86,6 +86,37 @@ CARDS = {
   },
 }
 
+# Those of segmentation, likewise.
+SEGMENTATION = {
+  'glyph_scenes': {
+    'letters': ('5', '2'),
+    'train': ('1000', '200'),
+    'test': ('500', '100'),
+    'size': ('64', '32'),
+    'difficulty': ('easy', 'medium', 'hard'),
+    'model': ('upernet_vit_tiny', 'deeplabv3plus_resnet8'),
+    'alpha': ('constant', 'linear', 'linear_last'),
+  },
+  'camvid': {
+    'path': ('camvid', '/data/camvid'),
+    'model': ('upernet_vit_tiny', 'deeplabv3plus_resnet8'),
+    'alpha': ('constant', 'linear', 'linear_last'),
+  },
+  'ade20k_upernet': {
+    'path': ('ADEChallengeData2016', '/data/ade'),
+    'pretrain': ('', 'runs/deit'),
+    'neck': ('multilevel', 'none'),
+    'steps': ('160000', '80000'),
+    'alpha': ('constant', 'linear', 'linear_last'),
+  },
+  'cityscapes_deeplab': {
+    'pretrain': ('', 'resnet101.pth'),
+    'stride': ('32', '16', '8'),
+    'smoothing': ('0.2', '0.1'),
+    'alpha': ('constant', 'linear', 'linear_last'),
+  },
+}
+
 # What the datasets hold: classes, the shape of an image, examples per split. A
 # side of None varies.
 DATASETS = {

@@ -91,13 +91,11 @@ def in_torch(net, x, strides, dilations, rates):
   return net.dense(features.permute(0, 2, 3, 1), 'head')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('dilated', 'train', 'strides', 'dilations', 'rates'),
   [
-    pytest.param(
-      *(0, False, (1, 2, 2), ((1,), (1,), (1, 1)), (6, 12, 18)),
-      marks=pytest.mark.slow,
-    ),
+    (0, False, (1, 2, 2), ((1,), (1,), (1, 1)), (6, 12, 18)),
     (2, True, (1, 1, 1), ((1,), (1,), (2, 4)), (12, 24, 36)),
   ],
 )

@@ -182,7 +182,7 @@ def test_mixed_images_are_those_of_the_step(build):
 
 
 def test_undoing_the_normalisation_gives_the_pixels():
-  from maxsup_jax.tasks.classification import normalize
+  from maxsup_jax.tasks.images import normalize
 
   grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   for mean, std in (

@@ -4,8 +4,8 @@ import pytest
 
 from maxsup_jax import tasks
 from maxsup_jax.tasks import resolve
-from maxsup_jax.tasks.classification import normalize
 from maxsup_jax.tasks.extraction import outputs as extract
+from maxsup_jax.tasks.images import normalize
 from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.parallel import Devices
 

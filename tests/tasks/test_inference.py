@@ -8,6 +8,7 @@ import torch
 
 from maxsup_jax.data import resizing
 from maxsup_jax.errors import UsageError
+from maxsup_jax.models.resampling import bilinear_matrix
 from maxsup_jax.tasks import inference
 
 K = 3
@@ -137,8 +138,8 @@ def test_windows_that_see_all_say_what_the_whole_image_says():
 def test_a_large_map_never_stands():
   """512x683 pixels of 150 classes are 210 MB in float32; 32 rows are 13."""
   maps = [jnp.zeros((32, 43, 150))]
-  down = [inference.resize_matrix(32, 512)[:32]]
-  across = [inference.resize_matrix(43, 683)]
+  down = [bilinear_matrix(32, 512)[:32]]
+  across = [bilinear_matrix(43, 683)]
   compiled = inference._block_classes.lower(maps, down, across).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < 45e6
 

@@ -248,6 +248,8 @@ def test_every_field_reaches_its_step(data_dir, monkeypatch):
     seed=3,
     loss_scale=3.0,
     ema_decay=0.5,
+    ema_warmup='tensorflow',
+    accumulate=2,
     mixing={'mixup': 0.8, 'cutmix': 1.0, 'switch': 0.25, 'mode': 'pair'},
     dataset={'mean': (0.3,), 'std': (0.4,), 'imbalance': 0.5},
     optimizer={
@@ -264,7 +266,9 @@ def test_every_field_reaches_its_step(data_dir, monkeypatch):
   )
   assert told['step'] == {
     'seed': 3,
+    'accumulate': 2,
     'ema_decay': 0.5,
+    'ema_warmup': 'tensorflow',
     'loss_scale': 3.0,
     'sam_rho': 0.2,
     'sam_synced': False,

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from maxsup_jax import losses, models
-from maxsup_jax.tasks.classification import normalize
+from maxsup_jax.tasks.images import normalize
 from maxsup_jax.training.evaluation import evaluate
 from maxsup_jax.training.optimizers import make_optimizer
 from maxsup_jax.training.parallel import AXIS, Devices
