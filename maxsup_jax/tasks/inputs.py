@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from maxsup_jax import data
 from maxsup_jax.data import reading
-from maxsup_jax.errors import UsageError, integer
+from maxsup_jax.data.pipeline import ON_ERROR
+from maxsup_jax.errors import UsageError, integer, one_of
 
 
 def parse_transforms(
@@ -80,6 +81,7 @@ def open_split(
     ('workers', reading.MOST_WORKERS),
   ):
     integer(f'config.dataset.{field}', dataset[field] or 0, 0, most)
+  one_of('config.dataset.on_error', dataset.on_error, ON_ERROR)
   names = ['image_key', 'label_key', 'num_classes', 'channels']
   opener: Callable[..., data.Source] = data.open_source
   if config.task == 'segmentation':
