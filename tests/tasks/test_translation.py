@@ -9,8 +9,11 @@ import pytest
 
 from maxsup_jax import losses, tasks
 from maxsup_jax.data import text
+from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.transformer import Transformer
+from maxsup_jax.studies import measuring
+from maxsup_jax.studies.measures import MEASURES, OF_TRUTH
 from maxsup_jax.tasks import extraction, fused, torch_runs, translating
 from maxsup_jax.tasks.translation import truth_sums
 from maxsup_jax.training import loop
@@ -198,6 +201,97 @@ def test_temperatures_change_nll_alone(loaded, trained):
     assert one[name] == pytest.approx(record[name], rel=1e-5)
   assert two['accuracy'] == one['accuracy']
   assert abs(two['nll'] - one['nll']) > 0.01
+
+
+@pytest.fixture(scope='module')
+def logits(loaded):
+  """Those of the real tokens, in the order of the data, and their labels."""
+  task = loaded.task
+  data, rows = task.evaluation.data, np.arange(30)
+  (width,) = task.evaluation.widths
+  batch = [x.padded(rows, 30, width) for x in (data.source, data.target)]
+  z, out = jax.jit(MODEL.apply)(loaded.variables, *batch)
+  real = batch[1] > 0
+  return (
+    np.asarray(z)[real],
+    batch[1][real],
+    np.asarray(out['penultimate'])[real],
+  )
+
+
+def test_tokens_are_those_of_the_logits(loaded, logits):
+  z, labels, _ = logits
+  found = translating.tokens(loaded, [1.0, 0.5])
+  lengths = loaded.task.evaluation.data.target.lengths
+  assert found.sentences.tolist() == np.repeat(np.arange(30), lengths).tolist()
+  for i, temperature in enumerate((1.0, 0.5)):
+    expected = calibration.per_example(z, labels, temperature=temperature)
+    np.testing.assert_allclose(found.nll[i], expected.nll, atol=2e-5)
+    np.testing.assert_allclose(
+      found.confidence[i], expected.confidence, rtol=2e-5
+    )
+    assert (found.correct == expected.correct).all()
+  p = calibration.per_example(z, labels).confidence
+  np.testing.assert_allclose(found.log_odds, np.log(p / (1 - p)), atol=1e-3)
+  some = found.of(np.array([3, 7]))
+  assert len(some.correct) == lengths[[3, 7]].sum() == some.nll.shape[1]
+
+
+def test_a_temperature_is_fitted_to_half_of_the_sentences(loaded, logits):
+  """Against the exact search on the logits of that half."""
+  z, labels, _ = logits
+  params = dict(loaded.variables['params'])
+  # So that a temperature of 1.5 is the best, and not one of 10.
+  params['decoder_norm'] = jax.tree.map(
+    lambda x: 0.15 * x, params['decoder_norm']
+  )
+  z = np.float32(0.15) * z
+  fit = translating.fit_temperature(
+    loaded, seed=3, variables={'params': params}
+  )
+  half = np.random.default_rng(3).permutation(30)[:15]
+  chosen = np.isin(fit.tokens.sentences, half)
+  assert 0.3 < chosen.mean() < 0.7
+  exact = calibration.fit_temperature(z[chosen], labels[chosen])
+  assert 0.5 < exact.temperature < 2
+  assert fit.temperature == pytest.approx(exact.temperature, rel=2e-3)
+  T, rest = fit.temperature, (z[~chosen], labels[~chosen])
+  for temperature, nll, ece in (
+    (1.0, fit.nll, fit.ece),
+    (T, fit.nll_scaled, fit.ece_scaled),
+  ):
+    of = calibration.summary(
+      calibration.per_example(*rest, temperature=temperature)
+    )
+    assert nll == pytest.approx(of.negative_log_likelihood, rel=1e-5)
+    assert ece == pytest.approx(of.expected_calibration_error, abs=1e-4)
+  grid = np.arange(0.8, 1.51, 0.05)
+  errors = [
+    calibration.summary(
+      calibration.per_example(z[chosen], labels[chosen], temperature=t)
+    ).expected_calibration_error
+    for t in grid
+  ]
+  assert fit.ece_temperature == pytest.approx(grid[int(np.argmin(errors))])
+
+
+def test_what_a_study_measures(loaded, trained, logits):
+  (record,) = trained[2]
+  found, curves = measuring.of_translation(loaded)
+  assert set(found) | {'bleu'} <= set(MEASURES)
+  assert {*OF_TRUTH, 'train_accuracy', 'ece', 'length_ratio'} <= set(found)
+  # The best temperature is 10, which is beyond all that are tried.
+  assert not {'log_temperature', 'nll_scaled', 'ece_scaled'} & set(found)
+  for name in ('accuracy', 'nll', 'ece', 'kl_to_truth', 'true_calibration'):
+    assert found[name] == pytest.approx(record[name], rel=1e-4), name
+  z, labels, _ = logits
+  msp = selective.scores(z, ('msp',))['msp']
+  wrong = z.argmax(1) != labels
+  expected = selective.aurc(selective.risk_coverage(msp, wrong))
+  assert found['aurc'] == pytest.approx(expected, abs=1e-3)
+  assert sum(curves['reliability']['count']) == len(labels)
+  assert curves['eval']['nll'] == [record['nll']]
+  assert curves['signature'].startswith(('nrefs:1|case:lc', 'BLEU needs'))
 
 
 def test_average_of_checkpoints(loaded):
