@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maxsup_jax import errors
+from maxsup_jax import errors, files
 from maxsup_jax.data import phrases, text
-from maxsup_jax.diagnostics import calibration
+from maxsup_jax.diagnostics import bootstrap, calibration
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models import search as search_lib
 from maxsup_jax.tasks.loading import LoadedRun
@@ -190,6 +190,36 @@ def score(translations: Sequence[str], references: Sequence[str]) -> Score:
   bleu = BLEU(lowercase=True, tokenize='intl')
   found = bleu.corpus_score(list(translations), [list(references)])
   return Score(float(found.score), str(bleu.get_signature()), ratio)
+
+
+def bleu_counts(
+  translations: Sequence[str], references: Sequence[str]
+) -> np.ndarray | None:
+  """What BLEU sums over sentences, int `[n, 10]`; None without sacreBLEU.
+
+  Matches of one to four words, how many there were, and both lengths.
+  """
+  try:
+    from sacrebleu.metrics import BLEU
+  except ImportError:
+    return None
+  bleu = BLEU(lowercase=True, tokenize='intl')
+  found = []
+  for translation, reference in zip(translations, references, strict=True):
+    of = bleu.corpus_score([translation], [[reference]])
+    found.append([*of.counts, *of.totals, of.sys_len, of.ref_len])
+  return np.array(found, np.int64)
+
+
+def bleu_of(sums: np.ndarray) -> float:
+  """BLEU of sums over the rows of `bleu_counts`, as `score` has it."""
+  from sacrebleu.metrics import BLEU
+
+  counts = [int(x) for x in sums]
+  found = BLEU.compute_bleu(
+    counts[:4], counts[4:8], counts[8], counts[9], smooth_method='exp'
+  )
+  return float(found.score)
 
 
 def valid_share(translations: Sequence[str], pairs: text.Pairs) -> float | None:
@@ -446,6 +476,121 @@ def fit_temperature(
     tokens=found,
     sentences=len(chosen),
   )
+
+
+def intervals(
+  tokens: Tokens,
+  counts: np.ndarray | None,
+  at: int = 0,
+  *,
+  resamples: int = 1000,
+  level: float = 0.95,
+  seed: int = 0,
+) -> dict[str, bootstrap.Interval]:
+  """Bootstrap intervals of NLL and BLEU, from draws of whole sentences.
+
+  Tokens of a sentence are not independent: an interval from draws of tokens
+  would be too narrow. The ECE has none, as resampling adds noise to its bins;
+  `calibration.calibrated_range` says what a calibrated model would give.
+
+  Args:
+    tokens: of a split.
+    counts: of its translations, see `bleu_counts`; None for no BLEU.
+    at: which of the temperatures of the tokens.
+    resamples: draws of as many sentences as there are.
+    level: of the percentile intervals.
+    seed: of the draws; equal ones draw the same sentences of all runs.
+
+  Returns:
+    `nll` and, with `counts`, `bleu`.
+  """
+  every, sentence = np.unique(tokens.sentences, return_inverse=True)
+  length = np.bincount(sentence)
+  nll = np.bincount(sentence, tokens.nll[at])
+  statistics: dict[str, Callable[[np.ndarray], float]] = {
+    'nll': lambda weights: float(weights @ nll / (weights @ length))
+  }
+  if counts is not None:
+    statistics['bleu'] = lambda weights: bleu_of(weights @ counts)
+  samples = bootstrap.bootstrap(
+    statistics, len(every), resamples=resamples, seed=seed
+  )
+  return {name: bootstrap.interval(of, level) for name, of in samples.items()}
+
+
+# Müller et al. measure the ECE "on 10k tokens of the validation set"; which
+# ones, they do not say.
+_FIRST = 10_000
+
+
+def temperature_curve(
+  loaded: LoadedRun,
+  temperatures: Sequence[float],
+  *,
+  beams: int = 4,
+  alpha: float = 0.6,
+  variables: dict[str, Any] | None = None,
+  progress: Callable[[int], Any] = lambda count: None,
+) -> dict[str, Any]:
+  """BLEU, NLL and calibration of a split at temperatures, as in Figure 4.
+
+  Args:
+    loaded: a run of translation, in a single process.
+    temperatures: what the logits are divided by, also inside of the search.
+    beams: see `Translator`.
+    alpha: likewise.
+    variables: other weights than those of the checkpoint.
+    progress: is told how many texts are translated, batch by batch.
+
+  Returns:
+    What `reports.translation` draws, plain data: the run, `temperatures`, a
+    record for each, and `fitted`, what `fit_temperature` found, None of a
+    single sentence. A record has the report of the evaluation, the fields of
+    `Score`, `valid` where a grammar says what is, `nll_interval` and
+    `bleu_interval` of level 95%, `ece_calibrated`, the range of 90% of what a
+    calibrated model would give at this number of tokens, and, of more than
+    10,000 tokens, `first_10k`: NLL and ECE of these, as in Müller et al.
+
+  References:
+    Müller et al. 2019, *When does label smoothing help?*, Figure 4.
+  """
+  pairs = translation_of(loaded).eval_pairs
+  translator = Translator(loaded, beams=beams, alpha=alpha, variables=variables)
+  found = tokens(loaded, temperatures, variables=variables)
+  records = next_tokens(loaded, temperatures, variables=variables)
+  for at, record in enumerate(records):
+    translations = translator(
+      pairs.sources, temperature=record['temperature'], progress=progress
+    )
+    record |= score(translations, pairs.targets)._asdict()
+    record |= {'beams': beams, 'alpha': alpha}
+    if (valid := valid_share(translations, pairs)) is not None:
+      record['valid'] = valid
+    counts = bleu_counts(translations, pairs.targets)
+    for name, interval in intervals(found, counts, at).items():
+      record[f'{name}_interval'] = list(interval)
+    record['ece_calibrated'] = list(
+      calibration.calibrated_range(found.confidence[at])
+    )
+    if found.nll.shape[1] > _FIRST:
+      first = Tokens(*(values[..., :_FIRST] for values in found))
+      record['first_10k'] = {
+        'nll': float(first.nll[at].mean()),
+        'ece': first.ece(at),
+      }
+  fitted = None
+  if len(pairs) > 1:
+    fit = fit_temperature(loaded, variables=variables)
+    fitted = {k: v for k, v in fit._asdict().items() if k != 'tokens'}
+  return {
+    'workdir': str(loaded.workdir.path),
+    'step': loaded.step,
+    'weights': loaded.weights if variables is None else 'averaged',
+    'split': loaded.split,
+    'sentences': len(pairs),
+    'fitted': files.jsonable(fitted),
+    'temperatures': files.jsonable(records),
+  }
 
 
 def averaged(loaded: LoadedRun, count: int) -> dict[str, Any]:

@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import json
 import sys
 from types import SimpleNamespace
 
@@ -294,6 +296,77 @@ def test_what_a_study_measures(loaded, trained, logits):
   assert curves['signature'].startswith(('nrefs:1|case:lc', 'BLEU needs'))
 
 
+def test_intervals_over_sentences_have_their_level():
+  """Sentences of 5 to 15 tokens whose losses have something in common."""
+  rng = np.random.default_rng(0)
+
+  def drawn(n):
+    length = rng.integers(5, 16, n)
+    nll = rng.gamma(2, 1, n)[np.repeat(np.arange(n), length)]
+    nll += rng.exponential(1, len(nll))
+    # What BLEU counts: longer sentences have more of everything.
+    totals = length[:, None] - np.arange(4)
+    matches = rng.binomial(totals, rng.beta(5, 5, n)[:, None])
+    counts = [matches, totals, length[:, None], length[:, None]]
+    sentences = np.repeat(np.arange(n), length)
+    nothing = np.zeros(len(nll))
+    of = translating.Tokens(sentences, nothing, nothing, nll[None], nll[None])
+    return of, np.concatenate(counts, 1)
+
+  names = ['nll']
+  with contextlib.suppress(ImportError):
+    import sacrebleu  # noqa: F401
+
+    names.append('bleu')
+  every, counts = drawn(50_000)
+  truth = {'nll': every.nll.mean()}
+  if 'bleu' in names:
+    truth['bleu'] = translating.bleu_of(counts.sum(0))
+  inside = dict.fromkeys(names, 0)
+  for seed in range(200):
+    some, counts = drawn(200)
+    found = translating.intervals(
+      some, counts if 'bleu' in names else None, resamples=400, seed=seed
+    )
+    assert list(found) == names
+    for name in names:
+      low, high = found[name]
+      inside[name] += low <= truth[name] <= high
+  # 190 expected, with a standard deviation of 3. From draws of tokens, 119 of
+  # the NLL are inside.
+  assert 182 <= min(inside.values()) <= max(inside.values()) <= 198, inside
+
+
+def test_figure_4(loaded, trained, monkeypatch):
+  monkeypatch.setattr(translating, '_FIRST', 100)
+  (record,) = trained[2]
+  done = []
+  found = translating.temperature_curve(
+    loaded, [1.0, 0.5], beams=2, progress=done.append
+  )
+  assert sum(done) == 60
+  assert found['sentences'] == 30
+  assert found['fitted']['sentences'] == 15
+  json.dumps(found, allow_nan=False)
+  one, half = found['temperatures']
+  assert one['nll'] == pytest.approx(record['nll'], rel=1e-5)
+  (low, high), (least, most) = one['nll_interval'], one['ece_calibrated']
+  assert low < one['nll'] < high
+  assert 0 < least < most < 1
+  tokens = translating.tokens(loaded, [0.5])
+  assert half['first_10k'] == pytest.approx(
+    {
+      'nll': tokens.nll[0, :100].mean(),
+      'ece': calibration.calibration_error(
+        calibration.reliability_curve(
+          tokens.confidence[0, :100], tokens.correct[:100]
+        )
+      ),
+    },
+    rel=1e-5,
+  )
+
+
 def test_average_of_checkpoints(loaded):
   path = loaded.workdir.path
   earlier = tasks.load_run(path, 3, model=MODEL, devices=loaded.run.devices)
@@ -330,6 +403,12 @@ def test_bleu():
   # By hand: 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, none of 3 quadruples,
   # which counts as half; as long as the reference.
   found = translating.score(['a b c x e f'], ['a b c d e f'])
+  some = [*lines, 'Ein Hund, der läuft.'], [*lines[::-1], 'Ein Hund läuft.']
+  counts = translating.bleu_counts(*some)
+  assert counts.shape == (3, 10)
+  assert translating.bleu_of(counts.sum(0)) == pytest.approx(
+    translating.score(*some).bleu
+  )
   expected = (5 / 6 * 3 / 5 * 1 / 4 * (1 / 2) / 3) ** 0.25
   assert found.bleu == pytest.approx(100 * expected)
 
