@@ -121,6 +121,16 @@ def define_step(text: str) -> None:
   )
 
 
+def define_dataset() -> None:
+  """Defines the flag for another dataset than that of the run."""
+  flags.DEFINE_string(
+    'dataset',
+    None,
+    'Another dataset with the same classes, or some of them, by their names; '
+    "its split 'test' by default.",
+  )
+
+
 def define_data_dir() -> None:
   """Defines the flag for where datasets are."""
   flags.DEFINE_string(

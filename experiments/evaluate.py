@@ -1,6 +1,7 @@
-"""Evaluates a checkpoint of a run on any split of its dataset.
+"""Evaluates a checkpoint of a run on any split of its dataset, or of another.
 
   python -m experiments.evaluate --workdir=DIR --split=train --step=1000
+  python -m experiments.evaluate --workdir=DIR --dataset=imagenet_v2
 
 The numbers are those that training printed, bit for bit on the same devices.
 """
@@ -16,6 +17,7 @@ _OUT = flags.DEFINE_string(
   'out', None, 'Also write the numbers to this file, one JSON object a line.'
 )
 _cli.define_run_flags(weights=False)
+_cli.define_dataset()
 
 
 def main():
@@ -29,7 +31,7 @@ def main():
 
   first = jax.process_index() == 0
   out = files.check_writable(_OUT.value) if first and _OUT.value else None
-  given = _cli.values('step', 'split')
+  given = _cli.values('step', 'split', 'dataset')
   workdir = tasks.open_workdir(_WORKDIR.value)
   agreement.require_same(workdir.config(), **given)
   loaded = tasks.load_run(

@@ -47,6 +47,7 @@ _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace the file if it exists.'
 )
 _cli.define_run_flags()
+_cli.define_dataset()
 
 
 def main():
@@ -68,7 +69,7 @@ def main():
     augmentations = extraction.Augmentations(
       _AUGMENTATIONS.value, _cli.numbers('pair'), _PER_CLASS.value
     )
-  given = _cli.values('step', 'weights', 'data_dir', 'split')
+  given = _cli.values('step', 'weights', 'data_dir', 'split', 'dataset')
   loaded = tasks.load_run(_WORKDIR.value, **given)
   _cli.keep_compiled(loaded.workdir.path)
   found = extraction.extract(

@@ -45,6 +45,7 @@ _LAYER = flags.DEFINE_string(
   'block of a ViT.',
 )
 _cli.define_run_flags()
+_cli.define_dataset()
 
 
 def main():
@@ -64,7 +65,7 @@ def main():
   from maxsup_jax.reports import gradcam as report
   from maxsup_jax.studies import gradcam
 
-  given = _cli.values('step', 'weights', 'data_dir', 'split')
+  given = _cli.values('step', 'weights', 'data_dir', 'split', 'dataset')
   networks = [
     gradcam.network(tasks.load_run(workdir, **given), name, _LAYER.value)
     for workdir, name in zip(workdirs, names)

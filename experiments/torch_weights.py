@@ -32,7 +32,7 @@ _WORKDIR = flags.DEFINE_string(
 _FILE = flags.DEFINE_string(
   'file',
   None,
-  'Read these weights: .pth, .pt, .ckpt, .tar, .bin or .safetensors.',
+  'Read these weights: .pth, .pt, .th, .ckpt, .tar, .bin or .safetensors.',
 )
 flags.DEFINE_string(
   'key',

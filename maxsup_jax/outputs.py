@@ -9,6 +9,7 @@
 | `bias` | `[K]` float | of the last layer |
 | `augmented_logits` | `[M, L, K]` float | of L augmentations of M examples |
 | `augmented_labels` | `[M]` integer | of two classes |
+| `groups` | `[N]` integer | examples of one, as pixels of an image, depend |
 | `class_names` | `[K]` str | |
 | `metadata` | str | a JSON object: `name`, `dataset`, `split`, `objective` … |
 | `history` | str | a JSON list: the lines of a run's `metrics.jsonl` |
@@ -45,6 +46,7 @@ _KNOWN = (
   'bias',
   'augmented_logits',
   'augmented_labels',
+  'groups',
   'class_names',
   'metadata',
   'history',
@@ -73,6 +75,8 @@ class Outputs:
     bias: `[K]`, or None.
     augmented_logits: `[M, L, K]`, or None.
     augmented_labels: int64 `[M]`, of two classes, or None.
+    groups: int64 `[N]`, the group that each example belongs to, as a pixel does
+      to its image; or None, where all are independent.
     class_names: K names, or None.
     metadata: what is known about the run.
     history: the lines of its `metrics.jsonl`.
@@ -91,6 +95,7 @@ class Outputs:
   bias: np.ndarray | None = None
   augmented_logits: np.ndarray | None = None
   augmented_labels: np.ndarray | None = None
+  groups: np.ndarray | None = None
   class_names: tuple[str, ...] | None = None
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   history: Sequence[Mapping[str, Any]] = ()
@@ -311,6 +316,17 @@ def _checked(
     if bias.shape != (K,):
       raise UsageError(f'bias has the shape {bias.shape}; expected ({K},)')
   augmented_logits, augmented_labels = _augmented(arrays, K)
+  groups = None
+  if 'groups' in arrays:
+    groups = arrays['groups']
+    if groups.shape != labels.shape or groups.dtype.kind not in 'iu':
+      raise UsageError(
+        f'groups is {groups.dtype} {list(groups.shape)}; expected integers '
+        f'{list(labels.shape)}'
+      )
+    if len(np.unique(groups)) < 2:
+      raise UsageError('groups has one group; expected at least 2')
+    groups = groups.astype(np.int64)
   class_names = None
   if 'class_names' in arrays:
     names = arrays['class_names']
@@ -337,6 +353,7 @@ def _checked(
     bias=bias,
     augmented_logits=augmented_logits,
     augmented_labels=augmented_labels,
+    groups=groups,
     class_names=class_names,
     metadata=metadata,
     history=history,

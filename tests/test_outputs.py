@@ -17,6 +17,7 @@ def test_everything_is_read(write_npz):
   path = write_npz(
     'a',
     class_names=np.array(list('abcde')),
+    groups=np.arange(400, dtype=np.int32) // 8,
     metadata=np.array(json.dumps({'name': 'CE', 'split': 'test'})),
     history=np.array(json.dumps([{'step': 1}])),
     something_else=np.zeros(3),
@@ -27,6 +28,7 @@ def test_everything_is_read(write_npz):
   assert outputs.history == [{'step': 1}]
   assert (outputs.num_examples, outputs.num_classes) == (400, 5)
   assert outputs.linear
+  assert outputs.groups[[7, 8, 399]].tolist() == [0, 1, 49]
   assert archive.read(path, 'mine').name == 'mine'
 
 
@@ -123,6 +125,11 @@ def test_a_single_logit_is_binary(write_npz):
         'augmented_labels': np.array([1, 1]),
       },
       r'augmented_labels has 1 classes; expected 2',
+    ),
+    ({'groups': np.zeros(3, int)}, r'groups is int64 \[3\]; expected integers'),
+    (
+      {'groups': np.zeros(400, int)},
+      r'groups has one group; expected',
     ),
     ({'class_names': np.array(['a'])}, r'class_names has 1 names; expected 5'),
     ({'metadata': np.array('{')}, r'metadata is not JSON'),

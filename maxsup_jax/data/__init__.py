@@ -7,6 +7,7 @@ from maxsup_jax.data.long_tail import LongTailedSource as LongTailedSource
 from maxsup_jax.data.long_tail import (
   long_tailed_counts as long_tailed_counts,
 )
+from maxsup_jax.data.matching import MatchedLabels as MatchedLabels
 from maxsup_jax.data.opening import open_source as open_source
 from maxsup_jax.data.pipeline import ImageTransform as ImageTransform
 from maxsup_jax.data.pipeline import batch_indices as batch_indices
@@ -17,6 +18,10 @@ from maxsup_jax.data.preprocessing import Transform as Transform
 from maxsup_jax.data.preprocessing import parse_transform as parse_transform
 from maxsup_jax.data.reading import Batch as Batch
 from maxsup_jax.data.reading import BatchIterator as BatchIterator
+from maxsup_jax.data.segmentation import LabelMap as LabelMap
+from maxsup_jax.data.segmentation import (
+  open_segmentation as open_segmentation,
+)
 from maxsup_jax.data.sources import ArraySource as ArraySource
 from maxsup_jax.data.sources import AugmentedSource as AugmentedSource
 from maxsup_jax.data.sources import Example as Example

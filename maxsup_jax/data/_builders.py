@@ -16,9 +16,13 @@ from maxsup_jax.errors import UsageError, one_line
 EMBEDDED = {
   'digits': 'maxsup_jax.data.digits',
   'glyphs': 'maxsup_jax.data.glyphs',
+  'glyph_scenes': 'maxsup_jax.data.glyph_scenes',
 }
 # Those with configs, and what the name of one looks like.
-_CONFIGURED = {'glyphs': 'glyphs/26x10000_32_medium'}
+_CONFIGURED = {
+  'glyphs': 'glyphs/26x10000_32_medium',
+  'glyph_scenes': 'glyph_scenes/5x1000_64_easy',
+}
 
 
 def find_builder(

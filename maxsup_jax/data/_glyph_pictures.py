@@ -3,6 +3,7 @@
 import dataclasses
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,6 +20,8 @@ _SAMPLES = 4
 _GRID = 256
 
 FULL = _SAMPLES**2
+# The label of pixels that are neither this nor that.
+IGNORED = 255
 
 _LARGEST_BLOCK = 65535
 
@@ -190,10 +193,62 @@ def draw(
   for _ in range(draws.below(difficulty.occluders + 1)):
     bar = _bar(draws)
     _paint(image, bar, draws.uniform(background, letter))
-  noise = Draws(seed, split, NOISE, index).noise(size * size)
-  factor = round(difficulty.noise * 65536.0 / NOISE_SD)
-  image += (noise.reshape(size, size) * factor) >> 8
-  return np.clip((image + 128) >> 8, 0, 255).astype(np.uint8)[..., None]
+  return _noisy(image, difficulty, seed, split, index)
+
+
+def draw_scene(
+  characters: Sequence[int],
+  size: int,
+  difficulty: Difficulty,
+  *,
+  seed: int,
+  split: int,
+  index: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Two to five letters on a textured background, and which is where.
+
+  Letters are half as high as in a picture of one, and cover each other in the
+  order in which they are drawn; bars of the difficulty lie over them.
+
+  Args:
+    characters: those that letters are drawn from, all equally likely.
+    size: the side of the picture.
+    difficulty: how scenes vary.
+    seed: with the split and the index, the key of all random numbers.
+    split: the number of the split.
+    index: the number of the scene.
+
+  Returns:
+    The picture, uint8 `[size, size, 1]`, and labels, uint8 `[size, size]`: 0
+    where the background or a bar covers at least 3/4 of a pixel, k + 1 where
+    the letter `characters[k]` does, and 255 at the edges between them.
+  """
+  draws = Draws(seed, split, SCENE, index)
+  low, high = difficulty.contrast
+  background = draws.uniform(0.0, 255.0 - high)
+  mirrored = draws.below(2)  # Dark letters on a light background.
+
+  def level(contrast: float) -> float:
+    return 255.0 - background - contrast if mirrored else background + contrast
+
+  image = _gradient(draws, size, level(0.0), low * difficulty.gradient)
+  for _ in range(3 + difficulty.clutter):
+    _paint(image, _bar(draws), level(draws.uniform(-0.3, 0.3) * low))
+  labels = np.zeros((size, size), np.uint8)
+  parts = [1 + draws.below(len(characters)) for _ in range(2 + draws.below(4))]
+  parts += [0] * draws.below(difficulty.occluders + 1)
+  for label in parts:
+    if label:
+      shape = _random_shape(draws, characters[label - 1])
+      edges = 0.5 * _place(shape, draws, difficulty)
+      edges += draws.uniform(-0.38, 0.38), draws.uniform(-0.38, 0.38)
+    else:
+      edges = _bar(draws)
+    contrast = draws.uniform(low if label else 0.0, high)
+    covered = _paint(image, edges, level(contrast))
+    labels[(covered > FULL // 4) & (labels != label)] = IGNORED
+    labels[covered >= FULL * 3 // 4] = label
+  return _noisy(image, difficulty, seed, split, index), labels
 
 
 def _random_shape(draws: Draws, character: int) -> np.ndarray:
@@ -257,11 +312,26 @@ def _gradient(
   return np.rint(image * 256.0).astype(np.int64)
 
 
-def _paint(image: np.ndarray, edges: np.ndarray, level: float) -> None:
-  """Paints polygons, in a picture of side 1 around (0, 0), into an image."""
+def _noisy(
+  image: np.ndarray, difficulty: Difficulty, seed: int, split: int, index: int
+) -> np.ndarray:
+  """Levels in 1/256, int64 `[S, S]`, with noise and as bytes, `[S, S, 1]`."""
+  noise = Draws(seed, split, NOISE, index).noise(image.size)
+  factor = round(difficulty.noise * 65536.0 / NOISE_SD)
+  image = image + ((noise.reshape(image.shape) * factor) >> 8)
+  return np.clip((image + 128) >> 8, 0, 255).astype(np.uint8)[..., None]
+
+
+def _paint(image: np.ndarray, edges: np.ndarray, level: float) -> np.ndarray:
+  """Paints polygons, in a picture of side 1 around (0, 0), into an image.
+
+  Returns:
+    Their coverage.
+  """
   size = len(image)
   covered = coverage((edges + 0.5) * size, size)
   image += (round(level * 256.0) - image) * covered // FULL
+  return covered
 
 
 def encode_png(image: np.ndarray) -> bytes:

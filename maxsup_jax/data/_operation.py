@@ -5,6 +5,10 @@ NumPy generator and returns an image. Images are `[H, W, C]`, uint8 but where an
 operation says otherwise. All randomness comes from the generator. No operation
 changes its argument, but some return it, or a view of it. Scaling to floats
 with a mean and a standard deviation happens on the device, where it is free.
+
+Some also take an image with a label map, uint8 `[H, W]`, and do the same to
+both: labels are moved and left out, never interpolated, and where there is no
+image they are 255.
 """
 
 from typing import Any, ClassVar
@@ -26,6 +30,8 @@ class Operation:
     takes_floats: whether images may be float32.
     gives_floats: whether it returns float32 whatever it gets.
     takes_encoded: whether it decodes an `EncodedImage`, no more than it needs.
+    takes_labels: whether it has `with_labels`.
+    moves_pixels: False if only their colours change.
   """
 
   name: ClassVar[str]
@@ -33,6 +39,8 @@ class Operation:
   takes_floats: ClassVar[bool]
   gives_floats: ClassVar[bool]
   takes_encoded: ClassVar[bool]
+  takes_labels: ClassVar[bool]
+  moves_pixels: ClassVar[bool]
 
   def __init_subclass__(
     cls,
@@ -41,10 +49,13 @@ class Operation:
     takes_floats: bool = False,
     gives_floats: bool = False,
     takes_encoded: bool = False,
+    takes_labels: bool = False,
+    moves_pixels: bool = True,
   ):
     cls.name, cls.random = name, random
     cls.takes_floats, cls.gives_floats = takes_floats, gives_floats
-    cls.takes_encoded = takes_encoded
+    cls.takes_encoded, cls.moves_pixels = takes_encoded, moves_pixels
+    cls.takes_labels = takes_labels or not moves_pixels
 
   def __post_init__(self) -> None:
     with within(f'{self.name}: '):
@@ -56,11 +67,28 @@ class Operation:
     """Returns what the operation makes of an image."""
     return self._apply(image, rng)
 
+  def with_labels(
+    self,
+    image: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None = None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what it makes of an image and of its label map."""
+    if self.moves_pixels:
+      raise UsageError(f'{self.name} cannot be applied to label maps')
+    return self._apply(image, rng), labels
+
   def _check(self) -> None:
     pass
 
   def _apply(self, image: Any, rng: Any) -> np.ndarray:
     raise NotImplementedError
+
+
+def check_bytes(name: str, image: np.ndarray) -> None:
+  """Refuses images that are not bytes."""
+  if image.dtype != np.uint8:
+    raise UsageError(f'{name} got a {image.dtype} image; expected uint8')
 
 
 def check_pixels(name: str, value: Any, low: int = 1) -> None:

@@ -1,16 +1,17 @@
-"""Random colours: torchvision's jitter, TensorFlow's distortions."""
+"""Random colours: torchvision's jitter, TensorFlow's and SSD's distortions."""
 
 import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from maxsup_jax.data import _pillow
 from maxsup_jax.data._operation import Operation, check_pair
-from maxsup_jax.errors import number
+from maxsup_jax.errors import integer, number
 
 _Factor = float | tuple[float, float]
 
@@ -34,7 +35,7 @@ def shift_hue(image: Image.Image, hue: float) -> Image.Image:
 
 
 @dataclasses.dataclass(frozen=True)
-class ColorJitter(Operation, name='color_jitter'):
+class ColorJitter(Operation, name='color_jitter', moves_pixels=False):
   """The operation `color_jitter`: brightness, contrast, saturation and hue.
 
   All four in a random order, each with a random factor f. A pixel x becomes
@@ -90,8 +91,91 @@ class ColorJitter(Operation, name='color_jitter'):
 
 
 @dataclasses.dataclass(frozen=True)
+class PhotometricDistortion(
+  Operation, name='photometric_distortion', moves_pixels=False
+):
+  """The operation `photometric_distortion`: that of mmsegmentation.
+
+  Brightness, contrast, saturation and hue, each with probability 1/2 and in
+  this order, but for the contrast, which comes last as often as not. Pixels are
+  clipped and truncated to bytes after each. The saturation and the hue are
+  those of OpenCV's HSV, the hue being in degrees / 2.
+
+  Attributes:
+    brightness: what is added is uniform in `[-brightness, brightness]`, on the
+      scale 0..255; at most 255.
+    contrast: the range of what pixels are multiplied by; at most 1000.
+    saturation: the range of what the saturation is multiplied by.
+    hue: what is added is an integer in `[-hue, hue)`, at most 90.
+
+  Examples:
+    >>> image = np.full((2, 2, 3), 100, np.uint8)
+    >>> distort = PhotometricDistortion(brightness=0, contrast=(0.5, 0.5))
+    >>> rng = np.random.default_rng(0)
+    >>> sorted({int(distort(image, rng)[0, 0, 0]) for _ in range(20)})
+    [50, 100]
+
+  References:
+    Liu et al., SSD, ECCV 2016; mmsegmentation's PhotoMetricDistortion.
+  """
+
+  brightness: float = 32.0
+  contrast: tuple[float, float] = (0.5, 1.5)
+  saturation: tuple[float, float] = (0.5, 1.5)
+  hue: int = 18
+
+  def _check(self) -> None:
+    number('brightness', self.brightness, 0, 255)
+    check_pair('contrast', self.contrast, 0, _MOST)
+    check_pair('saturation', self.saturation, 0, _MOST)
+    integer('hue', self.hue, 0, 90)
+
+  def _apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    _pillow.to_pillow(image, 'photometric_distortion')  # It checks the pixels.
+    if rng.random() < 0.5:
+      shift = rng.uniform(-self.brightness, self.brightness)
+      image = _through(image, _LEVELS + np.float32(shift))
+    contrast = rng.uniform(*self.contrast) if rng.random() < 0.5 else None
+    last = rng.random() < 0.5
+    if contrast is not None and not last:
+      image = _through(image, _LEVELS * np.float32(contrast))
+    saturated = rng.random() < 0.5
+    saturation = rng.uniform(*self.saturation)
+    turned = self.hue and rng.random() < 0.5
+    turn = rng.integers(-self.hue, max(self.hue, 1))
+    if image.shape[-1] == 3:
+      if saturated:
+        image = _in_hsv(image, 1, _LEVELS * np.float32(saturation))
+      if turned:
+        image = _in_hsv(image, 0, (_LEVELS + turn) % 180)
+    if contrast is not None and last:
+      image = _through(image, _LEVELS * np.float32(contrast))
+    return image
+
+
+_LEVELS = np.arange(256, dtype=np.float32)
+
+
+def _in_hsv(image: np.ndarray, channel: int, levels: np.ndarray) -> np.ndarray:
+  hsv_HW3 = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+  hsv_HW3[..., channel] = _through(hsv_HW3[..., channel], levels)
+  return cv2.cvtColor(hsv_HW3, cv2.COLOR_HSV2RGB)
+
+
+def _through(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
+  """Each byte becomes its level, clipped and truncated."""
+  table = np.clip(levels, 0, 255).astype(np.uint8)
+  # OpenCV drops a single channel.
+  return cv2.LUT(image, table).reshape(image.shape)
+
+
+@dataclasses.dataclass(frozen=True)
 class TfDistort(
-  Operation, name='tf_distort', takes_floats=True, gives_floats=True
+  Operation,
+  name='tf_distort',
+  takes_floats=True,
+  gives_floats=True,
+  moves_pixels=False,
 ):
   """The operation `tf_distort`: TensorFlow's brightness, then contrast.
 
@@ -133,6 +217,7 @@ class Standardize(
   random=False,
   takes_floats=True,
   gives_floats=True,
+  moves_pixels=False,
 ):
   """The operation `standardize`: TensorFlow's per-image standardisation.
 

@@ -5,11 +5,12 @@ package simplejpeg is installed, and everything else by Pillow; the pixels are
 the same.
 """
 
+import contextlib
 import functools
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import (
@@ -66,6 +67,47 @@ def decode(encoded: bytes, channels: int | None) -> np.ndarray:
   if channels not in (None, 1, 3):
     raise UsageError(f'channels is {shown(channels)}; expected 1, 3 or None')
   return EncodedImage(encoded, channels).decode()
+
+
+# Of the header of a PNG file: what its pixels are, but for 0 (grey) and 3.
+_PNG_COLORS = {2: 'RGB pixels', 4: 'grey and alpha', 6: 'RGB and alpha'}
+
+
+def decode_ids(encoded: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+  """Decodes a PNG file whose pixels are class ids.
+
+  The ids are the grey levels of 8 bits, or the indices of a palette.
+
+  Returns:
+    uint8 `[H, W]`, not writeable, and the palette, uint8 `[n, 3]`, or None.
+
+  Raises:
+    UsageError: if the file holds colours or grey levels of another depth, is no
+      PNG, is damaged or too large.
+
+  Examples:
+    >>> file = io.BytesIO()
+    >>> Image.new('L', (4, 3), color=7).save(file, 'PNG')
+    >>> decode_ids(file.getvalue())[0].max()
+    np.uint8(7)
+  """
+  name, _ = _find_format(encoded)
+  # Of a file that ends before its header says so, Pillow will tell.
+  depth, color = encoded[24:26] if len(encoded) > 25 else (8, 0)
+  what = _PNG_COLORS.get(color, f'grey levels of {depth} bits')
+  if name != 'PNG':
+    what = f'a {name} file'
+  if name != 'PNG' or (color != 3 and (color, depth) != (0, 8)):
+    raise UsageError(
+      f'it has {what}; expected class ids: a PNG of 8-bit grey levels or of a '
+      'palette'
+    )
+  with _opened(encoded) as image:
+    palette = image.getpalette('RGB') if color == 3 else None
+    ids_HW = np.asarray(image)
+  if palette is None:
+    return ids_HW, None
+  return ids_HW, np.array(palette, np.uint8).reshape(-1, 3)
 
 
 class DecodingError(UsageError):
@@ -160,6 +202,15 @@ class EncodedImage:
 
 
 def _decode_with_pillow(encoded: bytes, channels: int | None) -> np.ndarray:
+  with _opened(encoded) as image:
+    if channels is None and image.format == 'PNG' and encoded[25] == 4:
+      channels = 1  # Grey with alpha; Pillow makes RGBA of it at 16 bits.
+    return _pillow.to_array(_convert(image, channels))
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+  """An image with all its pixels, as Pillow reads them."""
   name, open_file = _find_format(encoded)
   # Each of Pillow's readers fails in its own ways on damaged files (OSError,
   # SyntaxError, struct.error, IndexError, ...), and all mean the same.
@@ -174,9 +225,7 @@ def _decode_with_pillow(encoded: bytes, channels: int | None) -> np.ndarray:
         f'{_pillow.MAX_PIXELS} pixels'
       )
     image.load()
-    if channels is None and name == 'PNG' and encoded[25] == 4:
-      channels = 1  # Grey with alpha; Pillow makes RGBA of it at 16 bits.
-    return _pillow.to_array(_convert(image, channels))
+    yield image
   except UsageError:
     raise
   except Exception as error:

@@ -100,7 +100,7 @@ def open_folder(
       )
     files += [(f, classes.index(directory)) for f in found]
   files.sort(key=lambda f: (zlib.crc32(f[0].encode()), f))
-  files = files[_slice(split, len(files))]
+  files = files[slice_of(split, len(files))]
   channels = channels or 3
   size = image_size
   return FolderSource(
@@ -116,7 +116,7 @@ def open_folder(
   )
 
 
-def _slice(split: str, count: int) -> slice:
+def slice_of(split: str, count: int) -> slice:
   """The part of a split that a text such as 'train[:80%]' names."""
   match = re.fullmatch(r'[^\[]+(?:\[(\d+%?)?:(\d+%?)?\])?', split)
   if not match:

@@ -16,7 +16,7 @@ that `tfds.builder('glyphs/62x50000_64_hard')` works too.
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -91,6 +91,9 @@ class GlyphsConfig(tfds.core.BuilderConfig):
     '36x10000x500_32_medium'
   """
 
+  # What messages and names call it, and an example of a name.
+  dataset: ClassVar[str] = 'glyphs'
+  example: ClassVar[str] = '26x10000_32_medium'
   name: str = ''
   num_classes: int = 26
   num_train: int = 10_000
@@ -104,18 +107,20 @@ class GlyphsConfig(tfds.core.BuilderConfig):
       kind = 'an integer' if step == 1 else f'a multiple of {step}'
       expected = f'{kind} from {low} to {high}'
       value = getattr(self, field)
-      integer(f'{field} of glyphs', value, low, high, expected=expected)
+      name = f'{field} of {self.dataset}'
+      integer(name, value, low, high, expected=expected)
       if value % step:
-        raise UsageError(f'{field} of glyphs is {value}; expected {expected}')
-    one_of('difficulty of glyphs', self.difficulty, DIFFICULTIES)
-    test = '' if self.num_test == 10_000 else f'x{self.num_test}'
+        raise UsageError(f'{name} is {value}; expected {expected}')
+    one_of(f'difficulty of {self.dataset}', self.difficulty, DIFFICULTIES)
+    usual = self.num_test == type(self).num_test
+    test = '' if usual else f'x{self.num_test}'
     seed = '' if self.seed == 0 else f'_seed{self.seed}'
     name = (
       f'{self.num_classes}x{self.num_train}{test}_{self.image_size}_'
       f'{self.difficulty}{seed}'
     )
     if self.name:
-      one_of('name of this config of glyphs', self.name, [name])
+      one_of(f'name of this config of {self.dataset}', self.name, [name])
     self.name = name
     self.description = (
       f'{self.num_classes} classes, {self.num_train} training and '
@@ -124,13 +129,16 @@ class GlyphsConfig(tfds.core.BuilderConfig):
     )
 
 
-def parse_name(text: str) -> GlyphsConfig:
+Config = TypeVar('Config', bound=GlyphsConfig)
+
+
+def parse_name(text: str, kind: type[Config] = GlyphsConfig) -> Config:
   """The configuration that a name stands for.
 
   Every part may be left out: `52x50000` is `52x50000_32_medium`, `64_hard` is
   `26x10000_64_hard`, and an empty name is `26x10000_32_medium`.
 
-  It is what follows `glyphs/`.
+  It is what follows `glyphs/`, or the name of another `kind` of pictures.
 
   Raises:
     UsageError: if the name cannot be read.
@@ -152,11 +160,11 @@ def parse_name(text: str) -> GlyphsConfig:
           fields[name] = value if name == 'difficulty' else int(value)
   if parts:
     raise UsageError(
-      f"{parts[0]!r} in 'glyphs/{text}' cannot be read: expected "
-      'glyphs/CLASSESxTRAIN[xTEST]_SIZE_DIFFICULTY[_seedN], such as '
-      "'glyphs/26x10000_32_medium'"
+      f"{parts[0]!r} in '{kind.dataset}/{text}' cannot be read: expected "
+      f'{kind.dataset}/CLASSESxTRAIN[xTEST]_SIZE_DIFFICULTY[_seedN], such as '
+      f"'{kind.dataset}/{kind.example}'"
     )
-  return GlyphsConfig(**fields)
+  return kind(**fields)
 
 
 class Glyphs(tfds.core.GeneratorBasedBuilder):

@@ -24,7 +24,7 @@ import numpy as np
 
 from maxsup_jax.data.decoding import DecodingError
 from maxsup_jax.data.reading import Batch, BatchIterator, read_ahead
-from maxsup_jax.data.sources import Source
+from maxsup_jax.data.sources import IGNORED, Source
 from maxsup_jax.errors import UsageError, integer
 
 # Takes an image `[H, W, C]` and a generator, or None where nothing is random.
@@ -70,7 +70,8 @@ def train_batches(
     transform: a function of an image uint8 `[H, W, C]` and a NumPy generator
       that returns an image, uint8 or float32, such as `parse_transform` gives.
       It must not change its argument, and must take all its randomness from
-      the generator.
+      the generator. Where each pixel has a label, its method `with_labels` is
+      used, which takes and returns both.
     repeats: how often an example comes in an epoch that it is in.
     process_index: the index p of this process.
     process_count: the number P of processes.
@@ -249,13 +250,22 @@ class _BatchRows:
   transform: ImageTransform | None
 
   def transformed(
-    self, index: int, image: Any, rng: np.random.Generator | None
-  ) -> np.ndarray:
-    """The image of an example, transformed."""
+    self, index: int, example: Any, rng: np.random.Generator | None
+  ) -> tuple[np.ndarray, Any]:
+    """The image and the label of an example, transformed."""
+    image, label = example['image'], example['label']
     if self.transform is None:
-      return image
+      return image, label
     try:
-      return self.transform(image, rng)
+      if np.ndim(label):
+        both = getattr(self.transform, 'with_labels', None)
+        if both is None:
+          raise UsageError(
+            'transform is a function of images; expected one with a method '
+            'with_labels, as each pixel has a label'
+          )
+        return both(image, label, rng)
+      return self.transform(image, rng), label
     except DecodingError:  # It names the example already.
       raise
     except ValueError as error:
@@ -264,13 +274,15 @@ class _BatchRows:
         f'{list(image.shape)}, cannot be transformed: {error}'
       ) from error
 
-  def stacked(self, images: list[np.ndarray], labels: list[int]) -> Batch:
-    """A batch of `num_rows` rows: those after the last image are zeros."""
+  def stacked(self, examples: list[tuple[np.ndarray, Any]]) -> Batch:
+    """A batch of `num_rows` rows: those after the last image are zeros.
+
+    The labels of their pixels, where pixels have labels, do not count.
+    """
     name = self.source.name
-    if images:
-      first = images[0]
-    else:
-      first = self.transformed(0, self.source[0]['image'], None)
+    first, label = (
+      examples[0] if examples else self.transformed(0, self.source[0], None)
+    )
     if first.dtype not in (np.uint8, np.float32):
       raise UsageError(
         f'{name}: images are {first.dtype}; expected uint8, or float32 after '
@@ -278,18 +290,22 @@ class _BatchRows:
       )
     batch = {
       'image': np.zeros((self.num_rows, *first.shape), first.dtype),
-      'label': np.zeros(self.num_rows, np.int32),
-      'mask': np.arange(self.num_rows) < len(images),
+      'label': (
+        np.full((self.num_rows, *first.shape[:2]), IGNORED, np.uint8)
+        if np.ndim(label)
+        else np.zeros(self.num_rows, np.int32)
+      ),
+      'mask': np.arange(self.num_rows) < len(examples),
     }
-    for row, image in enumerate(images):
+    for row, (image, label) in enumerate(examples):
       if image.shape != first.shape or image.dtype != first.dtype:
         raise UsageError(
           f'{name}: the images of a batch are {first.dtype} '
           f'{list(first.shape)} and {image.dtype} {list(image.shape)}; '
-          'expected one shape: set image_size, or crop them'
+          'expected one shape: set image_size, or crop and pad them'
         )
       batch['image'][row] = image
-    batch['label'][: len(labels)] = labels
+      batch['label'][row] = label
     return batch
 
 
@@ -309,17 +325,16 @@ class _TrainBatch(_BatchRows):
     read: Callable[[int], Any] = self.source.__getitem__
     if getattr(self.transform, 'takes_encoded', False):
       read = getattr(self.source, 'undecoded', read)
-    images, labels, taught = [], [], []
+    examples, taught = [], []
     for index, copy in zip(indices[mine].tolist(), copies[mine].tolist()):
       example = read(index)
       # Setting the counter is 8 times faster than making a new generator.
       state['state']['counter'][1:] = copy, index, epoch
       bits.state = state
-      images.append(self.transformed(index, example['image'], rng))
-      labels.append(example['label'])
+      examples.append(self.transformed(index, example, rng))
       if 'teacher_logits' in example:
         taught.append(example['teacher_logits'])
-    batch = self.stacked(images, labels)
+    batch = self.stacked(examples)
     return {**batch, 'teacher_logits': np.stack(taught)} if taught else batch
 
 
@@ -327,12 +342,12 @@ class _TrainBatch(_BatchRows):
 class _EvalBatch(_BatchRows):
   def __call__(self, step: int) -> Batch:
     start = step * self.batch_size + self.first_row
-    images, labels = [], []
-    for index in range(start, min(start + self.num_rows, len(self.source))):
-      example = self.source[index]
-      images.append(self.transformed(index, example['image'], None))
-      labels.append(example['label'])
-    return self.stacked(images, labels)
+    return self.stacked(
+      [
+        self.transformed(index, self.source[index], None)
+        for index in range(start, min(start + self.num_rows, len(self.source)))
+      ]
+    )
 
 
 def _local_size(batch_size: int, process_index: int, process_count: int) -> int:

@@ -11,14 +11,26 @@ from typing import Any
 import numpy as np
 
 from maxsup_jax.data._operation import Operation
-from maxsup_jax.data.color import ColorJitter, Standardize, TfDistort
+from maxsup_jax.data.color import (
+  ColorJitter,
+  PhotometricDistortion,
+  Standardize,
+  TfDistort,
+)
 from maxsup_jax.data.decoding import EncodedImage
 from maxsup_jax.data.erasing import RandomErasing
 from maxsup_jax.data.rand_augment import RandAugment
-from maxsup_jax.data.resizing import RandomResizedCrop, Resize, ResizeExact
+from maxsup_jax.data.resizing import (
+  RandomResize,
+  RandomResizedCrop,
+  Resize,
+  ResizeExact,
+  ResizeWithin,
+)
 from maxsup_jax.data.transforms import (
   CenterCrop,
   Flip,
+  Pad,
   PadAndCrop,
   RandomCrop,
   Rotate,
@@ -29,8 +41,9 @@ OPERATIONS: Mapping[str, type[Operation]] = MappingProxyType(
   {
     operation.name: operation
     for operation in (
-      *(CenterCrop, ColorJitter, Flip, PadAndCrop, RandAugment, RandomCrop),
-      *(RandomErasing, RandomResizedCrop, Resize, ResizeExact, Rotate),
+      *(CenterCrop, ColorJitter, Flip, Pad, PadAndCrop, PhotometricDistortion),
+      *(RandAugment, RandomCrop, RandomErasing, RandomResize),
+      *(RandomResizedCrop, Resize, ResizeExact, ResizeWithin, Rotate),
       *(Standardize, TfDistort),
     )
   }
@@ -104,9 +117,38 @@ class Transform:
       out = operation(out, rng)
     return out
 
+  def with_labels(
+    self,
+    image: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator | None = None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Applies the operations to an image and its label map.
+
+    Args:
+      image: uint8 `[H, W, C]`.
+      labels: uint8 `[H, W]`, 255 for what does not count.
+      rng: what the operations draw from; not needed if none is random.
+
+    Returns:
+      The image `[H', W', C]`, as `__call__` does, and labels uint8 `[H', W']`.
+      No label is interpolated.
+
+    Raises:
+      UsageError: for operations that cannot do so: `parse_transform` with
+        `labels=True` refuses them at once.
+    """
+    for operation in self.operations:
+      image, labels = operation.with_labels(image, labels, rng)
+    return image, labels
+
 
 def parse_transform(
-  text: str, *, mean: Sequence[float] = (0,), std: Sequence[float] = (1,)
+  text: str,
+  *,
+  mean: Sequence[float] = (0,),
+  std: Sequence[float] = (1,),
+  labels: bool = False,
 ) -> Transform:
   """Reads a chain of image operations from text.
 
@@ -118,8 +160,10 @@ def parse_transform(
   Args:
     text: e.g. "random_resized_crop(224, interpolation='bicubic') | flip".
     mean: of the data set, per channel or one for all, pixels being in [0, 1];
-      for the operations that need a colour (`rand_augment`, `random_erasing`).
+      for the operations that need a colour (`pad`, `rand_augment`,
+      `random_erasing`).
     std: its standard deviation.
+    labels: refuses operations that cannot be applied to label maps.
 
   Returns:
     The transform.
@@ -147,6 +191,13 @@ def parse_transform(
       raise _no_chain(text) from error
     operations = [_operation(n, text, statistics) for n in _links(expression)]
   _check_floats(operations)
+  for operation in operations if labels else ():
+    if not operation.takes_labels:
+      able = sorted(n for n, o in OPERATIONS.items() if o.takes_labels)
+      raise UsageError(
+        f'{operation.name} cannot be applied to label maps; expected '
+        f'operations among {", ".join(able)}'
+      )
   return Transform(tuple(operations), text)
 
 

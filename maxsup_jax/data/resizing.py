@@ -14,9 +14,14 @@ import cv2
 import numpy as np
 
 from maxsup_jax.data import _pillow, _resampling
-from maxsup_jax.data._operation import Operation, check_pair, check_pixels
+from maxsup_jax.data._operation import (
+  Operation,
+  check_bytes,
+  check_pair,
+  check_pixels,
+)
 from maxsup_jax.data.decoding import EncodedImage
-from maxsup_jax.errors import UsageError, one_of
+from maxsup_jax.errors import UsageError, boolean, one_of
 
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area')
 
@@ -68,13 +73,7 @@ def resize_exact(
   width = height if width is None else width
   if image.shape[:2] == (height, width):
     return image
-  # An image of one pixel by thousands would fill the memory.
-  if height * width > _pillow.MAX_PIXELS:
-    raise UsageError(
-      f'resize would make {height}x{width} pixels of an image of '
-      f'{image.shape[0]}x{image.shape[1]}; expected at most '
-      f'{_pillow.MAX_PIXELS} pixels'
-    )
+  _check_size(image, height, width)
   if interpolation == 'area':
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     scaled = cv2.resize(
@@ -98,6 +97,62 @@ def resize_exact(
   return _pillow.to_array(
     pillow.resize((width, height), _pillow.RESAMPLING[interpolation])
   )
+
+
+def _check_size(image: np.ndarray, height: int, width: int) -> None:
+  # An image of one pixel by thousands would fill the memory.
+  if height * width > _pillow.MAX_PIXELS:
+    raise UsageError(
+      f'resize would make {height}x{width} pixels of an image of '
+      f'{image.shape[0]}x{image.shape[1]}; expected at most '
+      f'{_pillow.MAX_PIXELS} pixels'
+    )
+
+
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Scales a label map, uint8 `[H, W]`: each new pixel is one of the old ones.
+
+  Row i is row `floor(i * H / height)`, as OpenCV rounds it and mmsegmentation
+  has it; Pillow and PyTorch's 'nearest-exact' look half a pixel further.
+
+  Examples:
+    >>> resize_labels(np.arange(5, dtype=np.uint8)[None], 1, 3)
+    array([[0, 1, 3]], dtype=uint8)
+  """
+  return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def resize_within(
+  image: np.ndarray, long: float, short: float, *, antialias: bool = False
+) -> np.ndarray:
+  """Scales an image, keeping its aspect, into a rectangle of either direction.
+
+  The factor is f = min(long / longer side, short / shorter side), and each side
+  x becomes `int(x * f + 0.5)`, as in mmcv. Larger images shrink, smaller ones
+  grow.
+
+  Args:
+    image: uint8 `[H, W, C]`.
+    long: of the longer side.
+    short: of the shorter side.
+    antialias: whether the filter widens where the image shrinks, as Pillow's
+      does and OpenCV's does not.
+
+  Examples:
+    >>> resize_within(np.zeros((30, 61, 3), np.uint8), 100, 40).shape
+    (40, 81, 3)
+  """
+  check_bytes('resize_within', image)
+  sides = image.shape[:2]
+  factor = min(long / max(sides), short / min(sides))
+  height, width = (max(1, int(x * factor + 0.5)) for x in sides)
+  if antialias:
+    return resize_exact(image, height, width, 'bilinear')
+  _check_size(image, height, width)
+  if image.shape[:2] == (height, width):
+    return image
+  scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+  return scaled.reshape(height, width, -1)  # OpenCV drops a single channel.
 
 
 def draw_crop(
@@ -156,8 +211,21 @@ def draw_crop(
   )
 
 
+class _Resizing(Operation, name='', random=False):
+  """An operation that gives the labels the size that the image gets."""
+
+  def with_labels(
+    self, image: np.ndarray, labels: np.ndarray, rng: Any = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Both, resized."""
+    image = self._apply(image, rng)
+    if image.shape[:2] == labels.shape:
+      return image, labels
+    return image, resize_labels(labels, *image.shape[:2])
+
+
 @dataclasses.dataclass(frozen=True)
-class Resize(Operation, name='resize', random=False):
+class Resize(_Resizing, name='resize', random=False, takes_labels=True):
   """The operation `resize`: see the function of that name.
 
   Attributes:
@@ -177,7 +245,9 @@ class Resize(Operation, name='resize', random=False):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResizeExact(Operation, name='resize_exact', random=False):
+class ResizeExact(
+  _Resizing, name='resize_exact', random=False, takes_labels=True
+):
   """The operation `resize_exact`: see the function of that name.
 
   Attributes:
@@ -198,6 +268,75 @@ class ResizeExact(Operation, name='resize_exact', random=False):
 
   def _apply(self, image: np.ndarray, rng: Any) -> np.ndarray:
     return resize_exact(image, self.height, self.width, self.interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeWithin(
+  _Resizing, name='resize_within', random=False, takes_labels=True
+):
+  """The operation `resize_within`: see the function of that name.
+
+  Attributes:
+    long: of the longer side, in pixels.
+    short: of the shorter side.
+    antialias: whether the filter widens where the image shrinks.
+  """
+
+  long: int
+  short: int
+  antialias: bool = False
+
+  def _check(self) -> None:
+    check_pixels('long', self.long)
+    check_pixels('short', self.short)
+    boolean('antialias', self.antialias)
+
+  def _apply(self, image: np.ndarray, rng: Any) -> np.ndarray:
+    return resize_within(image, self.long, self.short, antialias=self.antialias)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResize(_Resizing, name='random_resize', takes_labels=True):
+  """The operation `random_resize`: a random scale, as in mmsegmentation.
+
+  The image is scaled into a rectangle with the sides `int(long * r)` and
+  `int(short * r)`, see `resize_within`, where r is uniform in `ratio`.
+
+  Attributes:
+    scale: (long, short) in pixels; None for those of the image itself.
+    ratio: the range of r; from 0.01 to 100.
+    antialias: whether the filter widens where the image shrinks.
+
+  Examples:
+    >>> image = np.zeros((300, 400, 3), np.uint8)
+    >>> half = RandomResize((2048, 512), (0.5, 0.5))
+    >>> half(image, np.random.default_rng(0)).shape
+    (256, 341, 3)
+  """
+
+  scale: tuple[int, int] | None = None
+  ratio: tuple[float, float] = (0.5, 2.0)
+  antialias: bool = False
+
+  def _check(self) -> None:
+    if self.scale is not None:
+      if not isinstance(self.scale, tuple) or len(self.scale) != 2:
+        raise UsageError(f'scale is {self.scale!r}; expected (long, short)')
+      for side in self.scale:
+        check_pixels('scale', side)
+    check_pair('ratio', self.ratio, 0.01, 100)
+    boolean('antialias', self.antialias)
+
+  def _apply(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    r = float(rng.uniform(*self.ratio))
+    sides = image.shape[:2]
+    long, short = self.scale or (max(sides), min(sides))
+    return resize_within(
+      image,
+      max(1, int(long * r)),
+      max(1, int(short * r)),
+      antialias=self.antialias,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

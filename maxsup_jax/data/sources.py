@@ -1,12 +1,15 @@
 """Sources: random access to the labelled images of one split."""
 
 from collections.abc import Callable, Sequence
-from typing import NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
 from maxsup_jax.data.decoding import EncodedImage
 from maxsup_jax.errors import UsageError
+
+# The label of pixels that do not count.
+IGNORED = 255
 
 
 class Example(TypedDict):
@@ -14,12 +17,13 @@ class Example(TypedDict):
 
   Attributes:
     image: uint8 `[H, W, C]`.
-    label: the class, in `[0, K)`.
+    label: the class, in `[0, K)`; or the class of each pixel, uint8 `[H, W]`,
+      255 for those that do not count.
     teacher_logits: float32 `[K]`, of a `TaughtSource`.
   """
 
   image: np.ndarray
-  label: int
+  label: Any
   teacher_logits: NotRequired[np.ndarray]
 
 
@@ -34,9 +38,10 @@ class UndecodedExample(TypedDict):
 class Source(Protocol):
   """What the pipelines need to know about a split.
 
-  Two more attributes are optional: a method `undecoded(index)`, which gives an
+  More attributes are optional: a method `undecoded(index)`, which gives an
   example whose image is not decoded yet, so that transforms that need a part of
-  it decode no more, and `in_memory`, True where reading takes no time.
+  it decode no more; `labels()`, all labels, int32 `[N]`, which need not read
+  the images; and `in_memory`, True where reading takes no time.
   """
 
   @property
@@ -61,9 +66,6 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Example:
     """The example at an index in `[-N, N)`; IndexError outside."""
 
-  def labels(self) -> np.ndarray:
-    """All labels, int32 `[N]`; needed of long-tailed splits only."""
-
 
 def all_labels(source: Source) -> np.ndarray:
   """All labels of a source, int32 `[N]`."""
@@ -77,7 +79,8 @@ class ArraySource:
 
   Args:
     images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images. Not copied.
-    labels: integers `[N]` in `[0, num_classes)`.
+    labels: integers `[N]` in `[0, num_classes)`; or, of each pixel, uint8
+      `[N, H, W]`, 255 for those that do not count.
     num_classes: the number of classes K.
     label_names: their names.
     name: what messages call this source.
@@ -111,21 +114,27 @@ class ArraySource:
         f'{name}: images are {images.dtype} {list(images.shape)}; expected '
         'uint8 [N, H, W, C]'
       )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu':
+    per_pixel = labels.ndim == 3 and labels.dtype == np.uint8
+    if labels.shape != images.shape[: 3 if per_pixel else 1] or (
+      labels.dtype.kind not in 'iu'
+    ):
       raise UsageError(
         f'{name}: labels are {labels.dtype} {list(labels.shape)}; expected '
-        f'integers [{len(images)}]'
+        f'integers [{len(images)}], or uint8 {list(images.shape[:3])}'
       )
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if bad.size:
-      raise label_error(name, bad[0], labels[bad[0]], num_classes)
+    bad = (labels < 0) | (labels >= num_classes)
+    if per_pixel:
+      bad &= labels != IGNORED
+    if bad.any():
+      index = np.argwhere(bad)[0]
+      raise label_error(name, index[0], labels[tuple(index)], num_classes)
     self.name = name
     self.num_classes = num_classes
     self.label_names = None if label_names is None else tuple(label_names)
     self.image_shape: tuple[int, int, int] = images.shape[1:]
     self._images_NHWC = images.view()
     self._images_NHWC.flags.writeable = False  # Examples are views of it.
-    self._labels_N = labels.astype(np.int32)
+    self._labels_N = labels if per_pixel else labels.astype(np.int32)
 
   def __len__(self) -> int:
     """The number of examples."""
@@ -133,13 +142,14 @@ class ArraySource:
 
   def __getitem__(self, index: int) -> Example:
     """One example; its image is a read-only view."""
+    label = self._labels_N[index]
     return {
       'image': self._images_NHWC[index],
-      'label': int(self._labels_N[index]),
+      'label': label if label.ndim else int(label),
     }
 
   def labels(self) -> np.ndarray:
-    """All labels, int32 `[N]`."""
+    """All labels, int32 `[N]` or uint8 `[N, H, W]`."""
     return self._labels_N.copy()
 
 
@@ -154,9 +164,14 @@ def to_arrays(source: Source) -> ArraySource:
     >>> len(to_arrays(source))
     3
   """
-  shape = source[0]['image'].shape
+  first = source[0]
+  shape = first['image'].shape
   images_NHWC = np.empty((len(source), *shape), np.uint8)
-  labels_N = np.empty(len(source), np.int32)
+  per_pixel = np.ndim(first['label']) > 0
+  labels_N = np.empty(
+    (len(source), *np.shape(first['label'])),
+    np.uint8 if per_pixel else np.int32,
+  )
   for index in range(len(source)):
     example = source[index]
     if example['image'].shape != shape:
@@ -238,5 +253,5 @@ class AugmentedSource:
   def labels(self) -> np.ndarray:
     """All labels, int32 `[N]`."""
     return np.repeat(
-      self._source.labels()[np.asarray(self._indices)], self._count
+      all_labels(self._source)[np.asarray(self._indices)], self._count
     )

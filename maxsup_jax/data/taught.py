@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax.data.sources import Example, Source, UndecodedExample
+from maxsup_jax.data.sources import (
+  Example,
+  Source,
+  UndecodedExample,
+  all_labels,
+)
 from maxsup_jax.errors import UsageError, integer
 
 
@@ -92,7 +97,7 @@ class TaughtSource:
 
   def labels(self) -> np.ndarray:
     """All labels, int32 `[N]`."""
-    return self._source.labels()
+    return all_labels(self._source)
 
   def _taught(self, read: Any, index: int) -> Any:
     if len(self._arrays) == 1:
@@ -106,7 +111,7 @@ class TaughtSource:
 
 def _compare_labels(source: Source, theirs_N: np.ndarray) -> None:
   if hasattr(source, 'labels'):
-    indices, own = np.arange(len(theirs_N)), source.labels()
+    indices, own = np.arange(len(theirs_N)), all_labels(source)
   else:
     read = getattr(source, 'undecoded', source.__getitem__)
     indices = np.unique(np.linspace(0, len(theirs_N) - 1, 100).astype(int))

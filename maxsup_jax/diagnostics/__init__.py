@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     neural_collapse,
     projection,
     representation,
+    segmentation,
     selective,
     unconstrained,
   )
@@ -48,6 +49,7 @@ __all__ = [
   'neural_collapse',
   'projection',
   'representation',
+  'segmentation',
   'selective',
   'unconstrained',
 ]

@@ -62,8 +62,12 @@ def bootstrap(
   *,
   resamples: int = 1000,
   seed: int = 0,
+  groups: ArrayLike | None = None,
 ) -> dict[str, np.ndarray]:
   """Values of statistics on resamples, the same ones for all of them.
+
+  Examples that are not independent, as the pixels of an image, are drawn
+  together: an interval from pixels alone would be far too narrow.
 
   Args:
     statistics: functions of int64 weights `[n]` that return a number, or NaN
@@ -71,6 +75,10 @@ def bootstrap(
     n: the number of examples.
     resamples: how many. Calls with the same n and seed see the same ones, so
       that their results may be paired too.
+    seed: of the draws.
+    groups: which group each example belongs to, integers `[n]`. As many groups
+      as there are are drawn with replacement, each with all its examples; the
+      weights of a resample then need not sum to n. None: each is its own.
 
   Returns:
     Float64 `[resamples]` for each name.
@@ -81,13 +89,24 @@ def bootstrap(
     >>> samples['mean'].shape, round(float(samples['mean'].mean()), 1)
     ((1000,), 4.5)
 
-  References: Efron, 1979.
+  References: Efron, 1979; Davison and Hinkley, 1997, section 3.8, of groups.
   """
   if not statistics:
     raise UsageError('statistics is empty; expected at least one')
   resamples = integer('resamples', resamples, low=1)
+  if groups is not None:
+    groups = checks.array(groups, 'groups')
+    if groups.shape != (n,) or groups.dtype.kind not in 'iu':
+      raise UsageError(
+        f'groups are {groups.dtype} {list(groups.shape)}; expected integers '
+        f'[{n}]'
+      )
+    there, groups = np.unique(groups, return_inverse=True)
+    n = len(there)
   values = {name: np.empty(resamples) for name in statistics}
   for i, weights in enumerate(_resamples(n, resamples, seed)):
+    if groups is not None:
+      weights = weights[groups]
     # One statistic must not change what the next one sees.
     weights.setflags(write=False)
     for name, statistic in statistics.items():

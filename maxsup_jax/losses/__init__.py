@@ -18,6 +18,7 @@ to -inf, which makes means and norms infinite.
 
 Where the logits of many classes do not fit into memory, the losses whose names
 begin with ``linear_`` take the features and the kernel of the last layer.
+`pixel_loss` is for the logits of images, at a lower resolution than the labels.
 
 An `Objective` joins a loss to its schedule and, where it has one, its state;
 `make_objective` makes one from a configuration.
@@ -68,6 +69,7 @@ from maxsup_jax.losses.penalties import (
   margin_penalty,
   mbls_cross_entropy,
 )
+from maxsup_jax.losses.pixels import PixelLosses, pixel_loss
 from maxsup_jax.losses.reductions import label_weights, weighted_mean
 from maxsup_jax.losses.smoothing import (
   adaptive_smoothing_cross_entropy,
@@ -121,6 +123,7 @@ __all__ = [
   'EpochSchedule',
   'Objective',
   'OnlineSmoothing',
+  'PixelLosses',
   'RowStatistics',
   'Schedule',
   'acls_cross_entropy',
@@ -175,6 +178,7 @@ __all__ = [
   'ols_objective',
   'ols_update',
   'piecewise_alpha',
+  'pixel_loss',
   'prior_smoothing_cross_entropy',
   'regularization_only_objective',
   'smoothing_regularization',

@@ -79,6 +79,8 @@ class Objective(NamedTuple):
       the state, and what `linear_statistics` takes: features `[B, D]`, a kernel
       `[D, K]`, class ids `[B]` and its keywords; and `step`. Returns the
       losses, the next state, and the statistics of the rows for metrics.
+    whole_batch: whether a loss depends on the other examples of the batch, so
+      that it cannot be split.
 
   Examples:
     >>> logits, labels = jnp.array([[0.5, 1.5, 1.0, -0.5]]), jnp.array([2])
@@ -95,6 +97,7 @@ class Objective(NamedTuple):
   apply_linear: Callable[..., tuple[jax.Array, Any, RowStatistics]] | None = (
     None
   )
+  whole_batch: bool = False
 
 
 _Loss = Callable[..., jax.Array]
@@ -407,7 +410,8 @@ def with_class_weights(
       values = values * jnp.where(sums[1] > 0, sums[0] / sums[1], 0)
     return values, state
 
-  return objective._replace(apply=apply, apply_linear=None)
+  whole = objective.whole_batch or mean == 'weights'
+  return objective._replace(apply=apply, apply_linear=None, whole_batch=whole)
 
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = types.MappingProxyType(

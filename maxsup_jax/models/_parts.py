@@ -63,10 +63,13 @@ class ConvModule(nn.Module, kw_only=True):
 
   Attributes:
     batch_norm_axis: mapped axis to share batch statistics over, or None.
+    batch_norm_momentum: the share of the old value in running statistics;
+      torch's convention has 0.1 for 0.9.
     dtype: dtype of the computation; parameters stay float32.
   """
 
   batch_norm_axis: str | None = None
+  batch_norm_momentum: float = 0.9
   dtype: Any = jnp.float32
 
   def conv(
@@ -77,9 +80,11 @@ class ConvModule(nn.Module, kw_only=True):
     *,
     name: str,
     groups: int = 1,
+    dilation: int = 1,
+    use_bias: bool = False,
     kernel_init: Initializer = he_fan_out,
   ) -> nn.Conv:
-    """A square convolution without bias, [B, h, w, C] to [B, h', w', f].
+    """A square convolution, [B, h, w, C] to [B, h', w', f].
 
     Its output has ceil(h / stride) x ceil(w / stride) positions for odd sizes.
     """
@@ -87,9 +92,10 @@ class ConvModule(nn.Module, kw_only=True):
       features,
       (size, size),
       strides=stride,
-      padding=size // 2,
+      padding=size // 2 * dilation,
+      kernel_dilation=dilation,
       feature_group_count=groups,
-      use_bias=False,
+      use_bias=use_bias,
       kernel_init=kernel_init,
       dtype=self.dtype,
       conv_general_dilated=convolve,
@@ -104,7 +110,7 @@ class ConvModule(nn.Module, kw_only=True):
     return functools.partial(
       nn.BatchNorm,
       use_running_average=not train,
-      momentum=0.9,  # the share of the old value: 0.1 in torch's convention
+      momentum=self.batch_norm_momentum,
       epsilon=1e-5,
       axis_name=self.batch_norm_axis,
       dtype=self.dtype,
@@ -113,7 +119,11 @@ class ConvModule(nn.Module, kw_only=True):
   @property
   def common(self) -> dict[str, Any]:
     """The fields that the parts of a module share with it."""
-    return {'batch_norm_axis': self.batch_norm_axis, 'dtype': self.dtype}
+    return {
+      'batch_norm_axis': self.batch_norm_axis,
+      'batch_norm_momentum': self.batch_norm_momentum,
+      'dtype': self.dtype,
+    }
 
 
 def linear_head(
@@ -182,3 +192,63 @@ class ConvNet(ConvModule):
       bias_init=bias_init or default,
     )
     return head(penultimate), {'feature_map': x, 'penultimate': penultimate}
+
+
+class ConvNorm(ConvModule):
+  """A convolution, BatchNorm and ReLU: [B, h, w, C] to [B, h, w, features].
+
+  Attributes:
+    features: channels of the output.
+    size: side of the kernel, an odd number.
+    dilation: distance of its taps.
+    kernel_init: draws the kernel.
+  """
+
+  features: int
+  size: int = 1
+  dilation: int = 1
+  kernel_init: Initializer = he_fan_out
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Applies the three."""
+    layer = self.conv(
+      self.features,
+      self.size,
+      name='conv',
+      dilation=self.dilation,
+      kernel_init=self.kernel_init,
+    )
+    return nn.relu(self.norm(train)(name='bn')(layer(x)))
+
+
+class Segmenter(ConvModule, kw_only=True):
+  """A net that classifies pixels; see `create_segmenter`.
+
+  Attributes:
+    num_classes: K.
+    batch_axis: see `create_model`.
+  """
+
+  num_classes: int
+  batch_axis: str | None = None
+
+  def __post_init__(self) -> None:
+    check_sizes(self, 'num_classes')
+    check_axis_name('batch_norm_axis', self.batch_norm_axis)
+    check_axis_name('batch_axis', self.batch_axis)
+    super().__post_init__()
+
+  def check_batch(self, images: jax.Array, train: bool) -> None:
+    """Refuses to train on one image, of which a global mean has no spread."""
+    if not train:
+      return
+    count = images.shape[0]
+    # A model is initialised outside of any mapped axis.
+    if self.batch_norm_axis is not None and not self.is_initializing():
+      count *= jax.lax.psum(1, self.batch_norm_axis)
+    if count == 1:
+      raise UsageError(
+        'a batch of 1 image in training; expected at least 2: BatchNorm after '
+        'a global mean has one value per image'
+      )

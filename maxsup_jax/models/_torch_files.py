@@ -14,8 +14,14 @@ from maxsup_jax import files
 from maxsup_jax.errors import UsageError, one_line
 
 # What torch.save writes, by whatever name; .tar is that of .pth.tar.
-PICKLES = ('.pth', '.pt', '.ckpt', '.tar', '.bin')
+PICKLES = ('.pth', '.pt', '.th', '.ckpt', '.tar', '.bin')
 SUFFIXES = (*PICKLES, '.safetensors')
+# What numbers of NumPy consist of in a pickle; their old name, too.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
+  *(_SCALAR, (_SCALAR, 'numpy.core.multiarray.scalar'), np.dtype),
+  *(type(np.dtype(t)) for t in ('f2', 'f4', 'f8', 'i4', 'i8', '?')),
+]
 # Under which of its names a checkpoint keeps the weights, as trained.
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict')
 
@@ -32,11 +38,11 @@ def read(
   """Reads a state dict from a file.
 
   Args:
-    path: ends with .pth, .pt, .ckpt, .tar or .bin, as files of torch.save do,
-      which need PyTorch, or with .safetensors, which needs the package of
+    path: ends with .pth, .pt, .th, .ckpt, .tar or .bin, as files of torch.save
+      do, which need PyTorch, or with .safetensors, which needs the package of
       that name alone. Nothing in the file is executed: a pickle may hold
-      arrays, plain values and an `argparse.Namespace`, which training scripts
-      like to save.
+      arrays, plain values, NumPy's numbers and an `argparse.Namespace`, which
+      training scripts like to save.
     key: under which the checkpoint has the weights, such as 'model_ema'. None:
       the file is a state dict itself, or has one under 'state_dict', 'model' or
       'model_state_dict'.
@@ -131,7 +137,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _read_pickle(path: pathlib.Path) -> Any:
   torch = _torch(path)
   try:
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals([argparse.Namespace, *_NUMBERS]):
       return torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:  # a damaged file can fail in any way
     unknown = re.search(r'GLOBAL (\S+) (was not|whose module)', str(error))

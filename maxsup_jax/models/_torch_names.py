@@ -1,4 +1,7 @@
-"""The names that torchvision and timm give to the parameters of models here.
+"""The names that PyTorch's libraries give to the parameters of models here.
+
+Those of torchvision to ResNets and MobileNets, of timm to ViTs and of
+mmsegmentation 1.2.2 to UperNets.
 
 Every array of a model has one place in a state dict; what a state dict has
 besides are counters of BatchNorm and the constant kernels of BlurPool.
@@ -16,7 +19,8 @@ import flax.linen as nn
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.resnet import BasicBlock, ResNet
-from maxsup_jax.models.vit import ViT
+from maxsup_jax.models.upernet import POOLED, UPerNet
+from maxsup_jax.models.vit import ViT, ViTBackbone
 
 Path = tuple[str, ...]
 
@@ -38,6 +42,7 @@ class Place:
   # Of the array there, in the order of those here; None if they agree.
   axes: tuple[int, ...] | None
   shape: tuple[int, ...]  # Of the array there.
+  here: tuple[int, ...]  # The shape of the array here.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +54,18 @@ class Names:
   # Names of the kernels of BlurPool, and their shapes.
   blurs: Mapping[str, tuple[int, ...]]
   head: str  # The name of the classifier.
+  heads: tuple[str, ...]  # That, and those of auxiliary classifiers.
+  # Names that may be missing; their arrays are zeros then.
+  optional: tuple[str, ...] = ()
+  # What names may begin with that the model has no use for.
+  unused: tuple[str, ...] = ()
 
 
 def names_of(model: nn.Module, variables: Any) -> Names:
   """The state dict of a model, without the values.
 
   Args:
-    model: a `ResNet`, `MobileNetV2` or `ViT`.
+    model: a `ResNet`, `MobileNetV2`, `ViT` or `UPerNet`, or a backbone.
     variables: its variables, or their shapes.
 
   Raises:
@@ -86,14 +96,30 @@ def names_of(model: nn.Module, variables: Any) -> Names:
       if blurred and strided(model, tuple(layers)):
         blurs[f'{module}.blur_filter'] = (channels, 1, 3, 3)
         module += '.conv'
+    elif leaf == 'kernel' and layers[-1] == 'head' and kind is UPerNet:
+      # A convolution there, of one tap.
+      axes, shape = (2, 3, 1, 0), (*shape[::-1], 1, 1)
     elif leaf == 'kernel':
       axes, shape = (1, 0), shape[::-1]
     if leaf == 'mean':
       counters.append(f'{module}.num_batches_tracked')
     name = '.'.join(filter(None, [module, _LEAVES.get(leaf, leaf)]))
-    places.append(Place(path, name, axes, shape))
+    name = name.replace('.in_proj.', '.in_proj_')
+    places.append(Place(path, name, axes, shape, tuple(flat[path].shape)))
   head = module_name(model, ('head',))
-  return Names(tuple(places), tuple(counters), blurs, head)
+  heads: tuple[str, ...] = (head,)
+  optional: tuple[str, ...] = ()
+  unused: tuple[str, ...] = ()
+  if isinstance(model, UPerNet):
+    # mmsegmentation 1.2.2 builds its patches without one.
+    optional = ('backbone.patch_embed.projection.bias',)
+    unused = () if model.auxiliary else ('auxiliary_head.',)
+    heads += ('auxiliary_head.conv_seg',)
+  elif isinstance(model, ViTBackbone) and not model.final_norm:
+    unused = ('norm.',)
+  return Names(
+    tuple(places), tuple(counters), blurs, head, heads, optional, unused
+  )
 
 
 def _input_channels(model: nn.Module, shape: tuple[int, ...]) -> int:
@@ -158,6 +184,39 @@ def _vit(model: ViT, layers: Path) -> str:
   )
 
 
+# Layers of an UperNet, and what mmsegmentation calls them, in turn.
+_MMSEG = tuple(
+  (re.compile(ours), theirs)
+  for ours, theirs in (
+    (r'^head', 'decode_head.conv_seg'),
+    (r'^auxiliary_head\.head', 'auxiliary_head.conv_seg'),
+    (r'^auxiliary_head\.conv\.', 'auxiliary_head.convs.0.'),
+    (r'^decoder', 'decode_head'),
+    (r'pool(\d)', lambda m: f'psp_modules.{POOLED.index(int(m[1]))}.1'),
+    (r'(lateral|fpn)(\d)', r'\1_convs.\2'),
+    (r'fusion', 'fpn_bottleneck'),
+    (r'^neck\.conv(\d)', r'neck.convs.\1'),
+    (r'^(neck.*)', r'\1.conv'),
+    (r'patch_embed', 'patch_embed.projection'),
+    (r'block(\d+)', r'layers.\1'),
+    (r'norm(\d)', r'ln\1'),
+    (r'^backbone\.norm$', 'backbone.ln1'),
+    (r'attn\.qkv', 'attn.attn.in_proj'),
+    (r'attn\.proj', 'attn.attn.out_proj'),
+    (r'mlp\.fc1', 'ffn.layers.0.0'),
+    (r'mlp\.fc2', 'ffn.layers.1'),
+  )
+)
+
+
+def _upernet(model: UPerNet, layers: Path) -> str:
+  del model
+  name = '.'.join(layers)
+  for ours, theirs in _MMSEG:
+    name = ours.sub(theirs, name)
+  return name
+
+
 _KINDS: Mapping[
   type[nn.Module],
   tuple[Callable[[Any, Path], str], Callable[[Any, Path], bool]],
@@ -165,4 +224,5 @@ _KINDS: Mapping[
   ResNet: (_resnet, _resnet_strided),
   MobileNetV2: (_mobilenet, _mobilenet_strided),
   ViT: (_vit, lambda *_: False),
+  UPerNet: (_upernet, lambda *_: False),
 }

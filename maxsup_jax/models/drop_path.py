@@ -83,3 +83,23 @@ class Dropout(_Drop):
     # Apart from the draws of a DropPath that is given the same key.
     key = jax.random.fold_in(self.make_rng('drop_path'), 1)
     return self._dropped(x, key, x.shape[1:])
+
+
+class ChannelDropout(_Drop):
+  """Drops each channel of each example, a whole map, with probability `rate`.
+
+  The channels kept are divided by `1 - rate`. Keys and devices are as for
+  `DropPath`, whose stream, 'drop_path', this draws from too.
+
+  References:
+    Tompson et al. 2015, *Efficient object localization using convolutional
+    networks*; `torch.nn.Dropout2d`.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Maps [B, ..., C] to [B, ..., C] of the same dtype."""
+    if not train or self.rate == 0:
+      return x
+    key = jax.random.fold_in(self.make_rng('drop_path'), 2)
+    return self._dropped(x, key, (*[1] * (x.ndim - 2), x.shape[-1]))

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 
 from maxsup_jax.errors import one_of, unknown
 from maxsup_jax.models.alexnet import AlexNetCifar
+from maxsup_jax.models.deeplab import DeepLabV3Plus
 from maxsup_jax.models.densenet import DenseNet
 from maxsup_jax.models.mobilenet import MobileNetV2
+from maxsup_jax.models.own import own_model
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from maxsup_jax.models.resnet_bbn import ResNetBBN
 from maxsup_jax.models.resnet_preact import PreActivationResNet
 from maxsup_jax.models.transformer import Transformer
+from maxsup_jax.models.upernet import UPerNet
 from maxsup_jax.models.vit import ViT
 
 DTYPES: Mapping[str, Any] = {
@@ -49,6 +52,20 @@ def _resnet(block: Any, stage_sizes: Any, **defaults: Any) -> ModelEntry:
   )
 
 
+def _cifar_resnet(blocks: int) -> ModelEntry:
+  """A CIFAR-10 net of He et al., with shortcuts without parameters."""
+  return ModelEntry(
+    module=ResNet,
+    architecture={
+      'block': BasicBlock,
+      'stage_sizes': (blocks,) * 3,
+      'stem': 'cifar',
+      'shortcut': 'padded',
+    },
+    options={'width': 16, 'zero_init_residual': False, 'batch_norm_axis': None},
+  )
+
+
 def _vit(dim: int, depth: int, heads: int) -> ModelEntry:
   return ModelEntry(
     module=ViT,
@@ -66,6 +83,12 @@ MODELS: Mapping[str, ModelEntry] = {
   'resnet101': _resnet(BottleneckBlock, (3, 4, 23, 3)),
   # The CIFAR-10 net of He et al., with projected shortcuts.
   'resnet20': _resnet(BasicBlock, (3, 3, 3), stem='cifar', width=16),
+  # Those of the paper, with option A for shortcuts.
+  'resnet20_a': _cifar_resnet(3),
+  'resnet32_a': _cifar_resnet(5),
+  'resnet44_a': _cifar_resnet(7),
+  'resnet56_a': _cifar_resnet(9),
+  'resnet110_a': _cifar_resnet(18),
   'resnet32_bbn': ModelEntry(
     module=ResNetBBN,
     architecture={'stage_sizes': (5, 5, 4)},
@@ -116,6 +139,57 @@ TRANSFORMERS: Mapping[str, ModelEntry] = {
 }
 
 
+def _upernet(dim: int, depth: int, heads: int, **changes: Any) -> ModelEntry:
+  options = {
+    'patch_size': 16,
+    'drop_path': 0.1,
+    'dropout': 0.1,
+    'neck': 'multilevel',
+    'auxiliary': True,
+    'final_norm': False,
+    'positions': 'bicubic',
+    'batch_norm_axis': None,
+  }
+  sizes = {'dim': dim, 'depth': depth, 'heads': heads}
+  sizes |= {n: v for n, v in changes.items() if n not in options}
+  options |= {n: v for n, v in changes.items() if n in options}
+  return ModelEntry(UPerNet, sizes, options)
+
+
+def _deeplab(block: Any, stage_sizes: Any, **architecture: Any) -> ModelEntry:
+  options = {'dropout': 0.1, 'batch_norm_axis': None}
+  if block is BottleneckBlock:
+    options['dilated_stages'] = 0
+  sizes = {'block': block, 'stage_sizes': stage_sizes, **architecture}
+  return ModelEntry(DeepLabV3Plus, sizes, options)
+
+
+# Those that classify pixels.
+SEGMENTERS: Mapping[str, ModelEntry] = {
+  # For images of 64x64 on a CPU; half a million parameters.
+  'upernet_vit_tiny': _upernet(
+    64,
+    4,
+    4,
+    patch_size=8,
+    drop_path=0.0,
+    features=32,
+    auxiliary_features=32,
+  ),
+  'upernet_vit_small': _upernet(384, 12, 6),
+  'upernet_vit_base': _upernet(768, 12, 12),
+  'deeplabv3plus_resnet8': _deeplab(
+    BasicBlock,
+    (1, 1, 1),
+    stem='cifar',
+    width=32,
+    features=32,
+    low_level_features=8,
+  ),
+  'deeplabv3plus_resnet101': _deeplab(BottleneckBlock, (3, 4, 23, 3)),
+}
+
+
 def create_model(
   name: str,
   num_classes: int,
@@ -146,7 +220,8 @@ def create_model(
   updates its running ones, dropout and stochastic depth draw.
 
   Args:
-    name: a key of `MODELS` or `TRANSFORMERS`.
+    name: a key of `MODELS` or `TRANSFORMERS`; or what makes a module of your
+      own, such as 'my_package.my_module:make_model', see `own.own_model`.
     num_classes: K.
     dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters, batch
       statistics, penultimate features and logits are float32 always.
@@ -180,7 +255,73 @@ def create_model(
     al. 2021, *Training data-efficient image transformers*; those at the other
     classes.
   """
-  known = {**MODELS, **TRANSFORMERS}
+  if isinstance(name, str) and ':' in name:
+    given = {**options, 'dtype': dtype, 'batch_axis': batch_axis}
+    return own_model(name, num_classes, given)
+  return _create(
+    {**MODELS, **TRANSFORMERS}, name, num_classes, dtype, batch_axis, options
+  )
+
+
+def create_segmenter(
+  name: str,
+  num_classes: int,
+  *,
+  dtype: str = 'float32',
+  batch_axis: str | None = None,
+  **options: Any,
+) -> nn.Module:
+  """Builds a model that classifies pixels, by its name.
+
+  It is called as `logits, out = model.apply(variables, images)`, with images
+  floating point [B, H, W, C], normalised; with logits float32 [B, h, w, K] at
+  the resolution of the decoder, which `losses.pixel_loss` and
+  `models.resize_bilinear` bring to that of the labels, and `out['penultimate']`
+  float32 [B, h, w, D], the features that the classifier sees. In training
+  UperNet adds `out['auxiliary']`, the logits [B, h', w', K] of its auxiliary
+  head. The linear classifier is `params['head']`, with 'kernel' [D, K] and
+  'bias' [K]; what was trained to classify images before is
+  `params['backbone']`, and `batch_stats['backbone']` of a ResNet.
+
+  Training is as with `create_model`. Every model has BatchNorm after a global
+  mean, so a batch needs at least two images.
+
+  Args:
+    name: a key of `SEGMENTERS`.
+    num_classes: K.
+    dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters, batch
+      statistics, penultimate features and logits are float32 always.
+    batch_axis: see `create_model`.
+    **options: those of the model, `SEGMENTERS[name].options`, which are
+      explained at its class, `UPerNet` or `DeepLabV3Plus`.
+
+  Returns:
+    A Flax linen module.
+
+  Raises:
+    UsageError: as `create_model`.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> model = create_segmenter('upernet_vit_tiny', 11, neck='none')
+    >>> images = jnp.ones((2, 64, 48, 3))
+    >>> variables = jax.eval_shape(
+    ...   model.init, jax.random.key(0), images[:, :48])
+    >>> logits, out = jax.eval_shape(model.apply, variables, images)
+    >>> logits.shape, out['penultimate'].shape
+    ((2, 8, 6, 11), (2, 8, 6, 32))
+  """
+  return _create(SEGMENTERS, name, num_classes, dtype, batch_axis, options)
+
+
+def _create(
+  known: Mapping[str, ModelEntry],
+  name: str,
+  num_classes: int,
+  dtype: str,
+  batch_axis: str | None,
+  options: Mapping[str, Any],
+) -> nn.Module:
   if not isinstance(name, str) or name not in known:
     raise unknown(f'model {name!r}', name, known)
   entry = known[name]

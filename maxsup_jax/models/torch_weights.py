@@ -1,8 +1,9 @@
 """Converts weights of PyTorch models to Flax variables, and back.
 
-The models are `ResNet` and `MobileNetV2` under torchvision's names, and `ViT`
-under timm's, which DeiT shares. Nothing here needs PyTorch, but for reading and
-writing its pickles.
+The models are `ResNet` and `MobileNetV2` under torchvision's names, `ViT` under
+timm's, which DeiT shares, `UPerNet` under mmsegmentation's, and backbones under
+the names of the classifiers that they are of. Nothing here needs PyTorch, but
+for reading and writing its pickles.
 """
 
 import math
@@ -11,7 +12,6 @@ from typing import Any
 
 import flax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +22,7 @@ from maxsup_jax.models._torch_files import is_torch_file as is_torch_file
 from maxsup_jax.models._torch_files import read as read
 from maxsup_jax.models._torch_files import write as write
 from maxsup_jax.models._torch_names import Names, Place, names_of
+from maxsup_jax.models.resampling import resize_positions
 
 # What DataParallel, Lightning and torch.compile put before every name.
 PREFIXES = ('module.', 'model.', '_orig_mod.')
@@ -38,26 +39,29 @@ def from_torch(
   prefix: str | None = None,
   head: bool = True,
   class_order: np.ndarray | None = None,
-  resize_positions: bool = False,
+  resize_positions: bool | str = False,
 ) -> dict[str, Any]:
   """Makes variables of a state dict; every array must have a place in them.
 
   Args:
-    state_dict: arrays by their names in torchvision or timm, of any floating
-      point dtype. `PREFIXES` that all names share are taken off.
-    model: a `ResNet`, `MobileNetV2` or `ViT`. Where it has `blur_pool`, the
-      state dict must have the kernels of the blur as buffers `blur_filter`.
+    state_dict: arrays by their names in torchvision, timm or mmsegmentation, of
+      any floating point dtype. `PREFIXES` that all names share are taken off.
+    model: a `ResNet`, `MobileNetV2`, `ViT` or `UPerNet`, or a backbone. Where
+      it has `blur_pool`, the state dict must have the kernels of the blur as
+      buffers `blur_filter`. An UperNet may lack the bias of the patches, which
+      mmsegmentation 1.2.2 does not have: it is 0 then.
     like: the variables of the model, or their shapes; no value is read.
     prefix: take the names that begin with it, and no others, without it.
-    head: False leaves the classifier out, whatever its number of classes.
+    head: False leaves the classifier out, whatever its number of classes, and
+      that of an auxiliary head.
     class_order: int [K], which row of the classifier there is class k here; see
       the function `class_order`. None if the classes have the same order.
     resize_positions: whether to resample the learned positions of a ViT that
       are for another size of images, as timm does (bicubic, antialiased).
 
   Returns:
-    The collections of `like`, float32 NumPy arrays; without 'head' if it is
-    left out.
+    The collections of `like`, float32 NumPy arrays; without each 'head' if
+    it is left out.
 
   Raises:
     UsageError: in one line, at the first name that is missing or left over, at
@@ -65,6 +69,7 @@ def from_torch(
       is not finite in float32 or has negative variances.
 
   Examples:
+    >>> import jax
     >>> from maxsup_jax.models import create_model
     >>> model = create_model('resnet8', 10, width=8)
     >>> like = jax.eval_shape(model.init, jax.random.key(0),
@@ -77,8 +82,8 @@ def from_torch(
     >>> back['params']['layer2_0']['downsample_conv']['kernel'].shape
     (1, 1, 8, 16)
   """
-  given = _stripped(state_dict, prefix)
   names = names_of(model, like)
+  given = _stripped(state_dict, prefix, names)
   for name in ('dist_token', 'head_dist.weight', 'head_dist.bias'):
     if name in given:
       raise UsageError(
@@ -86,7 +91,11 @@ def from_torch(
         'has its second token and head'
       )
   _check_blur(given, names)
-  in_head = {f'{names.head}.weight', f'{names.head}.bias'}
+  shapes = {place.name: place.shape for place in names.places}
+  for name in names.optional:
+    given.setdefault(name, np.zeros(shapes[name], np.float32))
+  given = {n: v for n, v in given.items() if not n.startswith(names.unused)}
+  in_head = {f'{h}.{leaf}' for h in names.heads for leaf in ('weight', 'bias')}
   taken = [p for p in names.places if head or p.name not in in_head]
   ignored = set() if head else in_head
   _check_names(given, names, {p.name for p in taken}, ignored)
@@ -105,15 +114,16 @@ def from_torch(
       )
     if place.name.endswith('running_var') and (value < 0).any():
       raise UsageError(f'{place.name} has negative variances')
-    if place.name == 'pos_embed' and resize_positions:
-      value = _resized(value, place.shape)
+    if place.path[-1] == 'pos_embed' and resize_positions:
+      method = 'antialias' if resize_positions is True else resize_positions
+      value = _resized(value, place.shape, method)
     if value.shape != place.shape:
       raise UsageError(_other_shape(place, value.shape, names))
     if class_order is not None and place.name in in_head:
       value = value[_checked_order(class_order, len(value))]
     if place.axes is not None:
       value = value.transpose(place.axes)
-    flat[place.path] = np.ascontiguousarray(value)
+    flat[place.path] = np.ascontiguousarray(value).reshape(place.here)
   nested = flax.traverse_util.unflatten_dict(flat)
   return {collection: nested.get(collection, {}) for collection in like}
 
@@ -129,7 +139,7 @@ def to_torch(
 
   Args:
     variables: of the model; what `from_torch` gives comes back bit for bit.
-    model: a `ResNet`, `MobileNetV2` or `ViT`. With `blur_pool`, the convolution
+    model: as in `from_torch`. With `blur_pool`, the convolution
       behind a blur has the names that its wrapper in the code of the authors of
       MaxSup, and in ffcv's, gives it.
     batches: what BatchNorm's counters `num_batches_tracked` say; torch's
@@ -149,6 +159,7 @@ def to_torch(
   for place in names.places:
     value = np.asarray(flat[place.path], np.float32)
     if place.axes is not None:
+      value = value.reshape([place.shape[i] for i in place.axes])
       value = value.transpose(np.argsort(place.axes))
     if class_order is not None and place.name.startswith(f'{names.head}.'):
       order = _checked_order(class_order, len(value))
@@ -176,12 +187,14 @@ def count_classes(
     >>> count_classes({'fc.bias': np.zeros(9)}, create_model('resnet18', 10))
     9
   """
-  bias = f'{names_of(model, {}).head}.bias'
-  given = _stripped(state_dict, prefix)
+  names = names_of(model, {})
+  bias, given = f'{names.head}.bias', _stripped(state_dict, prefix, names)
   return len(given[bias]) if bias in given else None
 
 
-def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resized(
+  value: np.ndarray, shape: tuple[int, ...], method: str
+) -> np.ndarray:
   """Positions [1, 1 + n, D] as [1, 1 + m, D], of square images."""
   if value.ndim != 3 or value.shape[::2] != shape[::2]:
     return value
@@ -192,20 +205,25 @@ def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
       f'pos_embed: positions of {old} patches cannot be resampled to {new}; '
       'expected square images for both'
     )
-  if old == new:
-    return value
-  grid = value[:, 1:].reshape(sides[0], sides[0], -1)
-  grid = jax.image.resize(
-    grid, (sides[1], sides[1], grid.shape[-1]), 'cubic', antialias=True
-  )
-  patches = np.asarray(grid).reshape(1, new, -1)
-  return np.concatenate([value[:, :1], patches], axis=1)
+  grid = sides[1], sides[1]
+  return np.asarray(resize_positions(jnp.asarray(value), grid, method))
 
 
 def _stripped(
-  state_dict: Mapping[str, np.ndarray], prefix: str | None
+  state_dict: Mapping[str, np.ndarray], prefix: str | None, names: Names
 ) -> dict[str, np.ndarray]:
   """The arrays by the names of the model itself."""
+  given = _without_prefix(state_dict, prefix)
+  if names.head == 'fc' and 'fc.weight' not in given:
+    # As ResNets for CIFAR often call it.
+    named = {'linear.weight': 'fc.weight', 'linear.bias': 'fc.bias'}
+    given = {named.get(n, n): value for n, value in given.items()}
+  return given
+
+
+def _without_prefix(
+  state_dict: Mapping[str, np.ndarray], prefix: str | None
+) -> dict[str, np.ndarray]:
   given = {n: np.asarray(value) for n, value in state_dict.items()}
   if prefix is not None:
     chosen = {n: value for n, value in given.items() if n.startswith(prefix)}
@@ -267,6 +285,8 @@ def _check_names(
     if name not in given:
       longer = [n for n in given if n.endswith(f'.{name}')]
       hint = f'; it has {longer[0]!r}: choose the prefix' if longer else ''
+      if 'cls_token' in given and 'cls_token' not in expected:
+        hint = ': these are names of timm, of a classifier of images'
       raise UsageError(f'the state dict has no {name!r}{hint}')
   known = {*wanted, *ignored, *names.counters, *names.blurs}
   for name, value in given.items():
@@ -285,7 +305,7 @@ def _other_shape(place: Place, found: tuple[int, ...], names: Names) -> str:
   )
   if place.name.startswith(f'{names.head}.') and found[1:] == place.shape[1:]:
     return f'{text}: they have another number of classes'
-  if place.name == 'pos_embed' and found[::2] == place.shape[::2]:
+  if place.path[-1] == 'pos_embed' and found[::2] == place.shape[::2]:
     return f'{text}: positions of another size of images; resize_positions'
   return text
 

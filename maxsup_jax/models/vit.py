@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, boolean, one_of, shown
 from maxsup_jax.models._parts import (
   Output,
   check_axis_name,
@@ -22,6 +22,7 @@ from maxsup_jax.models._parts import (
   uniform_fan_in,
 )
 from maxsup_jax.models.drop_path import Dropout, DropPath
+from maxsup_jax.models.resampling import RESIZINGS, resize_positions
 
 # DeiT truncates this normal at ±2, which is 100 standard deviations: it is a
 # plain normal. Truncation at ±2 standard deviations would shrink it by 12%.
@@ -160,15 +161,7 @@ class ViT(nn.Module):
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
     """Classifies images; see `create_model`."""
     check_images(images)
-    x = self._embed(images)
-    for i in range(self.depth):
-      x = EncoderBlock(
-        heads=self.heads,
-        drop_path=self.drop_path * i / max(1, self.depth - 1),
-        batch_axis=self.batch_axis,
-        dtype=self.dtype,
-        name=f'block{i}',
-      )(x, train=train)
+    *_, x = self._blocks(self._embed(images), train)
     tokens = _layer_norm(jnp.float32, 'norm')(x)
     penultimate = tokens[:, 0]
     head = linear_head(
@@ -184,6 +177,20 @@ class ViT(nn.Module):
   def saliency_layer(self) -> str:
     """The first norm of the last block: what the class token sees last."""
     return f'block{self.depth - 1}/norm1'
+
+  def _blocks(self, x: jax.Array, train: bool) -> list[jax.Array]:
+    """Returns the tokens after each block."""
+    after = []
+    for i in range(self.depth):
+      x = EncoderBlock(
+        heads=self.heads,
+        drop_path=self.drop_path * i / max(1, self.depth - 1),
+        batch_axis=self.batch_axis,
+        dtype=self.dtype,
+        name=f'block{i}',
+      )(x, train=train)
+      after.append(x)
+    return after
 
   def _embed(self, images: jax.Array) -> jax.Array:
     """Returns the class token and the patches with their positions, float32."""
@@ -204,18 +211,89 @@ class ViT(nn.Module):
       dtype=self.dtype,
       name='patch_embed',
     )(images)
+    positions = self._positions((H // size, W // size))
     x = x.reshape(B, -1, self.dim).astype(jnp.float32)
-    positions = self._positions(1 + x.shape[1])
     cls = self.param('cls_token', normal_02, (1, 1, self.dim))
     return positions + jnp.concatenate([jnp.tile(cls, (B, 1, 1)), x], axis=1)
 
-  def _positions(self, count: int) -> jax.Array:
-    """Returns the learned positions, [1, count, D]."""
+  def _positions(self, grid: tuple[int, int]) -> jax.Array:
+    """Returns the learned positions of a grid of patches, [1, 1 + N, D]."""
+    count = grid[0] * grid[1]
     if self.has_variable('params', 'pos_embed'):
-      learned: int = self.get_variable('params', 'pos_embed').shape[1]
+      learned: int = self.get_variable('params', 'pos_embed').shape[1] - 1
       if learned != count:
         raise UsageError(
-          f'images give {count - 1} patches, but positions were learned for '
-          f'{learned - 1}; the image size is fixed at init'
+          f'images give {count} patches, but positions were learned for '
+          f'{learned}; the image size is fixed at init'
         )
-    return self.param('pos_embed', normal_02, (1, count, self.dim))
+    return self.param('pos_embed', normal_02, (1, 1 + count, self.dim))
+
+
+class ViTBackbone(ViT, kw_only=True):
+  """The blocks of a ViT for dense predictions: maps of images of any size.
+
+  `maps = backbone.apply(variables, images)` is a list with the tokens after
+  each of `levels`, float32 [B, h, w, D], without the class token, which takes
+  part in the attention all the same. Parameters are those of `ViT` by the same
+  names, but for 'head' and 'norm'; `final_norm` brings back the latter.
+
+  Images are padded with zeros, at the bottom and on the right, to whole
+  patches. Positions are learned for the square images given to `init`, and
+  resized for others.
+
+  Attributes:
+    levels: numbers of blocks, from 0 on, in ascending order.
+    positions: how positions are resized, see `resize_positions`.
+    final_norm: whether the map after the last block is normalised; the tokens
+      before it are the residual stream.
+    num_classes: has no effect.
+
+  References:
+    mmsegmentation, `VisionTransformer`.
+  """
+
+  num_classes: int = 1
+  levels: tuple[int, ...]
+  positions: str = 'bicubic'
+  final_norm: bool = False
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    levels = tuple(self.levels)
+    if not levels or levels != tuple(
+      sorted(set(levels).intersection(range(self.depth)))
+    ):
+      raise UsageError(
+        f'levels is {shown(levels)}; expected ascending numbers of blocks, '
+        f'from 0 to {self.depth - 1}'
+      )
+    one_of('positions', self.positions, RESIZINGS)
+    boolean('final_norm', self.final_norm)
+
+  @nn.compact
+  def __call__(  # type: ignore[override]
+    self, images: jax.Array, *, train: bool = False
+  ) -> list[jax.Array]:
+    """Returns one map for each level."""
+    check_images(images)
+    B, H, W, _ = images.shape
+    size = self.patch_size
+    h, w = -(-H // size), -(-W // size)
+    corner = ((0, 0), (0, h * size - H), (0, w * size - W), (0, 0))
+    after = self._blocks(self._embed(jnp.pad(images, corner)), train)
+    if self.final_norm:
+      after[-1] = _layer_norm(jnp.float32, 'norm')(after[-1])
+    return [after[i][:, 1:].reshape(B, h, w, self.dim) for i in self.levels]
+
+  def _positions(self, grid: tuple[int, int]) -> jax.Array:
+    """Returns the positions, resized from the grid they were learned for."""
+    count = 1 + grid[0] * grid[1]
+    if self.has_variable('params', 'pos_embed'):
+      count = self.get_variable('params', 'pos_embed').shape[1]
+    elif grid[0] != grid[1]:
+      raise UsageError(
+        f'images of {grid[0]}x{grid[1]} patches at init; expected a square, '
+        'from which positions can be resized'
+      )
+    learned = self.param('pos_embed', normal_02, (1, count, self.dim))
+    return resize_positions(learned, grid, self.positions)

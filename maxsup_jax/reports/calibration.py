@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from maxsup_jax.diagnostics import calibration
+from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks, measured
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -37,7 +38,7 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         'Bars: the share of the examples in each bin, on the same axis.',
       ),
       _error_table(errors, options, data),
-      _temperature_table(scaled, options, data, models[0].outputs.num_examples),
+      _temperature_table(scaled, options, data, models[0].outputs),
     ],
     {
       m.name: {**errors[m.name], 'temperature_scaling': scaled[m.name]}
@@ -146,7 +147,7 @@ def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
   """Temperatures fitted on the held-out part, measured on the other one."""
   logits, labels = m.outputs.logits, m.outputs.labels
   results: dict[str, list[dict]] = {'nll': [], 'ece': []}
-  for fit, rest in measured.splits(len(labels), options):
+  for fit, rest in measured.splits(len(labels), options, m.outputs.groups):
     before = _of_part(m.examples, rest, options)
     for objective, records in results.items():
       fitted = calibration.fit_temperature(
@@ -188,7 +189,7 @@ def _curve(
 
 
 def _temperature_table(
-  scaled: Mapping[str, Any], options: Options, data: str, N: int
+  scaled: Mapping[str, Any], options: Options, data: str, first: Outputs
 ) -> blocks.Table:
   rows: list[list[str | blocks.Cell]] = []
   for objective, title in (('nll', 'NLL'), ('ece', 'ECE')):
@@ -205,12 +206,12 @@ def _temperature_table(
   return blocks.Table(
     ['temperature scaling', *scaled],
     rows,
-    f'{data}. T is fitted on {measured.held_out(N, options)} and everything is '
-    f'reported on the others; {measured.over_splits(options)}. Logits are '
-    'divided by T: T above 1 cools an overconfident model. The T of least NLL '
-    'is at its bound where all held-out predictions are right, 0.01, or where '
-    'the logits say nothing of the labels, 100; that of least ECE is searched '
-    'on a grid.',
+    f'{data}. T is fitted on {measured.held_out(first, options)} and '
+    f'everything is reported on the others; {measured.over_splits(options)}. '
+    'Logits are divided by T: T above 1 cools an overconfident model. The T of '
+    'least NLL is at its bound where all held-out predictions are right, '
+    '0.01, or where the logits say nothing of the labels, 100; that of least '
+    'ECE is searched on a grid.',
   )
 
 

@@ -89,5 +89,10 @@ def check_same_model(outputs: Outputs, train: Outputs) -> None:
 
 
 def paired(models: Sequence[Outputs]) -> bool:
-  """Whether all files hold the same labels in the same order."""
-  return all(np.array_equal(models[0].labels, m.labels) for m in models)
+  """Whether all files hold the same labels in the same order, and groups."""
+  first = models[0]
+  return all(
+    np.array_equal(first.labels, m.labels)
+    and np.array_equal(np.asarray(first.groups), np.asarray(m.groups))
+    for m in models
+  )

@@ -126,9 +126,12 @@ class Measured:
     return {}
 
 
-def held_out(n: int, options: Options) -> str:
-  """How many of n examples are held out, in words."""
-  return f'{_held_out(n, options):,} of {n:,} examples'
+def held_out(outputs: Outputs, options: Options) -> str:
+  """How many examples, or groups of them, are held out, in words."""
+  n, what = outputs.num_examples, 'examples'
+  if outputs.groups is not None:
+    n, what = len(np.unique(outputs.groups)), 'groups of examples'
+  return f'{_held_out(n, options):,} of {n:,} {what}'
 
 
 def over_splits(options: Options) -> str:
@@ -142,11 +145,24 @@ def _held_out(n: int, options: Options) -> int:
   return min(max(1, round(options.held_out * n)), n - 1)
 
 
-def splits(n: int, options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Splits n examples, once for each seed, into held-out and other ones."""
-  count = _held_out(n, options)
-  orders = [np.random.default_rng(s).permutation(n) for s in options.seeds]
-  return [(np.sort(o[:count]), np.sort(o[count:])) for o in orders]
+def splits(
+  n: int, options: Options, groups: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Splits n examples, once for each seed, into held-out and other ones.
+
+  Examples of one group are never in both.
+  """
+  members = np.arange(n)
+  if groups is not None:
+    there, members = np.unique(groups, return_inverse=True)
+    n = len(there)
+  count, parts = _held_out(n, options), []
+  for seed in options.seeds:
+    chosen = np.zeros(n, bool)
+    chosen[np.random.default_rng(seed).permutation(n)[:count]] = True
+    fit = chosen[members]
+    parts.append((np.flatnonzero(fit), np.flatnonzero(~fit)))
+  return parts
 
 
 def describe(models: list[Measured], *, train: bool = False) -> str:
@@ -168,4 +184,8 @@ def _data(outputs: list[Outputs]) -> str:
   )
   named = '; '.join(filter(None, sets))
   counts = ' / '.join(dict.fromkeys(f'{o.num_examples:,}' for o in outputs))
-  return f'{named + ": " if named else ""}{counts} examples'
+  if outputs[0].groups is not None:
+    counts += f' examples in {len(np.unique(outputs[0].groups)):,} groups'
+  else:
+    counts += ' examples'
+  return f'{named + ": " if named else ""}{counts}'

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from maxsup_jax.diagnostics import selective
+from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks, measured
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -26,7 +27,7 @@ _AURC = {
 def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section."""
   curves = {m.name: m.ranking().curve() for m in models}
-  data, N = describe(models), models[0].outputs.num_examples
+  data, first = describe(models), models[0].outputs
   scores = {m.name: _scores(m) for m in models}
   fits = {m.name: _fits(m, options) for m in models}
   conventions = {
@@ -65,12 +66,12 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         _norms(models, fits),
         f'Choosing the norm. {data}. AURC of the centred MaxLogit-pNorm score '
         'less that of the maximum softmax probability on the same held-out '
-        f'{measured.held_out(N, options)}, in percentage points; below 0 the '
-        f'norm ranks better. Lines: median over {len(options.seeds)} '
+        f'{measured.held_out(first, options)}, in percentage points; below 0 '
+        f'the norm ranks better. Lines: median over {len(options.seeds)} '
         'split(s); bands: their range.',
       )
     )
-  shown.append(_fit_table(fits, options, data, N))
+  shown.append(_fit_table(fits, options, data, first))
   shown.append(_convention_table(conventions, data))
   numbers = {
     n: {'scores': scores[n], 'aurc_conventions': conventions[n], **fits[n]}
@@ -193,7 +194,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
   # The centred norm of two classes is constant, that of masked ones infinite.
   normed = m.outputs.num_classes > 2 and not np.isneginf(logits.min())
   msp, errors = m.scores['msp'], m.errors
-  for fit, rest in measured.splits(len(labels), options):
+  for fit, rest in measured.splits(len(labels), options, m.outputs.groups):
     if normed:
       chosen = selective.fit_pnorm(logits[fit], labels[fit])
       curve = selective.risk_coverage(chosen.score(logits[rest]), errors[rest])
@@ -229,7 +230,7 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
 
 
 def _fit_table(
-  fits: Mapping[str, Any], options: Options, data: str, N: int
+  fits: Mapping[str, Any], options: Options, data: str, first: Outputs
 ) -> blocks.Table:
   rows = []
 
@@ -262,12 +263,14 @@ def _fit_table(
     ['chosen on held-out data', *fits],
     rows,
     f'{data}. The p of the centred MaxLogit-pNorm score and the thresholds are '
-    f'chosen on {measured.held_out(N, options)} and applied to the others; '
+    f'chosen on {measured.held_out(first, options)} and applied to the others; '
     f'{measured.over_splits(options)}. Where no p beats it on the held-out '
     'part, the maximum softmax probability stays ("MSP"). Thresholds are on '
     'the maximum softmax probability; "—" where none reaches the target. '
     'Guaranteed: the risk on new examples is above the limit with a '
-    'probability of at most 5% (SGR, Geifman and El-Yaniv, 2017). Use that '
+    'probability of at most 5% (SGR, Geifman and El-Yaniv, 2017)'
+    + ('' if first.groups is None else ', if examples were independent')
+    + '. Use that '
     'threshold; the other one has the limit on the held-out part only, and '
     'exceeds it elsewhere about every other time.',
   )

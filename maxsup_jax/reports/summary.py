@@ -16,7 +16,7 @@ NAME, TITLE = 'summary', 'Summary'
 # A share of resamples that may lack a statistic whose difference is marked.
 _FEW = 0.05
 # By simulation, tests/reports/test_intervals.py.
-_ENOUGH, _ENOUGH_RANKED = 20, 50
+_ENOUGH, _ENOUGH_RANKED, _ENOUGH_GROUPS = 20, 50, 50
 
 
 class Statistic(NamedTuple):
@@ -72,6 +72,7 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
       m.outputs.num_examples,
       resamples=options.resamples,
       seed=options.seeds[0],
+      groups=m.outputs.groups,
     )
     for m in (models if options.resamples else ())
   ]
@@ -105,7 +106,8 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
           )
         elif 'interval' in record and 'interval' in first:
           record |= _difference(samples[i][name], samples[0][name], options)
-          if name == 'error':
+          # The test needs independent examples.
+          if name == 'error' and m.outputs.groups is None:
             p = _mcnemar(m, models[0])
             record['excludes_zero'] &= p < 1 - options.level
       numbers[m.name][name] = record
@@ -170,6 +172,9 @@ def _values(m: Measured, options: Options) -> dict[str, float]:
 
 def _enough(name: str, m: Measured) -> bool:
   """Whether there are enough wrong and right predictions for an interval."""
+  groups = m.outputs.groups
+  if groups is not None and len(np.unique(groups)) < _ENOUGH_GROUPS:
+    return False
   wrong, n = int(m.errors.sum()), len(m.errors)
   if name == 'risk_at_coverage':
     # Only errors among the accepted ones count, as a share of a fixed number.
@@ -252,11 +257,14 @@ _NOT_PAIRED = (
 
 
 def _remark(models: list[Measured]) -> str:
+  mcnemar = ''
+  if models[0].outputs.groups is None:
+    mcnemar = "of the error, if McNemar's exact test agrees; "
   return (
     f'Differences (Δ) are to {models[0].name}, paired by example, as all '
     'files hold the same labels; those of percentages are in points. '
-    '"Better" and "worse" mark those whose interval excludes zero; of the '
-    "error, if McNemar's exact test agrees; of the ECE, if the pivotal "
+    '"Better" and "worse" mark those whose interval excludes zero; '
+    f'{mcnemar}of the ECE, if the pivotal '
     'interval of the difference of the debiased squared errors (Kumar et al., '
     '2019) excludes zero and at least one of the two models is above what '
     'perfect calibration gives. '
@@ -285,4 +293,10 @@ def _caption(models: list[Measured], options: Options) -> str:
       f'at a coverage from {_ENOUGH} accepted ones on. The ECE has none, as '
       'resampling adds noise to its bins.'
     )
+    if models[0].outputs.groups is not None:
+      text += (
+        ' Resamples draw whole groups of examples, and there are intervals '
+        f'from {_ENOUGH_GROUPS} groups on; what a perfectly calibrated model '
+        'gives takes the examples for independent.'
+      )
   return text

@@ -21,7 +21,7 @@ from maxsup_jax.models import create_model
 from maxsup_jax.studies.run_names import run_names
 from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.classification import normalize
-from maxsup_jax.tasks.weights import load_variables, open_workdir
+from maxsup_jax.tasks.weights import head_of, load_variables, open_workdir
 from maxsup_jax.training.parallel import Devices
 
 
@@ -81,7 +81,7 @@ def features_of(
   config = directory.config()
   step, variables = load_variables(directory, step, weights)
   options = config.model.to_dict()
-  classes = variables['params']['head']['kernel'].shape[-1]
+  classes = head_of(directory, variables)['kernel'].shape[-1]
   model = create_model(options.pop('name'), classes, **options)
   _, transform = inputs.parse_transforms(config)
 

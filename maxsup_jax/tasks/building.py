@@ -249,5 +249,7 @@ def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
       )
     if config.batch_norm == 'cross_device':
       options[_SET_ELSEWHERE] = AXIS
+  elif ':' in name and config.batch_norm == 'cross_device':
+    options.setdefault(_SET_ELSEWHERE, AXIS)  # Only passed where it is taken.
   with errors.within('config.model: '):
     return models.create_model(name, num_classes, batch_axis=AXIS, **options)

@@ -110,6 +110,11 @@ class Classification:
     }
 
   @property
+  def probes(self) -> bool:
+    """Whether only the classifier on top learns."""
+    return tuple(self.config.optimizer.train_only) == ('head',)
+
+  @property
   def mixing(self) -> Mixing:
     """How training images are mixed."""
     return Mixing(**self.config.mixing)
@@ -180,6 +185,7 @@ class Classification:
     Where images are mixed, all metrics are about the mixed images: `nll` with
     the mixed labels, `accuracy` and `top5` with their most probable class. The
     model's drop-path draws from the stream 'drop_path', keyed by `key`. Where
+    only the head learns, the model is applied as in evaluation. Where
     `fused` is in force, there is no `top5`, and a label that ties for the top
     counts as correct.
     """
@@ -197,9 +203,13 @@ class Classification:
       (logits, outputs), updates = self.model.apply(
         variables,
         images,
-        train=True,
+        train=not self.probes,
         mutable=['batch_stats'],
-        rngs={'drop_path': key},
+        # Flax's own dropout draws for the examples of one device.
+        rngs={
+          'drop_path': key,
+          'dropout': jax.random.fold_in(key, jax.lax.axis_index(AXIS)),
+        },
       )
     stats = updates.get('batch_stats', variables['batch_stats'])
     if in_parts:
@@ -374,18 +384,21 @@ class Classification:
 
     Returns:
       `extract_step(variables, batch) -> outputs`, to be mapped over devices:
-      `logits` [b, K] and `features` [b, D], what the head sees, float32, in
-      evaluation mode; `labels` and `mask` are those of the batch.
+      `logits` [b, K] and, where the model gives them, `features` [b, D], what
+      the head sees, float32, in evaluation mode; `labels` and `mask` are those
+      of the batch.
     """
 
     def extract_step(variables, batch):
       logits, outputs = self.apply(variables, batch['image'])
-      return {
+      found = {
         'logits': logits,
-        'features': outputs['penultimate'],
         'labels': batch['label'],
         'mask': batch['mask'],
       }
+      if 'penultimate' in outputs:
+        found['features'] = outputs['penultimate']
+      return found
 
     return extract_step
 

@@ -20,6 +20,7 @@ FREE_SECTIONS = ('model', 'objective')
 MODELS = (
   *('resnet8', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet20'),
   *('resnet32_bbn', 'resnet56_t2t', 'alexnet_cifar', 'densenet_bc_100'),
+  *('resnet20_a', 'resnet32_a', 'resnet44_a', 'resnet56_a', 'resnet110_a'),
   *('mobilenet_v2', 'vit_tiny', 'vit_small', 'vit_base'),
 )
 TRANSFORMERS = ('transformer_tiny', 'transformer_small', 'transformer_base')
@@ -235,7 +236,8 @@ def check_names(config: ConfigDict) -> None:
     return
   from maxsup_jax.tasks import inputs
 
-  errors.one_of('config.model.name', config.model.name, MODELS)
+  if ':' not in config.model.name:  # One of the user's own.
+    errors.one_of('config.model.name', config.model.name, MODELS)
   inputs.parse_transforms(config)
 
 
@@ -288,7 +290,7 @@ def default_workdir(config: ConfigDict) -> str:
     [
       dataset.replace(':', '_'),
       *(['made_up'] if config.dataset.get('mock') is not None else []),
-      config.model.name,
+      config.model.name.replace(':', '.'),
       config.objective.name,
       f'seed{config.seed}',
       digest,

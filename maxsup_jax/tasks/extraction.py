@@ -138,19 +138,21 @@ def extract(
   files.refuse_existing(out, overwrite=overwrite)
   if augmentations:
     _check_augmentations(loaded, augmentations)
-  source, head = task.eval_source, loaded.variables['params']['head']
-  N, (D, K) = len(source), head['kernel'].shape
-  columns = {
-    'logits': ((N, K), np.float32),
-    'features': ((N, D), np.float32),
-    'labels': ((N,), np.int32),
-  }
+  source, head = task.eval_source, loaded.variables['params'].get('head', {})
+  N, K = len(source), source.num_classes
+  columns = {'logits': ((N, K), np.float32), 'labels': ((N,), np.int32)}
+  image = jax.ShapeDtypeStruct((1, *task.eval_shape), np.float32)
+  _, given = jax.eval_shape(task.apply, loaded.variables, image)
+  D = given['penultimate'].shape[-1] if 'penultimate' in given else None
+  if D is not None:
+    columns['features'] = ((N, D), np.float32)
   devices = run.devices
   step = devices.map(task.extract_step())
   variables = devices.replicate(loaded.variables)
   correct, nll, labels = 0, 0.0, []
   with NpzWriter(out, columns, overwrite=overwrite) as file:
-    if 'bias' in head:  # Others are not linear.
+    # Others are not linear.
+    if 'bias' in head and head['kernel'].shape == (D, K):
       file.write('weights', np.ascontiguousarray(head['kernel'].T))
       file.write('bias', np.asarray(head['bias']))
     if source.label_names is not None:

@@ -5,12 +5,14 @@ import os
 from typing import Any
 
 from flax import linen as nn
+from ml_collections import ConfigDict
 
-from maxsup_jax import files
+from maxsup_jax import data, files
 from maxsup_jax.data import text
 from maxsup_jax.errors import UsageError
+from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.building import build
-from maxsup_jax.tasks.config import open_workdir
+from maxsup_jax.tasks.config import check_task, open_workdir
 from maxsup_jax.tasks.weights import (
   check_finite,
   check_weights,
@@ -81,6 +83,7 @@ def load_run(
   *,
   data_dir: str | None = None,
   split: str | None = None,
+  dataset: str | None = None,
   devices: Devices | None = None,
   model: nn.Module | None = None,
   sources: tuple[Any, Any] | None = None,
@@ -96,6 +99,9 @@ def load_run(
     weights: 'raw', as trained, or 'ema', their moving averages.
     data_dir: where datasets are prepared; None for the default of tfds.
     split: evaluates another split than the configuration says.
+    dataset: evaluates a split, by default 'test', of another dataset with the
+      same classes or some of them, matched by name: see
+      `data.MatchedLabels`.
     devices: by default all devices of all processes.
     model: what was given to `build`, if the run was built so.
     sources: likewise.
@@ -123,6 +129,12 @@ def load_run(
   check_weights(directory, config, weights)
   with Checkpoints(directory.checkpoints) as checkpoints:
     step = chosen_step(directory, checkpoints, step)
+    if dataset is not None:
+      if sources is not None:
+        raise UsageError('dataset and sources are given; expected one of them')
+      split = split or 'test'
+      sources = _other(config, dataset, split, data_dir)
+      split = f'{dataset}/{split}'
     run = build(
       config,
       data_dir=data_dir,
@@ -139,6 +151,22 @@ def load_run(
   check_finite(f'step {step} of {directory.path}', loaded)
   split = split or config.dataset.eval_split
   return LoadedRun(run, directory, step, weights, split, state)
+
+
+def _other(
+  config: ConfigDict, dataset: str, split: str, data_dir: str | None
+) -> tuple[data.Source, data.Source]:
+  """A run's training split, for its classes, and a split of another dataset."""
+  check_task(config)
+  own = inputs.open_split(config, config.dataset.train_split, data_dir, False)
+  other = data.open_source(
+    dataset,
+    split,
+    data_dir=data_dir,
+    image_size=config.dataset.image_size,
+    channels=config.dataset.channels,
+  )
+  return own, data.MatchedLabels(other, own.label_names, own.num_classes)
 
 
 def _check_classes(directory: Workdir, task: Any) -> None:

@@ -15,7 +15,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.losses import Objective
 from maxsup_jax.models import create_model
 from maxsup_jax.tasks import inputs
-from maxsup_jax.tasks.weights import load_variables, open_workdir
+from maxsup_jax.tasks.weights import head_of, load_variables, open_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def open_teacher(
     directory = open_workdir(path)
     own = directory.config()
     _, variables = load_variables(directory, weights=config.teacher_weights)
-    head = variables['params']['head']['kernel']
+    head = head_of(directory, variables)['kernel']
     if head.shape[-1] != num_classes:
       raise UsageError(
         f'{directory.path} has {head.shape[-1]} classes; the student has '

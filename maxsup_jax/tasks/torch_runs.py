@@ -13,7 +13,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.models import torch_weights
 from maxsup_jax.tasks.building import build
 from maxsup_jax.tasks.config import open_workdir, resolve
-from maxsup_jax.tasks.weights import load_variables
+from maxsup_jax.tasks.weights import head_of, load_variables
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.state import first_state
 
@@ -143,7 +143,7 @@ def export_weights(
   config = directory.config()
   step, variables = load_variables(directory, step, weights)
   options = config.model.to_dict()
-  classes = variables['params']['head']['kernel'].shape[-1]
+  classes = head_of(directory, variables)['kernel'].shape[-1]
   model = models.create_model(options.pop('name'), classes, **options)
   state_dict = torch_weights.to_torch(variables, model, batches=step)
   torch_weights.write(out, state_dict)

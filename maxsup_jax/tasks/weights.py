@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,14 @@ import numpy as np
 
 from maxsup_jax import errors
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import MODELS, create_model, torch_weights
+from maxsup_jax.models import (
+  MODELS,
+  SEGMENTERS,
+  create_model,
+  create_segmenter,
+  torch_weights,
+)
+from maxsup_jax.models.resampling import resize_positions
 from maxsup_jax.tasks.config import check_task, open_workdir
 from maxsup_jax.training.best import best_step
 from maxsup_jax.training.checkpoints import Checkpoints
@@ -32,6 +40,18 @@ _FREE = (
   'head_dropout',
   'zero_init_residual',
   'batch_norm_axis',
+)
+
+
+# Fields of a classifier that do not show in its features at evaluation, and of
+# every module.
+_NOT_IN_BACKBONES = (
+  *_FREE,
+  'num_classes',
+  'batch_axis',
+  'batch_norm_momentum',
+  'parent',
+  'name',
 )
 
 
@@ -91,6 +111,17 @@ def chosen_step(
   return checkpoints.chosen(found)
 
 
+def head_of(directory: Workdir, variables: Any) -> Any:
+  """The classifier's weights; refuses a model without such a layer."""
+  head = variables['params'].get(_HEAD, {})
+  if not isinstance(head, Mapping) or 'kernel' not in head:
+    raise UsageError(
+      f'the model of {directory.path} has no linear layer {_HEAD!r}, which is '
+      'needed here'
+    )
+  return head
+
+
 def check_finite(there: str, variables: Any) -> None:
   """Refuses weights with NaN or infinity, at the first array that has some."""
   for path, array in jax.tree.leaves_with_path(variables):
@@ -127,6 +158,10 @@ def init_from(
   `torch_weights.from_torch` knows, with no prefix but those that all names
   share, and classes in the order of the dataset.
 
+  A model of `SEGMENTERS` takes its backbone from a run or a file that
+  classifies images, whose head and final norm are left out and whose positions
+  are resized, and everything from a file of mmsegmentation.
+
   Args:
     state: the state of step 0 of the run that is to start, or its shapes.
     path: the work directory of the other run, or a file of PyTorch weights.
@@ -139,6 +174,8 @@ def init_from(
     UsageError: if there is no run, checkpoint or file, or if the models differ:
       in one line that names the option or the first parameter that does.
   """
+  if model['name'] in SEGMENTERS:
+    return _segmenter_from(state, path, model)
   if torch_weights.is_torch_file(path):
     return _from_file(state, path, model)
   directory, step = _checkpoint(path)
@@ -204,6 +241,81 @@ def _from_file(
   found = jax.tree.map(jnp.asarray, found)
   params = {n: found['params'].get(n, v) for n, v in fresh['params'].items()}
   return _replaced(state, params, found['batch_stats'])
+
+
+def _segmenter_from(
+  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
+) -> TrainState:
+  """`init_from` of a model that classifies pixels."""
+  fresh = state.variables()
+  classes = fresh['params'][_HEAD]['kernel'].shape[-1]
+  module: Any = create_segmenter(**{**model, 'num_classes': classes})
+  backbone = module.make_backbone()
+  positions = getattr(module, 'positions', 'bicubic')
+  part = {kind: tree.get('backbone', {}) for kind, tree in fresh.items()}
+  if not torch_weights.is_torch_file(path):
+    found = _backbone_of_run(path, backbone, part, positions, model['name'])
+    found = {kind: {'backbone': tree} for kind, tree in found.items()}
+  else:
+    with errors.within(f'config.init_from: {os.fspath(path)}: '):
+      given = torch_weights.read(path)
+      if any('decode_head.' in name for name in given):
+        same = torch_weights.count_classes(given, module) == classes
+        found = torch_weights.from_torch(
+          given, module, fresh, head=same, resize_positions=positions
+        )
+      else:
+        found = torch_weights.from_torch(
+          given, backbone, part, head=False, resize_positions=positions
+        )
+        found = {kind: {'backbone': tree} for kind, tree in found.items()}
+  flat = flax.traverse_util.flatten_dict(fresh, keep_empty_nodes=True)
+  for name, value in flax.traverse_util.flatten_dict(found).items():
+    flat[name] = jnp.asarray(value)
+  merged = flax.traverse_util.unflatten_dict(flat)
+  return _replaced(state, merged['params'], merged['batch_stats'])
+
+
+def _backbone_of_run(
+  path: str | os.PathLike,
+  backbone: Any,
+  fresh: Mapping[str, Any],
+  positions: str,
+  name: str,
+) -> dict[str, Any]:
+  """The variables of a backbone, from a run that classifies images."""
+  directory, step = _checkpoint(path)
+  there = f'config.init_from: {os.fspath(path)}, step {step}'
+  config = directory.config()
+  check_task(config)
+  classifier: Any = create_model(**{**config.model.to_dict(), 'num_classes': 1})
+  if not isinstance(backbone, type(classifier)):
+    raise UsageError(
+      f'{there} is of {config.model.name!r}, which is not the backbone of '
+      f'{name!r}'
+    )
+  fields = [f.name for f in dataclasses.fields(classifier)]
+  theirs, own = (
+    {f: getattr(net, f) for f in fields if f not in _NOT_IN_BACKBONES}
+    for net in (classifier, backbone)
+  )
+  _check_models(there, theirs, own)
+  _, given = load_variables(directory, step)
+  params = {
+    layer: tree
+    for layer, tree in given['params'].items()
+    if layer in fresh['params'] or layer not in (_HEAD, 'norm')
+  }
+  if 'pos_embed' in params:
+    side = math.isqrt(fresh['params']['pos_embed'].shape[1] - 1)
+    params['pos_embed'] = resize_positions(
+      jnp.asarray(params['pos_embed']), (side, side), positions
+    )
+  stats = given['batch_stats']
+  return {
+    'params': _merge('params', fresh['params'], params, there),
+    'batch_stats': _merge('batch_stats', fresh['batch_stats'], stats, there),
+  }
 
 
 def _replaced(state: TrainState, params: Any, stats: Any) -> TrainState:

@@ -53,6 +53,9 @@ def common_fields() -> dict[str, Any]:
       # layers, by their names at the top of the model; none named for all.
       'decay': ('kernel',),
       'decay_layers': (),
+      # Which layers learn, by the same names; none named for all. Where it is
+      # 'head' alone, the others are as in evaluation: a linear probe.
+      'train_only': (),
       # The largest global norm of the gradient; None for no clipping.
       'clip_norm': placeholder(float),
       # Clip after the weight decay has joined the gradient (sgd).

@@ -113,6 +113,7 @@ class Run(Generic[TaskT]):
       sam_rho=self.config.optimizer.sam_rho,
       sam_synced=self.config.optimizer.sam_synced,
       sam_clip_value=self.config.optimizer.clip_value,
+      train_only=self.config.optimizer.train_only,
     )
 
   def eval_step(self) -> Callable:
@@ -187,7 +188,9 @@ def make_run(
     )
   given = {**config.optimizer, 'learning_rate': learning_rate}
   # The step ascends, and the mask says what decays.
-  for field in ('sam_rho', 'sam_synced', 'decay', 'decay_layers'):
+  for field in (
+    *('sam_rho', 'sam_synced', 'decay', 'decay_layers', 'train_only'),
+  ):
     given.pop(field, None)
   every = {
     name: in_steps(config[name], field=name)
@@ -211,6 +214,8 @@ def make_run(
     else in_steps(measures, field='diagnostics_every'),
     **every,
   )
+  for name in config.optimizer.train_only:
+    errors.one_of('config.optimizer.train_only', name, run.shapes.params)
   # It checks its own numbers: before anything is written.
   run.train_step()
   return run

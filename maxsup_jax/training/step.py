@@ -3,7 +3,7 @@
 Both reduce over the axis `parallel.AXIS`; `parallel.Devices.map` compiles them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ def make_train_step(
   sam_rho: float | None = None,
   sam_synced: bool = True,
   sam_clip_value: float | None = None,
+  train_only: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
   r"""Builds one optimizer step on one device's part of the batch.
 
@@ -74,6 +75,8 @@ def make_train_step(
     sam_clip_value: each element of :math:`g` is limited to
       [-`sam_clip_value`, `sam_clip_value`] first. The optimizer does that to
       the second gradient.
+    train_only: names at the top of the parameters; the others stay as they are
+      and have gradient 0. None at all: every one learns.
 
   Returns:
     `train_step(state, batch) -> (state, sums)`, to be mapped over devices. The
@@ -101,6 +104,9 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def objective(params, part, stats, objective_state, key, whole):
+      if train_only:
+        frozen = jax.lax.stop_gradient(params)
+        params = {**frozen, **{name: params[name] for name in train_only}}
       values, where, aux = task.train_loss(
         {'params': params, 'batch_stats': stats},
         part,
@@ -164,6 +170,9 @@ def make_train_step(
     grads = jax.lax.psum(grads, AXIS)
     stats = jax.lax.pmean(aux.batch_stats, AXIS)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    if train_only:  # What decays would move without a gradient.
+      still = jax.tree.map(jnp.zeros_like, updates)
+      updates = {**still, **{name: updates[name] for name in train_only}}
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema_decay is not None:

@@ -1,5 +1,7 @@
 """Directories of images as datasets."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -71,6 +73,17 @@ def test_a_run_is_evaluated_with_its_own_classes_only(folder, tmp_path):
   assert record['examples'] == 8
   assert workdir.origin('classes') == ['c2', 'c10']
   assert tasks.load_run(tmp_path / 'run').evaluate()[0]['nll'] == record['nll']
+  # Elsewhere the same classes are matched by their names.
+  other = f'folder:{tmp_path / "other"}'
+  shutil.copytree(folder / 'val', tmp_path / 'other')
+  found = tasks.load_run(tmp_path / 'run', dataset=other, split='all')
+  (own,) = tasks.load_run(tmp_path / 'run').evaluate()
+  assert found.evaluate() == [{**own, 'split': f'{other}/all'}]
+  (tmp_path / 'other/c10').rename(tmp_path / 'other/dog')
+  with pytest.raises(
+    UsageError, match=r'classes that the run does not .*: dog'
+  ):
+    tasks.load_run(tmp_path / 'run', dataset=other, split='all')
   for split in ('train', 'val'):
     (folder / split / 'c10').rename(folder / split / 'c11')
   with pytest.raises(UsageError, match='they differ in c10, c11'):

@@ -25,17 +25,23 @@ _CALLS = {
     0.3, 0.3, (0.5, 1.5), 0.1
   ),
   'flip': transforms.Flip(),
+  "pad(24, 48, fill='mean')": transforms.Pad(24, 48, mean=_MEAN),
   'pad_and_crop(4)': transforms.PadAndCrop(4),
+  'photometric_distortion(hue=9)': color.PhotometricDistortion(hue=9),
   "rand_augment('m9-mstd0.5-inc1')": rand_augment.RandAugment(
     'm9-mstd0.5-inc1', mean=_MEAN
   ),
   'random_crop(28, padding=2)': transforms.RandomCrop(28, 2),
   'random_erasing(0.25)': erasing.RandomErasing(0.25, mean=_MEAN, std=_STD),
+  'random_resize((64, 32), ratio=(0.5, 1))': resizing.RandomResize(
+    (64, 32), (0.5, 1)
+  ),
   "random_resized_crop(24, interpolation='bicubic')": (
     resizing.RandomResizedCrop(24, interpolation='bicubic')
   ),
   'resize(28)': resizing.Resize(28),
   "resize_exact(28, 30, 'area')": resizing.ResizeExact(28, 30, 'area'),
+  'resize_within(64, 32, antialias=True)': resizing.ResizeWithin(64, 32, True),
   'rotate((-10, 15))': transforms.Rotate((-10, 15)),
   'standardize': color.Standardize(),
   'tf_distort(contrast=(0.5, 1))': color.TfDistort(contrast=(0.5, 1)),

@@ -216,6 +216,7 @@ def test_what_devices_can_do():
 # The suites, each once on something small
 
 
+@pytest.mark.slow
 def test_step(monkeypatch, cached_compilations):
   monkeypatch.delitem(step.OBJECTIVES, 'ls')
   size = {'model_options': {'width': 4}, 'image_size': 8, 'batch_size': 16}
@@ -241,6 +242,7 @@ def test_step(monkeypatch, cached_compilations):
   assert 'resnet8 (stem cifar), 16 images of 8x8' in told(record, 'step')
 
 
+@pytest.mark.slow
 def test_losses(monkeypatch, cached_compilations):
   """Competitors must compute the same, and more exactly than demanded."""
   monkeypatch.setattr(losses, '_TOLERANCE', 1e-5)
@@ -266,6 +268,7 @@ def test_losses(monkeypatch, cached_compilations):
   assert last.startswith('logit matching, [8, 16]: time over optax CE ')
 
 
+@pytest.mark.slow
 def test_fused(monkeypatch):
   monkeypatch.setitem(fused._TOLERANCE, 'float32', 1e-5)
   monkeypatch.setattr(costs, 'find_torch', lambda device: (None, 'left out'))
@@ -368,7 +371,9 @@ def test_a_competitor_that_computes_something_else_is_refused(monkeypatch):
       losses.measure(losses=['maxsup'], shapes=[f'{B}x{K}'], rounds=2)
 
 
-@pytest.mark.parametrize('target', ['here', 'tpu'])
+@pytest.mark.parametrize(
+  'target', [pytest.param('here', marks=pytest.mark.slow), 'tpu']
+)
 def test_the_program(tmp_path, target):
   """Its record and what is printed, also compiled for a TPU."""
   if target == 'tpu':

@@ -43,6 +43,7 @@ def measured(cached_compilations):
   torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_both_frameworks_compute_the_same_steps(measured):
   record = of_machine(measured)
   assert record['settings']['torch_threads'] == 1
@@ -67,6 +68,7 @@ def test_both_frameworks_compute_the_same_steps(measured):
   assert 'vit_tiny, 4 images of 32x32, float32' in told(record, 'train')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('what', 'changed'),
   [

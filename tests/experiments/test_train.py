@@ -174,7 +174,7 @@ def test_a_first_run_prints_a_table_and_its_directory(whole):
 
 
 def test_evaluate_gives_the_numbers_that_training_printed(
-  run_program, srun, whole, tmp_path
+  run_program, whole, tmp_path
 ):
   out = tmp_path / 'out.jsonl'
   to = f'--workdir={whole.path}', f'--out={out}'
@@ -183,8 +183,15 @@ def test_evaluate_gives_the_numbers_that_training_printed(
   assert evaluated.strip() == whole.out.split('\nwork directory')[0].strip()
   last = timeless(whole.path)[-1]
   assert json.loads(out.read_text()).items() <= last.items()
-  # An older checkpoint, on the other split, by two processes.
-  codes, outs, errs = ends(srun('evaluate', *to, '--split=train', '--step=6'))
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_an_older_checkpoint(srun, whole, tmp_path):
+  out = tmp_path / 'out.jsonl'
+  arguments = f'--workdir={whole.path}', f'--out={out}'
+  codes, outs, errs = ends(
+    srun('evaluate', *arguments, '--split=train', '--step=6')
+  )
   assert (codes, errs) == ([0, 0], ['', ''])
   assert 'accuracy' in outs[0]
   # Gloo, which joins CPUs, greets on its own.

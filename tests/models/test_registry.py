@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import pytest
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import MODELS, count_parameters, create_model
+from maxsup_jax.models import (
+  MODELS,
+  SEGMENTERS,
+  count_parameters,
+  create_model,
+  create_segmenter,
+)
+from maxsup_jax.models.drop_path import Dropout, DropPath
 
 # Of torchvision (ResNets, MobileNetV2) and timm (ViTs), with 1000 classes.
 COUNTS = {
@@ -22,6 +29,11 @@ COUNTS = {
 CIFAR_COUNTS = {
   'resnet8': (10, 8, 308_650),
   'resnet20': (10, 32, 272_474),
+  'resnet20_a': (10, 32, 269_722),
+  'resnet32_a': (10, 32, 464_154),
+  'resnet44_a': (10, 32, 658_586),
+  'resnet56_a': (10, 32, 853_018),
+  'resnet110_a': (10, 32, 1_727_962),
   'resnet32_bbn': (10, 32, 538_778),
   'resnet56_t2t': (100, 32, 3_419_284),
   'alexnet_cifar': (10, 24, 1_068_298),
@@ -123,9 +135,31 @@ def test_every_convolution_and_norm_is_set_alike(name):
   }
 
 
+@pytest.mark.parametrize('name', ['upernet_vit_tiny', 'deeplabv3plus_resnet8'])
+def test_segmenters_are_set_alike(name):
+  model = create_segmenter(
+    name,
+    7,
+    dtype='bfloat16',
+    batch_axis='devices',
+    batch_norm_axis='devices',
+  )
+  assert model.batch_axis == 'devices'
+  for _, dtype in (*layers_of(model, nn.Conv), *layers_of(model, nn.BatchNorm)):
+    assert dtype == jnp.bfloat16
+  norms = {(n.axis_name, n.epsilon) for n, _ in layers_of(model, nn.BatchNorm)}
+  assert norms == {('devices', 1e-5)}
+  drops = {d.batch_axis for d, _ in layers_of(model, (DropPath, Dropout))}
+  assert drops <= {'devices'}
+  images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+  logits, _ = jax.eval_shape(model.apply, shapes(model, 32), images)
+  assert (logits.shape[-1], logits.dtype) == (7, jnp.float32)
+
+
 def test_every_option_reaches_the_model():
-  for name, entry in MODELS.items():
-    model = create_model(name, 10)
+  for name, entry in {**MODELS, **SEGMENTERS}.items():
+    create = create_model if name in MODELS else create_segmenter
+    model = create(name, 10)
     for option, default in entry.options.items():
       field = entry.renamed.get(option, option)
       assert getattr(model, field) == default, (name, option)

@@ -6,7 +6,8 @@ import pytest
 
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.drop_path import DropPath
-from maxsup_jax.models.vit import ViT
+from maxsup_jax.models.resampling import resize_positions
+from maxsup_jax.models.vit import EncoderBlock, ViT, ViTBackbone
 
 
 def tiny(**fields):
@@ -165,3 +166,75 @@ def test_positions_fix_the_image_size():
   larger = jax.ShapeDtypeStruct((2, 12, 8, 3), jnp.float32)
   with pytest.raises(UsageError, match=r'6 patches, but positions .* for 4'):
     jax.eval_shape(tiny().apply, variables, larger)
+
+
+def backbone(**fields):
+  fields = {'levels': (0, 2), 'depth': 3, 'patch_size': 4} | fields
+  return ViTBackbone(dim=12, heads=3, **fields)
+
+
+def inside(model, variables, images):
+  """The result and what each block returns."""
+
+  def block(module, method):
+    return isinstance(module, EncoderBlock) and method == '__call__'
+
+  @jax.jit
+  def apply(variables, images):
+    return model.apply(variables, images, capture_intermediates=block)
+
+  result, seen = apply(variables, images)
+  return result, seen['intermediates']
+
+
+def test_maps_are_the_tokens_after_some_blocks(random_variables):
+  """Those of the classifier with the same weights, before its final norm."""
+  images, model = normal(2, 8, 8, 3), tiny(depth=3)
+  variables = random_variables(model, images)
+  (_, out), seen = inside(model, variables, images)
+  maps = evaluate(backbone(), variables, images)
+  for i, found in zip((0, 2), maps, strict=True):
+    (tokens,) = seen[f'block{i}']['__call__']
+    np.testing.assert_allclose(
+      found.reshape(2, 4, 12), tokens[:, 1:], rtol=1e-5
+    )
+  *_, last = evaluate(backbone(final_norm=True), variables, images)
+  last = last.reshape(2, 4, 12)
+  np.testing.assert_allclose(last, out['tokens'][:, 1:], rtol=1e-4, atol=1e-5)
+
+  # No parameter but those that are used.
+  own = jax.eval_shape(backbone().init, jax.random.key(0), images)
+  own = own['params']
+  assert set(own) == {*variables['params']} - {'norm', 'head'}
+
+
+def test_maps_of_images_of_any_size(random_variables):
+  """Padding at the corner, and positions of another grid."""
+  model = backbone()
+  variables = random_variables(model, normal(1, 16, 16, 3))
+  images = normal(2, 9, 14, 3)
+  maps = evaluate(model, variables, images)
+  assert [x.shape for x in maps] == [(2, 3, 4, 12)] * 2
+  padded = jnp.pad(images, ((0, 0), (0, 3), (0, 2), (0, 0)))
+  params = variables['params']
+  positions = resize_positions(params['pos_embed'], (3, 4))
+  # The classifier takes these positions for its own.
+  plain = tiny(depth=3)
+  rest = random_variables(plain, padded)['params']
+  given = {'params': rest | params | {'pos_embed': positions}}
+  _, seen = inside(plain, given, padded)
+  tokens = seen['block2']['__call__'][0][:, 1:]
+  np.testing.assert_allclose(maps[1].reshape(2, 12, 12), tokens, rtol=1e-4)
+  other = evaluate(backbone(positions='antialias'), variables, images)
+  assert abs(other[1] - maps[1]).max() > 1e-3
+
+
+def test_refusals_of_backbones():
+  for levels in ((), (2, 1), (0, 3)):
+    with pytest.raises(UsageError, match=r'levels is .* blocks, from 0 to 2'):
+      backbone(levels=levels)
+  with pytest.raises(UsageError, match="positions is 'nearest'"):
+    backbone(positions='nearest')
+  images = jax.ShapeDtypeStruct((1, 8, 12, 3), jnp.float32)
+  with pytest.raises(UsageError, match='2x3 patches at init; expected a squ'):
+    jax.eval_shape(backbone().init, jax.random.key(0), images)

@@ -27,15 +27,16 @@ class TorchNet:
       tree = tree[name]
     return tree
 
-  def conv(self, x, path, stride=1, groups=1, bias=False):
+  def conv(self, x, path, stride=1, groups=1, bias=False, dilation=1):
     kernel = self.leaf(f'{path}/kernel').permute(3, 2, 0, 1)
     return self.functional.conv2d(
       x,
       kernel,
       self.leaf(f'{path}/bias') if bias else None,
       stride=stride,
-      padding=kernel.shape[-1] // 2,
+      padding=kernel.shape[-1] // 2 * dilation,
       groups=groups,
+      dilation=dilation,
     )
 
   def bn(self, x, path):

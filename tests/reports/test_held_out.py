@@ -22,6 +22,14 @@ def test_splits_are_disjoint_and_whole():
   assert (parts[0][0] != parts[1][0]).any()
 
 
+def test_groups_are_held_out_whole():
+  groups = np.random.default_rng(0).integers(0, 40, 400)
+  for fit, rest in splits(400, OPTIONS, groups):
+    assert len(set(groups[fit])) == 12
+    assert not set(groups[fit]) & set(groups[rest])
+    assert sorted([*fit, *rest]) == list(range(400))
+
+
 def test_thresholds_and_norms(two_models):
   m = Measured(two_models[0])
   numbers = selective_section.section([m], OPTIONS).numbers['CE']

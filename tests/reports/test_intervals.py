@@ -1,5 +1,7 @@
 """Every interval of the summary covers the truth as often as it says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -142,3 +144,61 @@ def test_four_examples_are_no_difference_in_error():
   )
   assert bootstrap.paired_interval(drawn['b'], drawn['a']).low > 0
   assert not record['excludes_zero']
+
+
+def grouped(rng, count, size):
+  """Two models of images: some are harder, and errors of one are alike."""
+  n = count * size
+  y, groups = rng.integers(0, K, n), np.repeat(np.arange(count), size)
+  a, b = rng.normal(size=(2, n, K))
+  a = 0.7 * a + 0.7 * rng.normal(size=(count, K))[groups]
+  margin = rng.uniform(0.5, 3.5, count)[groups]
+  a[np.arange(n), y] += margin
+  b = 0.7 * a + np.sqrt(0.51) * b
+  b[np.arange(n), y] += 0.3 * margin
+  return [
+    Measured(Outputs(name, name, z, y, groups=groups))
+    for name, z in (('a', 2 * a), ('b', 2.5 * b))
+  ]
+
+
+@pytest.mark.slow
+def test_intervals_of_groups_cover_the_truth():
+  models = grouped(np.random.default_rng(0), 20_000, 25)
+  truth = [summary._values(m, Options()) for m in models]
+  rng, hit, difference = np.random.default_rng(1), {}, {}
+  for seed in range(200):
+    section = summary.section(
+      grouped(rng, 50, 25), Options(resamples=200, seeds=(seed,))
+    )
+    for name, record in section.numbers['b'].items():
+      if name != 'ece':
+        low, high = record['interval']
+        hit.setdefault(name, []).append(low <= truth[1][name] <= high)
+        low, high = record['difference_interval']
+        true = truth[1][name] - truth[0][name]
+        difference.setdefault(name, []).append(low <= true <= high)
+  for kind in (hit, difference):
+    assert len(kind) == len(summary.STATISTICS) - 1
+    for name, hits in kind.items():
+      assert np.mean(hits) >= 0.87, name
+    assert np.mean(list(kind.values())) >= 0.91
+
+
+def test_groups_widen_intervals_and_few_have_none():
+  models = grouped(np.random.default_rng(0), 50, 20)
+  alone = [dataclasses.replace(m.outputs, groups=None) for m in models]
+  options = Options(resamples=100)
+  of_groups = summary.section(models, options)
+  of_examples = summary.section([Measured(o) for o in alone], options)
+  for name in ('error', 'nll'):
+    wide, narrow = (
+      np.diff(s.numbers['b'][name]['interval'])
+      for s in (of_groups, of_examples)
+    )
+    assert wide > 1.5 * narrow
+  few = summary.section(grouped(np.random.default_rng(0), 49, 20), options)
+  assert 'interval' not in few.numbers['b']['nll']
+  caption = of_groups.blocks[-1].caption
+  assert '1,000 examples in 50 groups' in caption
+  assert 'draw whole groups' in caption

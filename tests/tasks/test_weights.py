@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import shutil
 
@@ -7,12 +8,20 @@ import pytest
 
 from maxsup_jax import data, tasks
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import torch_weights
+from maxsup_jax.models import (
+  MODELS,
+  ModelEntry,
+  ViT,
+  create_segmenter,
+  resampling,
+  torch_weights,
+)
 from maxsup_jax.tasks import resolve
 from maxsup_jax.tasks.weights import init_from
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.config import to_json
 from maxsup_jax.training.parallel import Devices
+from maxsup_jax.training.state import TrainState
 from tests.runs import assert_same_bits
 
 MODEL = {'name': 'resnet8', 'width': 4}
@@ -144,7 +153,9 @@ def test_a_file_of_another_kind(build, tmp_path):
   path = tmp_path / 'weights.npz'
   path.touch()
   shapes = build().shapes
-  with pytest.raises(UsageError, match=r'ends with \.pth, \.pt, \.ckpt') as e:
+  with pytest.raises(
+    UsageError, match=r'ends with \.pth, \.pt, \.th, \.ckpt'
+  ) as e:
     init_from(shapes, path, MODEL)
   assert str(e.value).startswith(f'config.init_from is {path}; expected a work')
 
@@ -238,3 +249,138 @@ class TestFiles:
     origin = build(init_from=str(file)).task.origin()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert origin == {'init_from': {'path': str(file), 'sha256': digest}}
+
+
+def segmenter_state(model, size, classes=5, seed=1):
+  """The state of a model that classifies pixels, with averages."""
+  module = create_segmenter(**model, num_classes=classes)
+  images = jax.ShapeDtypeStruct((2, size, size, 3), np.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+  variables = {'batch_stats': {}, **filled(shapes, seed)}
+  return TrainState(
+    step=np.zeros((), np.int32),
+    **variables,
+    opt_state=(),
+    objective_state=(),
+    ema=variables,
+  ), module
+
+
+UPERNET = {'name': 'upernet_vit_tiny', 'patch_size': 2}
+
+
+def run_of(build, path, model):
+  """A work directory, its state and its model."""
+  run = build(model=model, ema_decay=None)
+  state = fresh_state(run, seed=3)
+  checkpoints = Checkpoints(path / 'checkpoints')
+  checkpoints.save(4, state, {})
+  checkpoints.close()
+  (path / 'config.json').write_text(to_json(run.config))
+  return path, state, run.task.model
+
+
+@pytest.fixture(scope='module')
+def vit(build, tmp_path_factory):
+  """A run of a ViT like the one of the smallest UperNet, on 8x8 images."""
+  sizes = {'dim': 64, 'depth': 4, 'heads': 4}
+  entry = ModelEntry(ViT, sizes, MODELS['vit_tiny'].options)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(MODELS, 'vit_tiny', entry)
+    path = tmp_path_factory.mktemp('vit')
+    yield run_of(build, path, {'name': 'vit_tiny', 'patch_size': 2})
+
+
+class TestSegmenters:
+  """Backbones from what classifies images, and all from mmsegmentation."""
+
+  def as_file(self, vit):
+    path, state, module = vit
+    params = dict(state.params)
+    # Images have three channels there.
+    kernel = np.repeat(params['patch_embed']['kernel'], 3, axis=2)
+    params['patch_embed'] = {**params['patch_embed'], 'kernel': kernel}
+    file = path / 'weights.safetensors'
+    given = {'params': params, 'batch_stats': {}}
+    torch_weights.write(file, torch_weights.to_torch(given, module))
+    return file, params
+
+  def check(self, state, fresh, params, side):
+    """All of the backbone is new, with its positions resized, and no more."""
+    for tree in (state.params, state.ema['params']):
+      backbone = dict(tree['backbone'])
+      positions = backbone.pop('pos_embed')
+      expected = {n: params[n] for n in backbone}
+      assert {'norm', 'head', 'pos_embed'} == {*params} - {*backbone}
+      assert_same_bits(numpy_of(backbone), numpy_of(expected))
+      resized = resampling.resize_positions(params['pos_embed'], (side, side))
+      np.testing.assert_allclose(positions, resized, rtol=1e-6)
+      for part in ('decoder', 'head', 'neck'):
+        assert_same_bits(numpy_of(tree[part]), numpy_of(fresh.params[part]))
+    assert jax.tree.structure(state) == jax.tree.structure(fresh)
+
+  def test_backbone_of_a_file(self, vit):
+    file, params = self.as_file(vit)
+    fresh, _ = segmenter_state(UPERNET, 16)
+    self.check(init_from(fresh, file, UPERNET), fresh, params, 8)
+    other = {**UPERNET, 'patch_size': 4}
+    fresh, _ = segmenter_state(other, 16)
+    with pytest.raises(UsageError, match=r'patch_embed.proj.weight: \[64, 3'):
+      init_from(fresh, file, other)
+
+  def test_backbone_of_a_run(self, vit):
+    path, state, _ = vit
+    fresh, _ = segmenter_state(UPERNET, 16)
+    # The run saw one channel.
+    backbone = dict(fresh.params['backbone'])
+    kernel = backbone['patch_embed']['kernel'][:, :, :1]
+    backbone['patch_embed'] = {**backbone['patch_embed'], 'kernel': kernel}
+    params = {**fresh.params, 'backbone': backbone}
+    fresh = dataclasses.replace(fresh, params=params)
+    self.check(init_from(fresh, path, UPERNET), fresh, state.params, 8)
+    other = {**UPERNET, 'patch_size': 4}
+    with pytest.raises(UsageError, match='patch_size is 2 there and 4 here'):
+      init_from(fresh, path, other)
+
+  def test_statistics_come_along(self, build, trained, tmp_path):
+    """Those of a ResNet, whose last batches are not the first of the new."""
+    model = {'name': 'deeplabv3plus_resnet8'}
+    path, state, _ = run_of(build, tmp_path, {'name': 'resnet8', 'width': 32})
+    fresh, _ = segmenter_state(model, 8)
+    backbone = dict(fresh.params['backbone'])
+    kernel = backbone['conv1']['kernel'][:, :, :1]
+    backbone['conv1'] = {'kernel': kernel}
+    params = {**fresh.params, 'backbone': backbone}
+    fresh = dataclasses.replace(fresh, params=params)
+    found = init_from(fresh, path, model)
+    assert_same_bits(
+      numpy_of(found.batch_stats['backbone']), numpy_of(state.batch_stats)
+    )
+    assert_same_bits(
+      numpy_of(found.batch_stats['pyramid']),
+      numpy_of(fresh.batch_stats['pyramid']),
+    )
+    with pytest.raises(UsageError, match="is of 'resnet8', which is not the "):
+      init_from(fresh, path, UPERNET)
+    narrow, _ = trained
+    with pytest.raises(UsageError, match='width is 4 there and 32 here'):
+      init_from(fresh, narrow, model)
+
+  def test_all_of_a_file_of_mmsegmentation(self, tmp_path):
+    given, module = segmenter_state(UPERNET, 16, seed=2)
+    file = tmp_path / 'weights.safetensors'
+    torch_weights.write(file, torch_weights.to_torch(given.variables(), module))
+    fresh, _ = segmenter_state(UPERNET, 16)
+    found = init_from(fresh, file, UPERNET)
+    assert_same_bits(numpy_of(found.variables()), numpy_of(given.variables()))
+
+    # Both classifiers of another number of classes stay fresh.
+    fresh, _ = segmenter_state(UPERNET, 16, classes=7)
+    found = init_from(fresh, file, UPERNET)
+    for tree, new in ((found.params, fresh), (found.ema['params'], fresh)):
+      assert_same_bits(tree['head'], numpy_of(new.params['head']))
+      auxiliary, old = (t['auxiliary_head'] for t in (tree, new.params))
+      assert_same_bits(auxiliary['head'], numpy_of(old['head']))
+      own = numpy_of(given.params['auxiliary_head']['conv'])
+      assert_same_bits(numpy_of(auxiliary['conv']), own)
+    assert_same_bits(numpy_of(found.batch_stats), numpy_of(given.batch_stats))

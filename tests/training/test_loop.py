@@ -304,6 +304,17 @@ def test_the_best_checkpoint_stays_beside_the_newest(tmp_path):
       train(tmp_path / 'other', keep_best=rule)
 
 
+def test_only_what_is_named_learns(tmp_path):
+  changes = {'learning_rate': 0.05, 'weight_decay': 0.1, 'train_only': ('w',)}
+  run, _ = train(tmp_path / 'run', optimizer=changes)
+  first = run.init_state().params
+  last = last_state(run, tmp_path / 'run')[0].params
+  assert (last['w'] != first['w']).all()
+  assert (last['b'] == first['b']).all()
+  with pytest.raises(UsageError, match=r"train_only is 'x'; expected one of b"):
+    train(tmp_path / 'other', optimizer={'train_only': ('x',)})
+
+
 def test_another_dataset_under_the_same_name_is_refused(tmp_path):
   class Smaller(Regression):
     train_examples = 64
