@@ -17,6 +17,7 @@ from tqdm import tqdm
 from maxsup_jax import data, errors, files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import NpzWriter
+from maxsup_jax.tasks import translating
 from maxsup_jax.tasks.config import check_task
 from maxsup_jax.tasks.loading import LoadedRun
 from maxsup_jax.training.parallel import Devices
@@ -36,6 +37,10 @@ class Augmentations:
   count: int
   pair: Sequence[int] = (0, 1)
   per_class: int = 300
+
+
+# Of translation, if nothing else is asked for; as many as Müller et al. take.
+_TOKENS = 10_000
 
 
 class Extracted(NamedTuple):
@@ -104,6 +109,7 @@ def extract(
   out: str | os.PathLike | None = None,
   *,
   augmentations: Augmentations | None = None,
+  limit: int | None = None,
   overwrite: bool = False,
 ) -> Extracted:
   """Writes the outputs of a trained run on its evaluation split.
@@ -114,10 +120,14 @@ def extract(
   that its size does not matter: 1.28 million images with 1,000 logits and 2,048
   features are 15.6 GB.
 
+  Of translation the examples are next tokens after the true beginnings, and the
+  `groups` their sentences; see `translating.token_outputs`.
+
   Args:
     loaded: from `load_run`, of a single process.
     out: the file; by default `default_path`.
     augmentations: what is written besides; None for nothing.
+    limit: of translation, how many tokens at most; None for 10,000.
     overwrite: whether a file that is there is replaced, at the end.
 
   Returns:
@@ -131,11 +141,16 @@ def extract(
     raise UsageError(
       'extract runs in one process: each would have only a part of every batch'
     )
-  check_task(loaded.run.config)
-  run, task = loaded.run, loaded.task
+  if loaded.run.config.task != 'translation' or augmentations:
+    check_task(loaded.run.config)
   if out is None:
     out = default_path(loaded)
   files.refuse_existing(out, overwrite=overwrite)
+  if loaded.run.config.task == 'translation':
+    return _extract_tokens(loaded, out, limit or _TOKENS, overwrite)
+  if limit is not None:
+    raise UsageError(f'limit is {limit}; expected None: it is for translation')
+  run, task = loaded.run, loaded.task
   if augmentations:
     _check_augmentations(loaded, augmentations)
   source, head = task.eval_source, loaded.variables['params'].get('head', {})
@@ -157,9 +172,7 @@ def extract(
       file.write('bias', np.asarray(head['bias']))
     if source.label_names is not None:
       file.write('class_names', np.array(source.label_names))
-    file.write_json('metadata', _metadata(loaded))
-    history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
-    file.write_json('history', history)
+    _write_about(file, loaded, N)
     with tqdm(
       total=N,
       unit=' images',
@@ -186,6 +199,31 @@ def extract(
       file.write('augmented_logits', logits.reshape(-1, L, K))
       file.write('augmented_labels', ids[::L])
   return Extracted(Path(out), N, source.name, correct / N, nll / N)
+
+
+def _extract_tokens(
+  loaded: LoadedRun, out: str | os.PathLike, limit: int, overwrite: bool
+) -> Extracted:
+  found = translating.token_outputs(loaded, limit)
+  logits, labels = found['logits'], found['labels']
+  rows = {n: found.pop(n) for n in ('logits', 'features', 'labels', 'groups')}
+  columns = {name: (array.shape, array.dtype) for name, array in rows.items()}
+  with NpzWriter(out, columns, overwrite=overwrite) as file:
+    for name, array in found.items():
+      file.write(name, array)
+    _write_about(file, loaded, len(labels))
+    for name, array in rows.items():
+      file.append(name, array)
+  correct, nll = _classified(logits, labels)
+  N, name = len(labels), loaded.task.eval_pairs.name
+  return Extracted(Path(out), N, name, correct / N, nll / N)
+
+
+def _write_about(file: NpzWriter, loaded: LoadedRun, examples: int) -> None:
+  """Where the arrays come from, and the run's metrics up to there."""
+  file.write_json('metadata', _metadata(loaded, examples))
+  history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
+  file.write_json('history', history)
 
 
 def _check_augmentations(loaded: LoadedRun, wanted: Augmentations) -> None:
@@ -220,7 +258,7 @@ def _augmented(
   )
 
 
-def _metadata(loaded: LoadedRun) -> dict[str, Any]:
+def _metadata(loaded: LoadedRun, examples: int) -> dict[str, Any]:
   """Where the arrays come from."""
   config = loaded.run.config
   return {
@@ -234,7 +272,7 @@ def _metadata(loaded: LoadedRun) -> dict[str, Any]:
     'step': loaded.step,
     'epoch': loaded.step / loaded.run.steps_per_epoch,
     'weights': loaded.weights,
-    'examples': len(loaded.task.eval_source),
+    'examples': examples,
     **provenance(),
     'config': config.to_dict(),
   }

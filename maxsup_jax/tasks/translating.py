@@ -1,5 +1,6 @@
 """Translations by a trained run, and what they are worth."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from maxsup_jax.models import search as search_lib
 from maxsup_jax.tasks.loading import LoadedRun
 from maxsup_jax.tasks.translation import Translation
 from maxsup_jax.training.checkpoints import Checkpoints
-from maxsup_jax.training.parallel import AXIS
+from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.sums import add_sums
 
 
@@ -363,31 +364,109 @@ def tokens(
   params = (variables or loaded.variables)['params']
   fixed = devices.replicate({'params': params})
   values = devices.replicate(np.asarray(temperatures, np.float32))
+  joined = _over_tokens(
+    buckets, devices, lambda *batch: mapped(fixed, *batch, values)
+  )
+  confidence, nll = (
+    joined[name].astype(np.float64).T for name in ('confidence', 'nll')
+  )
+  return Tokens(
+    joined['sentences'],
+    joined['correct'],
+    joined['log_odds'].astype(np.float64),
+    # Rounding may exceed 1.
+    np.minimum(confidence, 1),
+    nll,
+  )
+
+
+def _over_tokens(
+  buckets: text.Buckets,
+  devices: Devices,
+  apply: Callable[[jax.Array, jax.Array], Any],
+) -> dict[str, np.ndarray]:
+  """What a mapped function gives for each real token, sentence by sentence.
+
+  Args:
+    buckets: of a split.
+    devices: of a single process.
+    apply: gives arrays `[devices, b, T, ...]` for sources and targets.
+
+  Returns:
+    Arrays `[N, ...]` by their names, with `labels` and `sentences`, the place
+    of each token's sentence.
+  """
   parts: dict[str, list[np.ndarray]] = {}
   for (bucket, number), batch in zip(
     buckets.batches, text.eval_batches(buckets)
   ):
     rows = buckets.rows(bucket)
     members = buckets.members[bucket][number * rows : (number + 1) * rows]
-    sharded = devices.shard((batch['source'], batch['target']))
-    found = devices.gather(mapped(fixed, *sharded, values))
-    real = batch['target'] != text.PAD
-    found['sentences'] = np.zeros(real.shape, np.int64)
-    found['sentences'][: len(members)] = members[:, None]
-    for name, array in found.items():
-      parts.setdefault(name, []).append(array[real])
+    target = batch['target']
+    found = devices.gather(apply(*devices.shard((batch['source'], target))))
+    sentences = np.zeros(target.shape, np.int64)
+    sentences[: len(members)] = members[:, None]
+    for name, array in (
+      *found.items(),
+      ('labels', target),
+      ('sentences', sentences),
+    ):
+      parts.setdefault(name, []).append(array[target != text.PAD])
   joined = {name: np.concatenate(of) for name, of in parts.items()}
   order = np.argsort(joined['sentences'], kind='stable')
-  sentences, correct, log_odds, confidence, nll = (
-    joined[name][order].T for name in Tokens._fields
+  return {name: array[order] for name, array in joined.items()}
+
+
+def token_outputs(loaded: LoadedRun, limit: int) -> dict[str, np.ndarray]:
+  """Logits and features of the next tokens of some sentences.
+
+  Args:
+    loaded: a run of translation, in a single process.
+    limit: tokens at most. Of more, whole sentences are drawn, always the same
+      ones, as many as fit.
+
+  Returns:
+    The arrays of `maxsup_jax.outputs`: `logits` `[N, V]`, `features` `[N, D]`,
+    `labels` and `groups`, the sentence of each token, `[N]`; `weights`
+    `[V, D]`, which are the embedding, and `class_names` `[V]`.
+
+  Raises:
+    UsageError: if no two sentences fit.
+  """
+  task, devices = translation_of(loaded), loaded.run.devices
+  errors.integer('limit', limit, 2)
+  encoded = task.evaluation.data
+  chosen = np.arange(len(encoded))
+  if len(encoded.target.ids) > limit:
+    order = np.random.default_rng(0).permutation(len(encoded))
+    fits = np.cumsum(encoded.target.lengths[order]) <= limit
+    chosen = np.sort(order[fits])
+  if len(chosen) < 2:
+    raise UsageError(
+      f'limit is {limit}; expected room for at least 2 sentences of '
+      f'{encoded.name}'
+    )
+  some = text.Encoded(
+    encoded.name, encoded.source.chosen(chosen), encoded.target.chosen(chosen)
   )
-  return Tokens(
-    sentences,
-    correct,
-    log_odds.astype(np.float64),
-    np.minimum(confidence.astype(np.float64), 1),
-    nll.astype(np.float64),
-  )
+  buckets = dataclasses.replace(task.evaluation, data=some)
+  model: Any = task.model
+
+  def step(variables, source, target):
+    logits, given = model.apply(variables, source, target)
+    return {'logits': logits, 'features': given['penultimate']}
+
+  mapped = devices.map(step)
+  variables = devices.replicate({'params': loaded.variables['params']})
+  found = _over_tokens(buckets, devices, lambda *b: mapped(variables, *b))
+  return {
+    'logits': found['logits'].astype(np.float32),
+    'features': found['features'].astype(np.float32),
+    'labels': found['labels'],
+    'groups': chosen[found['sentences']],
+    'weights': np.asarray(loaded.variables['params']['embedding'], np.float32),
+    'class_names': np.array(task.vocabulary.pieces()),
+  }
 
 
 # From half to double, and where Müller et al. look for the least ECE.

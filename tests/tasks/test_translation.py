@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax import losses, tasks
+from maxsup_jax import losses, outputs, tasks
 from maxsup_jax.data import text
 from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
@@ -367,6 +367,39 @@ def test_figure_4(loaded, trained, monkeypatch):
   )
 
 
+def test_tokens_are_examples_of_reports(loaded, logits, tmp_path):
+  z, labels, features = logits
+  path = tmp_path / 'all.npz'
+  found = extraction.extract(loaded, path)
+  assert (found.examples, found.source) == (len(z), 'phrases/150x30/test')
+  read = outputs.read(path)
+  for name, expected in (
+    ('logits', z),
+    ('features', features),
+    ('labels', labels),
+    ('groups', translating.tokens(loaded, [1.0, 0.5]).sentences),
+  ):
+    np.testing.assert_allclose(getattr(read, name), expected, atol=1e-5)
+  assert read.linear
+  assert read.class_names[:3] == ('<pad>', '</s>', '<unk>')
+  ids = loaded.task.vocabulary.encode('halb')
+  assert [read.class_name(k) for k in ids] == ['halb', '</s>']
+  assert found.nll == pytest.approx(
+    calibration.per_example(z, labels).nll.mean(), rel=1e-5
+  )
+  # Of some the sentences are whole.
+  some = tmp_path / 'some.npz'
+  extraction.extract(loaded, some, limit=100)
+  few = outputs.read(some)
+  assert 60 < few.num_examples <= 100
+  chosen = np.isin(read.groups, few.groups)
+  np.testing.assert_array_equal(few.labels, read.labels[chosen])
+  np.testing.assert_array_equal(few.groups, read.groups[chosen])
+  np.testing.assert_allclose(few.logits, read.logits[chosen], atol=1e-5)
+  with pytest.raises(UsageError, match='room for at least 2 sentences'):
+    extraction.extract(loaded, tmp_path / 'none.npz', limit=2)
+
+
 def test_average_of_checkpoints(loaded):
   path = loaded.workdir.path
   earlier = tasks.load_run(path, 3, model=MODEL, devices=loaded.run.devices)
@@ -426,7 +459,9 @@ def test_other_runs_do_not_translate(loaded):
 def test_what_is_for_classifiers_refuses_it(loaded, tmp_path):
   path = str(loaded.workdir.path)
   with pytest.raises(UsageError, match=r"config\.task is 'translation'"):
-    extraction.extract(loaded, tmp_path / 'out.npz')
+    extraction.extract(
+      loaded, tmp_path / 'x.npz', augmentations=extraction.Augmentations(5)
+    )
   with pytest.raises(UsageError, match='only it has'):
     torch_runs.export_weights(path, tmp_path / 'a.safetensors')
 
