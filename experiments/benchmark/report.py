@@ -152,6 +152,20 @@ def _fused(s: Record, results: Record) -> Rows:
     )
 
 
+def _decoding(s: Record, results: Record) -> Rows:
+  found = []
+  for name, row in results['programs'].items():
+    found.append(f'{name} {row["sentences_per_second"]:,.1f} sentences/s')
+    if name != 'greedy':
+      ratio = spread(row['over_greedy'], '.2f')
+      found[-1] += f', time over greedy {ratio}'
+  yield (
+    f'translation, {s["model"]}, {s["sentences"]} sentences of {s["tokens"]} '
+    f'tokens to as many, {s["vocabulary"]:,} subwords, random weights',
+    '; '.join(found),
+  )
+
+
 def _diagnostics(s: Record, results: Record) -> Rows:
   what = f'{s["examples"]:,} examples, {s["classes"]:,} classes'
   for name, title in (
@@ -247,6 +261,7 @@ _ROWS: Mapping[str, Callable[[Record, Record], Rows]] = {
   'step': _step,
   'losses': _losses,
   'fused': _fused,
+  'decoding': _decoding,
   'diagnostics': _diagnostics,
   'start': _start,
   'pipeline': _pipeline,
