@@ -236,7 +236,14 @@ def _train(s: Record, results: Record) -> Rows:
 
 def _compile_tpu(s: Record, results: Record) -> Rows:
   for row in results['steps']:
-    height, width, _ = row['image_shape']
+    if 'target_shape' in row:
+      sentences, length = row['target_shape']
+      size = f'{sentences} sentences of {length} tokens'
+      head = f', loss {"without" if row["fused"] else "with"} logits in memory'
+    else:
+      height, width, _ = row['image_shape']
+      size = f'{row["batch_size_per_device"]} images of {height}x{width}'
+      head = ''
     result = f'does not fit: {row["lacks"]}'
     if row['fits']:
       memory, bound = row['memory_bytes_per_device'], row['bound']
@@ -248,8 +255,7 @@ def _compile_tpu(s: Record, results: Record) -> Rows:
         f'least {_known(bound["step_seconds"], _seconds)} ({bound["limit"]})'
       )
     yield (
-      f'training step, {row["model"]["name"]}, {row["batch_size_per_device"]} '
-      f'images of {height}x{width} a device, '
+      f'training step, {row["model"]["name"]}, {size} a device{head}, '
       f'{row["model"].get("dtype", "float32")}, compiled for '
       f'{s["device_count"]} {s["device_kind"]}, not run',
       result,
