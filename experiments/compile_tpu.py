@@ -106,8 +106,9 @@ def build(config, devices):
 
     dataset = config.dataset
     # Of the widest batches, without the end that is added.
-    line = ' '.join('0' * (dataset.buckets[-1] - 1))
-    pairs = text.Pairs(f'{dataset.name}, shapes only', [line], [line])
+    width = dataset.buckets[-1]
+    lines = [' '.join('0' * (width - 1))] * (100 * config.batch_size // width)
+    pairs = text.Pairs(f'{dataset.name}, shapes only', lines, lines)
     words = map(str, range(dataset.vocabulary_size - text.UNK - 1))
     return tasks.build(
       config,
