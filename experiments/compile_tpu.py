@@ -7,10 +7,11 @@ r"""Compiles training steps for a TPU, on a machine without one.
 The step is that of `experiments.train` with the same --config, mapped over all
 devices of the topology by the same code; nothing runs, and no dataset is read.
 Of datasets other than ImageNet and CIFAR the number of examples, which only the
-schedules see, is made up: 100 steps an epoch. Without --config it is ResNet-50
-and DeiT-S. It needs `pip install libtpu` of the version that this jax asks for
-(0.0.42 for jax 0.10.2; `pip install 'jax[tpu]'` finds it), and two to four
-minutes a step on two cores.
+schedules see, is made up: 100 steps an epoch. Of translation the step is that
+of the longest sentences, and the subwords are made up. Without --config it is
+ResNet-50 and DeiT-S. It needs `pip install libtpu` of the version that this jax
+asks for (0.0.42 for jax 0.10.2; `pip install 'jax[tpu]'` finds it), and two to
+four minutes a step on two cores.
 
 FLOPs, accesses and memory are the compiler's counts for one device; "at least"
 is a bound by them at the device's peaks, and no measurement.
@@ -99,9 +100,22 @@ def _configs():
 def build(config, devices):
   """The run of a card, as the trainer builds it, without its dataset."""
   from maxsup_jax import tasks
-  from maxsup_jax.tasks.config import check_task
 
-  check_task(config)
+  if config.task == 'translation':
+    from maxsup_jax.data import text
+
+    dataset = config.dataset
+    # Of the widest batches, without the end that is added.
+    width = dataset.buckets[-1]
+    lines = [' '.join('0' * (width - 1))] * (100 * config.batch_size // width)
+    pairs = text.Pairs(f'{dataset.name}, shapes only', lines, lines)
+    words = map(str, range(dataset.vocabulary_size - text.UNK - 1))
+    return tasks.build(
+      config,
+      devices=devices,
+      sources=(pairs, pairs),
+      vocabulary=text.Words(list(words)),
+    )
   splits = (config.dataset.train_split, config.dataset.eval_split)
   sources = tuple(_shapes_only(config, split) for split in splits)
   return tasks.build(config, devices=devices, sources=sources)
@@ -141,9 +155,15 @@ def measure(run):
   step, (state, batch) = run.train_step(), shapes(run)
   mapped = devices.map(step, donate=True)
   _, said = costs.compile_step(step, mapped, state, batch)
+  if config.task == 'translation':
+    # Sentences of a device, and their length.
+    size = {'target_shape': list(batch['target'].shape[1:])}
+    size['fused'] = run.task.fused
+  else:
+    size = {'image_shape': list(run.task.image_shape)}
   return {
     'model': config.model.to_dict(),
-    'image_shape': list(run.task.image_shape),
+    **size,
     'batch_size': config.batch_size,
     'batch_size_per_device': config.batch_size // devices.count,
     'memory_capacity_bytes': costs.memory_capacity(kind),
@@ -154,6 +174,7 @@ def measure(run):
       device_kind=kind,
       dtype=dtype,
       batch_size=config.batch_size,
+      unit=run.task.unit,
     ),
   }
 
@@ -163,15 +184,20 @@ def shapes(run):
   import jax
   import numpy as np
 
-  shape, of = (run.config.batch_size // jax.process_count(),), np.uint8
-  if run.task.train_transform.gives_floats:
-    of = np.float32
-  batch = {
-    'image': jax.ShapeDtypeStruct(shape + run.task.image_shape, of),
-    'label': jax.ShapeDtypeStruct(shape, np.int32),
-    'mask': jax.ShapeDtypeStruct(shape, bool),
-  }
-  state = run.shapes
+  state, task = run.shapes, run.task
+  if run.config.task == 'translation':
+    rows = task.train.rows(-1) // jax.process_count()
+    ids = jax.ShapeDtypeStruct((rows, task.train.widths[-1]), np.int32)
+    batch = {'source': ids, 'target': ids}
+  else:
+    shape, of = (run.config.batch_size // jax.process_count(),), np.uint8
+    if task.train_transform.gives_floats:
+      of = np.float32
+    batch = {
+      'image': jax.ShapeDtypeStruct(shape + task.image_shape, of),
+      'label': jax.ShapeDtypeStruct(shape, np.int32),
+      'mask': jax.ShapeDtypeStruct(shape, bool),
+    }
   return (
     run.devices.shapes(state, split=False),
     run.devices.shapes(batch, split=True),

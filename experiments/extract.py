@@ -18,9 +18,11 @@ With --augmentations=L it also holds `augmented_logits` float32 [M, L, K] and
 first --per_class examples of each class of --pair, for the mutual information
 of Müller et al. (2019). Take the training split for it, as they do.
 
-Of a run of segmentation the examples are pixels, at most --pixels of each
-image, drawn by their labels alone: `logits`, `labels` and `groups`, the image
-of each, so that experiments.diagnose draws whole images for its intervals.
+Of a run of segmentation the examples are pixels, at most --limit of each image,
+drawn by their labels alone; of a run of translation the next tokens after the
+true beginnings of whole sentences, --limit of them at most, K is the
+vocabulary. `groups` int64 [N] says which image or sentence each is of: reports
+draw and hold out these.
 
 It is written batch by batch, so that its size does not matter: 1.28 million
 images with 1,000 logits and 2,048 features are 15.6 GB. All devices of one
@@ -42,8 +44,12 @@ flags.DEFINE_list('pair', ['0', '1'], 'The two classes to augment.')
 _PER_CLASS = flags.DEFINE_integer(
   'per_class', 300, 'How many examples of each class to augment.', lower_bound=1
 )
-_PIXELS = flags.DEFINE_integer(
-  'pixels', 1000, 'Of segmentation: pixels of each image.', lower_bound=1
+_LIMIT = flags.DEFINE_integer(
+  'limit',
+  None,
+  'How many at most: pixels of each image, by default 1,000; tokens in all, by '
+  'default 10,000.',
+  lower_bound=1,
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -83,7 +89,7 @@ def main():
     loaded,
     _OUT.value,
     augmentations=augmentations,
-    pixels=_PIXELS.value,
+    limit=_LIMIT.value,
     overwrite=_OVERWRITE.value,
   )
   print(
@@ -91,7 +97,22 @@ def main():
     f'{loaded.step}, {found.path.stat().st_size / 1e6:,.1f} MB; accuracy '
     f'{found.accuracy:.2%}, NLL {found.nll:.4f}'
   )
+  if loaded.run.config.task == 'translation':
+    print(f'frequent tokens, for --classes of diagnose: {_frequent(found)}')
   return 0
+
+
+def _frequent(found):
+  """The ids and names of the tokens of which there are most."""
+  import collections
+
+  from maxsup_jax import outputs
+
+  read = outputs.read(found.path)
+  counts = collections.Counter(read.labels.tolist())
+  return ', '.join(
+    f'{k} ({read.class_name(k)})' for k, _ in counts.most_common(12)
+  )
 
 
 if __name__ == '__main__':

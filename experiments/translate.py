@@ -12,12 +12,13 @@ tabs between them. --references=FILE says what they are worth.
 With --split, a split of the run's data is translated and measured at each
 temperature: BLEU (sacreBLEU, lower case, with its signature), the length ratio,
 and NLL and ECE of next tokens after the true beginnings; of `phrases` also the
-share of valid translations. --curves draws several such files:
+share of valid translations. A temperature is fitted on half of the sentences
+and measured on the others. --out also has intervals, from draws of sentences,
+and NLL and ECE of the first 10,000 tokens. --curves draws several such files:
 
   python -m experiments.translate --curves=ce.json,ls.json --out=figure.png
 
---beams=1 is the greedy translation, which no
-temperature changes.
+--beams=1 is the greedy translation, which no temperature changes.
 """
 
 import json
@@ -89,11 +90,11 @@ def main():
   variables = None
   if _AVERAGE.value:
     variables = translating.averaged(loaded, _AVERAGE.value)
+  if measures:
+    return _measure(loaded, variables, temperatures, out)
   translator = translating.Translator(
     loaded, beams=_BEAMS.value, alpha=_ALPHA.value, variables=variables
   )
-  if measures:
-    return _measure(translator, loaded, variables, temperatures, out)
   if lines is None and sys.stdin.isatty():
     for line in sys.stdin:
       print(*_translate(translator, [line.strip()], temperatures)[0], sep='\t')
@@ -139,33 +140,50 @@ def _translate(translator, lines, temperatures):
   return list(zip(*columns))
 
 
-def _measure(translator, loaded, variables, temperatures, out):
+def _measure(loaded, variables, temperatures, out):
+  from tqdm import tqdm
+
   from maxsup_jax import files
   from maxsup_jax.tasks import translating
 
-  pairs = loaded.task.eval_pairs
-  columns = list(zip(*_translate(translator, pairs.sources, temperatures)))
-  records = translating.next_tokens(loaded, temperatures, variables=variables)
-  for record, translations in zip(records, columns):
-    found = translating.score(translations, pairs.targets)
-    record |= {**found._asdict(), 'beams': _BEAMS.value, 'alpha': _ALPHA.value}
+  total = len(loaded.task.eval_pairs) * len(temperatures)
+  with tqdm(total=total, unit=' lines', file=sys.stderr) as progress:
+    content = translating.temperature_curve(
+      loaded,
+      temperatures,
+      beams=_BEAMS.value,
+      alpha=_ALPHA.value,
+      variables=variables,
+      progress=progress.update,
+    )
+  for record in content['temperatures']:
+    names = translating.Score._fields
+    found = translating.Score(*(record[name] for name in names))
     line = f'T {record["temperature"]:g}: {_shown(found)}'
-    valid = translating.valid_share(translations, pairs)
-    if valid is not None:
-      record['valid'] = valid
-      line += f', valid {valid:.2%}'
+    if 'valid' in record:
+      line += f', valid {record["valid"]:.2%}'
     print(f'{line}, {loaded.task.headline(record)}')
+  if fit := content['fitted']:
+    print(_fitted(fit, content['sentences']))
   if out:
-    about = {
-      'workdir': str(loaded.workdir.path),
-      'step': loaded.step,
-      'weights': loaded.weights if variables is None else 'averaged',
-      'split': loaded.split,
-      'sentences': len(pairs),
-    }
-    content = {**about, 'temperatures': files.jsonable(records)}
     files.write(out, json.dumps(content, indent=2) + '\n')
   return 0
+
+
+def _fitted(fit, sentences):
+  T = fit['temperature']
+  found = 'no best T from 0.5 to 2' if T is None else f'best T {T:.3f}'
+  line = (
+    f'fitted on {fit["sentences"]:,} sentences: {found} (of the ECE '
+    f'{fit["ece_temperature"]:g})'
+  )
+  if T is None:
+    return line
+  return (
+    f'{line}; the other {sentences - fit["sentences"]:,}: NLL '
+    f'{fit["nll"]:.4f} -> {fit["nll_scaled"]:.4f}, ECE {fit["ece"]:.2%} -> '
+    f'{fit["ece_scaled"]:.2%}'
+  )
 
 
 def _shown(found):

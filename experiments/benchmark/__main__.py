@@ -17,6 +17,8 @@ timed before it was found to compute the same as what it is compared with.
                libtpu`.
   fused        a last layer and its loss, with and without logits in memory,
                beside optax, PyTorch and tokamax; --target=tpu as above.
+  decoding     sentences/s of a Transformer, greedy and by beam search, with and
+               without a cache.
   diagnostics  the tables of a report, the bootstrap and neural collapse.
   pipeline     images/s from JPEG files to batches, beside PIL.
   start        from the command of a run to its first step, without and with the
@@ -41,6 +43,7 @@ SUITES = {
   'train': ('model', 'batch_size', 'rounds'),
   'losses': ('target', 'shapes', 'losses', 'rounds'),
   'fused': ('target', 'shapes', 'rounds'),
+  'decoding': ('model', 'rounds'),
   'diagnostics': ('rounds',),
   'pipeline': ('rounds',),
   'start': ('rounds',),
@@ -55,7 +58,9 @@ _OUT = flags.DEFINE_string(
   'Write everything, including each round, to this file as JSON; empty for '
   'none (default: runs/benchmark-SUITE.json).',
 )
-flags.DEFINE_string('model', None, 'step, train: a name of maxsup_jax.models.')
+flags.DEFINE_string(
+  'model', None, 'step, train, decoding: a name of maxsup_jax.models.'
+)
 flags.DEFINE_string('target', None, 'losses, fused: tpu, to compile for one.')
 flags.DEFINE_list(
   'shapes',

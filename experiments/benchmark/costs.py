@@ -132,6 +132,7 @@ def bound(
   device_kind: str,
   dtype: str,
   batch_size: int,
+  unit: str = 'images',
 ) -> dict[str, Any]:
   """What a step takes at least, at the peaks of one device.
 
@@ -149,7 +150,7 @@ def bound(
     **{f'{name}_seconds': seconds for name, seconds in parts.items()},
     'step_seconds': step,
     'limit': limit,
-    'images_per_second': step and batch_size / step,
+    f'{unit}_per_second': step and batch_size / step,
   }
 
 

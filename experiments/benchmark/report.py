@@ -152,6 +152,20 @@ def _fused(s: Record, results: Record) -> Rows:
     )
 
 
+def _decoding(s: Record, results: Record) -> Rows:
+  found = []
+  for name, row in results['programs'].items():
+    found.append(f'{name} {row["sentences_per_second"]:,.1f} sentences/s')
+    if name != 'greedy':
+      ratio = spread(row['over_greedy'], '.2f')
+      found[-1] += f', time over greedy {ratio}'
+  yield (
+    f'translation, {s["model"]}, {s["sentences"]} sentences of {s["tokens"]} '
+    f'tokens to as many, {s["vocabulary"]:,} subwords, random weights',
+    '; '.join(found),
+  )
+
+
 def _diagnostics(s: Record, results: Record) -> Rows:
   what = f'{s["examples"]:,} examples, {s["classes"]:,} classes'
   for name, title in (
@@ -222,7 +236,14 @@ def _train(s: Record, results: Record) -> Rows:
 
 def _compile_tpu(s: Record, results: Record) -> Rows:
   for row in results['steps']:
-    height, width, _ = row['image_shape']
+    if 'target_shape' in row:
+      sentences, length = row['target_shape']
+      size = f'{sentences} sentences of {length} tokens'
+      head = f', loss {"without" if row["fused"] else "with"} logits in memory'
+    else:
+      height, width, _ = row['image_shape']
+      size = f'{row["batch_size_per_device"]} images of {height}x{width}'
+      head = ''
     result = f'does not fit: {row["lacks"]}'
     if row['fits']:
       memory, bound = row['memory_bytes_per_device'], row['bound']
@@ -234,8 +255,7 @@ def _compile_tpu(s: Record, results: Record) -> Rows:
         f'least {_known(bound["step_seconds"], _seconds)} ({bound["limit"]})'
       )
     yield (
-      f'training step, {row["model"]["name"]}, {row["batch_size_per_device"]} '
-      f'images of {height}x{width} a device, '
+      f'training step, {row["model"]["name"]}, {size} a device{head}, '
       f'{row["model"].get("dtype", "float32")}, compiled for '
       f'{s["device_count"]} {s["device_kind"]}, not run',
       result,
@@ -247,6 +267,7 @@ _ROWS: Mapping[str, Callable[[Record, Record], Rows]] = {
   'step': _step,
   'losses': _losses,
   'fused': _fused,
+  'decoding': _decoding,
   'diagnostics': _diagnostics,
   'start': _start,
   'pipeline': _pipeline,

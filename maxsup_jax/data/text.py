@@ -203,6 +203,9 @@ class Vocabulary(Protocol):
   def decode(self, ids: Sequence[int]) -> str:
     """The text of ids, up to `EOS`."""
 
+  def pieces(self) -> list[str]:
+    """What each id stands for, to show."""
+
   def content(self) -> bytes:
     """The vocabulary itself, for a file."""
 
@@ -241,6 +244,10 @@ class Words:
   def decode(self, ids: Sequence[int]) -> str:
     """See `Vocabulary`; spaces stand between all words."""
     return ' '.join(filter(None, (self.words[i] for i in until_eos(ids))))
+
+  def pieces(self) -> list[str]:
+    """See `Vocabulary`."""
+    return ['<pad>', '</s>', *self.words[UNK:]]
 
   def content(self) -> bytes:
     """See `Vocabulary`."""
@@ -283,6 +290,10 @@ class Subwords:
   def decode(self, ids: Sequence[int]) -> str:
     """See `Vocabulary`."""
     return str(self._processor.decode(list(until_eos(ids))))
+
+  def pieces(self) -> list[str]:
+    """See `Vocabulary`."""
+    return [self._processor.id_to_piece(i) for i in range(len(self))]
 
   def content(self) -> bytes:
     """See `Vocabulary`."""
@@ -398,7 +409,7 @@ class Ragged(NamedTuple):
   starts: np.ndarray
 
   @classmethod
-  def of(cls, sequences: Iterable[Sequence[int]]) -> 'Ragged':
+  def of(cls, sequences: Iterable[Sequence[int] | np.ndarray]) -> 'Ragged':
     """Joins sequences."""
     parts = [np.asarray(ids, np.int32) for ids in sequences]
     lengths = [len(part) for part in parts]
@@ -409,6 +420,12 @@ class Ragged(NamedTuple):
   def lengths(self) -> np.ndarray:
     """The length of each, `[N]`."""
     return np.diff(self.starts)
+
+  def chosen(self, rows: np.ndarray) -> 'Ragged':
+    """Some of them."""
+    return Ragged.of(
+      self.ids[self.starts[r] : self.starts[r + 1]] for r in rows
+    )
 
   def padded(self, rows: np.ndarray, count: int, width: int) -> np.ndarray:
     """Some of them with zeros behind and below, int32 `[count, width]`."""

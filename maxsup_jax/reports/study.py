@@ -103,6 +103,9 @@ def sections(record: Record) -> list[blocks.Section]:
       for n, p in panels.items()
       if any(of.get(n) for of in record['curves'].values())
     }
+    if name == 'outputs' and 'information' not in there:
+      title = title.replace(', rejection, information', ' and rejection')
+      caption = caption.rpartition('; ')[0] + '.'
     if there:
       figure = _curves(record, there)
       text = (
@@ -454,7 +457,8 @@ def _sources(record: Record) -> blocks.Section:
     ['variant', 'objective, and what differs from the first'],
     rows,
     f'Seeds {", ".join(map(str, record["seeds"]))}. '
-    f'Device: {", ".join(record["devices"]) or "—"}. {made}',
+    f'Device: {", ".join(record["devices"]) or "—"}. {made}'
+    + ''.join(f'. BLEU: {signature}' for signature in record['signatures']),
   )
   return blocks.Section('sources', 'What was run', [table])
 

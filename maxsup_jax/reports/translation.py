@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from maxsup_jax.errors import UsageError
 from maxsup_jax.reports import _style
 
-# In a record, and on the axis.
+# In a record: the number and the range; and what stands on the axis.
 _PANELS = {
-  'bleu': 'BLEU',
-  'nll': 'NLL of next tokens, nats',
-  'ece': 'ECE of next tokens, %',
+  'bleu': ('bleu_interval', 'BLEU'),
+  'nll': ('nll_interval', 'NLL of next tokens, nats'),
+  'ece': ('ece_calibrated', 'ECE of next tokens, %'),
 }
 
 
@@ -27,8 +29,10 @@ def read_curve(path: str | os.PathLike) -> dict[str, Any]:
     found = json.loads(Path(path).read_text())
     for record in found['temperatures']:
       float(record['temperature'])
-      for name in _PANELS:
+      for name, (interval, _) in _PANELS.items():
         float(record[name])
+        if interval in record:
+          record[interval] = [float(end) for end in record[interval]]
     if not found['temperatures']:
       raise ValueError
     return {**found, 'workdir': str(found['workdir'])}
@@ -44,6 +48,10 @@ def read_curve(path: str | os.PathLike) -> dict[str, Any]:
 def temperatures(paths: Sequence[str | os.PathLike]) -> bytes:
   """Each run's numbers against the temperature, as PNG.
 
+  Bands are the 95% intervals of BLEU and NLL over draws of sentences; that of
+  the ECE is what a calibrated model would give. The dotted line is the fitted
+  temperature. What a file lacks is not drawn.
+
   Args:
     paths: a file for each run, see `read_curve`; the runs are called by the
       last part of their directories.
@@ -54,13 +62,21 @@ def temperatures(paths: Sequence[str | os.PathLike]) -> bytes:
   curves = [read_curve(path) for path in paths]
   with _style.style():
     figure, axes = _style.panels(len(_PANELS))
-    for ax, (name, label) in zip(axes, _PANELS.items()):
+    for ax, (name, (interval, label)) in zip(axes, _PANELS.items()):
       lines = []
       for i, curve in enumerate(curves):
         records = sorted(curve['temperatures'], key=lambda r: r['temperature'])
         scale = 100 if name == 'ece' else 1
+        x = [r['temperature'] for r in records]
+        if all(r.get(interval) for r in records):
+          low, high = scale * np.array([r[interval] for r in records]).T
+          _style.band(ax, x, low, high, _style.color(i), 0.15)
+        if name == 'nll' and (
+          T := (curve.get('fitted') or {}).get('temperature')
+        ):
+          ax.axvline(T, color=_style.color(i), linewidth=0.8, linestyle=':')
         lines += ax.plot(
-          [r['temperature'] for r in records],
+          x,
           [scale * r[name] for r in records],
           marker=_style.marker(i),
           markersize=3,

@@ -1,7 +1,7 @@
 """What the papers say about objectives, as data that a study can test."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maxsup_jax import errors
@@ -337,18 +337,139 @@ PAPERS: tuple[Claim, ...] = (
   ),
 )
 
+# Of translation, from English to German in the paper.
+TRANSLATION: tuple[Claim, ...] = (
+  _claim(
+    'bleu-ls',
+    MULLER,
+    'Figure 4; Table 1, after Vaswani et al. (2017)',
+    'Label smoothing has a higher BLEU than cross-entropy',
+    *('bleu', 'ls', 'ce', '+'),
+  ),
+  _claim(
+    'nll-ls',
+    MULLER,
+    'Section 3 and Figure 4; Table 1, after Vaswani et al. (2017)',
+    'Label smoothing has a higher NLL of next tokens than cross-entropy',
+    *('nll', 'ls', 'ce', '+'),
+  ),
+  _claim(
+    'nll-scaled-ls',
+    MULLER,
+    'Section 3 and Figure 4: at every temperature',
+    'Label smoothing has a higher NLL than cross-entropy with each at its best '
+    'temperature, too',
+    *('nll_scaled', 'ls', 'ce', '+'),
+  ),
+  _claim(
+    'ece-ls',
+    MULLER,
+    'Table 3, last row',
+    'Next tokens of label smoothing are better calibrated than those of '
+    'cross-entropy',
+    *('ece', 'ls', 'ce', '-'),
+  ),
+  _claim(
+    'temperature-ls',
+    MULLER,
+    'Table 3, last row',
+    'Label smoothing needs a lower temperature than cross-entropy',
+    *('log_temperature', 'ls', 'ce', '-'),
+  ),
+  *(
+    _claim(
+      f'{name}-{variant}-{baseline}',
+      OURS,
+      place,
+      sentence,
+      *(measure, variant, baseline, '?'),
+    )
+    for name, sentence, measure, pairs, place in (
+      (
+        'accuracy',
+        'Which loss gets more next tokens right?',
+        'accuracy',
+        'ls-ce maxsup-ls',
+        'open question',
+      ),
+      (
+        'bleu',
+        'Which loss has the higher BLEU?',
+        'bleu',
+        'maxsup-ls maxsup-ce logit_penalty-ce',
+        'open question: nobody has published MaxSup on text',
+      ),
+      (
+        'nll-scaled',
+        'Which loss has the lower NLL, each at its best temperature?',
+        'nll_scaled',
+        'maxsup-ls maxsup-ce',
+        'open question',
+      ),
+      (
+        'ece',
+        'Which loss is better calibrated, as trained?',
+        'ece',
+        'maxsup-ls logit_penalty-ce',
+        'open question',
+      ),
+      (
+        'temperature',
+        'Does MaxSup, which presses on wrong tokens too, need another '
+        'temperature than label smoothing?',
+        'log_temperature',
+        'maxsup-ls',
+        'open question',
+      ),
+      (
+        'naurc',
+        'Which loss ranks its wrong tokens better, whatever the accuracy?',
+        'naurc',
+        'ls-ce maxsup-ls',
+        'open question; Xia et al. (2025), Section 3, of images',
+      ),
+      (
+        'kl',
+        'Which loss is nearer to the true distributions, as trained?',
+        'kl_to_truth',
+        'ls-ce maxsup-ls',
+        'open question: no corpus knows them',
+      ),
+      (
+        'truth',
+        'Which loss is better calibrated against the truth?',
+        'true_calibration',
+        'ls-ce maxsup-ls',
+        'open question: no corpus knows it',
+      ),
+      (
+        'valid',
+        'Which loss has more valid translations?',
+        'valid',
+        'ls-ce maxsup-ls',
+        'open question: a corpus knows one translation, not all',
+      ),
+    )
+    for variant, baseline in (pair.split('-') for pair in pairs.split())
+  ),
+)
+
 
 def among(
-  variants: Mapping[str, Any], suffix: str = '', about: str = ''
+  variants: Mapping[str, Any],
+  suffix: str = '',
+  about: str = '',
+  claims: Sequence[Claim] = PAPERS,
 ) -> tuple[Claim, ...]:
-  """The claims of `PAPERS` whose two variants are in a study.
+  """The claims whose two variants are in a study.
 
   Args:
     variants: of the study, by name.
     suffix: of the variants that are compared, such as '_noise'.
     about: what they have in common, if there is a suffix.
+    claims: `PAPERS`, which are about images, or `TRANSLATION`.
   """
-  claims = [c.among(suffix, about) if suffix else c for c in PAPERS]
+  named = [c.among(suffix, about) if suffix else c for c in claims]
   return tuple(
-    c for c in claims if c.variant in variants and c.baseline in variants
+    c for c in named if c.variant in variants and c.baseline in variants
   )

@@ -63,6 +63,14 @@ def collect(study: Study, workdir: Path) -> Record:
     'missing': missing,
     'devices': sorted({r['device'] for r in found.values()}),
     'versions': _versions(found.values()),
+    # How BLEU was computed, if it was.
+    'signatures': sorted(
+      {
+        r['curves']['signature']
+        for r in found.values()
+        if 'signature' in r['curves']
+      }
+    ),
     'values': {
       v: {str(s): m for s, m in sorted(of.items())} for v, of in values.items()
     },

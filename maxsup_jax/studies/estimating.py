@@ -29,8 +29,9 @@ def estimate(
   One run of each variant is built and takes a few steps; nothing is written.
   Evaluations and diagnostics are reckoned at a third of a training step for
   each example. A variant whose teacher is not trained yet is reckoned as the
-  slowest of the others. It is an estimate: a machine that is busy now will be
-  faster, and what jobs share they do not have twice.
+  slowest of the others. Beam search is not reckoned. It is an estimate: a
+  machine that is busy now will be faster, and what jobs share they do not have
+  twice.
 
   Args:
     study: whose runs they are.
@@ -80,7 +81,14 @@ def _measure(
   starting = time.perf_counter() - began - sum(times[1:])
   each = statistics.median(times[1:])
   config, total = built.config, built.total_steps
-  train, test = len(task.train_source), len(task.eval_source)
+  outputs = 0
+  if config.task == 'translation':
+    # Of tokens, which batches are full of; nothing is extracted.
+    train, test = task.train_examples, len(task.evaluation.data.target.ids)
+  else:
+    train, test = len(task.train_source), len(task.eval_source)
+    features, classes = built.shapes.params['head']['kernel'].shape
+    outputs = 4 * (train + test) * (features + classes + 1)
   looked_at = test * (total / built.eval_every + 1) + train
   if built.diagnostics_every is not None:
     # Two passes over both splits.
@@ -88,8 +96,6 @@ def _measure(
   forward = _FORWARD_SHARE * each * looked_at / config.batch_size
   saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(built.shapes))
   kept = min(config.keep_checkpoints, -(-total // built.checkpoint_every))
-  features, classes = built.shapes.params['head']['kernel'].shape
-  outputs = 4 * (train + test) * (features + classes + 1)
   # Programs of the measures compile as long as that of the step does.
   return 2 * starting + total * each + forward, kept * saved + outputs
 

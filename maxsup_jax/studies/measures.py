@@ -20,6 +20,8 @@ class Measure(NamedTuple):
   meaning: str
 
 
+# Those of translation that need true distributions.
+OF_TRUTH = ('valid', 'kl_to_truth', 'true_calibration')
 MEASURES = MappingProxyType(
   {
     'accuracy': Measure(
@@ -39,6 +41,9 @@ MEASURES = MappingProxyType(
       'percent',
       -1,
       'temperature of least NLL on one half, ECE of the other half',
+    ),
+    'nll_scaled': Measure(
+      'NLL after temperature scaling', 'number', -1, 'of the same half'
     ),
     'log_temperature': Measure(
       'log of the temperature',
@@ -137,6 +142,35 @@ MEASURES = MappingProxyType(
       'number',
       0,
       'γ of Müller et al.: the share of wrong classes in its targets',
+    ),
+    # Of translation.
+    'bleu': Measure(
+      'BLEU',
+      'number',
+      1,
+      'by sacreBLEU, lower case, intl; 4 beams, α = 0.6, temperature 1',
+    ),
+    'length_ratio': Measure(
+      'length ratio', 'number', 0, 'words for one of the references'
+    ),
+    'valid': Measure(
+      'valid translations',
+      'percent',
+      1,
+      'those of the beam search that the grammar allows',
+    ),
+    'kl_to_truth': Measure(
+      'KL to the truth',
+      'number',
+      -1,
+      'from the true distribution of next tokens to the model’s, in nats',
+    ),
+    'true_calibration': Measure(
+      'calibration against the truth',
+      'percent',
+      -1,
+      'mean distance of the confidence from the probability that the top token '
+      'is right',
     ),
   }
 )

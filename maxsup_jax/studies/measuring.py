@@ -24,8 +24,9 @@ from maxsup_jax.diagnostics.transfer import STRENGTHS
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.studies import transfer
+from maxsup_jax.studies.measures import OF_TRUTH
 from maxsup_jax.studies.study import Study
-from maxsup_jax.tasks import LoadedRun, extraction
+from maxsup_jax.tasks import LoadedRun, extraction, translating
 from maxsup_jax.training.checkpoints import Checkpoints
 from maxsup_jax.training.evaluation import evaluate
 
@@ -59,6 +60,8 @@ def measure(
   """
   test = tasks.load_run(workdir, data_dir=data_dir)
   config = test.run.config
+  if config.task == 'translation':
+    return of_translation(test)
   train = tasks.load_run(
     workdir, data_dir=data_dir, split=config.dataset.train_split
   )
@@ -95,6 +98,43 @@ def measure(
   return {n: v for n, v in found.items() if math.isfinite(v)}, curves
 
 
+def of_translation(loaded: LoadedRun) -> tuple[dict[str, float], Record]:
+  """What next tokens and translations of the evaluation split tell.
+
+  There is no BLEU where sacreBLEU is not installed. Nothing is extracted.
+  """
+  fit = translating.fit_temperature(loaded)
+  tokens, T = fit.tokens, fit.temperature
+  ranking = selective.Ranking(tokens.log_odds, ~tokens.correct).curve()
+  train = translating.tokens(loaded, [1.0], train=True)
+  reliability = tokens.reliability()
+  found = {
+    'accuracy': float(tokens.correct.mean()),
+    'train_accuracy': float(train.correct.mean()),
+    'nll': float(tokens.nll[0].mean()),
+    'ece': calibration.calibration_error(reliability),
+    'ece_scaled': fit.ece_scaled,
+    'nll_scaled': fit.nll_scaled,
+    'log_temperature': math.nan if T is None else math.log(T),
+    'aurc': selective.aurc(ranking),
+    'naurc': selective.naurc(ranking),
+  }
+  history = loaded.workdir.metrics()
+  last = [r for r in history if r['kind'] == 'eval' and r['weights'] == 'raw']
+  found |= {n: last[-1][n] for n in OF_TRUTH if n in last[-1]}
+  pairs = loaded.task.eval_pairs
+  translations = translating.Translator(loaded)(pairs.sources)
+  score = translating.score(translations, pairs.targets)
+  found['length_ratio'] = score.length_ratio
+  if score.bleu is not None:
+    found['bleu'] = score.bleu
+  if (valid := translating.valid_share(translations, pairs)) is not None:
+    found['valid'] = valid
+  curves = _drawn(reliability, ranking) | _training(history)
+  finite = {n: v for n, v in found.items() if math.isfinite(v)}
+  return finite, curves | {'signature': score.signature}
+
+
 def of_outputs(
   test: Outputs, train: Outputs
 ) -> tuple[dict[str, float], Record]:
@@ -122,6 +162,7 @@ def of_outputs(
     'brier': float(examples.brier.mean()),
     'ece': calibration.calibration_error(reliability),
     'ece_scaled': scaling.after.expected_calibration_error,
+    'nll_scaled': scaling.after.negative_log_likelihood,
     # At a bound there is no best temperature.
     'log_temperature': math.nan if fit.bound else math.log(fit.temperature),
     'aurc': selective.aurc(curve),
@@ -133,8 +174,15 @@ def of_outputs(
     'near_zero': float(representation.near_zero_share(z).mean()),
     'top_logit_gap': _top_logit_gap(test),
   }
+  return found | _of_features(train), _drawn(reliability, curve)
+
+
+def _drawn(
+  reliability: calibration.ReliabilityCurve, curve: selective.RiskCoverage
+) -> Record:
+  """The curves of a split, as figures need them."""
   at = np.ceil(_COVERAGES * len(curve)).astype(int) - 1
-  curves = {
+  return {
     'reliability': {
       'confidence': reliability.confidence.tolist(),
       'accuracy': reliability.accuracy.tolist(),
@@ -145,7 +193,6 @@ def of_outputs(
       'risk': curve.risk[at].tolist(),
     },
   }
-  return found | _of_features(train), curves
 
 
 def _wrong(of: Outputs) -> np.ndarray:

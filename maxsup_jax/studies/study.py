@@ -163,8 +163,9 @@ class Study:
     What has its default is left out, so that a later version, which may have
     more fields, still knows what this one measured.
     """
-    defaults = fields(tasks.default_config().to_dict())
-    config = fields(self.config(run, workdir).to_dict())
+    complete = self.config(run, workdir)
+    defaults = fields(tasks.default_config(complete.task).to_dict())
+    config = fields(complete.to_dict())
     given: dict[str, Any] = {
       n: v for n, v in config.items() if n not in defaults or v != defaults[n]
     }

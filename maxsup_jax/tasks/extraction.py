@@ -17,6 +17,7 @@ from tqdm import tqdm
 from maxsup_jax import data, errors, files
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import NpzWriter
+from maxsup_jax.tasks import translating
 from maxsup_jax.tasks.config import check_task
 from maxsup_jax.tasks.loading import LoadedRun
 from maxsup_jax.training.parallel import Devices
@@ -36,6 +37,12 @@ class Augmentations:
   count: int
   pair: Sequence[int] = (0, 1)
   per_class: int = 300
+
+
+# If nothing else is asked for: of segmentation, of each image, ...
+_PIXELS = 1000
+# ... and of translation, in all, as many as Müller et al. take.
+_TOKENS = 10_000
 
 
 class Extracted(NamedTuple):
@@ -104,7 +111,7 @@ def extract(
   out: str | os.PathLike | None = None,
   *,
   augmentations: Augmentations | None = None,
-  pixels: int = 1000,
+  limit: int | None = None,
   overwrite: bool = False,
 ) -> Extracted:
   """Writes the outputs of a trained run on its evaluation split.
@@ -115,13 +122,17 @@ def extract(
   that its size does not matter: 1.28 million images with 1,000 logits and 2,048
   features are 15.6 GB.
 
+  Of translation the examples are next tokens after the true beginnings, and the
+  `groups` their sentences; see `translating.token_outputs`.
+
   Args:
     loaded: from `load_run`, of a single process.
     out: the file; by default `default_path`.
     augmentations: what is written besides; None for nothing.
-    pixels: of a run of segmentation, how many of each image at most. They are
-      drawn by their labels alone, the same ones for all models, and all are
-      in memory at once; there are no features.
+    limit: of segmentation, how many pixels of each image at most; None for
+      1,000. They are drawn by their labels alone, the same ones for all models,
+      and all are in memory at once; there are no features. Of translation, how
+      many tokens at most; None for 10,000.
     overwrite: whether a file that is there is replaced, at the end.
 
   Returns:
@@ -136,14 +147,20 @@ def extract(
       'extract runs in one process: each would have only a part of every batch'
     )
   run, task = loaded.run, loaded.task
+  kind = run.config.task
+  if kind == 'classification' and limit is not None:
+    raise UsageError(
+      f'limit is {limit}; expected None: all images of a split are written'
+    )
+  if kind != 'classification' and augmentations:
+    check_task(run.config)
   if out is None:
     out = default_path(loaded)
   files.refuse_existing(out, overwrite=overwrite)
-  if run.config.task == 'segmentation':
-    if augmentations:
-      raise UsageError('augmentations: expected none of a run of segmentation')
-    return _extract_pixels(loaded, out, pixels, overwrite)
-  check_task(run.config)
+  if kind == 'segmentation':
+    return _extract_pixels(loaded, out, limit or _PIXELS, overwrite)
+  if kind == 'translation':
+    return _extract_tokens(loaded, out, limit or _TOKENS, overwrite)
   if augmentations:
     _check_augmentations(loaded, augmentations)
   source, head = task.eval_source, loaded.variables['params'].get('head', {})
@@ -165,9 +182,7 @@ def extract(
       file.write('bias', np.asarray(head['bias']))
     if source.label_names is not None:
       file.write('class_names', np.array(source.label_names))
-    file.write_json('metadata', _metadata(loaded))
-    history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
-    file.write_json('history', history)
+    _write_about(file, loaded, N)
     with tqdm(
       total=N,
       unit=' images',
@@ -197,11 +212,11 @@ def extract(
 
 
 def _extract_pixels(
-  loaded: LoadedRun, out: str | os.PathLike, pixels: int, overwrite: bool
+  loaded: LoadedRun, out: str | os.PathLike, limit: int, overwrite: bool
 ) -> Extracted:
   """Logits, labels and images of some pixels of each image."""
   task, devices = loaded.task, loaded.run.devices
-  errors.integer('pixels', pixels, low=1)
+  errors.integer('limit', limit, low=1)
 
   def numbered() -> Iterator[dict[str, np.ndarray]]:
     start = 0
@@ -212,7 +227,7 @@ def _extract_pixels(
 
   found = list(
     outputs(
-      devices.map(task.extract_step(pixels)),
+      devices.map(task.extract_step(limit)),
       devices.replicate(loaded.variables),
       tqdm(numbered(), unit=' batches', mininterval=10),
       devices,
@@ -231,12 +246,35 @@ def _extract_pixels(
       file.append(name, array)
     if task.eval_source.label_names is not None:
       file.write('class_names', np.array(task.eval_source.label_names))
-    file.write_json('metadata', _metadata(loaded) | {'examples': len(labels)})
-    history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
-    file.write_json('history', history)
+    _write_about(file, loaded, len(labels))
   correct, nll = _classified(logits, labels)
   N, name = len(labels), f'{task.eval_source.name} (pixels)'
   return Extracted(Path(out), N, name, correct / N, nll / N)
+
+
+def _extract_tokens(
+  loaded: LoadedRun, out: str | os.PathLike, limit: int, overwrite: bool
+) -> Extracted:
+  found = translating.token_outputs(loaded, limit)
+  logits, labels = found['logits'], found['labels']
+  rows = {n: found.pop(n) for n in ('logits', 'features', 'labels', 'groups')}
+  columns = {name: (array.shape, array.dtype) for name, array in rows.items()}
+  with NpzWriter(out, columns, overwrite=overwrite) as file:
+    for name, array in found.items():
+      file.write(name, array)
+    _write_about(file, loaded, len(labels))
+    for name, array in rows.items():
+      file.append(name, array)
+  correct, nll = _classified(logits, labels)
+  N, name = len(labels), loaded.task.eval_pairs.name
+  return Extracted(Path(out), N, name, correct / N, nll / N)
+
+
+def _write_about(file: NpzWriter, loaded: LoadedRun, examples: int) -> None:
+  """Where the arrays come from, and the run's metrics up to there."""
+  file.write_json('metadata', _metadata(loaded, examples))
+  history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
+  file.write_json('history', history)
 
 
 def _check_augmentations(loaded: LoadedRun, wanted: Augmentations) -> None:
@@ -271,7 +309,7 @@ def _augmented(
   )
 
 
-def _metadata(loaded: LoadedRun) -> dict[str, Any]:
+def _metadata(loaded: LoadedRun, examples: int) -> dict[str, Any]:
   """Where the arrays come from."""
   config = loaded.run.config
   return {
@@ -285,7 +323,7 @@ def _metadata(loaded: LoadedRun) -> dict[str, Any]:
     'step': loaded.step,
     'epoch': loaded.step / loaded.run.steps_per_epoch,
     'weights': loaded.weights,
-    'examples': len(loaded.task.eval_source),
+    'examples': examples,
     **provenance(),
     'config': config.to_dict(),
   }

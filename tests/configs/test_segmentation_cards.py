@@ -172,7 +172,7 @@ def test_programs_train_segment_and_diagnose(run_program, tmp_path):
     'extract',
     f'--workdir={workdir}',
     data_dir,
-    '--pixels=50',
+    '--limit=50',
     f'--out={npz}',
   )
   assert code == 0, err

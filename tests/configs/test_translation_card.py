@@ -70,7 +70,9 @@ def test_programs_train_and_translate(run_program, tmp_path):
     *common, '--split=test', '--temperatures=1,2', f'--out={out}'
   )
   assert code == 0, err
-  assert [line[:4] for line in text.splitlines()] == ['T 1:', 'T 2:']
+  *lines, fitted = text.splitlines()
+  assert [line[:4] for line in lines] == ['T 1:', 'T 2:']
+  assert fitted.startswith('fitted on 20 sentences: ')
   records = json.loads(out.read_text())['temperatures']
   assert records[0]['accuracy'] == records[1]['accuracy']
   assert {'bleu', 'signature', 'valid', 'nll', 'ece'} <= set(records[0])

@@ -113,7 +113,8 @@ def test_subwords(tmp_path):
   pairs = text.Pairs('drawn', drawn.sources, drawn.targets)
   subwords, again = (text.make_vocabulary('bpe', 200, pairs) for _ in 'ab')
   assert text.digest(subwords) == text.digest(again)
-  assert len(subwords) == 200
+  assert len(subwords) == len(subwords.pieces()) == 200
+  assert subwords.pieces()[:3] == ['<pad>', '</s>', '<unk>']
   for sentence in (*pairs.sources[:50], *pairs.targets[:50]):
     ids = subwords.encode(sentence)
     assert ids[-1] == text.EOS

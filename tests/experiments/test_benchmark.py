@@ -15,6 +15,7 @@ import pytest
 
 from experiments.benchmark import (
   costs,
+  decoding,
   diagnostics,
   fused,
   losses,
@@ -26,6 +27,7 @@ from experiments.benchmark import (
 )
 from experiments.benchmark.loss_entries import LOSSES
 from maxsup_jax.errors import UsageError
+from maxsup_jax.models.search import Hypotheses
 from maxsup_jax.training.parallel import Devices
 from tests.experiments.quickly import compiled_quickly
 
@@ -73,6 +75,7 @@ REFUSED = [
   ({'out': '/dev/null/out.json'}, '/dev/null/out.json cannot be written'),
   ({'batch_size': '6'}, 'batch_size is 6; .* multiple of the 4 devices'),
   ({'model': 'resnet51'}, 'resnet50'),
+  ({'suite': 'decoding', 'model': 'transformer'}, "did you mean 'transformer"),
   ({'suite': 'train', 'model': 'resnet8'}, "--model is 'resnet8'"),
   ({'suite': 'losses', 'losses': 'ls,mixup'}, "--losses is 'mixup'"),
   ({'suite': 'losses', 'shapes': '0x16'}, "--shapes is '0x16'; expected"),
@@ -394,6 +397,31 @@ def test_the_program(tmp_path, target):
     assert loss['ours']['bytes_accessed'] > 2 * shape['logits_bytes']
     assert bool(loss['ours']['seconds']) == (target == 'here')
   assert ('compiled for TPU v5 lite' in printed) == (target == 'tpu')
+
+
+@pytest.mark.slow
+def test_decoding(cached_compilations):
+  """All with their ids compared."""
+  sizes = {'sentences': 2, 'tokens': 5, 'vocabulary': 20}
+  with compiled_quickly():
+    measured = decoding.measure(model='transformer_tiny', rounds=2, **sizes)
+  record = of_machine(measured)
+  programs = record['results']['programs']
+  assert programs['beam of 4, uncached']['over_greedy']['per_round'] == over(
+    programs['beam of 4, uncached']['seconds'], programs['greedy']['seconds']
+  )
+  assert '2 sentences of 5 tokens' in told(record, 'decoding')
+
+
+def test_a_search_that_differs_without_a_cache_is_refused():
+  found = Hypotheses(np.array([[[3, 1]]]), np.array([[-1.0]]))
+  decoding.check('greedy', found, found)
+  for other in (
+    found._replace(ids=np.array([[[4, 1]]])),
+    found._replace(scores=np.array([[-1.1]])),
+  ):
+    with pytest.raises(UsageError, match='greedy translates otherwise'):
+      decoding.check('greedy', found, other)
 
 
 def test_diagnostics():

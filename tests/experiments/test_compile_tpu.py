@@ -80,6 +80,52 @@ def test_it_is_the_program_of_the_trainer(tiny):
   )
 
 
+def test_translation_has_the_widest_batches_of_the_trainer():
+  config = resolve(
+    {
+      'task': 'translation',
+      'batch_size': 256,
+      'dataset': {
+        'name': 'wmt_t2t_translate/de-en',
+        'vocabulary': 'bpe',
+        'vocabulary_size': 50,
+        'buckets': (8, 16),
+      },
+      'objective': {'name': 'maxsup', 'alpha': 0.1, 'fused': True},
+    }
+  )
+  run = compile_tpu.build(config, Devices())
+  assert len(run.task.vocabulary) == 50
+  _, batch = compile_tpu.shapes(run)
+  assert run.steps_per_epoch == 100
+  assert batch['target'].shape == (4, 4, 16)
+  assert jax.tree.map(lambda x: x.shape[1:], batch) == jax.tree.map(
+    lambda x: (x.shape[0] // 4, *x.shape[1:]), next(run.task.train_batches(0))
+  )
+  row = {
+    'model': {'name': 'transformer_base'},
+    'target_shape': [16, 256],
+    'fused': True,
+    'fits': False,
+    'lacks': 'memory',
+  }
+  settings = {'device_count': 4, 'device_kind': 'TPU v5e'}
+  results = {'steps': [row, row | {'fused': False}]}
+  words = told({'settings': settings, 'results': results}, 'compile_tpu')
+  assert '16 sentences of 256 tokens a device, loss without logits in' in words
+  assert 'a device, loss with logits in memory, float32' in words
+
+
+def test_a_device_to_compile_for_has_no_known_memory(monkeypatch):
+  def memory_stats():
+    raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: not addressable')
+
+  devices = Devices()
+  paper = types.SimpleNamespace(platform='tpu', memory_stats=memory_stats)
+  monkeypatch.setattr(devices, 'local', [paper])
+  assert devices.memory() is None
+
+
 @pytest.mark.slow
 def test_what_the_compiler_says(tiny, row):
   assert row['fits']

@@ -47,10 +47,38 @@ def test_what_is_drawn(curve, monkeypatch):
   ]
 
 
+def test_ranges_and_the_fitted_temperature_are_drawn(curve, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    Axes,
+    'fill_between',
+    lambda self, x, low, high, **_: drawn.append(
+      (list(x), list(low), list(high))
+    ),
+  )
+  monkeypatch.setattr(
+    Axes, 'axvline', lambda self, x, **_: drawn.append((self.get_ylabel(), x))
+  )
+  ranges = {'nll_interval': [2.0, 3.0], 'ece_calibrated': [0.25, 0.5]}
+  path = curve('ce', [record(1.0) | ranges, record(0.5) | ranges])
+  content = json.loads(path.read_text())
+  path.write_text(json.dumps(content | {'fitted': {'temperature': 0.8}}))
+  translation.temperatures([path])
+  assert drawn == [
+    ([0.5, 1.0], [2.0, 2.0], [3.0, 3.0]),
+    ('', 0.8),
+    ([0.5, 1.0], [25.0, 25.0], [50.0, 50.0]),
+  ]
+
+
 def test_other_files(curve, tmp_path):
   with pytest.raises(UsageError, match='has no bleu'):
     translation.read_curve(curve('without', [record(1.0, bleu=None)]))
-  with pytest.raises(UsageError, match='has no bleu'):
-    translation.read_curve(curve('empty', []))
+  for name, wrong in (
+    ('empty', []),
+    ('range', [record(1.0) | {'nll_interval': ['a', 1]}]),
+  ):
+    with pytest.raises(UsageError, match='has no bleu'):
+      translation.read_curve(curve(name, wrong))
   with pytest.raises(UsageError, match='cannot be read'):
     translation.read_curve(tmp_path / 'none')

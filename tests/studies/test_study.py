@@ -61,6 +61,7 @@ def write_measures(study, run, workdir, **changes):
         'count': [0, 10],
       },
       'risk_coverage': {'coverage': [0.5, 1.0], 'risk': [0.0, 0.1]},
+      'signature': 'nrefs:1|case:lc',
     },
   }
   path = directory(workdir, run)
@@ -176,8 +177,9 @@ def test_p_values_are_corrected_over_the_page():
 
 
 def test_claims_name_what_is_measured_and_have_names_of_their_own():
-  names = [c.name for c in claims.PAPERS]
-  assert len(set(names)) == len(names) > 20
+  for every in (claims.PAPERS, claims.TRANSLATION):
+    names = [c.name for c in every]
+    assert len(set(names)) == len(names) > 20
   noisy = claims.among({'ls_noise': 0, 'ce_noise': 0}, '_noise', 'noisy')
   assert {c.variant for c in noisy} == {'ls_noise'}
   assert all(c.sentence.endswith('(noisy)') for c in noisy)
@@ -240,6 +242,10 @@ def test_the_page_is_made_whatever_there_is(tmp_path, case):
     html = (tmp_path / 'study.html').read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert '&lt;b&gt;it broke' in html
+    assert 'BLEU: nrefs:1|case:lc' in html
+    # There is no mutual information, so nothing is said of it.
+    assert 'Calibration and rejection' in html
+    assert 'mutual information is that' not in html
     assert record['missing'] == {'maxsup/seed1': '<b>it broke'}
   for c in record['claims']:
     assert (c['verdict'] == verdicts.MISSING) == (c['interval'] is None)

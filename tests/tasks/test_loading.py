@@ -166,6 +166,7 @@ def test_what_is_not_there_is_one_line(workdir, data_dir, tmp_path):
   for options, message in (
     ({}, r'out\.npz exists; overwrite=True replaces it'),
     ({'out': tmp_path}, 'is a directory'),
+    ({'limit': 5}, 'limit is 5; expected None'),
     ({'out': '/dev/null/x.npz'}, 'cannot be written'),
     ({'augmentations': augmentations(1)}, 'augmentations is 1; expected'),
     ({'augmentations': augmentations(2, (1, 1))}, r'pair is \[1, 1\]; expec'),

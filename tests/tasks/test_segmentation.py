@@ -224,7 +224,7 @@ def test_protocols_reach_the_passes(loaded, monkeypatch):
 def test_pixels_are_extracted_with_their_images(loaded, trained, tmp_path):
   (record,) = trained[2]
   # More than there are: all of them.
-  found = extraction.extract(loaded, tmp_path / 'all.npz', pixels=2000)
+  found = extraction.extract(loaded, tmp_path / 'all.npz', limit=2000)
   assert found.examples == record['examples']
   assert found.accuracy == pytest.approx(record['accuracy'])
   assert found.nll == pytest.approx(record['nll'], rel=1e-5)

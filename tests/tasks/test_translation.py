@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import json
 import sys
 from types import SimpleNamespace
 
@@ -7,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maxsup_jax import losses, tasks
+from maxsup_jax import losses, outputs, tasks
 from maxsup_jax.data import text
+from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.transformer import Transformer
+from maxsup_jax.studies import measuring
+from maxsup_jax.studies.measures import MEASURES, OF_TRUTH
 from maxsup_jax.tasks import extraction, fused, torch_runs, translating
 from maxsup_jax.tasks.translation import truth_sums
 from maxsup_jax.training import loop
@@ -200,6 +205,201 @@ def test_temperatures_change_nll_alone(loaded, trained):
   assert abs(two['nll'] - one['nll']) > 0.01
 
 
+@pytest.fixture(scope='module')
+def logits(loaded):
+  """Those of the real tokens, in the order of the data, and their labels."""
+  task = loaded.task
+  data, rows = task.evaluation.data, np.arange(30)
+  (width,) = task.evaluation.widths
+  batch = [x.padded(rows, 30, width) for x in (data.source, data.target)]
+  z, out = jax.jit(MODEL.apply)(loaded.variables, *batch)
+  real = batch[1] > 0
+  return (
+    np.asarray(z)[real],
+    batch[1][real],
+    np.asarray(out['penultimate'])[real],
+  )
+
+
+def test_tokens_are_those_of_the_logits(loaded, logits):
+  z, labels, _ = logits
+  found = translating.tokens(loaded, [1.0, 0.5])
+  lengths = loaded.task.evaluation.data.target.lengths
+  assert found.sentences.tolist() == np.repeat(np.arange(30), lengths).tolist()
+  for i, temperature in enumerate((1.0, 0.5)):
+    expected = calibration.per_example(z, labels, temperature=temperature)
+    np.testing.assert_allclose(found.nll[i], expected.nll, atol=2e-5)
+    np.testing.assert_allclose(
+      found.confidence[i], expected.confidence, rtol=2e-5
+    )
+    assert (found.correct == expected.correct).all()
+  p = calibration.per_example(z, labels).confidence
+  np.testing.assert_allclose(found.log_odds, np.log(p / (1 - p)), atol=1e-3)
+  some = found.of(np.array([3, 7]))
+  assert len(some.correct) == lengths[[3, 7]].sum() == some.nll.shape[1]
+
+
+def test_a_temperature_is_fitted_to_half_of_the_sentences(loaded, logits):
+  """Against the exact search on the logits of that half."""
+  z, labels, _ = logits
+  params = dict(loaded.variables['params'])
+  # So that a temperature of 1.5 is the best, and not one of 10.
+  params['decoder_norm'] = jax.tree.map(
+    lambda x: 0.15 * x, params['decoder_norm']
+  )
+  z = np.float32(0.15) * z
+  fit = translating.fit_temperature(
+    loaded, seed=3, variables={'params': params}
+  )
+  half = np.random.default_rng(3).permutation(30)[:15]
+  chosen = np.isin(fit.tokens.sentences, half)
+  assert 0.3 < chosen.mean() < 0.7
+  exact = calibration.fit_temperature(z[chosen], labels[chosen])
+  assert 0.5 < exact.temperature < 2
+  assert fit.temperature == pytest.approx(exact.temperature, rel=2e-3)
+  T, rest = fit.temperature, (z[~chosen], labels[~chosen])
+  for temperature, nll, ece in (
+    (1.0, fit.nll, fit.ece),
+    (T, fit.nll_scaled, fit.ece_scaled),
+  ):
+    of = calibration.summary(
+      calibration.per_example(*rest, temperature=temperature)
+    )
+    assert nll == pytest.approx(of.negative_log_likelihood, rel=1e-5)
+    assert ece == pytest.approx(of.expected_calibration_error, abs=1e-4)
+  grid = np.arange(0.8, 1.51, 0.05)
+  errors = [
+    calibration.summary(
+      calibration.per_example(z[chosen], labels[chosen], temperature=t)
+    ).expected_calibration_error
+    for t in grid
+  ]
+  assert fit.ece_temperature == pytest.approx(grid[int(np.argmin(errors))])
+
+
+def test_what_a_study_measures(loaded, trained, logits):
+  (record,) = trained[2]
+  found, curves = measuring.of_translation(loaded)
+  assert set(found) | {'bleu'} <= set(MEASURES)
+  assert {*OF_TRUTH, 'train_accuracy', 'ece', 'length_ratio'} <= set(found)
+  # The best temperature is 10, which is beyond all that are tried.
+  assert not {'log_temperature', 'nll_scaled', 'ece_scaled'} & set(found)
+  for name in ('accuracy', 'nll', 'ece', 'kl_to_truth', 'true_calibration'):
+    assert found[name] == pytest.approx(record[name], rel=1e-4), name
+  z, labels, _ = logits
+  msp = selective.scores(z, ('msp',))['msp']
+  wrong = z.argmax(1) != labels
+  expected = selective.aurc(selective.risk_coverage(msp, wrong))
+  assert found['aurc'] == pytest.approx(expected, abs=1e-3)
+  assert sum(curves['reliability']['count']) == len(labels)
+  assert curves['eval']['nll'] == [record['nll']]
+  assert curves['signature'].startswith(('nrefs:1|case:lc', 'BLEU needs'))
+
+
+def test_intervals_over_sentences_have_their_level():
+  """Sentences of 5 to 15 tokens whose losses have something in common."""
+  rng = np.random.default_rng(0)
+
+  def drawn(n):
+    length = rng.integers(5, 16, n)
+    nll = rng.gamma(2, 1, n)[np.repeat(np.arange(n), length)]
+    nll += rng.exponential(1, len(nll))
+    # What BLEU counts: longer sentences have more of everything.
+    totals = length[:, None] - np.arange(4)
+    matches = rng.binomial(totals, rng.beta(5, 5, n)[:, None])
+    counts = [matches, totals, length[:, None], length[:, None]]
+    sentences = np.repeat(np.arange(n), length)
+    nothing = np.zeros(len(nll))
+    of = translating.Tokens(sentences, nothing, nothing, nll[None], nll[None])
+    return of, np.concatenate(counts, 1)
+
+  names = ['nll']
+  with contextlib.suppress(ImportError):
+    import sacrebleu  # noqa: F401
+
+    names.append('bleu')
+  every, counts = drawn(50_000)
+  truth = {'nll': every.nll.mean()}
+  if 'bleu' in names:
+    truth['bleu'] = translating.bleu_of(counts.sum(0))
+  inside = dict.fromkeys(names, 0)
+  for seed in range(200):
+    some, counts = drawn(200)
+    found = translating.intervals(
+      some, counts if 'bleu' in names else None, resamples=400, seed=seed
+    )
+    assert list(found) == names
+    for name in names:
+      low, high = found[name]
+      inside[name] += low <= truth[name] <= high
+  # 190 expected, with a standard deviation of 3. From draws of tokens, 119 of
+  # the NLL are inside.
+  assert 182 <= min(inside.values()) <= max(inside.values()) <= 198, inside
+
+
+def test_figure_4(loaded, trained, monkeypatch):
+  monkeypatch.setattr(translating, '_FIRST', 100)
+  (record,) = trained[2]
+  done = []
+  found = translating.temperature_curve(
+    loaded, [1.0, 0.5], beams=2, progress=done.append
+  )
+  assert sum(done) == 60
+  assert found['sentences'] == 30
+  assert found['fitted']['sentences'] == 15
+  json.dumps(found, allow_nan=False)
+  one, half = found['temperatures']
+  assert one['nll'] == pytest.approx(record['nll'], rel=1e-5)
+  (low, high), (least, most) = one['nll_interval'], one['ece_calibrated']
+  assert low < one['nll'] < high
+  assert 0 < least < most < 1
+  tokens = translating.tokens(loaded, [0.5])
+  assert half['first_10k'] == pytest.approx(
+    {
+      'nll': tokens.nll[0, :100].mean(),
+      'ece': calibration.calibration_error(
+        calibration.reliability_curve(
+          tokens.confidence[0, :100], tokens.correct[:100]
+        )
+      ),
+    },
+    rel=1e-5,
+  )
+
+
+def test_tokens_are_examples_of_reports(loaded, logits, tmp_path):
+  z, labels, features = logits
+  path = tmp_path / 'all.npz'
+  found = extraction.extract(loaded, path)
+  assert (found.examples, found.source) == (len(z), 'phrases/150x30/test')
+  read = outputs.read(path)
+  for name, expected in (
+    ('logits', z),
+    ('features', features),
+    ('labels', labels),
+    ('groups', translating.tokens(loaded, [1.0, 0.5]).sentences),
+  ):
+    np.testing.assert_allclose(getattr(read, name), expected, atol=1e-5)
+  assert read.linear
+  assert read.class_names[:3] == ('<pad>', '</s>', '<unk>')
+  ids = loaded.task.vocabulary.encode('halb')
+  assert [read.class_name(k) for k in ids] == ['halb', '</s>']
+  assert found.nll == pytest.approx(
+    calibration.per_example(z, labels).nll.mean(), rel=1e-5
+  )
+  # Of some the sentences are whole.
+  some = tmp_path / 'some.npz'
+  extraction.extract(loaded, some, limit=100)
+  few = outputs.read(some)
+  assert 60 < few.num_examples <= 100
+  chosen = np.isin(read.groups, few.groups)
+  np.testing.assert_array_equal(few.labels, read.labels[chosen])
+  np.testing.assert_array_equal(few.groups, read.groups[chosen])
+  np.testing.assert_allclose(few.logits, read.logits[chosen], atol=1e-5)
+  with pytest.raises(UsageError, match='room for at least 2 sentences'):
+    extraction.extract(loaded, tmp_path / 'none.npz', limit=2)
+
+
 def test_average_of_checkpoints(loaded):
   path = loaded.workdir.path
   earlier = tasks.load_run(path, 3, model=MODEL, devices=loaded.run.devices)
@@ -236,6 +436,12 @@ def test_bleu():
   # By hand: 5 of 6 words, 3 of 5 pairs, 1 of 4 triples, none of 3 quadruples,
   # which counts as half; as long as the reference.
   found = translating.score(['a b c x e f'], ['a b c d e f'])
+  some = [*lines, 'Ein Hund, der läuft.'], [*lines[::-1], 'Ein Hund läuft.']
+  counts = translating.bleu_counts(*some)
+  assert counts.shape == (3, 10)
+  assert translating.bleu_of(counts.sum(0)) == pytest.approx(
+    translating.score(*some).bleu
+  )
   expected = (5 / 6 * 3 / 5 * 1 / 4 * (1 / 2) / 3) ** 0.25
   assert found.bleu == pytest.approx(100 * expected)
 
@@ -253,7 +459,9 @@ def test_other_runs_do_not_translate(loaded):
 def test_what_is_for_classifiers_refuses_it(loaded, tmp_path):
   path = str(loaded.workdir.path)
   with pytest.raises(UsageError, match=r"config\.task is 'translation'"):
-    extraction.extract(loaded, tmp_path / 'out.npz')
+    extraction.extract(
+      loaded, tmp_path / 'x.npz', augmentations=extraction.Augmentations(5)
+    )
   with pytest.raises(UsageError, match='only it has'):
     torch_runs.export_weights(path, tmp_path / 'a.safetensors')
 
