@@ -210,6 +210,7 @@ def test_a_class_without_examples_ends_no_training(
   assert 'class 3 ' in said[0]
 
 
+@pytest.mark.slow
 def test_one_split_for_both_is_measured_once(train, tmp_path):
   dataset = CONFIG['dataset'] | {'train_split': 'test'}
   train(tmp_path / 'run', dataset=dataset, duration='2 steps', **ON)

@@ -314,6 +314,7 @@ class TestInitFrom:
     (start,) = json.loads((tmp_path / 'tuned/run.json').read_text())['starts']
     assert start['init_from'] == {'path': str(trained), 'step': 4}
 
+  @pytest.mark.slow
   def test_resuming_needs_them_no_more(self, trained, data_dir, tmp_path):
     import shutil
 
