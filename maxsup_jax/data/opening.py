@@ -8,8 +8,8 @@ import numpy as np
 from maxsup_jax.data.sources import Source, to_arrays
 from maxsup_jax.errors import UsageError, integer
 
-# What the names of directories of images begin with.
-FOLDER = 'folder:'
+# What the names of directories of images begin with, and of .npz files.
+FOLDER, ARCHIVE = 'folder:', 'npz:'
 
 
 def open_source(
@@ -36,7 +36,8 @@ def open_source(
     name: an embedded dataset, the tfds name of another (`cifar10`,
       `name/config`, `name:1.2.3`), or the path of the directory of a prepared
       version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like);
-      or `folder:PATH`, a directory of images, see `folder.open_folder`.
+      or `folder:PATH`, a directory of images, see `folder.open_folder`, or
+      `npz:FILE`, arrays of images and labels, see `archive.open_archive`.
     split: `train`, or a slice in the syntax of tfds, such as `train[:90%]`.
     data_dir: where the prepared datasets are, also `gs://...`; None for the
       default of tfds, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
@@ -85,6 +86,20 @@ def open_source(
       name.removeprefix(FOLDER), split, image_size=image_size, channels=channels
     )
     return to_arrays(folder) if in_memory else folder
+  if name.startswith(ARCHIVE):
+    from maxsup_jax.data.archive import open_archive
+
+    for argument, value in (('mock', mock), ('image_size', image_size)):
+      if value is not None:
+        raise UsageError(
+          f'{argument} is {value}; {name} has images of its own size'
+        )
+    return open_archive(
+      name.removeprefix(ARCHIVE),
+      split,
+      num_classes=num_classes,
+      channels=channels,
+    )
   # tfds takes long to import.
   from maxsup_jax.data import _builders, _tfds_source
 
