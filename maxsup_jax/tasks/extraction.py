@@ -163,9 +163,7 @@ def extract(
       file.write('bias', np.asarray(head['bias']))
     if source.label_names is not None:
       file.write('class_names', np.array(source.label_names))
-    file.write_json('metadata', _metadata(loaded))
-    history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
-    file.write_json('history', history)
+    _write_about(file, loaded, N)
     with tqdm(
       total=N,
       unit=' images',
@@ -229,12 +227,17 @@ def _extract_pixels(
       file.append(name, array)
     if task.eval_source.label_names is not None:
       file.write('class_names', np.array(task.eval_source.label_names))
-    file.write_json('metadata', _metadata(loaded) | {'examples': len(labels)})
-    history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
-    file.write_json('history', history)
+    _write_about(file, loaded, len(labels))
   correct, nll = _classified(logits, labels)
   N, name = len(labels), f'{task.eval_source.name} (pixels)'
   return Extracted(Path(out), N, name, correct / N, nll / N)
+
+
+def _write_about(file: NpzWriter, loaded: LoadedRun, examples: int) -> None:
+  """Where the arrays come from, and the run's metrics up to there."""
+  file.write_json('metadata', _metadata(loaded, examples))
+  history = [r for r in loaded.workdir.metrics() if r['step'] <= loaded.step]
+  file.write_json('history', history)
 
 
 def _check_augmentations(loaded: LoadedRun, wanted: Augmentations) -> None:
@@ -269,7 +272,7 @@ def _augmented(
   )
 
 
-def _metadata(loaded: LoadedRun) -> dict[str, Any]:
+def _metadata(loaded: LoadedRun, examples: int) -> dict[str, Any]:
   """Where the arrays come from."""
   config = loaded.run.config
   return {
@@ -283,7 +286,7 @@ def _metadata(loaded: LoadedRun) -> dict[str, Any]:
     'step': loaded.step,
     'epoch': loaded.step / loaded.run.steps_per_epoch,
     'weights': loaded.weights,
-    'examples': len(loaded.task.eval_source),
+    'examples': examples,
     **provenance(),
     'config': config.to_dict(),
   }
