@@ -8,7 +8,8 @@ The step is that of `experiments.train` with the same --config, mapped over all
 devices of the topology by the same code; nothing runs, and no dataset is read.
 Of datasets other than ImageNet and CIFAR the number of examples, which only the
 schedules see, is made up: 100 steps an epoch. Of translation the step is that
-of the longest sentences, and the subwords are made up. Without --config it is
+of the longest sentences, and the subwords are made up. Of segmentation no file
+with the classes is read: set --config.dataset.num_classes. Without --config it is
 ResNet-50 and DeiT-S. It needs `pip install libtpu` of the version that this jax
 asks for (0.0.42 for jax 0.10.2; `pip install 'jax[tpu]'` finds it), and two to
 four minutes a step on two cores.
@@ -116,6 +117,10 @@ def build(config, devices):
       sources=(pairs, pairs),
       vocabulary=text.Words(list(words)),
     )
+  if config.task == 'segmentation':
+    with config.unlocked():
+      config.dataset.mock = 100 * config.batch_size
+    return tasks.build(config, devices=devices)
   splits = (config.dataset.train_split, config.dataset.eval_split)
   sources = tuple(_shapes_only(config, split) for split in splits)
   return tasks.build(config, devices=devices, sources=sources)
@@ -193,9 +198,12 @@ def shapes(run):
     shape, of = (run.config.batch_size // jax.process_count(),), np.uint8
     if task.train_transform.gives_floats:
       of = np.float32
+    label = jax.ShapeDtypeStruct(shape, np.int32)
+    if run.config.task == 'segmentation':
+      label = jax.ShapeDtypeStruct(shape + task.image_shape[:2], np.uint8)
     batch = {
       'image': jax.ShapeDtypeStruct(shape + task.image_shape, of),
-      'label': jax.ShapeDtypeStruct(shape, np.int32),
+      'label': label,
       'mask': jax.ShapeDtypeStruct(shape, bool),
     }
   return (

@@ -1,4 +1,4 @@
-"""Trains a classifier or a translator, or resumes its training.
+"""Trains a classifier, a segmenter or a translator, or resumes its training.
 
   python -m experiments.train --config=configs/digits.py:loss=ls --workdir=DIR
 

@@ -30,6 +30,8 @@ from maxsup_jax.training.workdir import Workdir
 
 # What every model calls its classifier.
 _HEAD = 'head'
+# What depends on the number of classes.
+_HEADS = f'{_HEAD}/', f'auxiliary_head/{_HEAD}/'
 
 
 # Fields of config.model that leave the weights and what they compute alone.
@@ -56,7 +58,10 @@ _NOT_IN_BACKBONES = (
 
 
 def load_variables(
-  directory: Workdir, step: int | str | None = None, weights: str = 'raw'
+  directory: Workdir,
+  step: int | str | None = None,
+  weights: str = 'raw',
+  task: str = 'classification',
 ) -> tuple[int, dict[str, Any]]:
   """The weights of a run alone, without its dataset.
 
@@ -64,6 +69,7 @@ def load_variables(
     directory: of the run.
     step: likewise, see `load_run`.
     weights: likewise.
+    task: what the run must be of.
 
   Returns:
     The step, and 'params' and 'batch_stats', host arrays.
@@ -72,7 +78,7 @@ def load_variables(
     UsageError: as `load_run`.
   """
   config = directory.config()
-  check_task(config)
+  check_task(config, task)
   check_weights(directory, config, weights)
   names = ('ema',) if weights == 'ema' else ('params', 'batch_stats')
   with Checkpoints(directory.checkpoints) as checkpoints:
@@ -160,7 +166,8 @@ def init_from(
 
   A model of `SEGMENTERS` takes its backbone from a run or a file that
   classifies images, whose head and final norm are left out and whose positions
-  are resized, and everything from a file of mmsegmentation.
+  are resized, and everything from a run of segmentation or a file of
+  mmsegmentation.
 
   Args:
     state: the state of step 0 of the run that is to start, or its shapes.
@@ -174,14 +181,17 @@ def init_from(
     UsageError: if there is no run, checkpoint or file, or if the models differ:
       in one line that names the option or the first parameter that does.
   """
-  if model['name'] in SEGMENTERS:
-    return _segmenter_from(state, path, model)
+  segments = model['name'] in SEGMENTERS
   if torch_weights.is_torch_file(path):
-    return _from_file(state, path, model)
+    start = _segmenter_from if segments else _from_file
+    return start(state, path, model)
   directory, step = _checkpoint(path)
+  task = 'segmentation' if segments else 'classification'
+  if segments and directory.config().task != task:
+    return _segmenter_from(state, path, model)
   there = f'config.init_from: {os.fspath(path)}, step {step}'
   _check_models(there, _options(directory.config().model), _options(model))
-  _, given = load_variables(directory, step)
+  _, given = load_variables(directory, step, task=task)
   fresh = state.variables()
   params = _merge('params', fresh['params'], given['params'], there)
   stats = _merge(
@@ -331,7 +341,8 @@ def _replaced(state: TrainState, params: Any, stats: Any) -> TrainState:
 def _options(model: Mapping[str, Any]) -> dict[str, Any]:
   """The name of a model and its options, defaults included."""
   name = model['name']
-  defaults = MODELS[name].options if name in MODELS else {}
+  known = {**MODELS, **SEGMENTERS}
+  defaults = known[name].options if name in known else {}
   return {n: v for n, v in {**defaults, **model}.items() if n not in _FREE}
 
 
@@ -360,7 +371,7 @@ def _merge(
   keeps_head = kind == 'params' and _classes_differ(own, other)
   merged = dict(own)
   for name in dict.fromkeys([*own, *other]):
-    if keeps_head and name.startswith(f'{_HEAD}/'):
+    if keeps_head and name.startswith(_HEADS):
       continue
     shapes = [
       list(tree[name].shape) if name in tree else 'not there'

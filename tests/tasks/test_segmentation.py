@@ -12,7 +12,7 @@ from maxsup_jax import data, models, outputs, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.drop_path import ChannelDropout
 from maxsup_jax.tasks import config as config_lib
-from maxsup_jax.tasks import extraction, inference, segmenting
+from maxsup_jax.tasks import extraction, inference, segmenting, weights
 from maxsup_jax.tasks.metrics import table
 from maxsup_jax.training import loop
 from maxsup_jax.training.parallel import AXIS, Devices
@@ -38,10 +38,19 @@ CONFIG = {
 }
 
 
+class Auxiliary(nn.Module):
+  classes: int
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.classes, name='head')(x)
+
+
 class Small(nn.Module):
   """A segmenter of stride 2 with all that has to be handled."""
 
   normalize: bool = True
+  classes: int = 3
 
   @nn.compact
   def __call__(self, images, *, train=False):
@@ -52,8 +61,9 @@ class Small(nn.Module):
       x = ChannelDropout(0.2, AXIS)(nn.relu(x), train=train)
     out = {'penultimate': x}
     if train or self.is_initializing():
-      out['auxiliary'] = nn.Dense(3, name='auxiliary')(x[:, ::2, ::2])
-    return nn.Dense(3, name='head')(x), out
+      head = Auxiliary(self.classes, name='auxiliary_head')
+      out['auxiliary'] = head(x[:, ::2, ::2])
+    return nn.Dense(self.classes, name='head')(x), out
 
 
 def build(model: Any = Small(), devices=1, **changes):  # noqa: B008
@@ -158,6 +168,25 @@ def uneven(trained):
 def loaded(trained):
   path, run, _ = trained
   return tasks.load_run(path, model=Small(), devices=run.devices)
+
+
+def test_it_starts_from_another_run(loaded):
+  """All of it; of a run with other classes all but the classifiers."""
+  path, given = str(loaded.workdir.path), loaded.variables
+  same = build(init_from=path).first_state()
+  assert_same_bits(jax.device_get(same.variables()), given)
+  model, dataset = Small(classes=4), {'name': 'glyph_scenes/3x24x10_32'}
+  run = build(model, init_from=path, dataset=CONFIG['dataset'] | dataset)
+  other, fresh = run.first_state(), run.init_state()
+  assert_same_bits(
+    jax.device_get(other.params['conv']), given['params']['conv']
+  )
+  for name in ('head', 'auxiliary_head'):
+    assert_same_bits(other.params[name], fresh.params[name])
+  with pytest.raises(UsageError, match='patch_size is 8 there and 4 here'):
+    weights.init_from(
+      run.shapes, path, {'name': 'upernet_vit_tiny', 'patch_size': 4}
+    )
 
 
 def test_images_one_by_one_have_the_scores_of_training(loaded, trained):
