@@ -126,13 +126,12 @@ def of_translation(loaded: LoadedRun) -> tuple[dict[str, float], Record]:
   translations = translating.Translator(loaded)(pairs.sources)
   score = translating.score(translations, pairs.targets)
   found['length_ratio'] = score.length_ratio
+  curves = _drawn(reliability, ranking) | _training(history)
   if score.bleu is not None:
-    found['bleu'] = score.bleu
+    found['bleu'], curves['signature'] = score.bleu, score.signature
   if (valid := translating.valid_share(translations, pairs)) is not None:
     found['valid'] = valid
-  curves = _drawn(reliability, ranking) | _training(history)
-  finite = {n: v for n, v in found.items() if math.isfinite(v)}
-  return finite, curves | {'signature': score.signature}
+  return {n: v for n, v in found.items() if math.isfinite(v)}, curves
 
 
 def of_outputs(

@@ -582,6 +582,12 @@ def intervals(
 
   Returns:
     `nll` and, with `counts`, `bleu`.
+
+  Examples:
+    >>> nothing, nll = np.zeros(3), np.array([[1.0, 2.0, 3.0]])
+    >>> of = Tokens(np.array([0, 0, 1]), nothing, nothing, nll, nll)
+    >>> intervals(of, None)['nll']
+    Interval(low=1.5, high=3.0)
   """
   every, sentence = np.unique(tokens.sentences, return_inverse=True)
   length = np.bincount(sentence)

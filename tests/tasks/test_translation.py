@@ -293,7 +293,7 @@ def test_what_a_study_measures(loaded, trained, logits):
   assert found['aurc'] == pytest.approx(expected, abs=1e-3)
   assert sum(curves['reliability']['count']) == len(labels)
   assert curves['eval']['nll'] == [record['nll']]
-  assert curves['signature'].startswith(('nrefs:1|case:lc', 'BLEU needs'))
+  assert ('bleu' in found) == ('signature' in curves)
 
 
 def test_intervals_over_sentences_have_their_level():
