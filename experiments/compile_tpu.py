@@ -9,10 +9,10 @@ devices of the topology by the same code; nothing runs, and no dataset is read.
 Of datasets other than ImageNet and CIFAR the number of examples, which only the
 schedules see, is made up: 100 steps an epoch. Of translation the step is that
 of the longest sentences, and the subwords are made up. Of segmentation no file
-with the classes is read: set --config.dataset.num_classes. Without --config it is
-ResNet-50 and DeiT-S. It needs `pip install libtpu` of the version that this jax
-asks for (0.0.42 for jax 0.10.2; `pip install 'jax[tpu]'` finds it), and two to
-four minutes a step on two cores.
+with the classes is read: set --config.dataset.num_classes. Without --config it
+is ResNet-50 and DeiT-S. It needs `pip install libtpu` of the version that this
+jax asks for (0.0.42 for jax 0.10.2; `pip install 'jax[tpu]'` finds it), and two
+to four minutes a step on two cores.
 
 FLOPs, accesses and memory are the compiler's counts for one device; "at least"
 is a bound by them at the device's peaks, and no measurement.
