@@ -111,14 +111,20 @@ def define_run_flags(*, split: bool = True, weights: bool = True) -> None:
     )
 
 
+class _StepParser(flags.ArgumentParser):
+  """Of a checkpoint: its step, or a name."""
+
+  syntactic_help = 'a step, latest or best'
+
+  def parse(self, argument):
+    if not (argument.isdecimal() or argument in ('latest', 'best')):
+      raise ValueError('no step')
+    return argument
+
+
 def define_step(text: str) -> None:
   """Defines the flag for which checkpoint."""
-  flags.DEFINE_string('step', None, text)
-  flags.register_validator(
-    'step',
-    lambda s: s is None or s.isdecimal() or s in ('latest', 'best'),
-    'expected a step, latest or best',
-  )
+  flags.DEFINE(_StepParser(), 'step', None, text)
 
 
 def define_dataset() -> None:

@@ -5,8 +5,7 @@ import zipfile
 
 import numpy as np
 
-from maxsup_jax.data.folder import slice_of
-from maxsup_jax.data.sources import ArraySource
+from maxsup_jax.data.sources import ArraySource, slice_of
 from maxsup_jax.errors import UsageError, one_line
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from maxsup_jax.data._tfds_source import TfdsSource
+from maxsup_jax.data.sources import SUFFIXES, slice_of
 from maxsup_jax.errors import UsageError, one_line
-
-SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 
 
 class _Files(Sequence[dict[str, Any]]):
@@ -121,23 +120,6 @@ def open_folder(
     image_size=size,
     channels=channels,
   )
-
-
-def slice_of(split: str, count: int) -> slice:
-  """The part of a split that a text such as 'train[:80%]' names."""
-  match = re.fullmatch(r'[^\[]+(?:\[(\d+%?)?:(\d+%?)?\])?', split)
-  if not match:
-    raise UsageError(
-      f"split is {split!r}; expected a name, or a slice such as 'train[:80%]'"
-    )
-
-  def edge(text: str | None) -> int | None:
-    if text is None:
-      return None
-    number = int(text.rstrip('%'))
-    return round(number * count / 100) if text.endswith('%') else number
-
-  return slice(edge(match[1]), edge(match[2]))
 
 
 def _listed(path: Path) -> list[str]:

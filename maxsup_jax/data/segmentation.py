@@ -16,8 +16,14 @@ from typing import Any
 import numpy as np
 
 from maxsup_jax.data.decoding import EncodedImage, decode_ids
-from maxsup_jax.data.folder import SUFFIXES, slice_of
-from maxsup_jax.data.sources import IGNORED, Example, Source, to_arrays
+from maxsup_jax.data.sources import (
+  IGNORED,
+  SUFFIXES,
+  Example,
+  Source,
+  slice_of,
+  to_arrays,
+)
 from maxsup_jax.errors import UsageError, integer, one_line, within
 
 # What the names of pairs of directories begin with.

@@ -1,5 +1,6 @@
 """Sources: random access to the labelled images of one split."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -10,6 +11,9 @@ from maxsup_jax.errors import UsageError
 
 # The label of pixels that do not count.
 IGNORED = 255
+
+# How the names of files of images end.
+SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 
 
 class Example(TypedDict):
@@ -72,6 +76,23 @@ def all_labels(source: Source) -> np.ndarray:
   if hasattr(source, 'labels'):
     return np.asarray(source.labels(), np.int32)
   return np.array([source[i]['label'] for i in range(len(source))], np.int32)
+
+
+def slice_of(split: str, count: int) -> slice:
+  """The part of a split that a text such as 'train[:80%]' names."""
+  match = re.fullmatch(r'[^\[]+(?:\[(\d+%?)?:(\d+%?)?\])?', split)
+  if not match:
+    raise UsageError(
+      f"split is {split!r}; expected a name, or a slice such as 'train[:80%]'"
+    )
+
+  def edge(text: str | None) -> int | None:
+    if text is None:
+      return None
+    number = int(text.rstrip('%'))
+    return round(number * count / 100) if text.endswith('%') else number
+
+  return slice(edge(match[1]), edge(match[2]))
 
 
 class ArraySource:

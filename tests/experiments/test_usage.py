@@ -49,7 +49,7 @@ MISTAKES = {
     (['--workdir=/dev/null/run'], 'cannot be written'),
     ([NEW, '--config.init_from={new}'], 'config.init_from: '),
     ([NEW, '--compilation_cache=/dev/null/x'], '--compilation_cache: compiled'),
-    ([NEW, '--config.=3'], 'unknown field config.; known: config.batch'),
+    ([NEW, '--config.=3'], 'unknown field config.; known: config.accumulate'),
     ([NEW, '--config..=3'], 'unknown field config..; known'),
     ([NEW, '--config.optimiser.name=x'], "mean 'config.optimizer'"),
     (
@@ -112,7 +112,7 @@ MISTAKES = {
     ([f'--workdir={LONG}'], 'File name too long'),
     ([RUN, '--out=/dev/full'], '/dev/full is not a regular file'),
     ([RUN, '--out='], '--out is empty; expected a value'),
-    ([RUN, '--step=1e3'], "--step is '1e3'; expected an integer"),
+    ([RUN, '--step=1e3'], "--step is '1e3'; expected a step, latest or best"),
     ([RUN, f'--step={10**30}'], 'known: 0'),
     ([RUN, f'--split={LONE}'], '--split is '),
   ],

@@ -8,7 +8,7 @@ import pytest
 
 from maxsup_jax import data
 from maxsup_jax.models import create_model, torch_weights
-from maxsup_jax.tasks.classification import normalize
+from maxsup_jax.tasks.images import normalize
 
 torch = pytest.importorskip('torch')
 F = torch.nn.functional

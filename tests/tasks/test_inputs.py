@@ -273,6 +273,7 @@ def test_every_field_reaches_its_step(data_dir, monkeypatch):
     'sam_rho': 0.2,
     'sam_synced': False,
     'sam_clip_value': 1.5,
+    'train_only': (),
   }
   assert run.task.mixing == Mixing(
     mixup=0.8, cutmix=1.0, switch=0.25, mode='pair'

@@ -262,7 +262,7 @@ def test_pixels_are_extracted_with_their_images(loaded, trained, tmp_path):
   counts = [int((source[i]['label'] != 255).sum()) for i in range(len(source))]
   assert np.bincount(read.groups).tolist() == counts
   assert read.class_names == ('background', 'O', 'Q')
-  with pytest.raises(UsageError, match='expected none of a run of segm'):
+  with pytest.raises(UsageError, match="task is 'segmentation'; expected"):
     extraction.extract(
       loaded, tmp_path / 'b', augmentations=extraction.Augmentations(2)
     )
