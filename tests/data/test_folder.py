@@ -77,11 +77,9 @@ def test_a_run_is_evaluated_with_its_own_classes_only(folder, tmp_path):
   (folder / 'val/c2/broken.png').write_bytes(b'no image')
   with config.unlocked():
     config.dataset.on_error = 'skip'
-  other = tasks.open_workdir(tmp_path / 'skips', writes=True)
   with pytest.warns(UserWarning, match=r'left out: .*val/c2/broken\.png'):
-    (found,) = loop.train(tasks.build(config), other)
-  assert found['examples'] == 8
-  assert found['nll'] == pytest.approx(record['nll'], rel=1e-5)
+    batches = list(tasks.build(config).task.eval_batches())
+  assert sum(batch['mask'].sum() for batch in batches) == 8
   (folder / 'val/c2/broken.png').unlink()
   # Elsewhere the same classes are matched by their names.
   other = f'folder:{tmp_path / "other"}'
