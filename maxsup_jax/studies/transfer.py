@@ -97,7 +97,7 @@ def features_of(
     shape = inputs.output_shape(source, transform, 'eval_transform')
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
-      jax.eval_shape(
+      _, given = jax.eval_shape(
         lambda v, x: model.apply(v, x, train=False), variables, image
       )
     except Exception as error:  # Flax's, of parameters of another shape.
@@ -105,6 +105,10 @@ def features_of(
         f'the model of {directory.path} cannot see the {list(shape)} images of '
         f'{source.name}: {errors.one_line(error)}'
       ) from None
+    if 'penultimate' not in given:
+      raise UsageError(
+        f"the model of {directory.path} gives no 'penultimate' features"
+      )
   devices = Devices(jax.local_devices())
   extract, placed = devices.map(penultimate), devices.replicate(variables)
   arrays: list[np.ndarray] = []

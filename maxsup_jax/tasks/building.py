@@ -164,11 +164,19 @@ def build(
     )
   fresh = _fits(run).shapes
   _check_sizes(run)
-  if run.diagnostics_every and 'bias' not in fresh.params.get('head', {}):
-    raise UsageError(
-      'config.diagnostics_every needs a linear classifier; the head of '
-      f'{config.model.name!r} is not linear'
-    )
+  if run.diagnostics_every:
+    if 'bias' not in fresh.params.get('head', {}):
+      raise UsageError(
+        'config.diagnostics_every needs a linear classifier; the head of '
+        f'{config.model.name!r} is not linear'
+      )
+    image = jax.ShapeDtypeStruct((1, *task.eval_shape), jnp.float32)
+    _, outputs = jax.eval_shape(task.apply, fresh.variables(), image)
+    if 'penultimate' not in outputs:
+      raise UsageError(
+        'config.diagnostics_every needs features; '
+        f"{config.model.name!r} gives no 'penultimate'"
+      )
   return run
 
 

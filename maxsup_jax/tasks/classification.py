@@ -50,11 +50,6 @@ class Classification(ImageTask):
     }
 
   @property
-  def probes(self) -> bool:
-    """Whether only the classifier on top learns."""
-    return tuple(self.config.optimizer.train_only) == ('head',)
-
-  @property
   def mixing(self) -> Mixing:
     """How training images are mixed."""
     return Mixing(**self.config.mixing)

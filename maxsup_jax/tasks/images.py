@@ -177,6 +177,11 @@ class ImageTask:
     )
 
   @property
+  def probes(self) -> bool:
+    """Whether only the classifier on top learns."""
+    return tuple(self.config.optimizer.train_only) == ('head',)
+
+  @property
   def _reading(self) -> dict[str, Any]:
     return {
       'process_index': jax.process_index(),

@@ -51,13 +51,14 @@ class Segmentation(ImageTask):
     """The objective of each pixel, `[b, H, W]`, or fewer with `loss_stride`.
 
     `auxiliary` is the objective of the auxiliary logits, without its weight,
-    and `labelled` the share of the pixels that have a label.
+    and `labelled` the share of the pixels that have a label. Where only the
+    head learns, the model is applied as in evaluation.
     """
     config = self.config
     (logits, outputs), updates = self.model.apply(
       variables,
       self.normalize(batch['image']),
-      train=True,
+      train=not self.probes,
       mutable=['batch_stats'],
       rngs={'drop_path': key},
     )

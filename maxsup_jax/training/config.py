@@ -54,7 +54,8 @@ def common_fields() -> dict[str, Any]:
       'decay': ('kernel',),
       'decay_layers': (),
       # Which layers learn, by the same names; none named for all. Where it is
-      # 'head' alone, the others are as in evaluation: a linear probe.
+      # the 'head' of a model of images alone, the others are as in evaluation:
+      # a linear probe.
       'train_only': (),
       # The largest global norm of the gradient; None for no clipping.
       'clip_norm': placeholder(float),

@@ -47,6 +47,16 @@ class Normalised(nn.Module):
     return nn.Dense(self.num_classes, name='head')(x), {'penultimate': x}
 
 
+class HeadAlone(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    return nn.Dense(self.num_classes, name='head')(
+      images.reshape(len(images), -1)
+    )
+
+
 def wrong_shape(num_classes):
   return Perceptron(num_classes + 1)
 
@@ -90,6 +100,12 @@ def test_logits_alone_are_enough(data_dir, tmp_path):
   # What needs features says so.
   with pytest.raises(UsageError, match='needs a linear classifier'):
     build(data_dir, diagnostics_every='2 steps')
+  with pytest.raises(UsageError, match="gives no 'penultimate'"):
+    build(
+      data_dir,
+      model={'name': f'{HERE}:HeadAlone'},
+      diagnostics_every='2 steps',
+    )
   teacher = {'teacher': str(tmp_path / 'run')}
   with pytest.raises(UsageError, match="has no linear layer 'head'"):
     build(data_dir, objective={'name': 'distillation'}, **teacher)
