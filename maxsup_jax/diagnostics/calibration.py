@@ -702,25 +702,32 @@ def temperature_scaling(
   seed: int = 0,
   objective: str = 'nll',
   bins: int = 15,
+  groups: ArrayLike | None = None,
 ) -> TemperatureScaling:
   """Fits a temperature on some examples and measures it on the others.
 
   A `fit_fraction` of the examples is drawn at random, at least one, and one is
-  left. Two models with the same seed are split alike.
+  left. Two models with the same seed are split alike. With `groups`, [N], such
+  as the images that pixels are of, whole groups are drawn.
 
   References: Guo et al., 2017, section 4.2.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
-  N = len(labels_N)
+  N, what, members_N = len(labels_N), 'examples', np.arange(len(labels_N))
+  if groups is not None:
+    groups_N = checks.array(groups, 'groups')
+    checks.same_length(labels=labels_N, groups=groups_N)
+    there, members_N = np.unique(groups_N, return_inverse=True)
+    N, what = len(there), 'groups'
   if N < 2:
     raise UsageError(
-      'temperature scaling needs at least 2 examples: one to fit, one to report'
+      f'temperature scaling needs at least 2 {what}: one to fit, one to report'
     )
   fit_fraction = number('fit_fraction', fit_fraction, above=0, below=1)
   count = min(max(round(fit_fraction * N), 1), N - 1)
   rng = np.random.default_rng(integer('seed', seed, low=0))
-  order = rng.permutation(N)
-  fitted, reported = np.sort(order[:count]), np.sort(order[count:])
+  drawn = np.isin(members_N, rng.permutation(N)[:count])
+  fitted, reported = np.flatnonzero(drawn), np.flatnonzero(~drawn)
   fit = fit_temperature(
     logits_NK[fitted], labels_N[fitted], objective=objective, bins=bins
   )

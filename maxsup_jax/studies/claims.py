@@ -1,7 +1,7 @@
 """What the papers say about objectives, as data that a study can test."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from maxsup_jax import errors
@@ -73,6 +73,19 @@ class Claim:
 
 def _claim(name: str, source: str, place: str, sentence: str, *rest: Any):
   return Claim(name, source, place, sentence, *rest)
+
+
+def _questions(*rows: tuple[str, str, str, str, str]) -> Iterator[Claim]:
+  """Claims that expect nothing, of several pairs of variants each."""
+  for name, sentence, measure, pairs, place in rows:
+    for variant, baseline in (pair.split('-') for pair in pairs.split()):
+      yield _claim(
+        f'{name}-{variant}-{baseline}',
+        OURS,
+        place,
+        sentence,
+        *(measure, variant, baseline, '?'),
+      )
 
 
 # In the order of the papers; variants are named after `configs.common`.
@@ -376,81 +389,112 @@ TRANSLATION: tuple[Claim, ...] = (
     'Label smoothing needs a lower temperature than cross-entropy',
     *('log_temperature', 'ls', 'ce', '-'),
   ),
-  *(
-    _claim(
-      f'{name}-{variant}-{baseline}',
-      OURS,
-      place,
-      sentence,
-      *(measure, variant, baseline, '?'),
-    )
-    for name, sentence, measure, pairs, place in (
-      (
-        'accuracy',
-        'Which loss gets more next tokens right?',
-        'accuracy',
-        'ls-ce maxsup-ls',
-        'open question',
-      ),
-      (
-        'bleu',
-        'Which loss has the higher BLEU?',
-        'bleu',
-        'maxsup-ls maxsup-ce logit_penalty-ce',
-        'open question: nobody has published MaxSup on text',
-      ),
-      (
-        'nll-scaled',
-        'Which loss has the lower NLL, each at its best temperature?',
-        'nll_scaled',
-        'maxsup-ls maxsup-ce',
-        'open question',
-      ),
-      (
-        'ece',
-        'Which loss is better calibrated, as trained?',
-        'ece',
-        'maxsup-ls logit_penalty-ce',
-        'open question',
-      ),
-      (
-        'temperature',
-        'Does MaxSup, which presses on wrong tokens too, need another '
-        'temperature than label smoothing?',
-        'log_temperature',
-        'maxsup-ls',
-        'open question',
-      ),
-      (
-        'naurc',
-        'Which loss ranks its wrong tokens better, whatever the accuracy?',
-        'naurc',
-        'ls-ce maxsup-ls',
-        'open question; Xia et al. (2025), Section 3, of images',
-      ),
-      (
-        'kl',
-        'Which loss is nearer to the true distributions, as trained?',
-        'kl_to_truth',
-        'ls-ce maxsup-ls',
-        'open question: no corpus knows them',
-      ),
-      (
-        'truth',
-        'Which loss is better calibrated against the truth?',
-        'true_calibration',
-        'ls-ce maxsup-ls',
-        'open question: no corpus knows it',
-      ),
-      (
-        'valid',
-        'Which loss has more valid translations?',
-        'valid',
-        'ls-ce maxsup-ls',
-        'open question: a corpus knows one translation, not all',
-      ),
-    )
-    for variant, baseline in (pair.split('-') for pair in pairs.split())
+  *_questions(
+    (
+      'accuracy',
+      'Which loss gets more next tokens right?',
+      'accuracy',
+      'ls-ce maxsup-ls',
+      'open question',
+    ),
+    (
+      'bleu',
+      'Which loss has the higher BLEU?',
+      'bleu',
+      'maxsup-ls maxsup-ce logit_penalty-ce',
+      'open question: nobody has published MaxSup on text',
+    ),
+    (
+      'nll-scaled',
+      'Which loss has the lower NLL, each at its best temperature?',
+      'nll_scaled',
+      'maxsup-ls maxsup-ce',
+      'open question',
+    ),
+    (
+      'ece',
+      'Which loss is better calibrated, as trained?',
+      'ece',
+      'maxsup-ls logit_penalty-ce',
+      'open question',
+    ),
+    (
+      'temperature',
+      'Does MaxSup, which presses on wrong tokens too, need another '
+      'temperature than label smoothing?',
+      'log_temperature',
+      'maxsup-ls',
+      'open question',
+    ),
+    (
+      'naurc',
+      'Which loss ranks its wrong tokens better, whatever the accuracy?',
+      'naurc',
+      'ls-ce maxsup-ls',
+      'open question; Xia et al. (2025), Section 3, of images',
+    ),
+    (
+      'kl',
+      'Which loss is nearer to the true distributions, as trained?',
+      'kl_to_truth',
+      'ls-ce maxsup-ls',
+      'open question: no corpus knows them',
+    ),
+    (
+      'truth',
+      'Which loss is better calibrated against the truth?',
+      'true_calibration',
+      'ls-ce maxsup-ls',
+      'open question: no corpus knows it',
+    ),
+    (
+      'valid',
+      'Which loss has more valid translations?',
+      'valid',
+      'ls-ce maxsup-ls',
+      'open question: a corpus knows one translation, not all',
+    ),
+  ),
+)
+
+# Those of images that pixels can test as well.
+_OF_PIXELS = (
+  *('aurc-ls', 'naurc-ls', 'pnorm-ls', 'gap-ls', 'suppression-ls'),
+  *('ece-ls', 'temperature-ls', 'aurc-maxsup', 'aurc-maxsup-ls'),
+  *('gap-maxsup', 'ece-maxsup'),
+)
+# Of segmentation; Xia et al. have Cityscapes, too.
+SEGMENTATION: tuple[Claim, ...] = (
+  *(c for c in PAPERS if c.name in _OF_PIXELS),
+  *_questions(
+    (
+      'miou',
+      'Which loss has the higher mIoU?',
+      'miou',
+      'ls-ce maxsup-ls maxsup-ce',
+      'open question; Zhou et al. (2025), Table 9, have it of pre-training',
+    ),
+    (
+      'boundary',
+      'Which loss gets more pixels near boundaries right?',
+      'boundary_accuracy',
+      'ls-ce maxsup-ls',
+      'open question: there LS and MaxSup differ most',
+    ),
+    (
+      'interior',
+      'Which loss gets more of the other pixels right?',
+      'interior_accuracy',
+      'ls-ce maxsup-ls',
+      'open question',
+    ),
+    (
+      'nll-scaled',
+      'Which loss has the lower NLL, each at its best temperature?',
+      'nll_scaled',
+      'ls-ce maxsup-ls',
+      'open question',
+    ),
   ),
 )
 
@@ -467,7 +511,8 @@ def among(
     variants: of the study, by name.
     suffix: of the variants that are compared, such as '_noise'.
     about: what they have in common, if there is a suffix.
-    claims: `PAPERS`, which are about images, or `TRANSLATION`.
+    claims: `PAPERS`, which are about images, `TRANSLATION` or
+      `SEGMENTATION`.
   """
   named = [c.among(suffix, about) if suffix else c for c in claims]
   return tuple(

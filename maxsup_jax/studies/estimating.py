@@ -9,6 +9,7 @@ import jax
 
 from maxsup_jax import tasks
 from maxsup_jax.studies.study import Run, Study
+from maxsup_jax.tasks import extraction
 
 # Steps that are timed, after the first one, which compiles.
 _STEPS = 5
@@ -87,8 +88,12 @@ def _measure(
     train, test = task.train_examples, len(task.evaluation.data.target.ids)
   else:
     train, test = len(task.train_source), len(task.eval_source)
+  if config.task == 'classification':
     features, classes = built.shapes.params['head']['kernel'].shape
     outputs = 4 * (train + test) * (features + classes + 1)
+  if config.task == 'segmentation':
+    # Logits, a label and the number of the image.
+    outputs = 4 * test * extraction.PIXELS * (task.num_classes + 3)
   looked_at = test * (total / built.eval_every + 1) + train
   if built.diagnostics_every is not None:
     # Two passes over both splits.

@@ -143,6 +143,22 @@ MEASURES = MappingProxyType(
       0,
       'γ of Müller et al.: the share of wrong classes in its targets',
     ),
+    # Of segmentation.
+    'miou': Measure(
+      'mIoU', 'percent', 1, 'mean over the classes, at the size of evaluation'
+    ),
+    'macc': Measure(
+      'mean accuracy of the classes', 'percent', 1, 'each counts alike'
+    ),
+    'boundary_accuracy': Measure(
+      'accuracy near boundaries',
+      'percent',
+      1,
+      'of pixels within 3 of another class',
+    ),
+    'interior_accuracy': Measure(
+      'accuracy away from them', 'percent', 1, 'of the other pixels'
+    ),
     # Of translation.
     'bleu': Measure(
       'BLEU',

@@ -62,6 +62,8 @@ def measure(
   config = test.run.config
   if config.task == 'translation':
     return of_translation(test)
+  if config.task == 'segmentation':
+    return of_segmentation(test)
   train = tasks.load_run(
     workdir, data_dir=data_dir, split=config.dataset.train_split
   )
@@ -120,8 +122,8 @@ def of_translation(loaded: LoadedRun) -> tuple[dict[str, float], Record]:
     'naurc': selective.naurc(ranking),
   }
   history = loaded.workdir.metrics()
-  last = [r for r in history if r['kind'] == 'eval' and r['weights'] == 'raw']
-  found |= {n: last[-1][n] for n in OF_TRUTH if n in last[-1]}
+  last = _last_evaluation(history)
+  found |= {n: last[n] for n in OF_TRUTH if n in last}
   pairs = loaded.task.eval_pairs
   translations = translating.Translator(loaded)(pairs.sources)
   score = translating.score(translations, pairs.targets)
@@ -134,14 +136,41 @@ def of_translation(loaded: LoadedRun) -> tuple[dict[str, float], Record]:
   return {n: v for n, v in found.items() if math.isfinite(v)}, curves
 
 
+# Of all pixels; what needs their logits is of a sample.
+_OF_ALL_PIXELS = (
+  *('miou', 'macc', 'accuracy', 'boundary_accuracy', 'interior_accuracy'),
+  *('nll', 'ece'),
+)
+
+
+def of_segmentation(loaded: LoadedRun) -> tuple[dict[str, float], Record]:
+  """What the last evaluation and a sample of its pixels tell.
+
+  The sample is that of `extraction.extract`, the same pixels for every run.
+  """
+  found, curves = of_outputs(outputs.read(_extracted(loaded)))
+  history = loaded.workdir.metrics()
+  last = _last_evaluation(history)
+  found |= {n: last[n] for n in _OF_ALL_PIXELS} | _suppression_gap(loaded)
+  curves |= _training(history)
+  return {n: v for n, v in found.items() if math.isfinite(v)}, curves
+
+
+def _last_evaluation(history: list[Record]) -> Record:
+  last = [r for r in history if r['kind'] == 'eval' and r['weights'] == 'raw']
+  return last[-1]
+
+
 def of_outputs(
-  test: Outputs, train: Outputs
+  test: Outputs, train: Outputs | None = None
 ) -> tuple[dict[str, float], Record]:
-  """What the outputs on two splits tell: numbers, and curves.
+  """What outputs tell: numbers, and curves.
 
   Args:
-    test: with logits and labels.
-    train: with features and weights, too.
+    test: of the evaluation split, logits and labels; with groups, temperatures
+      and norms are fitted on half of these.
+    train: of the training split, features and weights, too; None leaves out
+      what needs these.
   """
   z, y = test.logits, test.labels
   examples = calibration.per_example(z, y)
@@ -152,11 +181,10 @@ def of_outputs(
     selective.scores(z, ('msp',))['msp'], _wrong(test)
   )
   curve = ranking.curve()
-  scaling = calibration.temperature_scaling(z, y, bins=BINS)
+  scaling = calibration.temperature_scaling(z, y, bins=BINS, groups=test.groups)
   fit = scaling.fit
   found = {
     'accuracy': float(examples.correct.mean()),
-    'train_accuracy': float(1 - _wrong(train).mean()),
     'nll': float(examples.nll.mean()),
     'brier': float(examples.brier.mean()),
     'ece': calibration.calibration_error(reliability),
@@ -173,7 +201,10 @@ def of_outputs(
     'near_zero': float(representation.near_zero_share(z).mean()),
     'top_logit_gap': _top_logit_gap(test),
   }
-  return found | _of_features(train), _drawn(reliability, curve)
+  if train is not None:
+    found['train_accuracy'] = float(1 - _wrong(train).mean())
+    found |= _of_features(train)
+  return found, _drawn(reliability, curve)
 
 
 def _drawn(
@@ -279,7 +310,8 @@ def _suppression_gap(loaded: LoadedRun) -> dict[str, float]:
   """
   test = outputs.read(_extracted(loaded))
   wrong = _wrong(test)
-  if loaded.task.teacher is not None or wrong.all() or not wrong.any():
+  taught = getattr(loaded.task, 'teacher', None) is not None
+  if taught or wrong.all() or not wrong.any():
     return {}
   objective = loaded.task.objective
   state, step = objective.init(), jnp.int32(loaded.step)

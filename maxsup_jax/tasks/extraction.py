@@ -40,7 +40,7 @@ class Augmentations:
 
 
 # If nothing else is asked for: of segmentation, of each image, ...
-_PIXELS = 1000
+PIXELS = 1000
 # ... and of translation, in all, as many as Müller et al. take.
 _TOKENS = 10_000
 
@@ -158,7 +158,7 @@ def extract(
     out = default_path(loaded)
   files.refuse_existing(out, overwrite=overwrite)
   if kind == 'segmentation':
-    return _extract_pixels(loaded, out, limit or _PIXELS, overwrite)
+    return _extract_pixels(loaded, out, limit or PIXELS, overwrite)
   if kind == 'translation':
     return _extract_tokens(loaded, out, limit or _TOKENS, overwrite)
   if augmentations:

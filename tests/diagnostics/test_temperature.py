@@ -154,6 +154,8 @@ def test_the_split_depends_on_the_seed_alone():
   assert not np.array_equal(a.fit_examples, c.fit_examples)
   # Not the first half: data are often sorted by class.
   assert not np.array_equal(a.fit_examples, np.arange(50))
+  with pytest.raises(UsageError, match='at least 2 groups'):
+    calibration.temperature_scaling(logits, labels, groups=np.zeros(100))
 
 
 def test_bad_input_is_one_line():

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from maxsup_jax import data, models, outputs, tasks
+from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.models.drop_path import ChannelDropout
+from maxsup_jax.studies import measuring
+from maxsup_jax.studies.measures import MEASURES
 from maxsup_jax.tasks import config as config_lib
 from maxsup_jax.tasks import extraction, inference, segmenting, weights
 from maxsup_jax.tasks.metrics import table
@@ -266,6 +269,28 @@ def test_pixels_are_extracted_with_their_images(loaded, trained, tmp_path):
     extraction.extract(
       loaded, tmp_path / 'b', augmentations=extraction.Augmentations(2)
     )
+
+
+def test_what_a_study_measures(loaded, trained):
+  (record,) = trained[2]
+  found, curves = measuring.of_segmentation(loaded)
+  assert set(found) <= set(MEASURES)
+  for name in ('miou', 'boundary_accuracy', 'interior_accuracy', 'ece'):
+    assert found[name] == record[name]
+  assert curves['eval']['nll'] == [record['nll']]
+  # 1,000 pixels of each scene, all those of other scenes than T is fitted on.
+  read = outputs.read(extraction.default_path(loaded))
+  msp = selective.scores(read.logits, ('msp',))['msp']
+  curve = selective.risk_coverage(msp, read.logits.argmax(1) != read.labels)
+  assert found['aurc'] == pytest.approx(selective.aurc(curve))
+  scaling = calibration.temperature_scaling(
+    read.logits, read.labels, groups=read.groups
+  )
+  sides = (scaling.fit_examples, scaling.report_examples)
+  of_fit, of_report = (set(read.groups[side]) for side in sides)
+  assert len(of_fit) == len(of_report) == 5
+  assert not of_fit & of_report
+  assert found['nll_scaled'] == scaling.after.negative_log_likelihood
 
 
 @pytest.mark.slow
