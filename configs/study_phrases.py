@@ -27,6 +27,7 @@ from maxsup_jax.studies import claims
 from maxsup_jax.studies.measures import OF_TRUTH
 from maxsup_jax.studies.study import Study
 
+TITLES = {'phrases': 'generated phrases', 'multi30k': 'Multi30k'}
 ABOUT = {
   'phrases': (
     '12,000 training and 1,000 test phrases from a grammar that knows all '
@@ -65,7 +66,7 @@ def get_study(arg=None):
   variants = {loss: run(loss) for loss in losses}
   return Study(
     name=args.data,
-    title=f'Objectives on {args.data.capitalize()}',
+    title=f'Objectives on {TITLES[args.data]}',
     about=ABOUT[args.data],
     variants=variants,
     seeds=tuple(range(2 if args.debug else args.seeds)),
