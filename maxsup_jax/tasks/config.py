@@ -109,6 +109,14 @@ def default_config(task: str = 'classification') -> ConfigDict:
       # The work directory of a run whose newest weights to start from, or a
       # file of PyTorch weights: .safetensors, .pth and others.
       'init_from': placeholder(str),
+      # Of a file: where it has the weights, such as 'teacher', and what the
+      # names that count begin with, such as 'backbone.'. Of both: whether to
+      # resample the positions of a ViT for another size of images.
+      'init': {
+        'key': placeholder(str),
+        'prefix': placeholder(str),
+        'resize_positions': False,
+      },
       # The work directory of a run whose newest weights, 'raw' or 'ema', teach
       # this one: of the objectives distillation and logit_matching. Or its
       # outputs on the training split, an .npz of experiments.extract, of which
@@ -261,6 +269,14 @@ def resolve(config: Mapping[str, Any]) -> ConfigDict:
   errors.one_of(
     'config.batch_norm', resolved.batch_norm, ('cross_device', 'per_device')
   )
+  given = [
+    n for n, value in resolved.init.items() if value not in (None, False)
+  ]
+  if given and resolved.init_from is None:
+    name = f'config.init.{given[0]}'
+    raise UsageError(
+      f'{name} is {resolved.init[given[0]]!r}, which needs config.init_from'
+    )
   if resolved.task == 'segmentation':
     errors.one_of('config.denominator', resolved.denominator, DENOMINATORS)
     errors.number('config.auxiliary_weight', resolved.auxiliary_weight, 0)

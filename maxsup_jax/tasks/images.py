@@ -98,7 +98,8 @@ class ImageTask:
     path = self.config.init_from
     if path is None:
       return state
-    return weights.init_from(state, path, self.config.model)
+    given = self.config.init.to_dict()
+    return weights.init_from(state, path, self.config.model, **given)
 
   def origin(self) -> dict[str, Any]:
     """What `run.json` says of `config.init_from`, `config.teacher`, classes."""

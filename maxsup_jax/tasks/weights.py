@@ -19,9 +19,9 @@ from maxsup_jax.models import (
   SEGMENTERS,
   create_model,
   create_segmenter,
+  resampling,
   torch_weights,
 )
-from maxsup_jax.models.resampling import resize_positions
 from maxsup_jax.tasks.config import check_task, open_workdir
 from maxsup_jax.training.best import best_step
 from maxsup_jax.training.checkpoints import Checkpoints
@@ -149,7 +149,13 @@ def check_weights(
 
 
 def init_from(
-  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
+  state: TrainState,
+  path: str | os.PathLike,
+  model: Mapping[str, Any],
+  *,
+  key: str | None = None,
+  prefix: str | None = None,
+  resize_positions: bool = False,
 ) -> TrainState:
   """Puts the newest weights of another run, or of a file, into a fresh state.
 
@@ -160,9 +166,8 @@ def init_from(
   over, even if they are other classes. Moving averages start from the new
   weights.
 
-  A file is one that `torch_weights.read` reads without a key, of a model that
-  `torch_weights.from_torch` knows, with no prefix but those that all names
-  share, and classes in the order of the dataset.
+  A file is one that `torch_weights.read` reads, of a model that
+  `torch_weights.from_torch` knows, with classes in the order of the dataset.
 
   A model of `SEGMENTERS` takes its backbone from a run or a file that
   classifies images, whose head and final norm are left out and whose positions
@@ -173,6 +178,11 @@ def init_from(
     state: the state of step 0 of the run that is to start, or its shapes.
     path: the work directory of the other run, or a file of PyTorch weights.
     model: `config.model` of the run that is to start.
+    key: of a file, see `torch_weights.read`.
+    prefix: of a file, see `torch_weights.from_torch`.
+    resize_positions: whether to resample the positions of a ViT that are for
+      another size of images, as timm does; a segmenter always does, as
+      mmsegmentation does.
 
   Returns:
     `state` with other weights; its step, optimizer and objective stay fresh.
@@ -183,8 +193,15 @@ def init_from(
   """
   segments = model['name'] in SEGMENTERS
   if torch_weights.is_torch_file(path):
-    start = _segmenter_from if segments else _from_file
-    return start(state, path, model)
+    if segments:
+      return _segmenter_from(state, path, model, key, prefix)
+    return _from_file(state, path, model, key, prefix, resize_positions)
+  for name, value in (('key', key), ('prefix', prefix)):
+    if value is not None:
+      raise UsageError(
+        f'config.init.{name} is {value!r}; expected None: config.init_from is '
+        'a work directory, and only files have names of PyTorch'
+      )
   directory, step = _checkpoint(path)
   task = 'segmentation' if segments else 'classification'
   if segments and directory.config().task != task:
@@ -193,6 +210,8 @@ def init_from(
   _check_models(there, _options(directory.config().model), _options(model))
   _, given = load_variables(directory, step, task=task)
   fresh = state.variables()
+  if resize_positions:
+    given['params'] = _resized(given['params'], fresh['params'], 'antialias')
   params = _merge('params', fresh['params'], given['params'], there)
   stats = _merge(
     'batch_stats', fresh['batch_stats'], given['batch_stats'], there
@@ -236,25 +255,39 @@ def _checkpoint(path: str | os.PathLike) -> tuple[Workdir, int]:
 
 
 def _from_file(
-  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
+  state: TrainState,
+  path: str | os.PathLike,
+  model: Mapping[str, Any],
+  key: str | None,
+  prefix: str | None,
+  resize_positions: bool,
 ) -> TrainState:
   """`init_from` of a file of PyTorch weights."""
   fresh = state.variables()
   classes = fresh['params'][_HEAD]['kernel'].shape[-1]
   module = create_model(**{**model, 'num_classes': classes})
-  try:
-    given = torch_weights.read(path)
-    same = torch_weights.count_classes(given, module) == classes
-    found = torch_weights.from_torch(given, module, fresh, head=same)
-  except UsageError as error:
-    raise UsageError(f'config.init_from: {os.fspath(path)}: {error}') from error
+  with errors.within(f'config.init_from: {os.fspath(path)}: '):
+    given = torch_weights.read(path, key=key)
+    count = torch_weights.count_classes(given, module, prefix=prefix)
+    found = torch_weights.from_torch(
+      given,
+      module,
+      fresh,
+      prefix=prefix,
+      head=count == classes,
+      resize_positions=resize_positions,
+    )
   found = jax.tree.map(jnp.asarray, found)
   params = {n: found['params'].get(n, v) for n, v in fresh['params'].items()}
   return _replaced(state, params, found['batch_stats'])
 
 
 def _segmenter_from(
-  state: TrainState, path: str | os.PathLike, model: Mapping[str, Any]
+  state: TrainState,
+  path: str | os.PathLike,
+  model: Mapping[str, Any],
+  key: str | None = None,
+  prefix: str | None = None,
 ) -> TrainState:
   """`init_from` of a model that classifies pixels."""
   fresh = state.variables()
@@ -268,15 +301,15 @@ def _segmenter_from(
     found = {kind: {'backbone': tree} for kind, tree in found.items()}
   else:
     with errors.within(f'config.init_from: {os.fspath(path)}: '):
-      given = torch_weights.read(path)
+      given = torch_weights.read(path, key=key)
+      how: dict[str, Any] = {'prefix': prefix, 'resize_positions': positions}
       if any('decode_head.' in name for name in given):
-        same = torch_weights.count_classes(given, module) == classes
-        found = torch_weights.from_torch(
-          given, module, fresh, head=same, resize_positions=positions
-        )
+        count = torch_weights.count_classes(given, module, prefix=prefix)
+        same = count == classes
+        found = torch_weights.from_torch(given, module, fresh, head=same, **how)
       else:
         found = torch_weights.from_torch(
-          given, backbone, part, head=False, resize_positions=positions
+          given, backbone, part, head=False, **how
         )
         found = {kind: {'backbone': tree} for kind, tree in found.items()}
   flat = flax.traverse_util.flatten_dict(fresh, keep_empty_nodes=True)
@@ -316,15 +349,25 @@ def _backbone_of_run(
     for layer, tree in given['params'].items()
     if layer in fresh['params'] or layer not in (_HEAD, 'norm')
   }
-  if 'pos_embed' in params:
-    side = math.isqrt(fresh['params']['pos_embed'].shape[1] - 1)
-    params['pos_embed'] = resize_positions(
-      jnp.asarray(params['pos_embed']), (side, side), positions
-    )
+  params = _resized(params, fresh['params'], positions)
   stats = given['batch_stats']
   return {
     'params': _merge('params', fresh['params'], params, there),
     'batch_stats': _merge('batch_stats', fresh['batch_stats'], stats, there),
+  }
+
+
+def _resized(
+  params: dict[str, Any], fresh: Mapping[str, Any], method: str
+) -> dict[str, Any]:
+  """The parameters with the positions of a ViT, if any, for other images."""
+  if 'pos_embed' not in params or 'pos_embed' not in fresh:
+    return params
+  side = math.isqrt(fresh['pos_embed'].shape[1] - 1)
+  positions = jnp.asarray(params['pos_embed'])
+  return {
+    **params,
+    'pos_embed': resampling.resize_positions(positions, (side, side), method),
   }
 
 
@@ -379,9 +422,15 @@ def _merge(
     ]
     if shapes[0] != shapes[1]:
       what = 'parameter' if kind == 'params' else 'statistic'
+      hint = ''
+      if name == 'pos_embed' and 'not there' not in shapes:
+        hint = (
+          ', for another size of images; config.init.resize_positions=true '
+          'resamples them'
+        )
       raise UsageError(
         f'{there} has another model: {what} {name} is {shapes[0]} there and '
-        f'{shapes[1]} here'
+        f'{shapes[1]} here{hint}'
       )
     merged[name] = jnp.asarray(other[name], own[name].dtype)
   return flax.traverse_util.unflatten_dict(merged, sep='/')

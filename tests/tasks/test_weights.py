@@ -236,6 +236,47 @@ class TestFiles:
       assert_same_bits(numpy_of(tree['head']), numpy_of(fresh.params['head']))
       assert_same_bits(numpy_of(tree['conv1']), numpy_of(last.params['conv1']))
 
+  def test_one_of_several_networks(self, build, trained, tmp_path):
+    """Files as DINO and Lightning write them."""
+    torch = pytest.importorskip('torch')
+    _, last = trained
+    arrays = torch_weights.to_torch(last.variables(), build().task.model)
+    weights = {n: torch.tensor(value) for n, value in arrays.items()}
+    backbone = {n: v for n, v in weights.items() if not n.startswith('fc.')}
+    dino = {
+      'student': {f'module.backbone.{n}': 0 * v for n, v in backbone.items()},
+      'teacher': {
+        **{f'backbone.{n}': v for n, v in backbone.items()},
+        'head.mlp.0.weight': torch.ones(3, 3),
+      },
+      'epoch': 100,
+    }
+    lightning = {
+      'state_dict': {
+        **{f'net.{n}': v for n, v in weights.items()},
+        'criterion.weight': torch.ones(2),
+      },
+      'hyper_parameters': {'lr': 0.1},
+      'pytorch-lightning_version': '2.5.0',
+    }
+    fresh = fresh_state(build(seed=1))
+    for name, content, options, heads in (
+      ('dino.pth', dino, {'key': 'teacher', 'prefix': 'backbone.'}, fresh),
+      ('epoch=9.ckpt', lightning, {'prefix': 'net.'}, last),
+    ):
+      torch.save(content, tmp_path / name)
+      state = init_from(fresh, tmp_path / name, MODEL, **options)
+      expected = {**last.params, 'head': heads.params['head']}
+      assert_same_bits(numpy_of(state.params), numpy_of(expected))
+      run = build(init_from=str(tmp_path / name), init=options)
+      assert run.task.initialized(run.shapes)
+    with pytest.raises(UsageError, match='choose the prefix'):
+      init_from(fresh, tmp_path / 'epoch=9.ckpt', MODEL)
+    with pytest.raises(UsageError, match=r"init\.key is 'ema'; expected None"):
+      init_from(fresh, trained[0], MODEL, key='ema')
+    with pytest.raises(UsageError, match=r'prefix is .a., which needs config.'):
+      resolve({'init': {'prefix': 'a'}})
+
   def test_refuses_what_does_not_fit(self, build, file, tmp_path):
     shapes = build(model={**MODEL, 'width': 8}).shapes
     for path, message in (
@@ -289,6 +330,29 @@ def vit(build, tmp_path_factory):
     patch.setitem(MODELS, 'vit_tiny', entry)
     path = tmp_path_factory.mktemp('vit')
     yield run_of(build, path, {'name': 'vit_tiny', 'patch_size': 2})
+
+
+def test_positions_of_another_size_of_images(build, vit):
+  """Those of a run, and of a file, as timm resizes them."""
+  path, given, module = vit
+  file = path / 'grey.pth'
+  torch_weights.write(file, torch_weights.to_torch(given.variables(), module))
+  transform = {f'{s}_transform': 'pad(12)' for s in ('train', 'eval')}
+  model = {'name': 'vit_tiny', 'patch_size': 2}
+  larger = build(model=model, dataset=CONFIG['dataset'] | transform)
+  fresh = fresh_state(larger)
+  expected = resampling.resize_positions(
+    given.params['pos_embed'], (6, 6), 'antialias'
+  )
+  for source, hint in (
+    (path, r'init\.resize_positions=true'),
+    (file, 'resize_positions'),
+  ):
+    with pytest.raises(UsageError, match=hint):
+      init_from(fresh, source, model)
+    found = init_from(fresh, source, model, resize_positions=True).params
+    np.testing.assert_allclose(found['pos_embed'], expected, rtol=1e-6)
+    assert_same_bits(numpy_of(found['norm']), numpy_of(given.params['norm']))
 
 
 class TestSegmenters:
