@@ -1,7 +1,7 @@
 """The names that PyTorch's libraries give to the parameters of models here.
 
-Those of torchvision to ResNets and MobileNets, of timm to ViTs and of
-mmsegmentation 1.2.2 to UperNets.
+Those of torchvision to ResNets and MobileNets, of timm to ViTs and Inception-v4
+and of mmsegmentation 1.2.2 to UperNets.
 
 Every array of a model has one place in a state dict; what a state dict has
 besides are counters of BatchNorm and the constant kernels of BlurPool.
@@ -17,6 +17,7 @@ import flax
 import flax.linen as nn
 
 from maxsup_jax.errors import UsageError
+from maxsup_jax.models.inception import STEM_BLOCKS, InceptionV4
 from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.resnet import BasicBlock, ResNet
 from maxsup_jax.models.upernet import POOLED, UPerNet
@@ -65,7 +66,7 @@ def names_of(model: nn.Module, variables: Any) -> Names:
   """The state dict of a model, without the values.
 
   Args:
-    model: a `ResNet`, `MobileNetV2`, `ViT` or `UPerNet`, or a backbone.
+    model: one of `_KINDS`, or a backbone.
     variables: its variables, or their shapes.
 
   Raises:
@@ -175,6 +176,20 @@ def _mobilenet_strided(model: MobileNetV2, layers: Path) -> bool:
   return layers[0] in strides and layers[1] == 'depthwise'
 
 
+def _inception(model: InceptionV4, layers: Path) -> str:
+  if layers == ('head',):
+    return 'last_linear'
+  number = int(layers[0].removeprefix('features_'))
+  branch, leaf = layers[1].rsplit('_', 1)
+  if number < 3:
+    return f'features.{number}.{leaf}'
+  # A number is a place in a sequence, but for two branches of the last blocks.
+  last = number > STEM_BLOCKS + sum(model.blocks[:2]) + 1
+  if not (last and branch.startswith(('branch1', 'branch2'))):
+    branch = branch.replace('_', '.')
+  return f'features.{number}.{branch}.{leaf}'
+
+
 def _vit(model: ViT, layers: Path) -> str:
   del model
   names = {'patch_embed': 'patch_embed.proj'}
@@ -223,6 +238,7 @@ _KINDS: Mapping[
 ] = {
   ResNet: (_resnet, _resnet_strided),
   MobileNetV2: (_mobilenet, _mobilenet_strided),
+  InceptionV4: (_inception, lambda *_: False),
   ViT: (_vit, lambda *_: False),
   UPerNet: (_upernet, lambda *_: False),
 }

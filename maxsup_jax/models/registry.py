@@ -11,6 +11,7 @@ from maxsup_jax.errors import one_of, unknown
 from maxsup_jax.models.alexnet import AlexNetCifar
 from maxsup_jax.models.deeplab import DeepLabV3Plus
 from maxsup_jax.models.densenet import DenseNet
+from maxsup_jax.models.inception import InceptionV4
 from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.own import own_model
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
@@ -105,6 +106,12 @@ MODELS: Mapping[str, ModelEntry] = {
     module=DenseNet,
     architecture={'block_sizes': (16, 16, 16)},
     options={'growth': 12, 'batch_norm_axis': None},
+  ),
+  # For images of 299x299.
+  'inception_v4': ModelEntry(
+    module=InceptionV4,
+    architecture={'batch_norm_momentum': 0.9997},
+    options={'dropout': 0.2, 'batch_norm_axis': None},
   ),
   'mobilenet_v2': ModelEntry(
     module=MobileNetV2,

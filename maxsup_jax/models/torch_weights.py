@@ -1,9 +1,9 @@
 """Converts weights of PyTorch models to Flax variables, and back.
 
-The models are `ResNet` and `MobileNetV2` under torchvision's names, `ViT` under
-timm's, which DeiT shares, `UPerNet` under mmsegmentation's, and backbones under
-the names of the classifiers that they are of. Nothing here needs PyTorch, but
-for reading and writing its pickles.
+The models are `ResNet` and `MobileNetV2` under torchvision's names, `ViT` and
+`InceptionV4` under timm's, the former those of DeiT, too, `UPerNet` under
+mmsegmentation's, and backbones under the names of their classifiers. Nothing
+here needs PyTorch, but for reading and writing its pickles.
 """
 
 import math
@@ -46,10 +46,10 @@ def from_torch(
   Args:
     state_dict: arrays by their names in torchvision, timm or mmsegmentation, of
       any floating point dtype. `PREFIXES` that all names share are taken off.
-    model: a `ResNet`, `MobileNetV2`, `ViT` or `UPerNet`, or a backbone. Where
-      it has `blur_pool`, the state dict must have the kernels of the blur as
-      buffers `blur_filter`. An UperNet may lack the bias of the patches, which
-      mmsegmentation 1.2.2 does not have: it is 0 then.
+    model: a `ResNet`, `MobileNetV2`, `InceptionV4`, `ViT` or `UPerNet`, or a
+      backbone. Where it has `blur_pool`, the state dict must have the kernels
+      of the blur as buffers `blur_filter`. An UperNet may lack the bias of the
+      patches, which mmsegmentation 1.2.2 does not have: it is 0 then.
     like: the variables of the model, or their shapes; no value is read.
     prefix: take the names that begin with it, and no others, without it.
     head: False leaves the classifier out, whatever its number of classes, and

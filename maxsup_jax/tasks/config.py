@@ -21,7 +21,7 @@ MODELS = (
   *('resnet8', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet20'),
   *('resnet32_bbn', 'resnet56_t2t', 'alexnet_cifar', 'densenet_bc_100'),
   *('resnet20_a', 'resnet32_a', 'resnet44_a', 'resnet56_a', 'resnet110_a'),
-  *('mobilenet_v2', 'vit_tiny', 'vit_small', 'vit_base'),
+  *('mobilenet_v2', 'inception_v4', 'vit_tiny', 'vit_small', 'vit_base'),
 )
 TRANSFORMERS = ('transformer_tiny', 'transformer_small', 'transformer_base')
 SEGMENTERS = (

@@ -60,7 +60,7 @@ CARDS = {
     'alpha': ('constant', 'linear', 'linear_last'),
   },
   'muller': {
-    'data': ('cifar10', 'cifar100'),
+    'data': ('cifar10', 'cifar100', 'imagenet2012'),
     'model': ('alexnet_cifar', 'resnet56_t2t'),
     'decay': ('local', 'last'),
     'smoothing': ('0.1', '0.75'),

@@ -146,6 +146,15 @@ IMAGES = [
     )
     for augment, transform in (('none', ''), ('pc', PADDED))
   ),
+  (
+    ('muller', 'data=imagenet2012'),
+    ('imagenet2012', 'train', 'validation'),
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    (
+      'random_resized_crop(299) | flip',
+      'resize(342) | center_crop(299)',
+    ),
+  ),
   *(
     (
       ('muller', f'data={data},model={model}'),
@@ -214,6 +223,7 @@ def test_every_model_is_evaluated_on_the_pixels_of_its_paper():
     ('imagenet_selective', ''): 224,
     ('muller', ''): 24,
     ('muller', 'model=resnet56_t2t'): 32,
+    ('muller', 'data=imagenet2012'): 299,
     ('fine_grained', ''): 448,
     ('neural_collapse', 'data=stl10'): 96,
   }

@@ -13,8 +13,9 @@ from maxsup_jax.models import (
 )
 from maxsup_jax.models.drop_path import Dropout, DropPath
 
-# Of torchvision (ResNets, MobileNetV2) and timm (ViTs), with 1000 classes.
+# Of torchvision (ResNets, MobileNetV2) and timm, with 1000 classes.
 COUNTS = {
+  'inception_v4': 42_679_816,
   'mobilenet_v2': 3_504_872,
   'resnet18': 11_689_512,
   'resnet34': 21_797_672,
