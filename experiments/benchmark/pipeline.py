@@ -13,20 +13,21 @@ import itertools
 import os
 import pathlib
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import matplotlib
 import numpy as np
 import sklearn.datasets
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments.benchmark import timing
 from maxsup_jax import data
 from maxsup_jax.data import _jpeg, _optional, _resampling
-from maxsup_jax.data._tfds_source import TfdsSource
 from maxsup_jax.data.resizing import draw_crop
 from maxsup_jax.errors import UsageError
 
@@ -47,19 +48,14 @@ def measure(**given: int | None) -> dict[str, Any]:
   timing.say('making photographs')
   photos, before = make_photos(s.photos), os.sched_getaffinity(0)
   with tempfile.TemporaryDirectory() as directory:
-    paths = [pathlib.Path(directory, f'{i:06}.JPEG') for i in range(s.photos)]
-    for path, photo in zip(paths, photos):
-      path.write_bytes(photo)
-    unknown = dict.fromkeys(('label_names', 'image_shape', 'image_size'))
-    keys = {'image_key': 'image', 'label_key': 'label'}
-    counts = {'num_classes': 10, 'channels': 3}
-    files: Any = _Files(paths)
-    source = TfdsSource(files, name='photos', **keys, **counts, **unknown)
+    paths = _files(pathlib.Path(directory, 'folder'), photos)
+    source = data.open_source(f'folder:{paths[0].parents[2]}', 'train')
+    records = _array_records(directory, photos)
     check_pixels(s, source)
     # This thread, and those that it starts, on one processor.
     os.sched_setaffinity(0, {max(before)})
     try:
-      results = {'per_core': _per_core(s, paths, source)}
+      results = {'per_core': _per_core(s, paths, source, records)}
     finally:
       os.sched_setaffinity(0, before)
     results['all_cores'] = _all_cores(s, paths, source)
@@ -106,17 +102,43 @@ def make_photos(count: int) -> list[bytes]:
   return photos
 
 
-class _Files:
-  """Reads files one by one, as a dataset of tfds its records."""
+def _files(root: pathlib.Path, photos: Sequence[bytes]) -> list[pathlib.Path]:
+  """Writes the photographs as a directory of images in two classes."""
+  paths = [root / f'train/{i % 2}/{i:06}.JPEG' for i in range(len(photos))]
+  for path, photo in zip(paths, photos):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(photo)
+  return paths
 
-  def __init__(self, paths: Sequence[pathlib.Path]):
-    self._paths = paths
 
-  def __len__(self) -> int:
-    return len(self._paths)
+def _array_records(directory: str, photos: Sequence[bytes]) -> data.Source:
+  """The same photographs as tfds prepares them."""
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return {'image': self._paths[index].read_bytes(), 'label': index % 10}
+  class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = 'photos'
+    VERSION = tfds.core.Version('1.0.0')
+    url_infos: ClassVar[dict[str, Any]] = {}  # As in `data.digits`.
+
+    def _info(self):
+      features = {
+        'image': tfds.features.Image(encoding_format='jpeg'),
+        'label': tfds.features.ClassLabel(num_classes=2),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self, features=tfds.features.FeaturesDict(features)
+      )
+
+    def _split_generators(self, dl_manager):
+      return {'train': self._generate_examples()}
+
+    def _generate_examples(self):
+      for i, photo in enumerate(photos):
+        yield i, {'image': photo, 'label': i % 2}
+
+  builder = Photos(data_dir=directory, file_format='array_record')
+  with contextlib.redirect_stdout(sys.stderr):
+    builder.download_and_prepare()
+  return data.open_source(builder.data_dir, 'train')
 
 
 def pil(
@@ -175,11 +197,17 @@ def check_pixels(s: Any, source: Any) -> None:
     )
 
 
-def _per_core(s: Any, paths: Sequence[Any], source: Any) -> dict[str, Any]:
-  with contextlib.closing(ours(s, source)) as stream:
+def _per_core(
+  s: Any, paths: Sequence[Any], source: Any, records: Any
+) -> dict[str, Any]:
+  with (
+    contextlib.closing(ours(s, source)) as stream,
+    contextlib.closing(ours(s, records)) as other,
+  ):
     batches = {
       'pil': pil(paths, s.image_size, s.batch_size),
       'ours': functools.partial(next, stream),
+      'ours, ArrayRecord': functools.partial(next, other),
     }
     missing = {package: (package,) for package in _FASTER}
     for name, packages in {**missing, 'either': _FASTER}.items():
