@@ -19,7 +19,7 @@ from configs import common, glyph_scenes
 from maxsup_jax.studies import claims
 from maxsup_jax.studies.study import Study
 
-LOSSES = ('ce', 'ls', 'maxsup', 'logit_penalty')
+LOSSES = ('ce', 'ls', 'maxsup')
 
 
 def get_study(arg=None):
