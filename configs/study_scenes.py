@@ -10,7 +10,7 @@ Arguments, after a colon and separated by commas:
 
 The recipe is that of configs/glyph_scenes.py, of hard scenes: letters cover
 each other on clutter. Losses are of every pixel alone: cross-entropy, label
-smoothing, MaxSup and the logit penalty. Selective classification is of 1,000
+smoothing and MaxSup. Selective classification is of 1,000
 pixels of each test scene, the same ones for all runs; temperatures and norms
 are fitted on half of the scenes, for the others.
 """
