@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from maxsup_jax.data import tables
 from maxsup_jax.data.sources import Source, to_arrays
 from maxsup_jax.errors import UsageError, integer
 
@@ -25,8 +26,11 @@ def open_source(
   in_memory: bool = False,
   download: bool = False,
   mock: int | None = None,
+  held_out: float = 0.2,
+  split_seed: int = 0,
+  encoder: Any = None,
 ) -> Source:
-  """Opens one split of an image classification dataset.
+  """Opens one split of a classification dataset.
 
   Embedded datasets (`digits`, `glyphs`) are generated on first use. Others
   must have been prepared by tfds, as ArrayRecord or TFRecord: nothing is
@@ -37,7 +41,9 @@ def open_source(
       `name/config`, `name:1.2.3`), or the path of the directory of a prepared
       version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like);
       or `folder:PATH`, a directory of images, see `folder.open_folder`, or
-      `npz:FILE`, arrays of images and labels, see `archive.open_archive`.
+      `npz:FILE`, arrays of images and labels, see `archive.open_archive`; or
+      a table, `csv:FILE`, `parquet:FILE` or `breast_cancer`, see
+      `tables.open_table`.
     split: `train`, or a slice in the syntax of tfds, such as `train[:90%]`.
     data_dir: where the prepared datasets are, also `gs://...`; None for the
       default of tfds, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
@@ -53,6 +59,10 @@ def open_source(
       for it); only one process may do so at a time.
     mock: give so many random examples in the form of the dataset, which need
       not be on disk: to try out a program. tfds must know the name.
+    held_out: of a table in one file, see `tables.open_table`.
+    split_seed: likewise.
+    encoder: of tables: that of the source that a model was trained on, for
+      other examples of the same model. None learns it from these.
 
   Returns:
     The source. Without `in_memory` a label is checked when it is read, and
@@ -77,6 +87,26 @@ def open_source(
   ):
     if value is not None:
       integer(argument, value, 1)
+  is_table = name.startswith((tables.CSV, tables.PARQUET)) or (
+    name == tables.BREAST_CANCER
+  )
+  if is_table or name.startswith(ARCHIVE):
+    given = {'mock': mock, 'image_size': image_size}
+    if is_table:
+      given |= {'channels': channels, 'num_classes': num_classes}
+    for argument, value in given.items():
+      if value is not None:
+        has = 'rows, not images' if is_table else 'images of its own size'
+        raise UsageError(f'{argument} is {value}; {name} has {has}')
+  if is_table:
+    return tables.open_table(
+      name,
+      split,
+      label_key=label_key,
+      held_out=held_out,
+      split_seed=split_seed,
+      encoder=encoder,
+    )
   if name.startswith(FOLDER):
     from maxsup_jax.data.folder import open_folder
 
@@ -89,16 +119,12 @@ def open_source(
   if name.startswith(ARCHIVE):
     from maxsup_jax.data.archive import open_archive
 
-    for argument, value in (('mock', mock), ('image_size', image_size)):
-      if value is not None:
-        raise UsageError(
-          f'{argument} is {value}; {name} has images of its own size'
-        )
     return open_archive(
       name.removeprefix(ARCHIVE),
       split,
       num_classes=num_classes,
       channels=channels,
+      encoder=encoder,
     )
   # tfds takes long to import.
   from maxsup_jax.data import _builders, _tfds_source

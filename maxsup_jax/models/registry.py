@@ -11,6 +11,7 @@ from maxsup_jax.errors import one_of, unknown
 from maxsup_jax.models.alexnet import AlexNetCifar
 from maxsup_jax.models.deeplab import DeepLabV3Plus
 from maxsup_jax.models.densenet import DenseNet
+from maxsup_jax.models.mlp import MLP
 from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.own import own_model
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
@@ -119,6 +120,10 @@ MODELS: Mapping[str, ModelEntry] = {
   'vit_tiny': _vit(dim=192, depth=12, heads=3),
   'vit_small': _vit(dim=384, depth=12, heads=6),
   'vit_base': _vit(dim=768, depth=12, heads=12),
+  # For the rows of tables.
+  'mlp': ModelEntry(
+    MLP, architecture={}, options={'widths': (4, 2), 'single_logit': False}
+  ),
 }
 
 
@@ -211,6 +216,9 @@ def create_model(
   not used cost nothing under jit. The linear classifier is `params['head']`,
   with 'kernel' [D, K] and 'bias' [K]; the causal-norm head of `resnet32_bbn`
   has no bias.
+
+  `mlp` takes rows of tables, [B, F], and gives the features alone; with its
+  option `single_logit` the last layer is 'logit', not 'head'.
 
   Those of `TRANSFORMERS` take two arguments, source and target, and K is the
   size of the vocabulary; see `Transformer`.

@@ -1,4 +1,4 @@
-"""Image classification: what a step computes, and what an evaluation sums."""
+"""Classification: what a step computes, and what an evaluation sums."""
 
 import contextlib
 import dataclasses
@@ -27,10 +27,13 @@ class Classification(ImageTask):
     teacher: whose logits the objective needs, or None: also where they come
       with the training examples.
     fused: whether to train without logits in memory where they are many.
+    encoder: what makes numbers of rows or texts, `data.Columns` or a
+      vocabulary; None of images.
   """
 
   teacher: Teacher | None = None
   fused: bool = False
+  encoder: Any = None
   scores = ('accuracy', 'nll', 'ece')
 
   @property
@@ -40,14 +43,14 @@ class Classification(ImageTask):
 
   @property
   def files(self) -> dict[str, bytes]:
-    """The digest of a teacher's outputs, which must stay the same."""
-    if not is_stored(self.config):
-      return {}
-    return {
-      'teacher.sha256': weights.origin_of(self.config.teacher)[
-        'sha256'
-      ].encode()
-    }
+    """What must stay the same: `encoder`, the digest of a teacher's outputs."""
+    found = {}
+    if self.encoder is not None:
+      found[self.encoder.file] = self.encoder.content()
+    if is_stored(self.config):
+      origin = weights.origin_of(self.config.teacher)
+      found['teacher.sha256'] = origin['sha256'].encode()
+    return found
 
   @property
   def mixing(self) -> Mixing:
@@ -255,8 +258,7 @@ def check_fused(task: Classification) -> None:
 
   def features():
     with models.without_head() as seen:
-      image = jnp.zeros((1, *task.image_shape))
-      task.model.init(jax.random.key(0), image, train=False)
+      task.init_variables(jax.random.key(0))
     return seen
 
   with errors.within(f'{fused.REFUSED}for {task.name!r}: '):
@@ -276,7 +278,7 @@ def check_votes(task: Classification) -> None:
   needs = "objective: ranking 'votes' needs"
 
   def init():
-    image = jnp.zeros((1, *task.image_shape))
+    image = jnp.zeros(task.form.shape, task.form.dtype)
     return task.model.init_with_output(jax.random.key(0), image, train=False)
 
   (_, outputs), variables = jax.eval_shape(init)
