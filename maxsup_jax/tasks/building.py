@@ -12,6 +12,7 @@ from maxsup_jax.tasks import fused, inputs
 from maxsup_jax.tasks.classification import (
   Classification,
   check_fused,
+  check_vectors,
   check_votes,
 )
 from maxsup_jax.tasks.segmentation import Segmentation
@@ -157,6 +158,7 @@ def build(
     encoder=encoder,
   )
   check_votes(task)
+  check_vectors(task)
   check_fused(task)
   run = _make_run(task, lengths)
   mixing = task.mixing  # It checks its own numbers.
@@ -277,6 +279,8 @@ def _check_sizes(run: Run[Any]) -> None:
 def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
   options = config.model.to_dict()
   name = options.pop('name')
+  if name in models.READERS:
+    options.setdefault('frozen', config.dataset.vectors is not None)
   segments = config.task == 'segmentation'
   for others, what in (
     (models.TRANSFORMERS, 'translates'),

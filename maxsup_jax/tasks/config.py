@@ -23,6 +23,7 @@ MODELS = (
   *('resnet20_a', 'resnet32_a', 'resnet44_a', 'resnet56_a', 'resnet110_a'),
   *('mobilenet_v2', 'vit_tiny', 'vit_small', 'vit_base', 'mlp'),
 )
+READERS = ('lstm',)
 TRANSFORMERS = ('transformer_tiny', 'transformer_small', 'transformer_base')
 SEGMENTERS = (
   *('upernet_vit_tiny', 'upernet_vit_small', 'upernet_vit_base'),
@@ -102,6 +103,15 @@ def default_config(task: str = 'classification') -> ConfigDict:
         'label_noise_kind': 'symmetric',
         # So many random examples in the form of the dataset, to try things out.
         'mock': placeholder(int),
+        # Of texts: how many tokens of each are read, its end among them; None
+        # where examples are no texts. The number of ids that there may be is
+        # config.model.vocabulary_size.
+        'length': placeholder(int),
+        # 'words' or 'bpe' (subwords, of sentencepiece).
+        'vocabulary': 'words',
+        # A file of GloVe or word2vec: the word vectors that training begins
+        # with, and keeps, unless config.model.frozen is False.
+        'vectors': placeholder(str),
         # Of a table in one file: the share of the rows of each class that is
         # for the split 'test', and the seed that draws them.
         'held_out': 0.2,
@@ -153,7 +163,7 @@ def _segmentation() -> ConfigDict:
   dataset = config.dataset
   for name in (
     *('image_size', 'imbalance', 'label_noise', 'label_noise_kind'),
-    *('held_out', 'split_seed'),
+    *('length', 'vocabulary', 'vectors', 'held_out', 'split_seed'),
   ):
     del dataset[name]
   dataset.update(
@@ -307,7 +317,7 @@ def check_names(config: ConfigDict) -> None:
     return
   from maxsup_jax.tasks import inputs
 
-  known = SEGMENTERS if config.task == 'segmentation' else MODELS
+  known = SEGMENTERS if config.task == 'segmentation' else (*MODELS, *READERS)
   # With a colon one of the user's own.
   if ':' not in config.model.name or known is SEGMENTERS:
     errors.one_of('config.model.name', config.model.name, known)

@@ -95,8 +95,13 @@ def open_split(
     names += ['classes', 'ignore', 'reduce_zero_label']
     opener = data.open_segmentation
   else:
-    names += ['image_size', 'held_out', 'split_seed']
-    opener = functools.partial(data.open_source, encoder=encoder)
+    names += ['image_size', 'held_out', 'split_seed', 'length', 'vocabulary']
+    size = config.model.get('vocabulary_size')
+    if dataset.length is not None:
+      integer('config.model.vocabulary_size', size, 3, 2**24)
+    opener = functools.partial(
+      data.open_source, encoder=encoder, vocabulary_size=size
+    )
   try:
     source = opener(
       dataset.name,

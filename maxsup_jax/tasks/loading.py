@@ -168,7 +168,8 @@ def _other(
   )
   names = ['image_size', 'channels']
   if encoder is not None:
-    names += ['label_key', 'held_out', 'split_seed']
+    names += ['image_key', 'label_key', 'num_classes']
+    names += ['held_out', 'split_seed', 'length']
   other = data.open_source(
     dataset,
     split,

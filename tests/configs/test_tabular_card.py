@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from configs import common
-from maxsup_jax import losses, tasks
+from maxsup_jax import losses, models, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training.config import fields
 from tests.configs.cards import docstring, get_config
@@ -18,6 +18,11 @@ CARDS = {
     'label': ('label', 'y'),
     'logits': ('single', 'two'),
     'smoothing': ('0.4', '0.6'),
+    'alpha': ('constant', 'linear', 'linear_last'),
+  },
+  'imdb': {
+    'data': ('imdb', 'phrases'),
+    'smoothing': ('0.6', '0.2'),
     'alpha': ('constant', 'linear', 'linear_last'),
   },
 }
@@ -43,7 +48,8 @@ def test_arguments_change_what_they_name(card):
     )
   assert flat(card, 'seed=7')['seed'] == 7
   assert len(text.splitlines()) <= 60
-  for name, arg in re.findall(r'--config=configs/(\w+)\.py:?(\S*)', text):
+  plain = text.replace('\\\n', '')
+  for name, arg in re.findall(r'--config=configs/(\w+)\.py:?(\S*)', plain):
     assert name == card
     tasks.resolve(get_config(name, arg))
   with pytest.raises(UsageError, match='no linear schedule'):
@@ -67,3 +73,21 @@ def test_the_recipe_of_tables_is_that_of_the_paper():
   for number in ('46,625', '9,633', 'ce 9.9 / 1.64    ls 9.2 / 2.11'):
     assert number in text
   assert 'ce 11.3 / 2.98   ls 11.5 / 3.56' in text
+
+
+def test_the_recipe_of_texts_is_that_of_the_paper():
+  config = tasks.resolve(get_config('imdb', 'loss=ls'))
+  assert (config.duration, config.batch_size) == ('10 epochs', 64)
+  assert config.dataset.length == 256
+  assert config.optimizer.learning_rate == 1e-3
+  assert config.optimizer.weight_decay == 0
+  assert config.objective.alpha == 0.6
+  options = config.model.to_dict()
+  model = models.create_model(options.pop('name'), 2, **options)
+  assert (model.dim, model.hidden, model.widths) == (300, 256, (256, 128))
+  assert model.dropout == 0.2
+  small = tasks.build(tasks.resolve(get_config('imdb', 'debug=true')))
+  assert small.total_steps == 4
+  # Their count is in tests/models/test_lstm.py.
+  for text in ('670,209', 'ce 12.6 / 4.10   ls 12.3 / 4.51'):
+    assert text in docstring('imdb')
