@@ -8,7 +8,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maxsup_jax import data, files
-from maxsup_jax.data import text
+from maxsup_jax.data import text, texts
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.building import build
@@ -168,13 +168,14 @@ def _other(
   )
   names = ['image_size', 'channels']
   if encoder is not None:
-    names += ['image_key', 'label_key', 'num_classes']
-    names += ['held_out', 'split_seed', 'length']
+    names += ['image_key', 'label_key', 'held_out', 'split_seed', 'length']
   other = data.open_source(
     dataset,
     split,
     data_dir=data_dir,
     encoder=encoder,
+    # Files of texts do not say it.
+    num_classes=own.num_classes if dataset.startswith(texts.LINES) else None,
     **{name: config.dataset[name] for name in names},
   )
   return own, data.MatchedLabels(other, own.label_names, own.num_classes)

@@ -1,5 +1,8 @@
 """The LSTM of texts, beside torch's."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,12 @@ import pytest
 import torch
 
 from maxsup_jax.errors import UsageError
-from maxsup_jax.models import count_parameters, create_model, parameter_kinds
+from maxsup_jax.models import (
+  Dropout,
+  count_parameters,
+  create_model,
+  parameter_kinds,
+)
 
 IDS = np.array([[3, 5, 4, 0, 0], [6, 3, 3, 5, 7], [4, 0, 0, 0, 0]], np.int32)
 
@@ -21,20 +29,6 @@ def shapes(model, ids=IDS):
   return jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(ids))[
     'params'
   ]
-
-
-@pytest.fixture(scope='module')
-def trained():
-  """Logits and gradients of a loss, and the variables."""
-  model = small()
-  variables = jax.jit(model.init)(jax.random.key(1), IDS)
-
-  def loss(variables, ids):
-    logits, _ = model.apply(variables, ids)
-    return (logits * jnp.cos(jnp.arange(9.0)).reshape(3, 3)).sum(), logits
-
-  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-  return variables, step, step(variables, IDS)
 
 
 def test_the_parameters_are_those_of_the_paper():
@@ -52,8 +46,21 @@ def test_the_parameters_are_those_of_the_paper():
   assert kinds['lstm']['recurrent'] == {'kernel': 'kernel', 'bias': 'bias'}
 
 
-def test_logits_and_gradients_are_those_of_torch(trained):
-  variables, _, ((_, logits), grads) = trained
+def test_logits_and_gradients_are_those_of_torch():
+  """Which sees no padding, and so shows that it has no effect."""
+  model = small()
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32),
+    {'params': shapes(model)},
+  )
+
+  def loss(variables, ids):
+    logits, _ = model.apply(variables, ids)
+    return (logits * jnp.cos(jnp.arange(9.0)).reshape(3, 3)).sum(), logits
+
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  (_, logits), grads = step(variables, IDS)
 
   def tensor(*path):
     found = variables['params']
@@ -100,30 +107,22 @@ def test_logits_and_gradients_are_those_of_torch(trained):
     same((name, 'bias'), bias.grad)
 
 
-def test_padding_never_changes_a_result(trained):
-  variables, step, ((_, logits), grads) = trained
-  (_, wider), found = step(variables, np.pad(IDS, ((0, 0), (0, 4))))
-  np.testing.assert_allclose(wider, logits, rtol=1e-5, atol=1e-6)
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(grads)):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-  np.testing.assert_array_equal(grads['params']['embedding']['embedding'][0], 0)
+def test_dropout_is_before_both_layers_in_training():
+  """That frozen vectors stay is in tests/tasks/test_texts.py."""
+  model, seen = small(dropout=0.5), []
 
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, Dropout) and 'train' in kwargs:
+      seen.append((context.module.rate, args[0].shape, kwargs['train']))
+    return call(*args, **kwargs)
 
-def test_frozen_vectors_have_no_gradient_and_dropout_draws(trained):
-  variables, *_ = trained
-  model = small(frozen=True, dropout=0.5)
-
-  def loss(variables, key):
-    rngs = {'drop_path': key}
-    logits, _ = model.apply(variables, IDS, train=True, rngs=rngs)
-    return logits.sum()
-
-  step = jax.jit(jax.value_and_grad(loss))
-  (a, grads), (b, _) = (step(variables, jax.random.key(k)) for k in (0, 1))
-  assert a != b
-  params = grads['params']
-  np.testing.assert_array_equal(params['embedding']['embedding'], 0)
-  assert np.abs(params['input']['kernel']).max() > 0
+  keys = {'params': jax.random.key(0), 'drop_path': jax.random.key(1)}
+  for train in (True, False):
+    with nn.intercept_methods(record):
+      jax.eval_shape(functools.partial(model.init, train=train), keys, IDS)
+  assert seen == [
+    (0.5, (3, width), train) for train in (True, False) for width in (5, 7)
+  ]
 
 
 def test_what_it_cannot_read_is_refused():

@@ -30,9 +30,11 @@ def test_parameter_counts_are_those_of_the_paper():
 
 def test_a_single_logit_is_the_binary_classifier_of_torch():
   model = create_model('mlp', 2, single_logit=True)
-  x, y = np.random.default_rng(0).normal(size=(6, 5)), np.arange(6) % 2
-  variables = jax.jit(model.init)(
-    jax.random.key(1), jnp.asarray(x, jnp.float32)
+  rng, y = np.random.default_rng(0), np.arange(6) % 2
+  x = rng.normal(size=(6, 5))
+  variables = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), jnp.float32),
+    {'params': init(model, 5)},
   )
 
   def loss(variables):
@@ -60,6 +62,19 @@ def test_a_single_logit_is_the_binary_classifier_of_torch():
     np.testing.assert_allclose(
       grads['params'][name]['kernel'].T, layer.weight.grad, rtol=1e-3, atol=1e-6
     )
+
+
+def test_the_penalty_of_one_logit_has_a_kink_at_zero():
+  """Why MaxSup of strength 0.6 learns nothing in docs/own.md."""
+  z = np.array([-2.0, -0.1, 0.1, 3.0])
+  logits = jnp.stack([jnp.zeros(4), jnp.asarray(z, jnp.float32)], -1)
+
+  def loss(logits):
+    return losses.maxsup_cross_entropy(logits, jnp.ones(4, int), 0.6).sum()
+
+  slope = jax.jit(jax.grad(loss))(logits)[:, 1]
+  expected = 1 / (1 + np.exp(-z)) - 1 + 0.3 * np.sign(z)
+  np.testing.assert_allclose(slope, expected, rtol=1e-5)
 
 
 def test_what_it_cannot_classify_is_refused():

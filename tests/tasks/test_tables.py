@@ -10,6 +10,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks.config import check_images
 from maxsup_jax.tasks.extraction import extract
 from maxsup_jax.training import loop
+from tests.runs import assert_resumes
 
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
@@ -23,7 +24,7 @@ def config(name, **changes):
       'eval_batch_size': 64,
       'dataset': {'name': name, 'label_key': 'y', **changes},
       'model': {'name': 'mlp', 'widths': (1,)},
-      'optimizer': {'name': 'adamw', 'learning_rate': 0.01},
+      'optimizer': {'learning_rate': 0.01},
     }
   )
 
@@ -99,6 +100,11 @@ def test_other_rows_have_the_statistics_of_training(trained, table, tmp_path):
       loop.train(tasks.build(config(f'csv:{table}')), workdir)
   finally:
     table.write_text(content)
+
+
+def test_a_run_resumes_bit_by_bit(trained, table, tmp_path):
+  run = tasks.build(config(f'csv:{table}'))
+  assert_resumes(run, trained[0], tmp_path / 'copy')
 
 
 def test_what_is_for_images_is_refused(table, trained):
