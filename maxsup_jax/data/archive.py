@@ -121,5 +121,5 @@ def _vectors(
   table = {str(i): x for i, x in enumerate(features.T.astype(np.float64))}
   if encoder is None:
     rows = np.arange(len(features))
-    encoder = Columns.learned(table, rows, name=name, classes=label_names or ())
-  return vectors(table, labels, num_classes, encoder, name=name)
+    encoder = Columns.learned(table, rows, name=name)
+  return vectors(table, labels, num_classes, label_names, encoder, name=name)

@@ -245,7 +245,8 @@ def open_table(
         f'column of labels {label_key!r} of {name}', label_key, table
       )
     labels = [str(cell) for cell in table.pop(label_key)]
-    names = encoder.classes if encoder else _classes(labels, name, label_key)
+    names = encoder.classes if encoder else ()
+    names = names or _classes(labels, name, label_key)
   ids = {label: k for k, label in enumerate(names)}
   for row, label in enumerate(labels):
     if label not in ids:
@@ -272,13 +273,14 @@ def open_table(
     title: np.asarray(cells, None if _is_floats(cells) else object)[rows]
     for title, cells in table.items()
   }
-  return vectors(part, labels_N[rows], len(names), encoder, name=name)
+  return vectors(part, labels_N[rows], len(names), names, encoder, name=name)
 
 
 def vectors(
   table: Mapping[str, Cells],
   labels: np.ndarray,
   num_classes: int,
+  label_names: Sequence[str] | None,
   encoder: Columns,
   *,
   name: str,
@@ -301,7 +303,7 @@ def vectors(
     encoder.encode(table, name),
     labels,
     num_classes,
-    label_names=encoder.classes or None,
+    label_names=label_names,
     name=name,
     encoder=encoder,
   )

@@ -143,12 +143,13 @@ def read_vectors(
       for number, line in enumerate(file, 1):
         # Some words of GloVe have blanks themselves.
         word, *values = line.rstrip().rsplit(b' ', dim)
-        if len(values) != dim:
-          if number == 1 and len(line.split()) == 2:
-            continue
+        if number == 1 and len(line.split()) == 2 != dim + 1:
+          continue
+        if len(values) != dim or (number == 1 and b' ' in word):
+          count = len(line.split()) - 1
           raise UsageError(
-            f'{path}: line {number} has {len(values)} numbers; expected {dim}, '
-            'as config.model.dim says'
+            f'{path}: line {number} has {count} numbers; expected {dim}, as '
+            'config.model.dim says'
           )
         if word in ids:
           try:

@@ -107,7 +107,8 @@ class Classification(ImageTask):
   def origin(self) -> dict[str, Any]:
     """As of all images, and how many words have a vector."""
     found = super().origin()
-    if self.config.dataset.vectors is not None:
+    # A run that resumes does not read them, nor need the file be there.
+    if 'vectors' in vars(self):
       _, known = self.vectors
       found['vectors'] = {'words': int(known.sum()), 'of': len(known)}
     return found

@@ -200,10 +200,7 @@ def _encoder(directory: Workdir) -> Any:
   """What a run of texts or of a table has kept; None of other runs."""
   for name in ENCODERS:
     if (directory.path / name).exists():
-      read = (
-        data.Columns.read
-        if name == data.Columns.file
-        else (text.read_vocabulary)
-      )
-      return read(directory.path / name)
+      if name == data.Columns.file:
+        return data.Columns.read(directory.path / name)
+      return text.read_vocabulary(directory.path / name)
   return None

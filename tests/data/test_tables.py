@@ -197,6 +197,15 @@ def test_features_in_a_file_of_arrays(tmp_path):
     arrays(test), scaler.transform(kept[8:]), rtol=1e-5
   )
   assert test.label_names == ('no', 'yes')
+  # Names are those of the file, whose ids may be in another order.
+  np.savez(
+    path,
+    features=features,
+    labels=np.arange(12) % 2,
+    class_names=['yes', 'no'],
+  )
+  other = data.open_source(f'npz:{path}', 'all', encoder=train.encoder)
+  assert data.MatchedLabels(other, ('no', 'yes'), 2)[0]['label'] == 1
   np.savez(path, features=features[None], labels=np.zeros(1, int))
   with pytest.raises(UsageError, match=r'expected numbers \[N, F\]'):
     data.open_source(f'npz:{path}', 'all')

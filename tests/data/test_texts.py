@@ -44,7 +44,7 @@ def test_texts_of_tfds(write_dataset):
 
 def test_vectors_of_words_with_blanks_and_a_first_line(tmp_path):
   path = tmp_path / 'vectors.txt'
-  path.write_text('3 2\n. . 1 2\nfilm -1 2e-1\nother 5 6\n')
+  path.write_text('3 2\nother 5 6\n. . 1 2\nfilm -1 2e-1\n')
   vectors, found = read_vectors(path, ['', 'film', '. .', 'new'], 2)
   np.testing.assert_allclose(vectors, [[0, 0], [-1, 0.2], [1, 2], [0, 0]])
   assert found.tolist() == [False, True, True, False]

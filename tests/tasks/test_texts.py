@@ -1,6 +1,7 @@
 """Runs on labelled texts: sources, vocabulary, word vectors, padding."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -135,7 +136,10 @@ def test_padding_never_changes_what_a_run_says(trained):
 
 def test_a_run_resumes_bit_by_bit(trained, tmp_path):
   workdir, run, *_ = trained
-  assert_resumes(run, workdir, tmp_path / 'copy')
+  # Its word vectors are not needed any more.
+  pathlib.Path(run.config.dataset.vectors).unlink()
+  again = tasks.build(run.config)
+  assert_resumes(again, workdir, tmp_path / 'copy')
 
 
 def test_what_cannot_be_read_is_one_line(trained, tmp_path):
@@ -146,6 +150,8 @@ def test_what_cannot_be_read_is_one_line(trained, tmp_path):
   write_vectors(other, [(0, 'xyz')], header='2 8\n')
   letters = tmp_path / 'letters.txt'
   letters.write_text('am ' + 'x ' * 8 + '\n')
+  wide = tmp_path / 'wide.txt'
+  write_vectors(wide, [(0, 'am')], dim=9)
   vectors = {'vectors': str(other)}
   for name, changes, message in (
     (
@@ -205,6 +211,7 @@ def test_what_cannot_be_read_is_one_line(trained, tmp_path):
     assert '\n' not in str(error.value)
   for path, message in (
     (bad, 'line 1 has 2 numbers; expected 8, as config.model.dim'),
+    (wide, 'line 1 has 9 numbers; expected 8'),
     (letters, 'line 1 is not a word and 8 numbers'),
     (other, 'has none of the .* words of the training texts'),
     (tmp_path / 'no.txt', 'no.txt cannot be read: No such file'),
