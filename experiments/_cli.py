@@ -180,17 +180,20 @@ def keep_compiled(workdir: str | os.PathLike) -> None:
         print(f'note: {e}; see --compilation_cache', file=sys.stderr)
 
 
-def check_runs(*workdirs: str) -> None:
+def check_runs(*workdirs: str, images: bool = False) -> None:
   """Refuses what is no run, before what takes seconds is imported.
 
   Several processes look when they have joined: one that ended alone would leave
-  the others waiting.
+  the others waiting. With `images` also what is a run of something else.
   """
-  from maxsup_jax import tasks
+  from maxsup_jax.tasks import config
 
   if not _processes.are_several():
     for workdir in workdirs:
-      tasks.open_workdir(workdir).config()
+      directory = config.open_workdir(workdir)
+      directory.config()
+      if images:
+        config.check_images(directory)
 
 
 def values(*names: str) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def build(config, devices):
       config,
       devices=devices,
       sources=(pairs, pairs),
-      vocabulary=text.Words(list(words)),
+      encoder=text.Words(list(words)),
     )
   if config.task == 'segmentation':
     with config.unlocked():

@@ -77,7 +77,7 @@ def main():
   workdirs = _cli.needed('workdir')
   severities = _cli.numbers('severities')
   _processes.refuse_several('corruptions')
-  _cli.check_runs(*workdirs)
+  _cli.check_runs(*workdirs, images=True)
   from maxsup_jax.reports.corruptions import heat_maps
   from maxsup_jax.studies import corruption_results as results
   from maxsup_jax.studies import corruptions

@@ -61,7 +61,7 @@ def main():
   files.check_ending(_OUT.value, files.FIGURES)
   files.refuse_existing(_OUT.value, overwrite=_OVERWRITE.value)
   names = run_names(workdirs)
-  _cli.check_runs(*workdirs)
+  _cli.check_runs(*workdirs, images=True)
   from maxsup_jax.reports import gradcam as report
   from maxsup_jax.studies import gradcam
 

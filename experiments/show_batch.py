@@ -73,6 +73,10 @@ def main():
     devices=Devices(jax.local_devices()[:1]),
     training=_SPLIT.value == 'train',
   )
+  if run.task.unit != 'images':
+    raise _cli.UsageError(
+      f'{run.task.train_name} has {run.task.unit}, not images, to show'
+    )
   picture, report = _show_epochs(run, epochs) if epochs else _show_batch(run)
   files.write(out, picture)
   print(f'{out}: {report}')

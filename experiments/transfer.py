@@ -42,7 +42,7 @@ def main():
   dataset = _cli.needed('dataset', 'what to classify')
   out = _cli.needed('out', 'the directory of the results')
   _processes.refuse_several('transfer')
-  _cli.check_runs(*workdirs)
+  _cli.check_runs(*workdirs, images=True)
   from pathlib import Path
 
   from maxsup_jax import files

@@ -1,10 +1,12 @@
 """Opens the splits of datasets: embedded ones, and those that tfds prepared."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from maxsup_jax.data import tables, texts
 from maxsup_jax.data.sources import Source, to_arrays
 from maxsup_jax.errors import UsageError, integer
 
@@ -25,8 +27,14 @@ def open_source(
   in_memory: bool = False,
   download: bool = False,
   mock: int | None = None,
+  length: int | None = None,
+  vocabulary: str = 'words',
+  vocabulary_size: int | None = None,
+  held_out: float = 0.2,
+  split_seed: int = 0,
+  encoder: Any = None,
 ) -> Source:
-  """Opens one split of an image classification dataset.
+  """Opens one split of a classification dataset.
 
   Embedded datasets (`digits`, `glyphs`) are generated on first use. Others
   must have been prepared by tfds, as ArrayRecord or TFRecord: nothing is
@@ -37,11 +45,14 @@ def open_source(
       `name/config`, `name:1.2.3`), or the path of the directory of a prepared
       version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like);
       or `folder:PATH`, a directory of images, see `folder.open_folder`, or
-      `npz:FILE`, arrays of images and labels, see `archive.open_archive`.
+      `npz:FILE`, arrays of images and labels, see `archive.open_archive`; or
+      a table, `csv:FILE`, `parquet:FILE` or `breast_cancer`, see
+      `tables.open_table`; or `swapped_phrases` or `lines:TEXTS,LABELS`, see
+      `texts.open_texts`.
     split: `train`, or a slice in the syntax of tfds, such as `train[:90%]`.
     data_dir: where the prepared datasets are, also `gs://...`; None for the
       default of tfds, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-    image_key: the feature that holds the image.
+    image_key: the feature that holds the image, or the text.
     label_key: the feature that holds the label.
     num_classes: the number of classes, where the dataset does not say it.
     image_size: scale the shorter side of each image to this and crop the
@@ -53,6 +64,14 @@ def open_source(
       for it); only one process may do so at a time.
     mock: give so many random examples in the form of the dataset, which need
       not be on disk: to try out a program. tfds must know the name.
+    length: of texts: how many tokens of each are read, its end among them; see
+      `texts.encoded`. None for what is no text.
+    vocabulary: of texts: 'words' or 'bpe', see `text.make_vocabulary`.
+    vocabulary_size: of texts: how many ids there may be.
+    held_out: of a table in one file, see `tables.open_table`.
+    split_seed: likewise.
+    encoder: of tables and texts: that of the source that a model was trained
+      on, for other examples of the same model. None learns it from these.
 
   Returns:
     The source. Without `in_memory` a label is checked when it is read, and
@@ -77,6 +96,58 @@ def open_source(
   ):
     if value is not None:
       integer(argument, value, 1)
+
+  def as_texts(found, labels, classes):
+    if length is None:
+      raise UsageError(
+        f'length is None; expected how many tokens of each text of {name} are '
+        'read, such as 256'
+      )
+    if vocabulary_size is None and encoder is None:
+      raise UsageError(
+        'vocabulary_size is None; expected how many ids of tokens there are'
+      )
+    return texts.encoded(
+      found,
+      labels,
+      classes,
+      name=f'{name}/{split}',
+      length=length,
+      kind=vocabulary,
+      size=vocabulary_size or 0,
+      encoder=encoder,
+    )
+
+  is_table = name.startswith((tables.CSV, tables.PARQUET)) or (
+    name == tables.BREAST_CANCER
+  )
+  is_text = texts.is_texts(name)
+  if length is not None:
+    given = {'mock': mock, 'image_size': image_size, 'channels': channels}
+    for argument, value in given.items():
+      if value is not None:
+        raise UsageError(f'{argument} is {value}; {name} has texts, not images')
+    if is_table or name.startswith((ARCHIVE, FOLDER)):
+      raise UsageError(f'length is {length}; {name} has no texts')
+  if is_text:
+    return as_texts(*texts.open_texts(name, split, num_classes))
+  if is_table or name.startswith(ARCHIVE):
+    given = {'mock': mock, 'image_size': image_size}
+    if is_table:
+      given |= {'channels': channels, 'num_classes': num_classes}
+    for argument, value in given.items():
+      if value is not None:
+        has = 'rows, not images' if is_table else 'images of its own size'
+        raise UsageError(f'{argument} is {value}; {name} has {has}')
+  if is_table:
+    return tables.open_table(
+      name,
+      split,
+      label_key=label_key,
+      held_out=held_out,
+      split_seed=split_seed,
+      encoder=encoder,
+    )
   if name.startswith(FOLDER):
     from maxsup_jax.data.folder import open_folder
 
@@ -89,16 +160,12 @@ def open_source(
   if name.startswith(ARCHIVE):
     from maxsup_jax.data.archive import open_archive
 
-    for argument, value in (('mock', mock), ('image_size', image_size)):
-      if value is not None:
-        raise UsageError(
-          f'{argument} is {value}; {name} has images of its own size'
-        )
     return open_archive(
       name.removeprefix(ARCHIVE),
       split,
       num_classes=num_classes,
       channels=channels,
+      encoder=encoder,
     )
   # tfds takes long to import.
   from maxsup_jax.data import _builders, _tfds_source
@@ -113,6 +180,10 @@ def open_source(
         f'{argument} is {key!r}; expected a feature of {name}: '
         f'{", ".join(sorted(features))}'
       )
+  if length is not None:
+    return _tfds_texts(
+      builder, name, split, image_key, label_key, num_classes, as_texts
+    )
   height, width, channels = _image_shape(
     name, image_key, features[image_key], channels
   )
@@ -141,6 +212,35 @@ def open_source(
   return to_arrays(source) if in_memory else source
 
 
+def _tfds_texts(
+  builder: Any,
+  name: str,
+  split: str,
+  text_key: str,
+  label_key: str,
+  num_classes: int | None,
+  as_texts: Callable[..., Source],
+) -> Source:
+  from maxsup_jax.data import _tfds_source
+
+  features = builder.info.features
+  if features[text_key].np_dtype not in (str, object, bytes):
+    raise UsageError(
+      f'the feature {text_key!r} of {name} is '
+      f'{type(features[text_key]).__name__}; expected a text'
+    )
+  count, names = _classes(name, label_key, features[label_key], num_classes)
+  examples = _tfds_source.examples_of(
+    builder, name, split, text_key, label_key, None
+  )
+  read = [examples[i] for i in range(len(examples))]
+  return as_texts(
+    [example[text_key].decode() for example in read],
+    np.array([int(example[label_key]) for example in read], np.int32),
+    names or count,
+  )
+
+
 def _image_shape(
   name: str, key: str, feature: Any, channels: int | None
 ) -> tuple[int | None, int | None, int]:
@@ -149,7 +249,7 @@ def _image_shape(
   if not isinstance(shape, tuple) or len(shape) not in (2, 3):
     raise UsageError(
       f'the feature {key!r} of {name} is {type(feature).__name__}; expected '
-      'an image'
+      'an image (or set length, if it is a text)'
     )
   if feature.np_dtype != np.uint8:
     raise UsageError(

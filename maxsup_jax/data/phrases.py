@@ -136,6 +136,31 @@ def generate(split: str, count: int) -> Iterator[tuple[Phrase, str]]:
       found += 1
 
 
+def swapped(split: str, count: int) -> Iterator[tuple[str, int]]:
+  """German phrases, of which about half have two neighbouring words swapped.
+
+  Args:
+    split: see `generate`.
+    count: likewise.
+
+  Yields:
+    Words and marks with spaces between them, and 1 where two are swapped.
+
+  Examples:
+    >>> list(swapped('test', 3))
+    [...]
+  """
+  rng = random.Random(zlib.crc32(f'swapped phrases {split}'.encode()))
+  for _, german in generate(split, count):
+    words = TOKEN.findall(german)
+    places = [i for i in range(len(words) - 1) if words[i] != words[i + 1]]
+    swaps = rng.random() < 0.5 and bool(places)
+    if swaps:
+      i = places[int(rng.random() * len(places))]
+      words[i : i + 2] = words[i + 1], words[i]
+    yield ' '.join(words), int(swaps)
+
+
 def is_held_out(english: str) -> bool:
   """Whether a phrase is one of the test split."""
   return zlib.crc32(english.encode()) % _HELD_OUT == 0

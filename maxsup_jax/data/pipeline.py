@@ -295,10 +295,10 @@ class _BatchRows:
     first, label = (
       examples[0] if examples else self.transformed(0, self.source[0], None)
     )
-    if first.dtype not in (np.uint8, np.float32):
+    if first.dtype not in (np.uint8, np.float32, np.int32):
       raise UsageError(
         f'{name}: images are {first.dtype}; expected uint8, or float32 after '
-        'a transform'
+        'a transform (or int32, the tokens of texts)'
       )
     batch = {
       'image': np.zeros((self.num_rows, *first.shape), first.dtype),

@@ -28,7 +28,8 @@ MOST_THREADS, MOST_WORKERS, _MOST_READY = 1024, 256, 4096
 _PARENT_SECONDS = 1.0
 
 # One process's rows of a batch, C-contiguous: 'image' uint8 `[b, H, W, C]`, or
-# float32 where a transform gives floats; 'label' int32 `[b]`, or uint8
+# float32 where a transform gives floats, float32 `[b, F]` of tables, int32
+# `[b, T]` of texts; 'label' int32 `[b]`, or uint8
 # `[b, H, W]` where each pixel has one; 'mask' bool `[b]`, False for rows that
 # only fill up the last batch.
 Batch = dict[str, np.ndarray]

@@ -17,10 +17,11 @@ SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 
 
 class Example(TypedDict):
-  """One labelled image.
+  """One labelled image, or what there is in its place.
 
   Attributes:
-    image: uint8 `[H, W, C]`.
+    image: uint8 `[H, W, C]`; of a row of a table its features, float32 `[F]`;
+      of a text the ids of its tokens, int32 `[T]`, 0 where it has ended.
     label: the class, in `[0, K)`; or the class of each pixel, uint8 `[H, W]`,
       255 for those that do not count.
     teacher_logits: float32 `[K]`, of a `TaughtSource`.
@@ -45,7 +46,8 @@ class Source(Protocol):
   More attributes are optional: a method `undecoded(index)`, which gives an
   example whose image is not decoded yet, so that transforms that need a part of
   it decode no more; `labels()`, all labels, int32 `[N]`, which need not read
-  the images; and `in_memory`, True where reading takes no time.
+  the images; `in_memory`, True where reading takes no time; and `encoder`, what
+  made the numbers of a table or a text, see `tables.Columns`.
   """
 
   @property
@@ -61,7 +63,7 @@ class Source(Protocol):
     """The K names of the classes, or None if they have none."""
 
   @property
-  def image_shape(self) -> tuple[int, int, int] | None:
+  def image_shape(self) -> tuple[int, ...] | None:
     """`(H, W, C)` of every image; None for H and W that vary."""
 
   def __len__(self) -> int:
@@ -96,15 +98,17 @@ def slice_of(split: str, count: int) -> slice:
 
 
 class ArraySource:
-  """Images and labels in memory.
+  """Images, feature vectors or texts, and labels, in memory.
 
   Args:
-    images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images. Not copied.
+    images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images; or vectors,
+      float32 `[N, F]`; or ids of tokens, int32 `[N, T]`. Not copied.
     labels: integers `[N]` in `[0, num_classes)`; or, of each pixel, uint8
       `[N, H, W]`, 255 for those that do not count.
     num_classes: the number of classes K.
     label_names: their names.
     name: what messages call this source.
+    encoder: what made the vectors or ids, see `tables.Columns`.
 
   Raises:
     UsageError: for a wrong dtype or shape, or a label out of range.
@@ -126,14 +130,16 @@ class ArraySource:
     *,
     label_names: Sequence[str] | None = None,
     name: str = 'arrays',
+    encoder: Any = None,
   ):
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 3:
       images = images[..., None]
-    if images.ndim != 4 or images.dtype != np.uint8:
+    kinds = {2: (np.float32, np.int32), 4: (np.uint8,)}.get(images.ndim, ())
+    if images.dtype not in kinds:
       raise UsageError(
         f'{name}: images are {images.dtype} {list(images.shape)}; expected '
-        'uint8 [N, H, W, C]'
+        'uint8 [N, H, W, C], vectors float32 [N, F], or tokens int32 [N, T]'
       )
     per_pixel = labels.ndim == 3 and labels.dtype == np.uint8
     if labels.shape != images.shape[: 3 if per_pixel else 1] or (
@@ -152,7 +158,8 @@ class ArraySource:
     self.name = name
     self.num_classes = num_classes
     self.label_names = None if label_names is None else tuple(label_names)
-    self.image_shape: tuple[int, int, int] = images.shape[1:]
+    self.image_shape: tuple[int, ...] = images.shape[1:]
+    self.encoder = encoder
     self._images_NHWC = images.view()
     self._images_NHWC.flags.writeable = False  # Examples are views of it.
     self._labels_N = labels if per_pixel else labels.astype(np.int32)
@@ -187,7 +194,7 @@ def to_arrays(source: Source) -> ArraySource:
   """
   first = source[0]
   shape = first['image'].shape
-  images_NHWC = np.empty((len(source), *shape), np.uint8)
+  images_NHWC = np.empty((len(source), *shape), first['image'].dtype)
   per_pixel = np.ndim(first['label']) > 0
   labels_N = np.empty(
     (len(source), *np.shape(first['label'])),
@@ -257,7 +264,7 @@ class AugmentedSource:
     self.num_classes = source.num_classes
     self.label_names = source.label_names
     # The transform may change it.
-    self.image_shape: tuple[int, int, int] | None = None
+    self.image_shape: tuple[int, ...] | None = None
     self._source, self._indices = source, indices
     self._count, self._transform, self._seed = count, transform, seed
 

@@ -108,6 +108,11 @@ def read_lines(path: str | os.PathLike) -> list[str]:
   Raises:
     UsageError: if it cannot be read, with the line that is not UTF-8.
   """
+  return decoded_lines(read_content(path), os.fspath(path))
+
+
+def read_content(path: str | os.PathLike) -> bytes:
+  """The bytes of a file, plain or gzip; a UsageError if it cannot be read."""
   try:
     content = Path(path).expanduser().read_bytes()
     if content[:2] == b'\x1f\x8b':
@@ -115,7 +120,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
   except (OSError, EOFError, zlib.error) as e:
     reason = getattr(e, 'strerror', None) or one_line(e)
     raise UsageError(f'{os.fspath(path)} cannot be read: {reason}') from None
-  return decoded_lines(content, os.fspath(path))
+  return content
 
 
 def decoded_lines(content: bytes, name: str) -> list[str]:

@@ -11,6 +11,7 @@ from maxsup_jax.models.drop_path import DropPath as DropPath
 from maxsup_jax.models.layers import at_layer as at_layer
 from maxsup_jax.models.layers import saliency_layer as saliency_layer
 from maxsup_jax.models.layers import without_head as without_head
+from maxsup_jax.models.lstm import LSTMClassifier as LSTMClassifier
 from maxsup_jax.models.mobilenet import MobileNetV2 as MobileNetV2
 from maxsup_jax.models.own import OwnModel as OwnModel
 from maxsup_jax.models.own import own_model as own_model
@@ -20,6 +21,7 @@ from maxsup_jax.models.parameters import decay_mask as decay_mask
 from maxsup_jax.models.parameters import parameter_kinds as parameter_kinds
 from maxsup_jax.models.registry import DTYPES as DTYPES
 from maxsup_jax.models.registry import MODELS as MODELS
+from maxsup_jax.models.registry import READERS as READERS
 from maxsup_jax.models.registry import SEGMENTERS as SEGMENTERS
 from maxsup_jax.models.registry import TRANSFORMERS as TRANSFORMERS
 from maxsup_jax.models.registry import ModelEntry as ModelEntry

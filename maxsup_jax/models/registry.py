@@ -12,6 +12,8 @@ from maxsup_jax.models.alexnet import AlexNetCifar
 from maxsup_jax.models.deeplab import DeepLabV3Plus
 from maxsup_jax.models.densenet import DenseNet
 from maxsup_jax.models.inception import InceptionV4
+from maxsup_jax.models.lstm import LSTMClassifier
+from maxsup_jax.models.mlp import MLP
 from maxsup_jax.models.mobilenet import MobileNetV2
 from maxsup_jax.models.own import own_model
 from maxsup_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
@@ -126,6 +128,28 @@ MODELS: Mapping[str, ModelEntry] = {
   'vit_tiny': _vit(dim=192, depth=12, heads=3),
   'vit_small': _vit(dim=384, depth=12, heads=6),
   'vit_base': _vit(dim=768, depth=12, heads=12),
+  # For the rows of tables.
+  'mlp': ModelEntry(
+    MLP, architecture={}, options={'widths': (4, 2), 'single_logit': False}
+  ),
+}
+
+
+# Those that read texts.
+READERS: Mapping[str, ModelEntry] = {
+  'lstm': ModelEntry(
+    LSTMClassifier,
+    architecture={},
+    options={
+      'vocabulary_size': None,
+      'dim': 300,
+      'hidden': 256,
+      'widths': (256, 128),
+      'dropout': 0.2,
+      'single_logit': False,
+      'frozen': False,
+    },
+  )
 }
 
 
@@ -219,6 +243,10 @@ def create_model(
   with 'kernel' [D, K] and 'bias' [K]; the causal-norm head of `resnet32_bbn`
   has no bias.
 
+  `mlp` takes rows of tables, [B, F], and gives the features alone. Those of
+  `READERS` take texts, ids of tokens int32 [B, T], need `vocabulary_size`, and
+  give likewise. With `single_logit` the last layer is 'logit', not 'head'.
+
   Those of `TRANSFORMERS` take two arguments, source and target, and K is the
   size of the vocabulary; see `Transformer`.
 
@@ -228,8 +256,9 @@ def create_model(
   updates its running ones, dropout and stochastic depth draw.
 
   Args:
-    name: a key of `MODELS` or `TRANSFORMERS`; or what makes a module of your
-      own, such as 'my_package.my_module:make_model', see `own.own_model`.
+    name: a key of `MODELS`, `READERS` or `TRANSFORMERS`; or what makes a module
+      of your own, such as 'my_package.my_module:make_model', see
+      `own.own_model`.
     num_classes: K.
     dtype: dtype of the computation, 'float32' or 'bfloat16'. Parameters, batch
       statistics, penultimate features and logits are float32 always.
@@ -267,7 +296,12 @@ def create_model(
     given = {**options, 'dtype': dtype, 'batch_axis': batch_axis}
     return own_model(name, num_classes, given)
   return _create(
-    {**MODELS, **TRANSFORMERS}, name, num_classes, dtype, batch_axis, options
+    {**MODELS, **READERS, **TRANSFORMERS},
+    name,
+    num_classes,
+    dtype,
+    batch_axis,
+    options,
   )
 
 

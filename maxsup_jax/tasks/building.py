@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -13,6 +12,7 @@ from maxsup_jax.tasks import fused, inputs
 from maxsup_jax.tasks.classification import (
   Classification,
   check_fused,
+  check_vectors,
   check_votes,
 )
 from maxsup_jax.tasks.segmentation import Segmentation
@@ -35,7 +35,7 @@ def build(
   training: bool = True,
   model: nn.Module | None = None,
   sources: tuple[Any, Any] | None = None,
-  vocabulary: data.text.Vocabulary | None = None,
+  encoder: Any = None,
 ) -> Run[Any]:
   """Builds a run, and refuses a configuration that cannot be trained.
 
@@ -51,7 +51,8 @@ def build(
     sources: the examples to train on and those to evaluate, in place of the
       splits of `config.dataset`, which is not opened then: two `data.Source`,
       or two `data.text.Pairs` of translation.
-    vocabulary: of translation, if it was learned before.
+    encoder: what makes numbers of texts or of the rows of a table, if it was
+      learned before: a vocabulary or `data.Columns`.
 
   Returns:
     The run; its `task` is a `Classification`, a `Segmentation` or a
@@ -71,7 +72,7 @@ def build(
         training=training,
         model=model,
         sources=sources,
-        vocabulary=vocabulary,
+        vocabulary=encoder,
       )
     )
   devices = devices or Devices()
@@ -84,8 +85,8 @@ def build(
       f'{devices.count} devices{times}'
     )
   train_transform, eval_transform = inputs.parse_transforms(config)
-  train_source, eval_source = _sources(
-    config, data_dir, eval_split, training, sources
+  train_source, eval_source, encoder = _sources(
+    config, data_dir, eval_split, training, sources, encoder
   )
   image_shape = inputs.output_shape(
     train_source, train_transform, 'train_transform'
@@ -140,19 +141,31 @@ def build(
         'outputs on the training split'
       )
     if not is_stored(config):
-      teacher = open_teacher(config.teacher, config, K, image_shape)
+      student = Classification(**shared, objective=objective, encoder=encoder)
+      teacher = open_teacher(
+        config.teacher, config, K, student.form, student.files
+      )
       objective = teacher.beside(objective)
   elif config.teacher is not None:
     raise UsageError(
       f'config.teacher has no effect on the objective {config.objective.name!r}'
     )
   task = Classification(
-    **shared, objective=objective, teacher=teacher, fused=in_parts
+    **shared,
+    objective=objective,
+    teacher=teacher,
+    fused=in_parts,
+    encoder=encoder,
   )
   check_votes(task)
+  check_vectors(task)
   check_fused(task)
   run = _make_run(task, lengths)
   mixing = task.mixing  # It checks its own numbers.
+  if mixing.active and task.unit != 'images':
+    raise UsageError(
+      f'config.mixing is for images; {train_source.name} has {task.unit}'
+    )
   if training:
     mixing.check(
       objective,
@@ -170,8 +183,7 @@ def build(
         'config.diagnostics_every needs a linear classifier; the head of '
         f'{config.model.name!r} is not linear'
       )
-    image = jax.ShapeDtypeStruct((1, *task.eval_shape), jnp.float32)
-    _, outputs = jax.eval_shape(task.apply, fresh.variables(), image)
+    _, outputs = jax.eval_shape(task.apply, fresh.variables(), task.eval_form)
     if 'penultimate' not in outputs:
       raise UsageError(
         'config.diagnostics_every needs features; '
@@ -190,7 +202,7 @@ def _make_run(task: Any, lengths: Lengths) -> Run[Any]:
     task.devices,
     decay_mask=models.decay_mask(
       task.model,
-      (1, *task.image_shape),
+      (task.form,),
       optimizer.decay,
       optimizer.decay_layers,
     ),
@@ -217,23 +229,25 @@ def _sources(
   eval_split: str | None,
   training: bool,
   given: tuple[data.Source, data.Source] | None,
-) -> tuple[data.Source, data.Source]:
-  """The examples to train on and those to evaluate."""
+  encoder: Any,
+) -> tuple[data.Source, data.Source, Any]:
+  """The examples to train on, those to evaluate, and their encoder, if any."""
   dataset = config.dataset
   eval_split = eval_split or dataset.eval_split
 
   def source_of(split, in_memory):
     if given is None:
-      return inputs.open_split(config, split, data_dir, in_memory)
+      return inputs.open_split(config, split, data_dir, in_memory, encoder)
     source = given[split != dataset.train_split]
     inputs.check_channels(config, source)
     return source
 
   train = source_of(dataset.train_split, dataset.in_memory and training)
+  encoder = getattr(train, 'encoder', None)
   if config.task == 'segmentation':
     if eval_split == dataset.train_split:
-      return train, train
-    return train, source_of(eval_split, dataset.in_memory)
+      return train, train, None
+    return train, source_of(eval_split, dataset.in_memory), None
   if training and is_stored(config):
     train = with_teacher(train, config)
   if dataset.imbalance is not None:
@@ -245,17 +259,16 @@ def _sources(
       )
   if eval_split == dataset.train_split:
     # The same set under the same name: a long tail, where there is one.
-    return train, train
-  return train, source_of(eval_split, dataset.in_memory)
+    return train, train, encoder
+  return train, source_of(eval_split, dataset.in_memory), encoder
 
 
 def _check_sizes(run: Run[Any]) -> None:
   """Refuses evaluation at a size that the model cannot see."""
   task = run.task
   if task.image_shape != task.eval_shape:
-    images = jax.ShapeDtypeStruct((1, *task.eval_shape), jnp.float32)
     try:
-      jax.eval_shape(task.apply, run.shapes.variables(), images)
+      jax.eval_shape(task.apply, run.shapes.variables(), task.eval_form)
     except UsageError as error:
       raise UsageError(
         f'config.dataset.eval_transform gives {list(task.eval_shape)} '
@@ -266,6 +279,8 @@ def _check_sizes(run: Run[Any]) -> None:
 def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
   options = config.model.to_dict()
   name = options.pop('name')
+  if name in models.READERS:
+    options.setdefault('frozen', config.dataset.vectors is not None)
   segments = config.task == 'segmentation'
   for others, what in (
     (models.TRANSFORMERS, 'translates'),

@@ -1,21 +1,26 @@
-"""Image classification: what a step computes, and what an evaluation sums."""
+"""Classification: what a step computes, and what an evaluation sums."""
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maxsup_jax import errors, losses, models
+from maxsup_jax.data import texts
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import collapse, fused, metrics, weights
 from maxsup_jax.tasks.images import ImageTask
 from maxsup_jax.tasks.mixing import Mixing, mix_images, mix_labels
 from maxsup_jax.tasks.teachers import Teacher, is_stored
 from maxsup_jax.training.parallel import AXIS, Devices
+from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.task import Aux, Batch, Measurement, Sums
 
 
@@ -27,10 +32,13 @@ class Classification(ImageTask):
     teacher: whose logits the objective needs, or None: also where they come
       with the training examples.
     fused: whether to train without logits in memory where they are many.
+    encoder: what makes numbers of rows or texts, `data.Columns` or a
+      vocabulary; None of images.
   """
 
   teacher: Teacher | None = None
   fused: bool = False
+  encoder: Any = None
   scores = ('accuracy', 'nll', 'ece')
 
   @property
@@ -40,14 +48,14 @@ class Classification(ImageTask):
 
   @property
   def files(self) -> dict[str, bytes]:
-    """The digest of a teacher's outputs, which must stay the same."""
-    if not is_stored(self.config):
-      return {}
-    return {
-      'teacher.sha256': weights.origin_of(self.config.teacher)[
-        'sha256'
-      ].encode()
-    }
+    """What must stay the same: `encoder`, the digest of a teacher's outputs."""
+    found = {}
+    if self.encoder is not None:
+      found[self.encoder.file] = self.encoder.content()
+    if is_stored(self.config):
+      origin = weights.origin_of(self.config.teacher)
+      found['teacher.sha256'] = origin['sha256'].encode()
+    return found
 
   @property
   def mixing(self) -> Mixing:
@@ -61,6 +69,49 @@ class Classification(ImageTask):
       return None
     source: Any = self.train_source  # A `LongTailedSource`.
     return metrics.shot_groups(source.counts)
+
+  @functools.cached_property
+  def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+    """The word vectors of `config.dataset.vectors`, and which there are."""
+    model: Any = self.model
+    with errors.within('config.dataset.vectors: '):
+      return texts.read_vectors(
+        self.config.dataset.vectors, self.encoder.pieces(), model.dim
+      )
+
+  def initialized(self, state: TrainState) -> TrainState:
+    """The state with the weights of `config.init_from`, or word vectors."""
+    path = self.config.init_from
+    if path is not None:
+      if self.unit == 'texts':
+        kept = Path(path) / self.encoder.file
+        if not kept.exists() or kept.read_bytes() != self.encoder.content():
+          raise UsageError(
+            f'config.init_from: {path} does not have the vocabulary of '
+            f'{self.train_name}; expected a run on the same texts'
+          )
+      return super().initialized(state)
+    if self.config.dataset.vectors is None:
+      return state
+    vectors, _ = self.vectors
+    table = state.params['embedding']['embedding']
+    # The rows of ids that no word has stay.
+    rows = jnp.arange(len(table))[:, None] < len(vectors)
+    padded = np.pad(vectors, ((0, len(table) - len(vectors)), (0, 0)))
+    if not isinstance(table, jax.ShapeDtypeStruct):
+      table = jnp.where(rows, padded, table)
+    params = {**state.params, 'embedding': {'embedding': table}}
+    ema = None if state.ema is None else {**state.ema, 'params': params}
+    return dataclasses.replace(state, params=params, ema=ema)
+
+  def origin(self) -> dict[str, Any]:
+    """As of all images, and how many words have a vector."""
+    found = super().origin()
+    # A run that resumes does not read them, nor need the file be there.
+    if 'vectors' in vars(self):
+      _, known = self.vectors
+      found['vectors'] = {'words': int(known.sum()), 'of': len(known)}
+    return found
 
   def train_loss(
     self,
@@ -255,13 +306,37 @@ def check_fused(task: Classification) -> None:
 
   def features():
     with models.without_head() as seen:
-      image = jnp.zeros((1, *task.image_shape))
-      task.model.init(jax.random.key(0), image, train=False)
+      task.init_variables(jax.random.key(0))
     return seen
 
   with errors.within(f'{fused.REFUSED}for {task.name!r}: '):
     if not jax.eval_shape(features):
       raise UsageError("it has no layer 'head'")
+
+
+def check_vectors(task: Classification) -> None:
+  """Refuses word vectors where no words are read, or where they would decay.
+
+  Raises:
+    UsageError: one line.
+  """
+  dataset, optimizer = task.config.dataset, task.config.optimizer
+  if dataset.vectors is None:
+    return
+  field = f'config.dataset.vectors is {dataset.vectors!r}'
+  if not isinstance(task.model, models.LSTMClassifier):
+    raise UsageError(f'{field}; expected None for the model {task.name!r}')
+  if dataset.vocabulary != 'words':
+    raise UsageError(
+      f"{field}; expected config.dataset.vocabulary='words', not "
+      f'{dataset.vocabulary!r}'
+    )
+  decays = optimizer.weight_decay and 'embedding' in optimizer.decay
+  if task.model.frozen and decays:
+    raise UsageError(
+      f"{field}; expected config.optimizer.decay without 'embedding', which "
+      'would move what is frozen'
+    )
 
 
 def check_votes(task: Classification) -> None:
@@ -276,7 +351,7 @@ def check_votes(task: Classification) -> None:
   needs = "objective: ranking 'votes' needs"
 
   def init():
-    image = jnp.zeros((1, *task.image_shape))
+    image = jnp.zeros(task.form.shape, task.form.dtype)
     return task.model.init_with_output(jax.random.key(0), image, train=False)
 
   (_, outputs), variables = jax.eval_shape(init)

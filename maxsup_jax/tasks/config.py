@@ -21,13 +21,20 @@ MODELS = (
   *('resnet8', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet20'),
   *('resnet32_bbn', 'resnet56_t2t', 'alexnet_cifar', 'densenet_bc_100'),
   *('resnet20_a', 'resnet32_a', 'resnet44_a', 'resnet56_a', 'resnet110_a'),
-  *('mobilenet_v2', 'inception_v4', 'vit_tiny', 'vit_small', 'vit_base'),
+  *('mobilenet_v2', 'inception_v4', 'vit_tiny', 'vit_small', 'vit_base', 'mlp'),
 )
+READERS = ('lstm',)
 TRANSFORMERS = ('transformer_tiny', 'transformer_small', 'transformer_base')
 SEGMENTERS = (
   *('upernet_vit_tiny', 'upernet_vit_small', 'upernet_vit_base'),
   *('deeplabv3plus_resnet8', 'deeplabv3plus_resnet101'),
 )
+# What a run of something else than images keeps in its directory.
+ENCODERS = {
+  'columns.json': 'a table',
+  'vocabulary.json': 'texts',
+  'vocabulary.model': 'texts',
+}
 TASKS = ('classification', 'segmentation', 'translation')
 DENOMINATORS = ('valid', 'all')
 # Far beyond any use: what is larger is a slip that would fill the memory.
@@ -70,7 +77,7 @@ def default_config(task: str = 'classification') -> ConfigDict:
         'train_split': 'train',
         'eval_split': 'test',
         'image_key': 'image',
-        'label_key': 'label',
+        'label_key': 'label',  # Of a table, the column of classes.
         # Only where the dataset does not say it: labels that are plain ints.
         'num_classes': placeholder(int),
         # Side of the square that images are resized to as they are read, before
@@ -96,6 +103,19 @@ def default_config(task: str = 'classification') -> ConfigDict:
         'label_noise_kind': 'symmetric',
         # So many random examples in the form of the dataset, to try things out.
         'mock': placeholder(int),
+        # Of texts: how many tokens of each are read, its end among them; None
+        # where examples are no texts. The number of ids that there may be is
+        # config.model.vocabulary_size.
+        'length': placeholder(int),
+        # 'words' or 'bpe' (subwords, of sentencepiece).
+        'vocabulary': 'words',
+        # A file of GloVe or word2vec: the word vectors that training begins
+        # with, and keeps, unless config.model.frozen is False.
+        'vectors': placeholder(str),
+        # Of a table in one file: the share of the rows of each class that is
+        # for the split 'test', and the seed that draws them.
+        'held_out': 0.2,
+        'split_seed': 0,
         # Decode the whole dataset once and keep it in memory.
         'in_memory': False,
         # See maxsup_jax.data.train_batches; None chooses.
@@ -149,7 +169,10 @@ def _segmentation() -> ConfigDict:
   for name in ('teacher', 'teacher_weights', 'teacher_top_k', 'mixing'):
     del config[name]
   dataset = config.dataset
-  for name in ('image_size', 'imbalance', 'label_noise', 'label_noise_kind'):
+  for name in (
+    *('image_size', 'imbalance', 'label_noise', 'label_noise_kind'),
+    *('length', 'vocabulary', 'vectors', 'held_out', 'split_seed'),
+  ):
     del dataset[name]
   dataset.update(
     {
@@ -310,7 +333,7 @@ def check_names(config: ConfigDict) -> None:
     return
   from maxsup_jax.tasks import inputs
 
-  known = SEGMENTERS if config.task == 'segmentation' else MODELS
+  known = SEGMENTERS if config.task == 'segmentation' else (*MODELS, *READERS)
   # With a colon one of the user's own.
   if ':' not in config.model.name or known is SEGMENTERS:
     errors.one_of('config.model.name', config.model.name, known)
@@ -328,6 +351,19 @@ def check_task(config: ConfigDict, task: str = 'classification') -> None:
       f'config.task is {config.task!r}; expected {task!r}: only it has what '
       'is asked for'
     )
+
+
+def check_images(directory: Workdir) -> None:
+  """Refuses a run of a table or of texts, for what is done to images.
+
+  Raises:
+    UsageError: one line.
+  """
+  for name in ENCODERS:
+    if (directory.path / name).exists():
+      raise UsageError(
+        f'{directory.path} is a run of {ENCODERS[name]}; expected one of images'
+      )
 
 
 def open_workdir(path: str | os.PathLike, *, writes: bool = False) -> Workdir:

@@ -166,8 +166,7 @@ def extract(
   source, head = task.eval_source, loaded.variables['params'].get('head', {})
   N, K = len(source), source.num_classes
   columns = {'logits': ((N, K), np.float32), 'labels': ((N,), np.int32)}
-  image = jax.ShapeDtypeStruct((1, *task.eval_shape), np.float32)
-  _, given = jax.eval_shape(task.apply, loaded.variables, image)
+  _, given = jax.eval_shape(task.apply, loaded.variables, task.eval_form)
   D = given['penultimate'].shape[-1] if 'penultimate' in given else None
   if D is not None:
     columns['features'] = ((N, D), np.float32)
@@ -185,7 +184,7 @@ def extract(
     _write_about(file, loaded, N)
     with tqdm(
       total=N,
-      unit=' images',
+      unit=f' {task.unit}',
       unit_scale=True,
       mininterval=0.2 if sys.stderr.isatty() else 10,
     ) as progress:

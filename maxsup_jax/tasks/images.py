@@ -1,12 +1,14 @@
 """What the tasks of images share: the data, the weights, the batches."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from maxsup_jax import data, losses, models
@@ -29,7 +31,8 @@ class ImageTask:
     eval_source: examples of the evaluation split, by index.
     train_transform: what is done to every training image.
     eval_transform: what is done to every image that is evaluated.
-    image_shape: of the transformed training images.
+    image_shape: of the transformed training images, [H, W, C]; [F] of feature
+      vectors, [T] of texts.
     eval_shape: of the transformed images that are evaluated.
     model: a module with the contract of `maxsup_jax.models`.
     objective: what is minimised.
@@ -41,16 +44,37 @@ class ImageTask:
   eval_source: data.Source
   train_transform: data.Transform
   eval_transform: data.Transform
-  image_shape: tuple[int, int, int]
-  eval_shape: tuple[int, int, int]
+  image_shape: tuple[int, ...]
+  eval_shape: tuple[int, ...]
   model: nn.Module
   objective: losses.Objective
-  unit = 'images'
 
   @property
   def name(self) -> str:
     """What the configuration calls the model."""
     return self.config.model.name
+
+  @property
+  def unit(self) -> str:
+    """What examples are called."""
+    if len(self.image_shape) == 3:
+      return 'images'
+    return 'texts' if self.form.dtype == jnp.int32 else 'rows'
+
+  @functools.cached_property
+  def form(self) -> jax.ShapeDtypeStruct:
+    """One example as the model sees it in training: floats, or ids of tokens.
+
+    Nothing else here depends on what the examples are.
+    """
+    stored = self.train_source[0]['image'].dtype
+    dtype = jnp.int32 if stored == np.int32 else jnp.float32
+    return jax.ShapeDtypeStruct((1, *self.image_shape), dtype)
+
+  @property
+  def eval_form(self) -> jax.ShapeDtypeStruct:
+    """Likewise, in evaluation."""
+    return jax.ShapeDtypeStruct((1, *self.eval_shape), self.form.dtype)
 
   @property
   def train_name(self) -> str:
@@ -90,7 +114,7 @@ class ImageTask:
 
   def init_variables(self, key: jax.Array) -> dict[str, Any]:
     """Fresh parameters and statistics."""
-    images = jnp.zeros((1, *self.image_shape), jnp.float32)
+    images = jnp.zeros(self.form.shape, self.form.dtype)
     return dict(self.model.init(key, images, train=False))
 
   def initialized(self, state: TrainState) -> TrainState:
@@ -126,7 +150,7 @@ class ImageTask:
     Args:
       variables: 'params' and, where the model has them, 'batch_stats'.
       images: `[B, H, W, C]`, bytes as the pipeline gives them, or normalised
-        floats.
+        floats; `[B, F]` or `[B, T]` where they are no images.
     """
     result: Any = self.model.apply(
       variables, self.normalize(images), train=False
@@ -198,22 +222,24 @@ def normalize(
 ) -> jax.Array:
   """Maps uint8 images to float32: `(images / 255 - mean) / std`.
 
-  Float images pass through as float32; they are taken to be normalised.
+  Floats pass through as float32; they are taken to be normalised. So do ids of
+  tokens, int32, as they are.
 
   Args:
-    images: `[..., H, W, C]`.
+    images: `[..., H, W, C]`, or anything but uint8.
     mean: one number per channel, or one for all, of images in [0, 1].
     std: likewise.
 
   Returns:
-    float32, the shape of `images`.
+    The shape of `images`.
 
   Examples:
     >>> import numpy as np
     >>> print(normalize(np.full((1, 1, 1), 255, np.uint8), (0.5,), (0.25,)))
     [[[2.]]]
   """
-  if not jnp.issubdtype(images.dtype, jnp.integer):
-    return images.astype(jnp.float32)
+  if images.dtype != jnp.uint8:
+    ids = jnp.issubdtype(images.dtype, jnp.integer)
+    return images if ids else images.astype(jnp.float32)
   unit = images.astype(jnp.float32) / 255
   return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

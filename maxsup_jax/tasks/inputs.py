@@ -1,6 +1,8 @@
 """From a configuration to the splits of a dataset and their transforms."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -61,7 +63,11 @@ def parse_transforms(
 
 
 def open_split(
-  config: ConfigDict, split: str, data_dir: str | None, in_memory: bool
+  config: ConfigDict,
+  split: str,
+  data_dir: str | None,
+  in_memory: bool,
+  encoder: Any = None,
 ) -> data.Source:
   """Opens a split of `config.dataset`.
 
@@ -70,6 +76,7 @@ def open_split(
     split: its name, or a slice.
     data_dir: where datasets are prepared; None for the default of tfds.
     in_memory: whether to decode all of it now.
+    encoder: of other examples of the same run, see `open_source`.
 
   Raises:
     UsageError: if there is no such split, or its images are not what the
@@ -88,7 +95,13 @@ def open_split(
     names += ['classes', 'ignore', 'reduce_zero_label']
     opener = data.open_segmentation
   else:
-    names.append('image_size')
+    names += ['image_size', 'held_out', 'split_seed', 'length', 'vocabulary']
+    size = config.model.get('vocabulary_size')
+    if dataset.length is not None:
+      integer('config.model.vocabulary_size', size, 3, 2**24)
+    opener = functools.partial(
+      data.open_source, encoder=encoder, vocabulary_size=size
+    )
   try:
     source = opener(
       dataset.name,
@@ -117,9 +130,15 @@ def check_channels(config: ConfigDict, source: data.Source) -> None:
   """Refuses a mean or standard deviation for another number of channels."""
   # Labels are checked as they are read: see at once if all of them are wrong,
   # as where a test split has none.
-  channels = source[0]['image'].shape[-1]
-  for field in ('mean', 'std'):
+  shape = source[0]['image'].shape
+  channels = shape[-1]
+  for field, neutral in (('mean', 0), ('std', 1)):
     count = len(config.dataset[field])
+    if len(shape) != 3 and set(config.dataset[field]) != {neutral}:
+      raise UsageError(
+        f'config.dataset.{field} is {config.dataset[field]}; expected '
+        f'({neutral:.1f},), as {source.name} has no images'
+      )
     if count not in (1, channels):
       raise UsageError(
         f'config.dataset.{field} has {count} numbers; the images of '
@@ -129,7 +148,7 @@ def check_channels(config: ConfigDict, source: data.Source) -> None:
 
 def output_shape(
   source: data.Source, transform: data.Transform, field: str
-) -> tuple[int, int, int]:
+) -> tuple[int, ...]:
   """The shape of all images of a split once they are transformed.
 
   Args:
@@ -138,12 +157,19 @@ def output_shape(
     field: of `config.dataset`, where the transform comes from.
 
   Returns:
-    Height, width and channels.
+    Height, width and channels; the shape as it is of what are no images.
 
   Raises:
     UsageError: if the images differ in shape, or cannot be transformed.
   """
   first, labels = source[0]['image'], np.ndim(source[0]['label']) > 0
+  if first.ndim != 3:
+    if transform.operations:
+      raise UsageError(
+        f"config.dataset.{field} is {transform.text!r}; expected '', as "
+        f'{source.name} has no images'
+      )
+    return first.shape
   # Where sizes vary: one tall, one wide, one smaller than most crops.
   sizes = (
     [first.shape[:2]] if source.image_shape else [(90, 40), (50, 130), (1, 2)]

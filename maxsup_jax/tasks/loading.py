@@ -8,11 +8,11 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from maxsup_jax import data, files
-from maxsup_jax.data import text
+from maxsup_jax.data import text, texts
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.building import build
-from maxsup_jax.tasks.config import check_task, open_workdir
+from maxsup_jax.tasks.config import ENCODERS, check_task, open_workdir
 from maxsup_jax.tasks.weights import (
   check_finite,
   check_weights,
@@ -127,13 +127,14 @@ def load_run(
   directory = open_workdir(workdir)
   config = directory.config()
   check_weights(directory, config, weights)
+  encoder = _encoder(directory)
   with Checkpoints(directory.checkpoints) as checkpoints:
     step = chosen_step(directory, checkpoints, step)
     if dataset is not None:
       if sources is not None:
         raise UsageError('dataset and sources are given; expected one of them')
       split = split or 'test'
-      sources = _other(config, dataset, split, data_dir)
+      sources = _other(config, dataset, split, data_dir, encoder)
       split = f'{dataset}/{split}'
     run = build(
       config,
@@ -143,7 +144,7 @@ def load_run(
       training=False,
       model=model,
       sources=sources,
-      vocabulary=_vocabulary(directory),
+      encoder=encoder,
     )
     _check_classes(directory, run.task)
     state, _ = checkpoints.restore(step, run.shapes)
@@ -154,17 +155,28 @@ def load_run(
 
 
 def _other(
-  config: ConfigDict, dataset: str, split: str, data_dir: str | None
+  config: ConfigDict,
+  dataset: str,
+  split: str,
+  data_dir: str | None,
+  encoder: Any,
 ) -> tuple[data.Source, data.Source]:
   """A run's training split, for its classes, and a split of another dataset."""
   check_task(config)
-  own = inputs.open_split(config, config.dataset.train_split, data_dir, False)
+  own = inputs.open_split(
+    config, config.dataset.train_split, data_dir, False, encoder
+  )
+  names = ['image_size', 'channels']
+  if encoder is not None:
+    names += ['image_key', 'label_key', 'held_out', 'split_seed', 'length']
   other = data.open_source(
     dataset,
     split,
     data_dir=data_dir,
-    image_size=config.dataset.image_size,
-    channels=config.dataset.channels,
+    encoder=encoder,
+    # Files of texts do not say it.
+    num_classes=own.num_classes if dataset.startswith(texts.LINES) else None,
+    **{name: config.dataset[name] for name in names},
   )
   return own, data.MatchedLabels(other, own.label_names, own.num_classes)
 
@@ -184,9 +196,11 @@ def _check_classes(directory: Workdir, task: Any) -> None:
     )
 
 
-def _vocabulary(directory: Workdir) -> text.Vocabulary | None:
-  """What a run of translation has kept; None of other runs."""
-  for kind in (text.Words, text.Subwords):
-    if (directory.path / kind.file).exists():
-      return text.read_vocabulary(directory.path / kind.file)
+def _encoder(directory: Workdir) -> Any:
+  """What a run of texts or of a table has kept; None of other runs."""
+  for name in ENCODERS:
+    if (directory.path / name).exists():
+      if name == data.Columns.file:
+        return data.Columns.read(directory.path / name)
+      return text.read_vocabulary(directory.path / name)
   return None

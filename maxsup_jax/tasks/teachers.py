@@ -59,7 +59,8 @@ def open_teacher(
   path: str | os.PathLike,
   config: ConfigDict,
   num_classes: int,
-  image_shape: tuple[int, int, int],
+  form: jax.ShapeDtypeStruct,
+  kept: Mapping[str, bytes],
 ) -> Teacher:
   """Opens the run that `config.teacher` names, and its newest checkpoint.
 
@@ -67,7 +68,9 @@ def open_teacher(
     path: of its work directory.
     config: of the student.
     num_classes: of the student.
-    image_shape: of the student's images in training.
+    form: of the student's inputs, see `ImageTask.form`.
+    kept: what the student's directory will hold, of which the teacher's must
+      hold the same.
 
   Raises:
     UsageError: if there is no such run, or it is for other classes or images.
@@ -88,20 +91,26 @@ def open_teacher(
         f'{directory.path} and the student see pixels of different scales; '
         "'standardize' must be in the transforms of both or neither"
       )
+    for name, content in kept.items():
+      path = directory.path / name
+      if not path.exists() or path.read_bytes() != content:
+        raise UsageError(
+          f'{directory.path} does not see what the student sees: its {name} is '
+          'another; train both on the same rows or texts'
+        )
     options = own.model.to_dict()
     teacher = Teacher(
       create_model(options.pop('name'), num_classes, **options),
       variables,
       *((1.0,), (0.0,)) if floats[0] else _rescaling(own, config),
     )
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
-      jax.eval_shape(teacher.logits, variables, images)
+      jax.eval_shape(teacher.logits, variables, form)
     except UsageError:
       raise
     except Exception as error:  # Flax's, of parameters of another shape.
       raise UsageError(
-        f'{directory.path} cannot see images of {list(image_shape)}: '
+        f'{directory.path} cannot see inputs of {list(form.shape[1:])}: '
         f'{errors.one_line(error)}'
       ) from None
     return teacher

@@ -195,7 +195,7 @@ def _merge(
         raise UsageError(
           f'config.{field} is {value!r}; expected a mapping with a name'
         )
-      into[name] = ConfigDict(dict(value))
+      into[name] = ConfigDict({n: _from_json(v) for n, v in value.items()})
     elif isinstance(into.get_ref(name).get(), ConfigDict):
       if not isinstance(value, Mapping):
         raise UsageError(
@@ -204,8 +204,7 @@ def _merge(
         )
       _merge(into[name], value, f'{field}.', free_sections)
     else:
-      # JSON knows no tuples.
-      value = tuple(value) if isinstance(value, list) else value
+      value = _from_json(value)
       kind = into.get_type(name)
       if value is None and into[name] is not None:
         raise UsageError(f'config.{field} is None; expected {kind.__name__}')
@@ -216,6 +215,11 @@ def _merge(
           f'config.{field} is {value!r} ({type(value).__name__}); expected '
           f'{kind.__name__}'
         ) from None
+
+
+def _from_json(value: Any) -> Any:
+  """JSON knows no tuples."""
+  return tuple(value) if isinstance(value, list) else value
 
 
 def _check(config: ConfigDict) -> None:

@@ -134,7 +134,7 @@ def test_what_the_program_cannot_give_an_objective_is_refused(build):
     (
       {'name': 'ce', 'class_weights': [1.0, 2.0]},
       resnet,
-      r'class_weights is \[1.0, 2.0\]; expected 10 numbers',
+      r'class_weights is \(1.0, 2.0\); expected 10 numbers',
     ),
   ):
     with pytest.raises(UsageError, match=message):

@@ -4,7 +4,7 @@ import pytest
 
 from maxsup_jax import losses, models, tasks
 from maxsup_jax.errors import UsageError
-from maxsup_jax.tasks.config import MODELS
+from maxsup_jax.tasks.config import MODELS, READERS
 from maxsup_jax.training import config as config_lib
 
 
@@ -18,11 +18,13 @@ def test_defaults_fill_in():
 def test_names_are_those_of_the_tables():
   assert set(config_lib.OBJECTIVES) == losses.OBJECTIVES.keys()
   assert set(MODELS) == models.MODELS.keys()
+  assert set(READERS) == models.READERS.keys()
 
 
 def test_json_round_trip():
   config = tasks.default_config()
   config.objective = {'name': 'ls', 'alpha': 0.2}
+  config.model = {'name': 'mlp', 'widths': (4, 2)}
   config.schedule.milestones = ('3 epochs', '4 epochs')
   resolved = tasks.resolve(config)
   again = tasks.resolve(json.loads(config_lib.to_json(resolved)))
