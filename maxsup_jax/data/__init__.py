@@ -26,6 +26,7 @@ from maxsup_jax.data.sources import ArraySource as ArraySource
 from maxsup_jax.data.sources import AugmentedSource as AugmentedSource
 from maxsup_jax.data.sources import Example as Example
 from maxsup_jax.data.sources import Source as Source
+from maxsup_jax.data.sources import first_readable as first_readable
 from maxsup_jax.data.sources import to_arrays as to_arrays
 from maxsup_jax.data.tables import Columns as Columns
 from maxsup_jax.data.tables import open_table as open_table

@@ -24,7 +24,7 @@ import numpy as np
 
 from maxsup_jax.data.decoding import DecodingError
 from maxsup_jax.data.reading import UNREAD, Batch, BatchIterator, read_ahead
-from maxsup_jax.data.sources import IGNORED, Source
+from maxsup_jax.data.sources import IGNORED, TRIES, Source, first_readable
 from maxsup_jax.errors import UsageError, integer, one_of
 
 # Takes an image `[H, W, C]` and a generator, or None where nothing is random.
@@ -32,8 +32,6 @@ ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
 
 # What to do with an example that cannot be read.
 ON_ERROR = ('stop', 'skip')
-# So many in a row are no accident.
-_TRIES = 100
 # The second word of the Philox keys: one stream of numbers for each purpose.
 _ORDER, _TRANSFORM = 0, 1
 
@@ -292,9 +290,10 @@ class _BatchRows:
     The labels of their pixels, where pixels have labels, do not count.
     """
     name = self.source.name
-    first, label = (
-      examples[0] if examples else self.transformed(0, self.source[0], None)
-    )
+    if examples:
+      first, label = examples[0]
+    else:
+      first, label = self.transformed(0, first_readable(self.source), None)
     if first.dtype not in (np.uint8, np.float32, np.int32):
       raise UsageError(
         f'{name}: images are {first.dtype}; expected uint8, or float32 after '
@@ -340,7 +339,7 @@ class _TrainBatch(_BatchRows):
     examples, taught = [], []
     unread: dict[int, str] = {}
     for index, copy in zip(indices[mine].tolist(), copies[mine].tolist()):
-      for other in range(index, index + _TRIES):
+      for other in range(index, index + TRIES):
         # Setting the counter is 8 times faster than making a new generator.
         state['state']['counter'][1:] = copy, index, epoch
         bits.state = state
@@ -354,7 +353,7 @@ class _TrainBatch(_BatchRows):
           unread[other % len(self.source)] = str(error)
       else:
         raise UsageError(
-          f'{self.source.name}: {_TRIES} examples from {index} on cannot be '
+          f'{self.source.name}: {TRIES} examples from {index} on cannot be '
           f'read; {next(iter(unread.values()))}'
         )
       if 'teacher_logits' in example:

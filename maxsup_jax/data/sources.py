@@ -1,5 +1,6 @@
 """Sources: random access to the labelled images of one split."""
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict
@@ -179,6 +180,25 @@ class ArraySource:
   def labels(self) -> np.ndarray:
     """All labels, int32 `[N]` or uint8 `[N, H, W]`."""
     return self._labels_N.copy()
+
+
+# So many in a row that cannot be read are no accident.
+TRIES = 100
+
+
+def first_readable(source: Source) -> Any:
+  """The first example that can be read: what the others look like.
+
+  Raises:
+    UsageError: that of the first one, if none of the first `TRIES` can be.
+  """
+  try:
+    return source[0]
+  except UsageError:
+    for index in range(1, min(TRIES, len(source))):
+      with contextlib.suppress(UsageError):
+        return source[index]
+    raise
 
 
 def to_arrays(source: Source) -> ArraySource:

@@ -67,7 +67,7 @@ class ImageTask:
 
     Nothing else here depends on what the examples are.
     """
-    stored = self.train_source[0]['image'].dtype
+    stored = data.first_readable(self.train_source)['image'].dtype
     dtype = jnp.int32 if stored == np.int32 else jnp.float32
     return jax.ShapeDtypeStruct((1, *self.image_shape), dtype)
 

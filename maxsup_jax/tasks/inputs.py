@@ -130,7 +130,7 @@ def check_channels(config: ConfigDict, source: data.Source) -> None:
   """Refuses a mean or standard deviation for another number of channels."""
   # Labels are checked as they are read: see at once if all of them are wrong,
   # as where a test split has none.
-  shape = source[0]['image'].shape
+  shape = data.first_readable(source)['image'].shape
   channels = shape[-1]
   for field, neutral in (('mean', 0), ('std', 1)):
     count = len(config.dataset[field])
@@ -162,7 +162,8 @@ def output_shape(
   Raises:
     UsageError: if the images differ in shape, or cannot be transformed.
   """
-  first, labels = source[0]['image'], np.ndim(source[0]['label']) > 0
+  example = data.first_readable(source)
+  first, labels = example['image'], np.ndim(example['label']) > 0
   if first.ndim != 3:
     if transform.operations:
       raise UsageError(

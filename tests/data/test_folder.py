@@ -1,6 +1,8 @@
 """Directories of images as datasets."""
 
+import itertools
 import shutil
+import zlib
 
 import cv2
 import numpy as np
@@ -73,14 +75,17 @@ def test_a_run_is_evaluated_with_its_own_classes_only(folder, tmp_path):
   assert record['examples'] == 8
   assert workdir.origin('classes') == ['c2', 'c10']
   assert tasks.load_run(tmp_path / 'run').evaluate()[0]['nll'] == record['nll']
-  # One that cannot be read need not cost the run.
-  (folder / 'val/c2/broken.png').write_bytes(b'no image')
+  # One that cannot be read need not cost the run, also where it comes first.
+  names = (f'c2/broken{i}.png' for i in itertools.count())
+  broken = next(n for n in names if zlib.crc32(n.encode()) < 2**24)
+  (folder / 'val' / broken).write_bytes(b'no image')
+  assert open_folder(folder, 'val').examples[0]['image'] == b'no image'
   with config.unlocked():
     config.dataset.on_error = 'skip'
-  with pytest.warns(UserWarning, match=r'left out: .*val/c2/broken\.png'):
+  with pytest.warns(UserWarning, match=f'left out: .*val/{broken}'):
     batches = list(tasks.build(config).task.eval_batches())
   assert sum(batch['mask'].sum() for batch in batches) == 8
-  (folder / 'val/c2/broken.png').unlink()
+  (folder / 'val' / broken).unlink()
   # Elsewhere the same classes are matched by their names.
   other = f'folder:{tmp_path / "other"}'
   shutil.copytree(folder / 'val', tmp_path / 'other')
