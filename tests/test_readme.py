@@ -54,7 +54,7 @@ WITH_EXAMPLES = [p for p in PAGES if blocks('python', p.read_text())]
 
 def test_pages_have_examples():
   names = {path.name for path in WITH_EXAMPLES}
-  assert names >= {'losses.md', 'diagnostics.md', 'images.md'}
+  assert names >= {'loss_reference.md', 'diagnostics.md', 'images.md'}
 
 
 @pytest.mark.parametrize('path', WITH_EXAMPLES, ids=lambda path: path.name)
@@ -69,7 +69,7 @@ def test_the_examples_of_the_pages_run(path, tmp_path, monkeypatch):
 def test_the_page_of_losses_names_what_exists():
   from maxsup_jax import losses
 
-  page = (ROOT / 'docs/losses.md').read_text()
+  page = (ROOT / 'docs/loss_reference.md').read_text()
   table = page.split('## What they compute')[1].split('##')[0]
   rows = re.findall(r'^\| `(\w+)`((?:<br>|, |`\w+`)+)', table, re.M)
   assert {name for name, _ in rows} == set(losses.OBJECTIVES)

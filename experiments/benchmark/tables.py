@@ -5,7 +5,7 @@
 The table between `<!-- performance -->` and `<!-- end of performance -->` in
 docs/speed.md gets its rows from all of experiments/results/*.json, that between
 `<!-- fused -->` and its end in docs/large_vocabulary.md from those of the suite
-`fused`. What is behind `<!-- price:NAME -->` in docs/losses.md becomes the
+`fused`. What is behind `<!-- price:NAME -->` in docs/loss_reference.md becomes the
 price of that loss.
 """
 
@@ -20,7 +20,7 @@ from experiments.benchmark.report import Record
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEED = ROOT / 'docs' / 'speed.md'
-PAGE = ROOT / 'docs' / 'losses.md'
+PAGE = ROOT / 'docs' / 'loss_reference.md'
 VOCABULARY = ROOT / 'docs' / 'large_vocabulary.md'
 RESULTS = ROOT / 'experiments' / 'results'
 

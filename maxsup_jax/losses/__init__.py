@@ -25,7 +25,7 @@ An `Objective` joins a loss to its schedule and, where it has one, its state;
 
 This package needs jax and numpy only. Examples take ``jax.numpy as jnp`` and
 the names of this package as imported. Papers are cited by authors and year;
-docs/losses.md lists them.
+docs/loss_reference.md lists them.
 """
 
 from maxsup_jax.losses.focal import focal_cross_entropy
