@@ -74,7 +74,7 @@ def public(module):
 
 
 def modules(name):
-  """A module of `API` and the public ones in it that have names of their own."""
+  """A package of `API`, and the public modules in it."""
   package = import_module(f'maxsup_jax.{name}')
   yield package
   for info in pkgutil.iter_modules(getattr(package, '__path__', [])):

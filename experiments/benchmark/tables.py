@@ -5,8 +5,8 @@
 The table between `<!-- performance -->` and `<!-- end of performance -->` in
 docs/speed.md gets its rows from all of experiments/results/*.json, that between
 `<!-- fused -->` and its end in docs/large_vocabulary.md from those of the suite
-`fused`. What is behind `<!-- price:NAME -->` in docs/loss_reference.md becomes the
-price of that loss.
+`fused`. What is behind `<!-- price:NAME -->` in docs/loss_reference.md becomes
+the price of that loss.
 """
 
 import json

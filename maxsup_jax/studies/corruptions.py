@@ -30,7 +30,7 @@ from maxsup_jax.studies.corrupted_data import (
 from maxsup_jax.studies.run_names import run_names
 from maxsup_jax.tasks import LoadedRun
 from maxsup_jax.tasks.classification import Classification
-from maxsup_jax.tasks.config import check_task
+from maxsup_jax.tasks.config import check_images, check_task
 from maxsup_jax.training.checkpoints import SEAL
 from maxsup_jax.training.config import SPEED_FIELDS, fields
 from maxsup_jax.training.evaluation import evaluate
@@ -101,9 +101,11 @@ def prepare(
   names = run_names(workdirs)
   if len(workdirs) > 1 and not out:
     raise UsageError('out is needed for several runs: a directory for results')
-  configs = [tasks.open_workdir(w).config() for w in workdirs]
-  for config in configs:
+  directories = [tasks.open_workdir(w) for w in workdirs]
+  configs = [directory.config() for directory in directories]
+  for directory, config in zip(directories, configs):
     check_task(config)
+    check_images(directory)
   benchmark = choose_benchmark(dataset, [c.dataset.name for c in configs])
   chosen = choose_corruptions(corruptions, benchmark)
   if not severities or not set(severities) <= {1, 2, 3, 4, 5}:

@@ -16,7 +16,7 @@ from maxsup_jax.diagnostics import gradcam
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import LoadedRun
 from maxsup_jax.tasks.classification import Classification
-from maxsup_jax.tasks.config import check_task
+from maxsup_jax.tasks.config import check_images, check_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +99,7 @@ def network(loaded: LoadedRun, name: str, layer: str | None = None) -> Network:
       a ViT. One that gives no map is refused before anything is compiled.
   """
   check_task(loaded.run.config)
+  check_images(loaded.workdir)
   task = loaded.task
   if layer is None:
     layer = models.saliency_layer(task.model)

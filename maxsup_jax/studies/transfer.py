@@ -20,6 +20,7 @@ from maxsup_jax.errors import UsageError
 from maxsup_jax.models import create_model
 from maxsup_jax.studies.run_names import run_names
 from maxsup_jax.tasks import inputs
+from maxsup_jax.tasks.config import check_images
 from maxsup_jax.tasks.images import normalize
 from maxsup_jax.tasks.weights import head_of, load_variables, open_workdir
 from maxsup_jax.training.parallel import Devices
@@ -79,6 +80,7 @@ def features_of(
   """
   directory = open_workdir(workdir)
   config = directory.config()
+  check_images(directory)
   step, variables = load_variables(directory, step, weights)
   options = config.model.to_dict()
   classes = head_of(directory, variables)['kernel'].shape[-1]

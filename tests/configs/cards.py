@@ -94,7 +94,7 @@ SEGMENTATION = {
     'test': ('500', '100'),
     'size': ('64', '32'),
     'difficulty': ('easy', 'medium', 'hard'),
-    'model': ('upernet_vit_tiny', 'deeplabv3plus_resnet8'),
+    'model': ('deeplabv3plus_resnet8', 'upernet_vit_tiny'),
     'alpha': ('constant', 'linear', 'linear_last'),
   },
   'camvid': {

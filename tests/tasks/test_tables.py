@@ -7,6 +7,7 @@ import pytest
 
 from maxsup_jax import outputs, tasks
 from maxsup_jax.errors import UsageError
+from maxsup_jax.studies import transfer
 from maxsup_jax.tasks.config import check_images
 from maxsup_jax.tasks.extraction import extract
 from maxsup_jax.training import loop
@@ -131,6 +132,8 @@ def test_what_is_for_images_is_refused(table, trained):
     tasks.build(images)
   with pytest.raises(UsageError, match='is a run of a table; expected one of'):
     check_images(trained[0])
+  with pytest.raises(UsageError, match='is a run of a table'):
+    transfer.features_of(trained[0].path)
 
 
 def test_a_teacher_must_see_the_same_vectors(table, trained):
