@@ -11,7 +11,7 @@
 | `augmented_labels` | `[M]` integer | of two classes |
 | `groups` | `[N]` integer | examples of one, as pixels of an image, depend |
 | `class_names` | `[K]` str | |
-| `metadata` | str | a JSON object: `name`, `dataset`, `split`, `objective` … |
+| `metadata` | str | a JSON object: `name`, `group`, `dataset`, `split` … |
 | `history` | str | a JSON list: the lines of a run's `metrics.jsonl` |
 
 `python -m experiments.extract` writes them; `numpy.savez` does, too.
@@ -115,6 +115,11 @@ class Outputs:
   def linear(self) -> bool:
     """Whether the logits are those of the features and the weights."""
     return self.head_error is not None and self.head_error < _HEAD_TOLERANCE
+
+  @property
+  def method(self) -> str:
+    """What the file is a seed of, by `group` of its metadata; '' if unknown."""
+    return str(self.metadata.get('group') or '')
 
   def class_name(self, k: int) -> str:
     """The name of a class, or its number."""

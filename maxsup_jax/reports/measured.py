@@ -126,6 +126,43 @@ class Measured:
     return {}
 
 
+def methods(models: Sequence[Measured]) -> dict[str, list[Measured]]:
+  """The models of each method, which has one colour and one column.
+
+  A model whose metadata name no `group` is a method by itself.
+  """
+  found: dict[str, list[Measured]] = {}
+  for m in models:
+    found.setdefault(m.outputs.method or m.name, []).append(m)
+  return found
+
+
+def pairs(
+  a: Sequence[Measured], b: Sequence[Measured]
+) -> list[tuple[Measured, Measured]]:
+  """The models of two methods in pairs: of equal seeds, or in their order.
+
+  Any order that does not look at results pairs honestly; equal seeds, which
+  may share initial weights and batches, leave less to chance.
+  """
+  if not same_seeds(a, b):
+    return list(zip(a, b))
+  of = {m.outputs.metadata['seed']: m for m in b}
+  return [(m, of[m.outputs.metadata['seed']]) for m in a]
+
+
+def same_seeds(a: Sequence[Measured], b: Sequence[Measured]) -> bool:
+  """Whether the files tell the seeds, and they are the same."""
+  seeds = [[m.outputs.metadata.get('seed') for m in ms] for ms in (a, b)]
+  known = all(isinstance(s, int) for of in seeds for s in of)
+  return (
+    known
+    and len(set(seeds[0])) == len(a)
+    and set(seeds[0]) == set(seeds[1])
+    and len(a) == len(b)
+  )
+
+
 def held_out(outputs: Outputs, options: Options) -> str:
   """How many examples, or groups of them, are held out, in words."""
   n, what = outputs.num_examples, 'examples'

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maxsup_jax.reports import _style, blocks, page, projection
+from maxsup_jax.reports import _style, blocks, measured, page, projection
 from maxsup_jax.reports.blocks import Section
 from maxsup_jax.reports.directory import Directory
 from maxsup_jax.reports.measured import (
@@ -76,19 +76,24 @@ def write(
         files[f'{block.name}.svg'] = figures[block.name]
         files[f'{block.name}.png'] = _style.png(block.figure)
     files |= {f'{n}.csv': _csv(columns) for n, columns in s.curves.items()}
-  names = ', '.join(m.name for m in models)
+  names = ', '.join(measured.methods(models))
+  empty = ', '.join(s.title for s in sections if not s.blocks)
   files[PAGE] = page.render(
-    f'Diagnostics of {names}' if len(models) < 6 else 'Diagnostics',
+    f'Diagnostics of {names}' if len(names) < 80 else 'Diagnostics',
     describe(list(models)),
     [*sections, _sources(models, provenance)],
     figures,
-    'Made by maxsup_jax. No number of this page was typed by hand.',
+    'Made by maxsup_jax. No number of this page was typed by hand.'
+    + (f' The files have nothing for: {empty}.' if empty else ''),
+    [claim['sentence'] for s in sections for claim in s.lead],
   )
   results = {
     'models': {m.name: _about(m) for m in models},
     'options': vars(options),
     'provenance': provenance,
+    'headline': [claim for s in sections for claim in s.lead],
     'sections': {s.name: s.numbers for s in sections},
+    'methods': {s.name: s.methods for s in sections if s.methods},
   }
   out.write(files, _plain(results))
   return out.path / PAGE
@@ -145,7 +150,9 @@ def _sources(
         [m.name, outputs.path, *shown, step, f'{outputs.num_examples:,}']
       )
   columns = ['model', 'file', 'dataset', 'split', 'network', 'objective']
-  table = blocks.Table([*columns, 'step', 'examples'], rows, _made(provenance))
+  table = blocks.Table(
+    'Files', [*columns, 'step', 'examples'], rows, _made(provenance)
+  )
   return Section('sources', 'Where the numbers come from', [table])
 
 

@@ -1,13 +1,14 @@
 """The first section: every model in a column, with intervals."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from maxsup_jax.diagnostics import bootstrap, calibration, selective
+from maxsup_jax.diagnostics import bootstrap, calibration, seeds, selective
 from maxsup_jax.reports import blocks, measured
 from maxsup_jax.reports.compared import paired
 from maxsup_jax.reports.measured import Measured, Options, describe
@@ -64,9 +65,57 @@ STATISTICS = {
 
 
 def section(models: list[Measured], options: Options) -> blocks.Section:
-  """A table, with intervals and paired differences if there are resamples."""
+  """A table, with intervals and paired differences if there are resamples.
+
+  Models of one method, that is seeds, share a column, and the differences of
+  methods are paired by seed; otherwise they are paired by example.
+  """
+  columns = measured.methods(models)
   values = [_values(m, options) for m in models]
-  samples = [
+  samples = _samples(models, options)
+  records = [
+    _record(m, v, s, options)
+    for m, v, s in itertools.zip_longest(models, values, samples)
+  ]
+  numbers = {m.name: r for m, r in zip(models, records)}
+  seeded = any(len(ms) > 1 for ms in columns.values())
+  comparable = paired([m.outputs for m in models])
+  parts: list[blocks.Block] = []
+  of_methods: dict[str, Any] = {}
+  if seeded:
+    of_methods = _over_seeds(columns, numbers, options)
+    cells = dict.fromkeys(STATISTICS, _seed_cell)
+    shown: Mapping[str, Any] = of_methods
+    parts.append(blocks.Text(_seed_remark(columns)))
+  else:
+    cells = dict.fromkeys(STATISTICS, _cell)
+    shown = numbers
+    if samples and comparable:
+      for i in range(1, len(models)):
+        for name in STATISTICS:
+          records[i][name] |= _against(
+            name, (models[0], models[i]), (values, samples, records), i, options
+          )
+    if len(models) > 1 and options.resamples:
+      parts.append(blocks.Text(_remark(models) if comparable else _NOT_PAIRED))
+  rows: list[list[str | blocks.Cell]] = [
+    [s.title, *(cells[name](s, r[name]) for r in shown.values())]
+    for name, s in STATISTICS.items()
+  ]
+  parts.append(
+    blocks.Table(
+      'Every model at a glance',
+      ['', *shown],
+      rows,
+      _caption(models, options, seeded),
+    )
+  )
+  return blocks.Section(NAME, TITLE, parts, numbers, methods=of_methods)
+
+
+def _samples(models: list[Measured], options: Options) -> list[dict]:
+  """Values of the statistics on resamples, for each model."""
+  return [
     bootstrap.bootstrap(
       _statistics(m, options),
       m.outputs.num_examples,
@@ -76,49 +125,82 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
     )
     for m in (models if options.resamples else ())
   ]
-  calibrated = [
-    calibration.calibrated_range(m.examples.confidence, bins=options.bins)
-    for m in models
-  ]
-  comparable = paired([m.outputs for m in models])
-  rows: list[list[str | blocks.Cell]] = []
-  numbers: dict[str, dict[str, Any]] = {m.name: {} for m in models}
-  for name, statistic in STATISTICS.items():
-    row: list[str | blocks.Cell] = [statistic.title]
-    for i, m in enumerate(models):
-      record: dict[str, Any] = {'value': values[i][name]}
-      if name == 'ece':
-        record['calibrated_range'] = calibrated[i]
-      elif samples and _enough(name, m):
-        record['interval'] = bootstrap.interval(samples[i][name], options.level)
-        share = bootstrap.undefined_share(samples[i][name])
-        record['undefined_share'] = share
-      if samples and i and comparable:
-        record['difference'] = values[i][name] - values[0][name]
-        first = numbers[models[0].name][name]
-        if name == 'ece':
-          pair = models[0], m
-          sampled = samples[i][name] - samples[0][name]
-          record |= _calibration_difference(pair, sampled, options)
-          # Else both are calibrated, as far as anyone can tell.
-          record['excludes_zero'] &= any(
-            r['value'] > r['calibrated_range'].high for r in (first, record)
-          )
-        elif 'interval' in record and 'interval' in first:
-          record |= _difference(samples[i][name], samples[0][name], options)
-          # The test needs independent examples.
-          if name == 'error' and m.outputs.groups is None:
-            p = _mcnemar(m, models[0])
-            record['excludes_zero'] &= p < 1 - options.level
-      numbers[m.name][name] = record
-      row.append(_cell(statistic, record))
-    rows.append(row)
-  columns = ['', *[m.name for m in models]]
-  parts: list[blocks.Block] = []
-  if len(models) > 1 and options.resamples:
-    parts.append(blocks.Text(_remark(models) if comparable else _NOT_PAIRED))
-  parts.append(blocks.Table(columns, rows, _caption(models, options)))
-  return blocks.Section(NAME, TITLE, parts, numbers)
+
+
+def _record(
+  m: Measured, values: dict, samples: dict | None, options: Options
+) -> dict[str, dict[str, Any]]:
+  """What results.json has of a model by itself: values and intervals."""
+  found: dict[str, dict[str, Any]] = {}
+  for name in STATISTICS:
+    record = found[name] = {'value': values[name]}
+    if name == 'ece':
+      record['calibrated_range'] = calibration.calibrated_range(
+        m.examples.confidence, bins=options.bins
+      )
+    elif samples and _enough(name, m):
+      record['interval'] = bootstrap.interval(samples[name], options.level)
+      share = bootstrap.undefined_share(samples[name])
+      record['undefined_share'] = share
+  return found
+
+
+def _against(
+  name: str, pair: tuple, computed: tuple, i: int, options: Options
+) -> dict[str, Any]:
+  """The paired difference of the i-th model to the first one."""
+  values, samples, records = computed
+  first, record = records[0][name], records[i][name]
+  found = {'difference': values[i][name] - values[0][name]}
+  if name == 'ece':
+    sampled = samples[i][name] - samples[0][name]
+    found |= _calibration_difference(pair, sampled, options)
+    # Else both are calibrated, as far as anyone can tell.
+    found['excludes_zero'] &= any(
+      r['value'] > r['calibrated_range'].high for r in (first, record)
+    )
+  elif 'interval' in record and 'interval' in first:
+    found |= _difference(samples[i][name], samples[0][name], options)
+    # The test needs independent examples.
+    if name == 'error' and pair[0].outputs.groups is None:
+      p = _mcnemar(pair[1], pair[0])
+      found['excludes_zero'] &= p < 1 - options.level
+  return found
+
+
+def _over_seeds(
+  columns: Mapping[str, list[Measured]],
+  numbers: Mapping[str, Any],
+  options: Options,
+) -> dict[str, dict[str, dict[str, Any]]]:
+  """Mean and spread over the seeds of a method, and the paired differences."""
+  found: dict[str, dict[str, dict[str, Any]]] = {}
+  first = next(iter(columns.values()))
+  for method, models in columns.items():
+    found[method] = {}
+    for name in STATISTICS:
+      values = [numbers[m.name][name]['value'] for m in models]
+      record: dict[str, Any] = {
+        'mean': float(np.mean(values)),
+        'std': float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        'seeds': len(values),
+      }
+      pairs = measured.pairs(models, first)
+      if models is not first and len(pairs) > 1:
+        a, b = (
+          np.array([numbers[m.name][name]['value'] for m in side])
+          for side in zip(*pairs)
+        )
+        if np.isfinite(a - b).all():
+          of = seeds.paired_difference(a, b, options.level)
+          record |= {
+            'difference': of.mean,
+            'difference_interval': of.interval,
+            'pairs': of.pairs,
+            'excludes_zero': bool(of.interval.low > 0 or of.interval.high < 0),
+          }
+      found[method][name] = record
+  return found
 
 
 def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
@@ -222,9 +304,9 @@ def _difference(
 
 
 def _cell(statistic: Statistic, record: dict) -> blocks.Cell:
-  form, details, mark = statistic.form, list[str](), ''
+  form, details = statistic.form, list[str]()
   if 'calibrated_range' in record:
-    error = record['value'], record['calibrated_range']
+    error = record['value'], *record['calibrated_range']
     details += blocks.beside_calibrated(error).details
   if 'interval' in record:
     low, high = map(form, record['interval'])
@@ -232,17 +314,36 @@ def _cell(statistic: Statistic, record: dict) -> blocks.Cell:
     if record['undefined_share']:
       share = f'{100 * record["undefined_share"]:.2g}%'
       details.append(f'undefined in {share} of resamples')
-  if 'difference' in record:
-    if record.get('excludes_zero'):
-      up = record['difference_interval'][0] > 0
-      mark = 'better' if up == (statistic.better > 0) else 'worse'
-    difference = _signed(form, record['difference'])
-    points = ' points' if form is blocks.percent else ''
-    details.append(f'Δ {difference}{points} {mark}'.strip())
-    if 'interval' in record and 'difference_interval' in record:
-      low, high = (_signed(form, x) for x in record['difference_interval'])
-      details.append(f'[{low}, {high}]{points}')
-  return blocks.Cell(form(record['value']), details, mark)
+  told, mark = _told(statistic, record, 'interval' in record)
+  return blocks.Cell(form(record['value']), details + told, mark)
+
+
+def _seed_cell(statistic: Statistic, record: dict) -> blocks.Cell:
+  details = []
+  if record['std'] is not None:
+    seeds = f'{record["seeds"]} seeds'
+    details = [f'± {statistic.form(record["std"])}, {seeds}']
+  told, mark = _told(statistic, record, 'difference' in record)
+  return blocks.Cell(statistic.form(record['mean']), details + told, mark)
+
+
+def _told(
+  statistic: Statistic, record: dict, whole: bool
+) -> tuple[list[str], str]:
+  """The lines on a difference, with its interval if `whole`, and their mark."""
+  if 'difference' not in record:
+    return [], ''
+  form, mark = statistic.form, ''
+  if record.get('excludes_zero'):
+    up = record['difference_interval'][0] > 0
+    mark = 'better' if up == (statistic.better > 0) else 'worse'
+  difference = _signed(form, record['difference'])
+  points = ' points' if form is blocks.percent else ''
+  told = [f'Δ {difference}{points} {mark}'.strip()]
+  if whole and 'difference_interval' in record:
+    low, high = (_signed(form, x) for x in record['difference_interval'])
+    told.append(f'[{low}, {high}]{points}')
+  return told, mark
 
 
 def _signed(form: Callable[[float], str], value: float) -> str:
@@ -254,6 +355,20 @@ def _signed(form: Callable[[float], str], value: float) -> str:
 _NOT_PAIRED = (
   'The files hold different labels, so there are no paired differences.'
 )
+
+
+def _seed_remark(columns: Mapping[str, list[Measured]]) -> str:
+  first, models = next(iter(columns.items()))
+  others = [ms for ms in columns.values() if ms is not models]
+  known = all(measured.same_seeds(ms, models) for ms in others)
+  how = 'equal seeds' if known else 'files in the order they were given'
+  return (
+    f'Columns are methods: means over seeds, and standard deviations. '
+    f'Differences (Δ) are to {first}, over pairs of {how}, with Student’s '
+    'interval; "better" and "worse" mark those whose interval excludes zero. '
+    'They are about other seeds of training on these examples; with fewer '
+    'than five seeds nobody can tell whether the interval holds what it says.'
+  )
 
 
 def _remark(models: list[Measured]) -> str:
@@ -273,7 +388,7 @@ def _remark(models: list[Measured]) -> str:
   )
 
 
-def _caption(models: list[Measured], options: Options) -> str:
+def _caption(models: list[Measured], options: Options, seeded: bool) -> str:
   text = (
     f'{describe(models)}. ECE: {options.bins} bins of equal width, closed on '
     'the right; below it, what a perfectly calibrated model gives for as many '
@@ -284,7 +399,7 @@ def _caption(models: list[Measured], options: Options) -> str:
     'the perfect ranking of as many examples; AUROC of failures is the '
     'probability that a correct prediction is surer than a wrong one.'
   )
-  if options.resamples:
+  if options.resamples and not seeded:
     text += (
       f' In brackets: {100 * options.level:g}% percentile intervals of '
       f'{options.resamples:,} bootstrap resamples, where they hold what they '
