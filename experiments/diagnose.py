@@ -25,6 +25,12 @@ _TRAIN = flags.DEFINE_list(
 _NAMES = flags.DEFINE_list(
   'names', [], 'What to call the models, one name for each.'
 )
+_GROUP = flags.DEFINE_list(
+  'group',
+  [],
+  'Which method each model is a seed of: equal names share a column and a '
+  'colour. By default what `group` of the metadata says.',
+)
 _PROBABILITIES = flags.DEFINE_bool(
   'probabilities',
   False,
@@ -93,13 +99,17 @@ def main(paths):
 
   with bar('reading', len(paths) + len(_TRAIN.value)) as progress:
     outputs = compared.read_all(
-      paths, _NAMES.value, progress.update, _PROBABILITIES.value
+      paths,
+      _NAMES.value,
+      _GROUP.value,
+      progress.update,
+      _PROBABILITIES.value,
     )
     train = [None] * len(outputs)
     if _TRAIN.value:
       names = [o.name for o in outputs]
       train = compared.read_all(
-        _TRAIN.value, names, progress.update, _PROBABILITIES.value
+        _TRAIN.value, names, (), progress.update, _PROBABILITIES.value
       )
       compared.check_same_classes([outputs[0], *train])
       for pair in zip(outputs, train):

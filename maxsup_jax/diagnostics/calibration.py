@@ -167,28 +167,81 @@ def reliability_curve(
 
   References: Guo et al., 2017, section 2.
   """
-  confidence_N, correct_N = (
-    checks.shares(checks.vector(values, name), name)
-    for name, values in (('confidence', confidence), ('correct', correct))
+  binned = Reliability(
+    confidence,
+    correct,
+    bins=bins,
+    binning=binning,
+    convention=convention,
+    weights=weights,
   )
-  checks.same_length(confidence=confidence_N, correct=correct_N)
-  weights_N = None
-  if weights is not None:
-    weights_N = checks.multiplicities(weights, len(confidence_N))
-  confidence_N, edges, bin_N = _binned(
-    confidence_N, weights_N, bins, binning, convention
-  )
-  count = _counts(bin_N, weights_N, len(edges) - 1)
-  accuracy, mean_confidence = (
-    np.divide(
-      _sums(bin_N, values_N, weights_N, len(count)),
-      count,
-      out=np.full(len(count), np.nan),
-      where=count > 0,
+  return binned.curve(weights)
+
+
+class Reliability:
+  """Examples put into bins once, for the curves of many resamples.
+
+  The arguments are those of `reliability_curve`; bins of equal mass are those
+  of the `weights` given here.
+
+  Examples:
+    >>> binned = Reliability([0.2, 0.9, 0.7], [0, 1, 0], bins=2)
+    >>> binned.curve().count.tolist(), binned.curve([1, 0, 2]).count.tolist()
+    ([1, 2], [1, 2])
+    >>> binned.curve([1, 0, 2]).confidence.round(4).tolist()
+    [0.2, 0.7]
+  """
+
+  def __init__(
+    self,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    **binning: Any,
+  ):
+    confidence_N, correct_N = (
+      checks.shares(checks.vector(values, name), name)
+      for name, values in (('confidence', confidence), ('correct', correct))
     )
-    for values_N in (correct_N, confidence_N)
-  )
-  return ReliabilityCurve(edges, count, accuracy, mean_confidence)
+    checks.same_length(confidence=confidence_N, correct=correct_N)
+    if weights is not None:
+      weights = checks.multiplicities(weights, len(confidence_N))
+    confidence_N, self.edges, bin_N = _binned(confidence_N, weights, **binning)
+    self._order = np.argsort(bin_N, kind='stable')
+    count = np.bincount(bin_N, minlength=len(self.edges) - 1)
+    self._used = count > 0
+    self._starts = (np.cumsum(count) - count)[self._used]
+    # Sums of values from 0 to 1 are exact: a value is two integers of 26 binary
+    # digits, and whole numbers below 2**53 add up without rounding in float64.
+    parts = [np.ones(len(bin_N))]
+    for values_N in (correct_N, confidence_N):
+      high_N = np.floor(values_N * _PART)
+      parts += [high_N, np.rint((values_N * _PART - high_N) * _PART)]
+    self._parts = np.stack(parts)[:, self._order]
+
+  def curve(self, weights: ArrayLike | None = None) -> ReliabilityCurve:
+    """The curve of the examples, each as often as its weight says."""
+    parts = self._parts
+    if weights is not None:
+      parts = (
+        parts * checks.multiplicities(weights, len(self._order))[self._order]
+      )
+    sums = np.zeros((len(parts), len(self.edges) - 1))
+    sums[:, self._used] = np.add.reduceat(parts, self._starts, axis=1)
+    count, *halves = sums
+    accuracy, mean_confidence = (
+      np.divide(
+        (high + low / _PART) / _PART,
+        count,
+        out=np.full(len(count), np.nan),
+        where=count > 0,
+      )
+      for high, low in (halves[:2], halves[2:])
+    )
+    return ReliabilityCurve(
+      self.edges, count.astype(np.int64), accuracy, mean_confidence
+    )
 
 
 def _binned(
@@ -357,24 +410,6 @@ def _counts(
 ) -> np.ndarray:
   # Whole numbers below 2**53 add up without rounding in float64 too.
   return np.bincount(bin_N, weights_N, bins).astype(np.int64)
-
-
-def _sums(
-  bin_N: np.ndarray,
-  values_N: np.ndarray,
-  weights_N: np.ndarray | None,
-  bins: int,
-) -> np.ndarray:
-  """Sums values from 0 to 1 in each bin, as integers that never round.
-
-  A value keeps 52 binary digits after the point.
-  """
-  high_N = np.floor(values_N * _PART)
-  low_N = np.rint((values_N * _PART - high_N) * _PART)
-  if weights_N is not None:
-    high_N, low_N = high_N * weights_N, low_N * weights_N
-  high, low = (_counts(bin_N, part_N, bins) for part_N in (high_N, low_N))
-  return (high + low / _PART) / _PART
 
 
 @dataclasses.dataclass(frozen=True)

@@ -211,12 +211,11 @@ def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
   """Temperatures fitted on the held-out part, measured on the other one."""
   logits, labels = m.outputs.logits, m.outputs.labels
   results: dict[str, list[dict]] = {'nll': [], 'ece': []}
-  for fit, rest in measured.splits(len(labels), options, m.outputs.groups):
+  parts = measured.splits(len(labels), options, m.outputs.groups)
+  for seed, (fit, rest) in zip(options.seeds, parts):
     before = _of_part(m.examples, rest, options)
     for objective, records in results.items():
-      fitted = calibration.fit_temperature(
-        logits[fit], labels[fit], objective=objective, bins=options.bins
-      )
+      fitted = m.temperature(fit, seed, objective, options.bins)
       examples = calibration.per_example(
         logits[rest], labels[rest], temperature=fitted.temperature
       )

@@ -14,21 +14,30 @@ from maxsup_jax.outputs import Outputs, read
 def read_all(
   paths: Sequence[str | os.PathLike],
   names: Sequence[str] = (),
+  groups: Sequence[str] = (),
   done: Callable[[], Any] = lambda: None,
   probabilities: bool = False,
 ) -> list[Outputs]:
   """Reads the .npz files of a report: models that can be compared.
 
   They have distinct names, those given or their own, and the same classes.
+  `groups` say which method each is a seed of, in place of their metadata.
   `done` is called after each file; `probabilities` as in `outputs.read`.
   """
   if names and len(names) != len(paths):
     raise UsageError(f'names has {len(names)} names for {len(paths)} files')
+  if groups and len(groups) != len(paths):
+    raise UsageError(f'group has {len(groups)} groups for {len(paths)} files')
   models = []
   wanted: Sequence[str | None] = names or [None] * len(paths)
   for path, name in zip(paths, wanted):
     models.append(read(path, name, probabilities))
     done()
+  if groups:
+    models = [
+      dataclasses.replace(m, metadata={**m.metadata, 'group': g})
+      for m, g in zip(models, groups)
+    ]
   taken = [m.name for m in models]
   if len(set(taken)) < len(taken):
     if names:
@@ -42,6 +51,13 @@ def read_all(
     ]
     if len({m.name for m in models}) < len(models):
       raise UsageError('some files have the same name; give distinct names')
+  methods = {m.method for m in models}
+  for m in models:
+    if not m.method and m.name in methods:
+      raise UsageError(
+        f'{m.name} is the name of {m.path} and a group of others; give the '
+        'group of every file'
+      )
   check_same_classes(models)
   return models
 

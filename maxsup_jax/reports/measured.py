@@ -121,6 +121,26 @@ class Measured:
       self._rankings[score] = selective.Ranking(self.scores[score], self.errors)
     return self._rankings[score]
 
+  def temperature(
+    self, fit: np.ndarray, seed: int, objective: str, bins: int
+  ) -> 'calibration.TemperatureFit':
+    """The temperature of the held-out examples `fit` of a seed's split."""
+    from maxsup_jax.diagnostics import calibration
+
+    key = seed, len(fit), objective, bins
+    if key not in self._temperatures:
+      self._temperatures[key] = calibration.fit_temperature(
+        self.outputs.logits[fit],
+        self.outputs.labels[fit],
+        objective=objective,
+        bins=bins,
+      )
+    return self._temperatures[key]
+
+  @functools.cached_property
+  def _temperatures(self) -> 'dict[tuple, calibration.TemperatureFit]':
+    return {}
+
   @functools.cached_property
   def _rankings(self) -> 'dict[str, selective.Ranking]':
     return {}

@@ -18,12 +18,13 @@ COLORS |= _LETTERS
 
 _CSS = """
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem; color: var(--ink);
+body { margin: 0 auto; max-width: 78rem; padding: 1rem; color: var(--ink);
   background: var(--back); font: 1rem/1.5 system-ui, sans-serif;
   overflow-wrap: anywhere }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0 }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; padding-top: .6rem;
   border-top: 1px solid var(--grid) }
+p, .lead { max-width: 52rem }
 header p { color: var(--soft); margin: .3rem 0 }
 .lead { margin: 1rem 0; padding: .2rem 0 .2rem 1.1rem;
   border-left: 4px solid var(--link); list-style: none }
@@ -116,7 +117,7 @@ def render(
     for s in sections
   )
   body = ''.join(_section(s, figures) for s in sections)
-  told = ''.join(f'<li>{_broken(sentence)}</li>' for sentence in lead)
+  told = ''.join(f'<li>{html.escape(sentence)}</li>' for sentence in lead)
   return (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -100,7 +100,7 @@ def write(
 
 
 def as_text(sections: Sequence[Section]) -> str:
-  """The first table of a report, for a terminal."""
+  """The headline and the first table of a report, for a terminal."""
   every = (b for s in sections for b in s.blocks)
   table = next((b for b in every if isinstance(b, blocks.Table)), None)
   if table is None:
@@ -110,7 +110,8 @@ def as_text(sections: Sequence[Section]) -> str:
     whole = [c if isinstance(c, blocks.Cell) else blocks.Cell(c) for c in row]
     rows.append([' '.join([c.value, *c.details[:1]]) for c in whole])
   first, *widths = (max(map(len, column)) for column in zip(*rows))
-  lines = []
+  lines = [claim['sentence'] for s in sections for claim in s.lead]
+  lines += [''] if lines else []
   for name, *row in rows:
     cells = [c.rjust(w) for c, w in zip(row, widths)]
     lines.append('  '.join([name.ljust(first), *cells]).rstrip())

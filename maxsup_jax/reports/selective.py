@@ -106,7 +106,9 @@ def _risk_coverage(
         _style.seeds(
           panel, 100 * coverage, 100 * np.array(risks), i, label=label
         )
-      worst = 100 * np.max(risks, 0)
+      # A single wrong prediction among the surest would flatten all the rest.
+      several = coverage >= min(_INSET / 10, coverage[-1])
+      worst, coverage = 100 * np.max(risks, 0)[several], coverage[several]
       highest = max(highest, worst.max())
       left = max(left, worst[coverage <= 0.5].max(initial=0))
       corner = max(corner, worst[coverage <= _INSET].max(initial=0))

@@ -1,15 +1,16 @@
 """The first section: every model in a column, with intervals."""
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from maxsup_jax.diagnostics import bootstrap, calibration, seeds, selective
-from maxsup_jax.reports import blocks, measured
+from maxsup_jax.reports import blocks, headline, measured
 from maxsup_jax.reports.compared import paired
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -73,33 +74,43 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
   columns = measured.methods(models)
   values = [_values(m, options) for m in models]
   samples = _samples(models, options)
+  squares = [
+    headline.squared(
+      m.examples, options, m.outputs.groups, drawn['ece'] if drawn else None
+    )
+    for m, drawn in itertools.zip_longest(models, samples)
+  ]
+  for v, s in zip(values, squares):
+    v['ece'] = s.ece
   records = [
-    _record(m, v, s, options)
-    for m, v, s in itertools.zip_longest(models, values, samples)
+    _record(m, v, s, drawn, options)
+    for m, v, s, drawn in itertools.zip_longest(
+      models, values, squares, samples
+    )
   ]
   numbers = {m.name: r for m, r in zip(models, records)}
   seeded = any(len(ms) > 1 for ms in columns.values())
   comparable = paired([m.outputs for m in models])
   parts: list[blocks.Block] = []
   of_methods: dict[str, Any] = {}
+  lead: list[dict[str, Any]] = []
   if seeded:
     of_methods = _over_seeds(columns, numbers, options)
-    cells = dict.fromkeys(STATISTICS, _seed_cell)
-    shown: Mapping[str, Any] = of_methods
+    cell, shown = _seed_cell, of_methods
     parts.append(blocks.Text(_seed_remark(columns)))
+    lead = _lead_of_seeds(columns, squares, numbers, options)
   else:
-    cells = dict.fromkeys(STATISTICS, _cell)
-    shown = numbers
+    cell, shown = _cell, numbers
     if samples and comparable:
+      compared = _compared(models, squares, values, samples, options)
       for i in range(1, len(models)):
-        for name in STATISTICS:
-          records[i][name] |= _against(
-            name, (models[0], models[i]), (values, samples, records), i, options
-          )
+        for name, c in compared.items():
+          records[i][name] |= _against_first(c, i, values, name, options)
+      lead = _lead(models, compared, options)
     if len(models) > 1 and options.resamples:
       parts.append(blocks.Text(_remark(models) if comparable else _NOT_PAIRED))
   rows: list[list[str | blocks.Cell]] = [
-    [s.title, *(cells[name](s, r[name]) for r in shown.values())]
+    [s.title, *(cell(s, r[name]) for r in shown.values())]
     for name, s in STATISTICS.items()
   ]
   parts.append(
@@ -110,7 +121,9 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
       _caption(models, options, seeded),
     )
   )
-  return blocks.Section(NAME, TITLE, parts, numbers, methods=of_methods)
+  return blocks.Section(
+    NAME, TITLE, parts, numbers, methods=of_methods, lead=lead
+  )
 
 
 def _samples(models: list[Measured], options: Options) -> list[dict]:
@@ -128,16 +141,18 @@ def _samples(models: list[Measured], options: Options) -> list[dict]:
 
 
 def _record(
-  m: Measured, values: dict, samples: dict | None, options: Options
+  m: Measured,
+  values: dict,
+  square: headline.Squared,
+  samples: dict | None,
+  options: Options,
 ) -> dict[str, dict[str, Any]]:
   """What results.json has of a model by itself: values and intervals."""
   found: dict[str, dict[str, Any]] = {}
   for name in STATISTICS:
     record = found[name] = {'value': values[name]}
     if name == 'ece':
-      record['calibrated_range'] = calibration.calibrated_range(
-        m.examples.confidence, bins=options.bins
-      )
+      record['calibrated_range'] = square.calibrated
     elif samples and _enough(name, m):
       record['interval'] = bootstrap.interval(samples[name], options.level)
       share = bootstrap.undefined_share(samples[name])
@@ -145,27 +160,123 @@ def _record(
   return found
 
 
-def _against(
-  name: str, pair: tuple, computed: tuple, i: int, options: Options
+def _compared(
+  models: list[Measured],
+  squares: Sequence[headline.Squared],
+  values: Sequence[dict],
+  samples: Sequence[dict],
+  options: Options,
+) -> dict[str, headline.Compared]:
+  """Every statistic of the models, by resamples of the examples they share."""
+
+  def of(name: str) -> headline.Compared:
+    enough = [_enough(name, m) for m in models]
+
+    def interval(i: int) -> bootstrap.Interval | None:
+      if not enough[i]:
+        return None
+      return bootstrap.interval(samples[i][name], options.level)
+
+    def difference(i: int, j: int, level: float):
+      if not (enough[i] and enough[j] and headline.supported(options, level)):
+        return None, False
+      a, b = samples[i][name], samples[j][name]
+      found = bootstrap.paired_interval(a, b, level)
+      # Where many resamples do not define it, the interval is of the others.
+      resolved = bool(found.low > 0 or found.high < 0)
+      resolved &= bootstrap.undefined_share(a - b) <= _FEW
+      # The test needs independent examples.
+      if name == 'error' and models[0].outputs.groups is None:
+        resolved &= _mcnemar(models[i], models[j]) < 1 - level
+      return found, resolved
+
+    return headline.Compared([v[name] for v in values], interval, difference)
+
+  found = {name: of(name) for name in STATISTICS if name != 'ece'}
+  enough = [_enough('error', m) for m in models]
+  return found | {'ece': headline.compare_squared(squares, options, enough)}
+
+
+def _against_first(
+  compared: headline.Compared,
+  i: int,
+  values: Sequence[dict],
+  name: str,
+  options: Options,
 ) -> dict[str, Any]:
-  """The paired difference of the i-th model to the first one."""
-  values, samples, records = computed
-  first, record = records[0][name], records[i][name]
-  found = {'difference': values[i][name] - values[0][name]}
+  """What results.json has of the paired difference to the first model."""
+  found: dict[str, Any] = {'difference': values[i][name] - values[0][name]}
+  interval, resolved = compared.difference(i, 0, options.level)
+  if interval is not None:
+    found |= {'difference_interval': interval, 'excludes_zero': resolved}
   if name == 'ece':
-    sampled = samples[i][name] - samples[0][name]
-    found |= _calibration_difference(pair, sampled, options)
-    # Else both are calibrated, as far as anyone can tell.
-    found['excludes_zero'] &= any(
-      r['value'] > r['calibrated_range'].high for r in (first, record)
+    found['difference_debiased_squared'] = (
+      compared.values[i] - compared.values[0]
     )
-  elif 'interval' in record and 'interval' in first:
-    found |= _difference(samples[i][name], samples[0][name], options)
-    # The test needs independent examples.
-    if name == 'error' and pair[0].outputs.groups is None:
-      p = _mcnemar(pair[1], pair[0])
-      found['excludes_zero'] &= p < 1 - options.level
   return found
+
+
+def _cooled(
+  m: Measured, options: Options
+) -> tuple[calibration.PerExample, np.ndarray]:
+  """The examples of the first split that its temperature was not fitted on."""
+  outputs = m.outputs
+  (fit, rest), *_ = measured.splits(
+    outputs.num_examples, options, outputs.groups
+  )
+  T = m.temperature(fit, options.seeds[0], 'nll', options.bins).temperature
+  logits, labels = outputs.logits[rest], outputs.labels[rest]
+  return calibration.per_example(logits, labels, temperature=T), rest
+
+
+def _lead(
+  models: list[Measured],
+  compared: Mapping[str, headline.Compared],
+  options: Options,
+) -> list[dict[str, Any]]:
+  """What is said first of models that are compared on the same examples."""
+  after, enough = [], []
+  for m in models:
+    per, rest = _cooled(m, options)
+    groups = None if m.outputs.groups is None else m.outputs.groups[rest]
+    after.append(headline.squared(per, options, groups))
+    wrong, right = int((~per.correct).sum()), int(per.correct.sum())
+    enough.append(_enough('error', m) and min(wrong, right) >= _ENOUGH)
+  cooled = headline.compare_squared(after, options, enough)
+  keys = {'error': 'error', 'calibration': 'ece', 'aurc': 'aurc'}
+  criteria = {
+    name: cooled if name not in keys else compared[keys[name]]
+    for name in headline.CRITERIA
+  }
+  n = f'{models[0].outputs.num_examples:,} examples'
+  return headline.claims([m.name for m in models], criteria, options, n)
+
+
+def _lead_of_seeds(
+  columns: Mapping[str, list[Measured]],
+  squares: Sequence[headline.Squared],
+  numbers: Mapping[str, Any],
+  options: Options,
+) -> list[dict[str, Any]]:
+  """What is said first of methods that are compared over seeds."""
+  bare = dataclasses.replace(options, resamples=0)
+  models = [m for ms in columns.values() for m in ms]
+  of = dict(zip(numbers, squares))
+  values = {
+    m.name: {
+      'error': numbers[m.name]['error']['value'],
+      'aurc': numbers[m.name]['aurc']['value'],
+      'calibration': of[m.name].value,
+      'calibration_after_temperature': headline.squared(
+        _cooled(m, bare)[0], bare, None
+      ).value,
+    }
+    for m in models
+  }
+  compared = headline.over_seeds(columns, values, options)
+  sizes = sorted({len(ms) for ms in columns.values()})
+  seeds_ = f'{" or ".join(map(str, sizes))} seeds of training'
+  return headline.claims(list(columns), compared, options, seeds_)
 
 
 def _over_seeds(
@@ -210,8 +321,12 @@ def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
   def mean(values):
     return lambda weights: float(np.average(values, weights=weights))
 
+  binned = calibration.Reliability(
+    per.confidence, per.correct, bins=options.bins
+  )
+
   def debiased(weights):
-    return calibration.debiased_squared_error(_reliability(m, options, weights))
+    return calibration.debiased_squared_error(binned.curve(weights))
 
   # One resample gives one curve, which all statistics of curves share.
   latest: list[Any] = [None, None]
@@ -234,22 +349,9 @@ def _statistics(m: Measured, options: Options) -> dict[str, Callable]:
   }
 
 
-def _reliability(
-  m: Measured, options: Options, weights: np.ndarray | None = None
-) -> calibration.ReliabilityCurve:
-  return calibration.reliability_curve(
-    m.examples.confidence,
-    m.examples.correct,
-    bins=options.bins,
-    weights=weights,
-  )
-
-
 def _values(m: Measured, options: Options) -> dict[str, float]:
   once = np.ones(m.outputs.num_examples, np.int64)
-  values = {n: f(once) for n, f in _statistics(m, options).items()}
-  ece = calibration.calibration_error(_reliability(m, options))
-  return values | {'ece': ece}
+  return {n: f(once) for n, f in _statistics(m, options).items()}
 
 
 def _enough(name: str, m: Measured) -> bool:
@@ -273,36 +375,6 @@ def _mcnemar(a: Measured, b: Measured) -> float:
   return float(stats.binomtest(only_a, differ).pvalue) if differ else 1.0
 
 
-def _calibration_difference(
-  models: tuple[Measured, Measured], sampled: np.ndarray, options: Options
-) -> dict[str, Any]:
-  """The interval of the difference of the debiased squared errors."""
-  curves = [_reliability(m, options) for m in models]
-  first, this = map(calibration.debiased_squared_error, curves)
-  biased = [calibration.calibration_error(c, 'l2') ** 2 for c in curves]
-  interval = bootstrap.pivotal_interval(
-    sampled, this - first, biased[1] - biased[0], options.level
-  )
-  return {
-    'difference_debiased_squared': this - first,
-    'difference_interval': interval,
-    'excludes_zero': bool(interval.low > 0 or interval.high < 0),
-  }
-
-
-def _difference(
-  samples: np.ndarray, first: np.ndarray, options: Options
-) -> dict[str, Any]:
-  """Whether a difference to the first model is more than chance."""
-  low, high = bootstrap.paired_interval(samples, first, options.level)
-  undefined = bootstrap.undefined_share(samples - first)
-  return {
-    'difference_interval': (low, high),
-    # Where many resamples do not define it, the interval is of the others.
-    'excludes_zero': bool(low > 0 or high < 0) and undefined <= _FEW,
-  }
-
-
 def _cell(statistic: Statistic, record: dict) -> blocks.Cell:
   form, details = statistic.form, list[str]()
   if 'calibrated_range' in record:
@@ -320,7 +392,7 @@ def _cell(statistic: Statistic, record: dict) -> blocks.Cell:
 
 def _seed_cell(statistic: Statistic, record: dict) -> blocks.Cell:
   details = []
-  if record['std'] is not None:
+  if not blocks.undefined(record['std']):
     seeds = f'{record["seeds"]} seeds'
     details = [f'± {statistic.form(record["std"])}, {seeds}']
   told, mark = _told(statistic, record, 'difference' in record)
