@@ -99,7 +99,7 @@ def test_seeds_share_a_column_and_are_compared_in_pairs(tmp_path):
   models = [*seeds_of('CE', 1.5), *seeds_of('LS', 2.2)[::-1]]
   sections = report.build(models, OPTIONS, ('summary', 'calibration'))
   out = Directory(tmp_path, KIND)
-  text = report.write(out, sections, models, OPTIONS, {}).read_text()
+  text = report.Report(sections, models, OPTIONS).write(out).read_text()
   results = json.loads((tmp_path / 'results.json').read_text())
   for section in sections:
     for block in section.blocks:

@@ -45,7 +45,7 @@ def written(tmp_path_factory):
     models.append(Measured(outputs, outputs))
   sections = report.build(models, OPTIONS)
   out = Directory(tmp_path_factory.mktemp('page'), KIND)
-  path = report.write(out, sections, models, OPTIONS, {'command': '<x>'})
+  path = report.Report(sections, models, OPTIONS, {'command': '<x>'}).write(out)
   return path, sections
 
 
@@ -223,7 +223,7 @@ def test_a_section_without_content_is_left_out(tmp_path):
     models, options, ('summary', 'representation', 'projection', 'information')
   )
   out = Directory(tmp_path, KIND)
-  text = report.write(out, sections, models, options, {}).read_text()
+  text = report.Report(sections, models, options).write(out).read_text()
   titles = re.findall('<h2>(.*?)</h2>', text)
   assert titles == ['Summary', 'Where the numbers come from']
   assert 'The files have nothing for: Features and neural collapse, ' in text

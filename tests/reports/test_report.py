@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import html
 import json
 import re
 
@@ -24,9 +25,8 @@ def written(two_models, tmp_path_factory):
   models = [Measured(first, train), Measured(second)]
   out = tmp_path_factory.mktemp('report')
   sections = report.build(models, OPTIONS)
-  report.write(
-    Directory(out, KIND), sections, models, OPTIONS, {'command': 'x'}
-  )
+  made = report.Report(sections, models, OPTIONS, {'command': 'x'})
+  made.write(Directory(out, KIND))
   return out, sections, models
 
 
@@ -121,7 +121,7 @@ def test_curves_hold_what_is_drawn(written, two_models):
 def test_the_same_data_give_the_same_bytes(written, tmp_path):
   out, _, models = written
   again = report.build(models, OPTIONS, ('selective', 'projection'))
-  report.write(Directory(tmp_path, KIND), again, models, OPTIONS, {})
+  report.Report(again, models, OPTIONS).write(Directory(tmp_path, KIND))
   drawn = [p for p in tmp_path.iterdir() if p.suffix in ('.svg', '.csv')]
   assert len(drawn) == 7
   for path in drawn:
@@ -140,7 +140,7 @@ def random_logits(n=60, K=4, seed=0):
 def text_of_page(path, sections, models, options=OPTIONS):
   """Writes the report, and gives what the page says without its figures."""
   out = Directory(path, KIND)
-  page = report.write(out, sections, models, options, {}).read_text()
+  page = report.Report(sections, models, options).write(out).read_text()
   return re.sub(r'<(style|svg).*?</\1>', '', page, flags=re.S)
 
 
@@ -289,3 +289,25 @@ def test_weights_of_another_layer_are_told(two_models):
   assert any('are the weights transposed?' in n for n in notes)
   assert any('do not give its logits' in n for n in notes)
   assert 'not_available' in sections[1].numbers['CE']['template_plane']
+
+
+def test_a_report_shows_itself_in_a_notebook(two_models, tmp_path):
+  """One call from arrays to what the program writes."""
+  arrays = {m.name: (m.logits, m.labels) for m in two_models}
+  sections = ('summary',)
+  made = report.report(arrays, sections=sections, resamples=50, seeds=(0,))
+  shown = made._repr_html_()
+  frame = re.fullmatch(r'<iframe srcdoc="([^"]*)" [^<>]*></iframe>', shown)
+  assert html.unescape(frame[1]) == made.html
+  path = made.save(tmp_path / 'out')
+  assert path.read_text() == made.html
+  written = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  assert written['sections'] == made.results['sections']
+  options = Options(resamples=50, seeds=(0,))
+  section = summary.section([Measured(m) for m in two_models], options)
+  error = made.results['sections']['summary']['LS']['error']
+  assert error['interval'] == list(section.numbers['LS']['error']['interval'])
+  with pytest.raises(UsageError, match='has a report'):
+    made.save(tmp_path / 'out')
+  with pytest.raises(UsageError, match='models is empty'):
+    report.report({})
