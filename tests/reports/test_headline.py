@@ -142,7 +142,7 @@ def test_groups_are_those_of_the_files_or_given(tmp_path):
 
   assert methods() == {'x': 2, '1': 1}
   assert methods(groups=['a', 'b', 'b']) == {'a': 1, 'b': 2}
-  with pytest.raises(UsageError, match='group has 1 groups for 3 files'):
+  with pytest.raises(UsageError, match='group has 1 groups for 3 models'):
     methods(groups=['a'])
   with pytest.raises(
     UsageError, match=r'x is the name of .*1\.npz and a group'
