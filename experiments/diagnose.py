@@ -59,6 +59,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float('level', 0.95, 'Level of the intervals.')
 flags.DEFINE_integer('bins', 15, 'Bins of the calibration errors.')
+flags.DEFINE_bool(
+  'full_curves',
+  False,
+  'Every point of the risk-coverage curves in the CSV file, not only what a '
+  'figure can show.',
+)
 flags.DEFINE_list(
   'classes', ['0', '1', '2'], 'The three classes of the projections.'
 )
@@ -80,7 +86,7 @@ def main(paths):
     )
   # What is wrong is refused before any file is read.
   options = {
-    **_cli.values('held_out', 'resamples', 'level', 'bins'),
+    **_cli.values('held_out', 'resamples', 'level', 'bins', 'full_curves'),
     'seeds': _cli.numbers('seeds'),
     'classes': _cli.numbers('classes'),
   }

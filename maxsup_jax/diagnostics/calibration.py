@@ -12,14 +12,16 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import sparse
 
 from maxsup_jax.diagnostics import bootstrap, checks
-from maxsup_jax.diagnostics._blocks import map_rows
+from maxsup_jax.diagnostics._blocks import map_rows, pool
 from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Logits up to 1e150, divided by it, are still far from overflowing.
@@ -208,27 +210,27 @@ class Reliability:
     if weights is not None:
       weights = checks.multiplicities(weights, len(confidence_N))
     confidence_N, self.edges, bin_N = _binned(confidence_N, weights, **binning)
-    self._order = np.argsort(bin_N, kind='stable')
-    count = np.bincount(bin_N, minlength=len(self.edges) - 1)
-    self._used = count > 0
-    self._starts = (np.cumsum(count) - count)[self._used]
     # Sums of values from 0 to 1 are exact: a value is two integers of 26 binary
     # digits, and whole numbers below 2**53 add up without rounding in float64.
     parts = [np.ones(len(bin_N))]
     for values_N in (correct_N, confidence_N):
       high_N = np.floor(values_N * _PART)
       parts += [high_N, np.rint((values_N * _PART - high_N) * _PART)]
-    self._parts = np.stack(parts)[:, self._order]
+    N, M = len(bin_N), len(self.edges) - 1
+    rows = np.concatenate([bin_N + i * M for i in range(len(parts))])
+    columns = np.tile(np.arange(N), len(parts))
+    self._sums = sparse.csr_array(
+      (np.concatenate(parts), (rows, columns)), shape=(len(parts) * M, N)
+    )
+    self._sums.eliminate_zeros()
 
   def curve(self, weights: ArrayLike | None = None) -> ReliabilityCurve:
     """The curve of the examples, each as often as its weight says."""
-    parts = self._parts
+    N, M = self._sums.shape[1], len(self.edges) - 1
+    weights_N = np.ones(N)
     if weights is not None:
-      parts = (
-        parts * checks.multiplicities(weights, len(self._order))[self._order]
-      )
-    sums = np.zeros((len(parts), len(self.edges) - 1))
-    sums[:, self._used] = np.add.reduceat(parts, self._starts, axis=1)
+      weights_N = checks.multiplicities(weights, N).astype(np.float64)
+    sums = (self._sums @ weights_N).reshape(-1, M)
     count, *halves = sums
     accuracy, mean_confidence = (
       np.divide(
@@ -487,6 +489,11 @@ def classwise_calibration_error(
   References: Kull et al., 2019; Nixon et al., 2019, who call it SCE.
   """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  fixed = _fixed_bins(**binning)
+  if fixed:
+    expected, bins = _class_sums(logits_NK, *fixed, labels_N[:, None])
+    found = _class_counts(bins[:, 0], labels_N, expected.shape)
+    return float(np.abs(found - expected).sum() / logits_NK.size)
   return float(
     np.mean(
       [
@@ -525,6 +532,14 @@ def classwise_calibrated_range(
     return np.minimum(found_BD - K * row_B1, K - 1).astype(np.int32)
 
   labels_ND = map_rows(draw, logits_NK, rng.random((N, draws), np.float32))
+  fixed = _fixed_bins(**binning)
+  if fixed:
+    expected, bins_ND = _class_sums(logits_NK, *fixed, labels_ND)
+    errors = [
+      np.abs(_class_counts(b, y, expected.shape) - expected).sum()
+      for b, y in zip(bins_ND.T, labels_ND.T)
+    ]
+    return bootstrap.interval(np.array(errors) / (N * K), level)
   order = np.argsort(labels_ND, axis=None, kind='stable')
   ends = np.cumsum(np.bincount(labels_ND.ravel(), minlength=K))
   totals = np.zeros(draws)
@@ -537,6 +552,65 @@ def classwise_calibrated_range(
     count = np.bincount(cell, minlength=draws * M).reshape(draws, M)
     totals += np.abs(count - np.bincount(bin_N, p_N, M)).sum(1)
   return bootstrap.interval(totals / (N * K), level)
+
+
+def _fixed_bins(
+  bins: int = 15,
+  binning: str = 'equal_width',
+  convention: str = 'right',
+  weights: ArrayLike | None = None,
+) -> tuple[np.ndarray, Literal['left', 'right']] | None:
+  """The edges of bins that do not depend on the data; otherwise None."""
+  known = binning == 'equal_width' and convention in ('right', 'left')
+  if not known or weights is not None:
+    return None
+  edges = np.linspace(0, 1, integer('bins', bins, low=1) + 1)
+  return edges, 'left' if convention == 'right' else 'right'
+
+
+def _class_sums(
+  logits_NK: np.ndarray,
+  edges: np.ndarray,
+  side: Literal['left', 'right'],
+  labels_NL: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Sums of the probabilities `[M, K]` of each bin, and the bins of labels.
+
+  Of many classes nearly all are in the first bin: only the others are sorted
+  into bins.
+  """
+  M, (N, K) = len(edges) - 1, logits_NK.shape
+  # Small enough for the cache, and for so many sums.
+  size = max(1, (1 << 18) // K)
+
+  def block(start: int) -> tuple[np.ndarray, np.ndarray]:
+    part = slice(start, start + size)
+    z_BK = logits_NK[part].astype(np.float64)
+    z_BK -= z_BK.max(1, keepdims=True)
+    p_BK = np.exp(z_BK, out=z_BK)
+    p_BK /= p_BK.sum(1, keepdims=True)
+    of_labels = np.take_along_axis(p_BK, labels_NL[part], 1)
+    bins_BL = np.searchsorted(edges[1:-1], of_labels, side)
+    first = p_BK <= edges[1] if side == 'left' else p_BK < edges[1]
+    rows, classes = np.nonzero(~first)
+    p = p_BK[rows, classes]
+    cell = np.searchsorted(edges[1:-1], p, side) * K + classes
+    moved = np.bincount(cell, p, M * K).reshape(M, K)
+    moved[0] += p_BK.sum(0) - moved.sum(0)
+    return moved, bins_BL.astype(np.int32)
+
+  total, bins = np.zeros((M, K)), []
+  for moved, bins_BL in pool().map(block, range(0, N, size)):
+    total += moved
+    bins.append(bins_BL)
+  return total, np.concatenate(bins)
+
+
+def _class_counts(
+  bins_N: np.ndarray, labels_N: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+  cell = bins_N * shape[1] + labels_N
+  return np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
 
 
 def _class_probabilities(logits_NK: np.ndarray) -> Iterator[np.ndarray]:
@@ -696,13 +770,18 @@ def _fit_ece(
   logits_NK: np.ndarray, labels_N: np.ndarray, bins: int
 ) -> TemperatureFit:
   values: dict[float, float] = {}
+  correct_N = logits_NK.argmax(1) == labels_N
 
   def try_all(temperatures: Iterable[float]) -> float:
-    for T in map(float, temperatures):
-      if T > 0 and T not in values:
-        top = per_example(logits_NK, labels_N, temperature=T)
-        curve = reliability_curve(top.confidence, top.correct, bins=bins)
-        values[T] = calibration_error(curve)
+    new = [T for T in map(float, temperatures) if T > 0 and T not in values]
+
+    def confidences(z_BK: np.ndarray) -> tuple[np.ndarray, ...]:
+      z_BK -= z_BK.max(1, keepdims=True)
+      return tuple(1 / np.exp(z_BK / T).sum(1) for T in new)
+
+    for T, top_N in zip(new, map_rows(confidences, logits_NK)):
+      curve = reliability_curve(top_N, correct_N, bins=bins)
+      values[T] = calibration_error(curve)
     # Dictionaries keep their order, so this is the first of equals.
     return min(values, key=values.__getitem__)
 

@@ -154,7 +154,7 @@ def _errors(m: Measured, curve: Any, options: Options) -> dict[str, Any]:
     'nll': float(per.nll.mean()),
     'calibrated_range': {
       'classwise_ece': calibration.classwise_calibrated_range(
-        m.outputs.logits, bins=bins
+        m.outputs.logits, bins=bins, draws=_draws(m.outputs.num_examples)
       )
     }
     | {
@@ -162,6 +162,11 @@ def _errors(m: Measured, curve: Any, options: Options) -> dict[str, Any]:
       for key, how in _RANGES.items()
     },
   }
+
+
+def _draws(n: int) -> int:
+  """Of all labels: fewer where each is a mean over more examples."""
+  return int(np.clip(2_000_000 / n, 40, 200))
 
 
 _RANGES: dict[str, dict[str, Any]] = {
@@ -299,6 +304,7 @@ def _temperature_table(
     ['', *columns],
     rows,
     f'{data}. T is fitted on {measured.held_out(models[0].outputs, options)} '
+    f'(at most {measured.MOST_FITTED:,} of them) '
     f'and everything is reported on the others; '
     f'{measured.over_splits(options)}. Logits are divided by T: T above 1 '
     'cools an overconfident model. The T of least NLL is at its bound where '

@@ -26,6 +26,8 @@ RISK = 0.05
 COVERAGE = 0.8
 # What is more is a slip: it would fill the memory, and take days.
 MOST_BINS, MOST_RESAMPLES = 10_000, 1_000_000
+# The held-out examples that a temperature is fitted to.
+MOST_FITTED = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Options:
     level: of the intervals.
     bins: of the reliability diagrams and calibration errors.
     classes: the three classes of the projections.
+    full_curves: whether the CSV file of risk-coverage curves has every point,
+      and not only what a figure can show.
   """
 
   held_out: float = 0.2
@@ -49,6 +53,7 @@ class Options:
   level: float = 0.95
   bins: int = 15
   classes: tuple[int, int, int] = (0, 1, 2)
+  full_curves: bool = False
 
   def __post_init__(self) -> None:
     errors.number('held_out', self.held_out, above=0, below=1)
@@ -124,10 +129,15 @@ class Measured:
   def temperature(
     self, fit: np.ndarray, seed: int, objective: str, bins: int
   ) -> 'calibration.TemperatureFit':
-    """The temperature of the held-out examples `fit` of a seed's split."""
+    """The temperature of the held-out examples `fit` of a seed's split.
+
+    It is fitted to at most `MOST_FITTED` of them.
+    """
     from maxsup_jax.diagnostics import calibration
 
     key = seed, len(fit), objective, bins
+    # One number needs no more; spread evenly, as labels may be in order.
+    fit = fit[:: -(-len(fit) // MOST_FITTED)]
     if key not in self._temperatures:
       self._temperatures[key] = calibration.fit_temperature(
         self.outputs.logits[fit],

@@ -330,7 +330,7 @@ def _csv(columns: Mapping[str, Sequence]) -> str:
 
 def _text(value: Any) -> str:
   if isinstance(value, float | np.floating):
-    return '' if math.isnan(value) else repr(float(value))
+    return '' if math.isnan(value) else f'{value:.9g}'
   return str(value)
 
 

@@ -38,7 +38,8 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
     for score in selective.SCORES:
       curve = m.ranking(score).curve()
       names = ('coverage', 'risk', 'generalized_risk', 'threshold')
-      thinned = _style.thin(*(getattr(curve, n) for n in names), limit=4000)
+      limit = len(curve) if options.full_curves else 400
+      thinned = _style.thin(*(getattr(curve, n) for n in names), limit=limit)
       columns_ = dict(zip(names, thinned))
       csv.add(len(thinned[0]), model=m.name, score=score, **columns_)
     for seed, fit in zip(options.seeds, fits[m.name]['pnorm']):

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,16 +130,20 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
 
 def _samples(models: list[Measured], options: Options) -> list[dict]:
   """Values of the statistics on resamples, for each model."""
-  return [
-    bootstrap.bootstrap(
+  if not options.resamples:
+    return []
+
+  def drawn(m: Measured) -> dict[str, np.ndarray]:
+    return bootstrap.bootstrap(
       _statistics(m, options),
       m.outputs.num_examples,
       resamples=options.resamples,
       seed=options.seeds[0],
       groups=m.outputs.groups,
     )
-    for m in (models if options.resamples else ())
-  ]
+
+  with ThreadPoolExecutor(os.cpu_count()) as threads:
+    return list(threads.map(drawn, models))
 
 
 def _record(

@@ -118,6 +118,21 @@ def test_curves_hold_what_is_drawn(written, two_models):
   assert len(rows) == 2 * 6
 
 
+def test_long_curves_are_thinned_unless_asked():
+  z, y = random_logits(n=3000), np.arange(3000) % 4
+  for full, rows in ((False, 400), (True, 3000)):
+    options = dataclasses.replace(OPTIONS, full_curves=full)
+    (section,) = report.build(
+      [measured(logits=z, labels=y)], options, ('selective',)
+    )
+    columns = section.curves['risk_coverage']
+    of = [s == 'msp' for s in columns['score']]
+    coverage = np.array(columns['coverage'])[of]
+    assert rows / 2 < len(coverage) <= rows
+    assert coverage[[0, -1]].tolist() == [1 / 3000, 1]
+    assert np.diff(coverage).max() < 0.006
+
+
 def test_the_same_data_give_the_same_bytes(written, tmp_path):
   out, _, models = written
   again = report.build(models, OPTIONS, ('selective', 'projection'))
