@@ -25,6 +25,12 @@ _OVERWRITE = flags.DEFINE_bool(
 _TRAIN = flags.DEFINE_list(
   'train', [], 'Files of the training split, one for each model.'
 )
+_OOD = flags.DEFINE_list(
+  'ood',
+  [],
+  'Files of examples that are of no class, one for each model; they need no '
+  'labels.',
+)
 _NAMES = flags.DEFINE_list(
   'names', [], 'What to call the models, one name for each.'
 )
@@ -79,11 +85,12 @@ def main(paths):
   if not paths:
     raise _cli.UsageError('no files given; see --help')
   out = _cli.needed('out', 'the directory of the report')
-  if _TRAIN.value and len(_TRAIN.value) != len(paths):
-    raise _cli.UsageError(
-      f'--train has {len(_TRAIN.value)} files; expected {len(paths)}, one '
-      'for each model'
-    )
+  for flag in (_TRAIN, _OOD):
+    if flag.value and len(flag.value) != len(paths):
+      raise _cli.UsageError(
+        f'--{flag.name} has {len(flag.value)} files; expected {len(paths)}, '
+        'one for each model'
+      )
   # What is wrong is refused before any file is read.
   options = {
     **_cli.values('held_out', 'resamples', 'level', 'bins', 'full_curves'),
@@ -95,6 +102,8 @@ def main(paths):
   measured.check_sections(sections)
   for path in (*paths, *_TRAIN.value):
     compared.check_file(path)
+  for path in _OOD.value:
+    compared.check_file(path, labelled=False)
   out = Directory(out, measured.KIND, overwrite=_OVERWRITE.value)
   from tqdm import tqdm
 
@@ -111,6 +120,7 @@ def main(paths):
     names=_NAMES.value,
     groups=_GROUP.value,
     train=_TRAIN.value,
+    ood=_OOD.value,
     probabilities=_PROBABILITIES.value,
     sections=sections,
     provenance=provenance(),

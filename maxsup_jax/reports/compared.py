@@ -21,7 +21,10 @@ ENDINGS = ('.npz', '.npy', '.csv', *TORCH)
 
 
 def read(
-  source: Source, name: str | None = None, probabilities: bool = False
+  source: Source,
+  name: str | None = None,
+  probabilities: bool = False,
+  labelled: bool = True,
 ) -> Outputs:
   """Reads the outputs of a model.
 
@@ -34,6 +37,8 @@ def read(
       with `label` and the classes, a line for each example.
     name: what to call the model; by default as the file says, or its own name.
     probabilities: whether they are given in place of logits.
+    labelled: whether there are labels; otherwise they are ignored, or need not
+      be there, and the predictions stand for them.
 
   Raises:
     UsageError: one line that says where, and what is wrong.
@@ -45,13 +50,22 @@ def read(
   if isinstance(source, Mapping):
     arrays, path = source, Path(name or 'model')
   else:
-    check_file(source)
+    check_file(source, labelled)
     path = Path(source)
-    arrays = _READERS[path.suffix.lower()](path)
+    ending = path.suffix.lower()
+    if labelled or ending != '.npy':
+      arrays = _READERS[ending](path)
+    else:
+      arrays = {'logits': _load(path)}
+  if not labelled and 'logits' in arrays:
+    logits = np.asarray(arrays['logits'])
+    several = logits.ndim > 1 and logits.shape[1] > 1
+    top = logits.argmax(1) if several else np.zeros(len(logits), np.int64)
+    arrays = {'logits': logits, 'labels': top}
   return archives.from_arrays(arrays, path, name, probabilities)
 
 
-def check_file(path: str | os.PathLike) -> None:
+def check_file(path: str | os.PathLike, labelled: bool = True) -> None:
   """Refuses what is not there, or no file of outputs, before it is read."""
   ending = files.check_ending(path, ENDINGS)
   if ending == '.npz':
@@ -59,7 +73,7 @@ def check_file(path: str | os.PathLike) -> None:
   files.refuse_irregular(path)
   if not os.path.exists(path):
     raise UsageError(f'no file {path}')
-  if ending == '.npy':
+  if ending == '.npy' and labelled:
     _labels_beside(Path(path))
   return None
 
@@ -76,13 +90,14 @@ def _labels_beside(path: Path) -> Path:
 
 
 def _read_npy(path: Path) -> dict[str, Any]:
-  found = {}
-  for name, file in (('logits', path), ('labels', _labels_beside(path))):
-    try:
-      found[name] = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e:
-      raise UsageError(f'{file} cannot be read: {one_line(e)}') from None
-  return found
+  return {'logits': _load(path), 'labels': _load(_labels_beside(path))}
+
+
+def _load(path: Path) -> np.ndarray:
+  try:
+    return np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError) as e:
+    raise UsageError(f'{path} cannot be read: {one_line(e)}') from None
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:

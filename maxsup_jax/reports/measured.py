@@ -20,7 +20,7 @@ KIND = 'report'
 # The sections of a report: each is a module of its name, in their order.
 SECTIONS = (
   *('summary', 'calibration', 'selective', 'logits', 'representation'),
-  *('projection', 'information'),
+  *('projection', 'information', 'ood'),
 )
 RISK = 0.05
 COVERAGE = 0.8
@@ -89,10 +89,15 @@ def check_sections(names: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """A model with what was computed from it, of a split and the training one."""
+  """A model with what was computed from it, of a split and the training one.
+
+  `ood` are its outputs for examples that are of no class; their labels say
+  nothing.
+  """
 
   outputs: Outputs
   train: Outputs | None = None
+  ood: Outputs | None = None
 
   @property
   def name(self) -> str:

@@ -163,6 +163,7 @@ def report(
   names: Sequence[str] = (),
   groups: Sequence[str] = (),
   train: Sequence[Source] = (),
+  ood: Sequence[Source] = (),
   probabilities: bool = False,
   sections: Sequence[str] = SECTIONS,
   provenance: Mapping[str, Any] | None = None,
@@ -179,6 +180,8 @@ def report(
     groups: which method each model is a seed of; by default what `group` of the
       files' metadata says.
     train: the same models' outputs on the training split, in their order.
+    ood: the same models' outputs for examples of no class, in their order;
+      labels are not needed.
     probabilities: whether the models give these, not logits.
     sections: names of `SECTIONS`.
     provenance: what made it, for the last section.
@@ -214,15 +217,17 @@ def report(
     names, models = list(models), list(models.values())
   if not models:
     raise UsageError('models is empty; expected at least one')
-  if train and len(train) != len(models):
-    raise UsageError(
-      f'train has {len(train)} files; expected {len(models)}, as many as models'
-    )
-  for source in (*models, *train):
+  for argument, files in (('train', train), ('ood', ood)):
+    if files and len(files) != len(models):
+      raise UsageError(
+        f'{argument} has {len(files)} files; expected {len(models)}, one for '
+        'each model'
+      )
+  for source in (*models, *train, *ood):
     if isinstance(source, str | os.PathLike):
-      compared.check_file(source)
+      compared.check_file(source, source not in ood)
   progress = progress or _silent
-  with progress('reading', len(models) + len(train)) as bar:
+  with progress('reading', len(models) + len(train) + len(ood)) as bar:
     outputs = compared.read_all(
       models, names, groups, bar.update, probabilities
     )
@@ -234,7 +239,12 @@ def report(
       compared.check_same_classes([outputs[0], *trained])
       for pair in zip(outputs, trained):
         compared.check_same_model(*pair)
-  of = [Measured(o, t) for o, t in zip(outputs, trained)]
+    foreign: list[Any] = [None] * len(outputs)
+    for i, source in enumerate(ood):
+      foreign[i] = compared.read(source, None, probabilities, labelled=False)
+      compared.check_same_classes([outputs[0], foreign[i]])
+      bar.update()
+  of = [Measured(*each) for each in zip(outputs, trained, foreign)]
   with progress('measuring', len(sections)) as bar:
     return Report(build(of, how, sections, bar.update), of, how, provenance)
 

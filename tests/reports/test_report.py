@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from maxsup_jax.diagnostics import selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import blocks, report, summary
@@ -326,3 +327,30 @@ def test_a_report_shows_itself_in_a_notebook(two_models, tmp_path):
     made.save(tmp_path / 'out')
   with pytest.raises(UsageError, match='models is empty'):
     report.report({})
+
+
+def test_examples_of_no_class(tmp_path, two_models):
+  """Against scikit-learn, with ties, in files without labels."""
+  m = two_models[0]
+  rng = np.random.default_rng(0)
+  foreign = rng.integers(-2, 3, (300, 5)).astype(np.float32)
+  own = np.round(m.logits)
+  np.save(tmp_path / 'foreign.npy', foreign)
+  made = report.report(
+    {'CE': (own, m.labels)},
+    ood=[tmp_path / 'foreign.npy'],
+    sections=['ood'],
+    resamples=0,
+  )
+  found = made.results['sections']['ood']['CE']
+  inside, outside = (selective.scores(z) for z in (own, foreign))
+  for name, of in inside.items():
+    y = np.repeat([1, 0], [len(own), 300])
+    x = np.concatenate([of, outside[name]])
+    auroc = sklearn_metrics.roc_auc_score(y, x)
+    false, true, _ = sklearn_metrics.roc_curve(y, x, drop_intermediate=False)
+    assert found[name]['auroc'] == pytest.approx(auroc)
+    assert found[name]['fpr95'] == pytest.approx(false[true >= 0.95][0])
+  assert blocks.percent(found['msp']['fpr95']) in made.html
+  with pytest.raises(UsageError, match='ood has 2 files; expected 1'):
+    report.report({'CE': (own, m.labels)}, ood=['a.npy', 'b.npy'])
