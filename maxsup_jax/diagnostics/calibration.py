@@ -488,19 +488,30 @@ def classwise_calibration_error(
 
   References: Kull et al., 2019; Nixon et al., 2019, who call it SCE.
   """
+  return float(class_calibration_errors(logits, labels, **binning).mean())
+
+
+def class_calibration_errors(
+  logits: ArrayLike, labels: ArrayLike, **binning: Any
+) -> np.ndarray:
+  """The terms of `classwise_calibration_error`, one for each class, `[K]`.
+
+  Examples:
+    >>> logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+    >>> class_calibration_errors(logits, [1, 1]).round(4).tolist()
+    [0.3, 0.45, 0.15]
+  """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
   fixed = _fixed_bins(**binning)
   if fixed:
     expected, bins = _class_sums(logits_NK, *fixed, labels_N[:, None])
     found = _class_counts(bins[:, 0], labels_N, expected.shape)
-    return float(np.abs(found - expected).sum() / logits_NK.size)
-  return float(
-    np.mean(
-      [
-        calibration_error(reliability_curve(p_N, labels_N == k, **binning))
-        for k, p_N in enumerate(_class_probabilities(logits_NK))
-      ]
-    )
+    return np.abs(found - expected).sum(0) / len(labels_N)
+  return np.array(
+    [
+      calibration_error(reliability_curve(p_N, labels_N == k, **binning))
+      for k, p_N in enumerate(_class_probabilities(logits_NK))
+    ]
   )
 
 

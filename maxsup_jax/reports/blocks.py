@@ -43,6 +43,7 @@ class Table:
 
   That of a table of `prose` is a sentence, and needs room. The title says what
   the table is, the caption how to read it, for which data, by which convention.
+  A `sortable` one is sorted by its headings.
   """
 
   title: str
@@ -50,6 +51,7 @@ class Table:
   rows: Sequence[Sequence[str | Cell]]
   caption: str
   prose: bool = False
+  sortable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import special
 
 from maxsup_jax.diagnostics import calibration
 from maxsup_jax.reports import _style, blocks, measured
@@ -64,14 +63,9 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
 
 
 def _interval(curve: Any, level: float) -> np.ndarray:
-  """Clopper and Pearson's ends of the accuracy of each bin, `[2, M]`."""
-  n = curve.count
-  right = np.rint(np.nan_to_num(curve.accuracy) * n)
-  tail = (1 - level) / 2
-  low = special.betaincinv(right, n - right + 1, tail)
-  high = special.betaincinv(right + 1, n - right, 1 - tail)
-  ends = np.where(right == 0, 0, low), np.where(right == n, 1, high)
-  return np.where(n > 0, ends, np.nan)
+  """The ends of the accuracy of each bin, `[2, M]`."""
+  right = np.rint(np.nan_to_num(curve.accuracy) * curve.count)
+  return measured.clopper_pearson(right, curve.count, level)
 
 
 def _diagrams(

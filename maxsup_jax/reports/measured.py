@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 KIND = 'report'
 # The sections of a report: each is a module of its name, in their order.
 SECTIONS = (
-  *('summary', 'calibration', 'selective', 'logits', 'representation'),
-  *('projection', 'information', 'ood'),
+  *('summary', 'calibration', 'selective', 'classes', 'logits'),
+  *('representation', 'projection', 'information', 'ood'),
 )
 RISK = 0.05
 COVERAGE = 0.8
@@ -196,6 +196,19 @@ def same_seeds(a: Sequence[Measured], b: Sequence[Measured]) -> bool:
     and set(seeds[0]) == set(seeds[1])
     and len(a) == len(b)
   )
+
+
+def clopper_pearson(
+  right: np.ndarray, count: np.ndarray, level: float
+) -> np.ndarray:
+  """The exact ends of a share of each of several counts, `[2, ...]`; or NaN."""
+  from scipy import special
+
+  tail = (1 - level) / 2
+  low = special.betaincinv(right, count - right + 1, tail)
+  high = special.betaincinv(right + 1, count - right, 1 - tail)
+  ends = np.where(right == 0, 0, low), np.where(right == count, 1, high)
+  return np.where(count > 0, ends, np.nan)
 
 
 def held_out(outputs: Outputs, options: Options) -> str:

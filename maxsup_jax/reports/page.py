@@ -49,6 +49,8 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   min-width: 8.5rem; max-width: 16rem }
 .prose th:first-child { min-width: 15rem; max-width: none }
 .prose td { white-space: normal }
+th button { all: unset; cursor: pointer; text-decoration: underline dotted }
+th button:focus-visible { outline: 2px solid var(--link) }
 small { display: block; color: var(--soft); font-size: .8rem }
 .better { color: var(--good); font-weight: 600 }
 .worse { color: var(--bad); font-weight: 600 }
@@ -85,6 +87,27 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .86rem }
 """
 
 
+# The only script: without it the page is whole, but for the sorting.
+SORT = """
+for (const table of document.querySelectorAll('table.sortable')) {
+  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0]
+  heads.forEach((head, i) => {
+    const button = document.createElement('button')
+    button.append(...head.childNodes)
+    head.append(button)
+    button.onclick = () => {
+      const sign = head.ariaSort === 'ascending' ? -1 : 1
+      for (const h of heads) h.ariaSort = null
+      head.ariaSort = sign > 0 ? 'ascending' : 'descending'
+      const key = row => row.cells[i].firstChild.textContent
+      body.append(...[...body.rows].sort((a, b) => sign *
+        key(a).localeCompare(key(b), 'en', {numeric: true})))
+    }
+  })
+}
+"""
+
+
 def _style_sheet() -> str:
   """The rules, with the colours of a light page and, on screens, a dark one."""
   light, dark = (
@@ -105,7 +128,7 @@ def render(
   footer: str,
   lead: Sequence[str] = (),
 ) -> str:
-  """The page as HTML without scripts, which loads nothing.
+  """The page as HTML, which loads nothing.
 
   `figures` are the SVGs by their names; the subtitle says what the data are,
   the lead what came out, the footer what made the page. A section without a
@@ -117,6 +140,12 @@ def render(
     for s in sections
   )
   body = ''.join(_section(s, figures) for s in sections)
+  sortable = any(
+    isinstance(b, blocks.Table) and b.sortable
+    for s in sections
+    for b in s.blocks
+  )
+  script = f'<script>{SORT}</script>\n' if sortable else ''
   told = ''.join(f'<li>{html.escape(sentence)}</li>' for sentence in lead)
   return (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -128,7 +157,7 @@ def render(
     f'<p>{html.escape(subtitle)}</p>\n</header>\n'
     + (f'<ul class="lead">{told}</ul>\n' if told else '')
     + f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>\n{body}'
-    f'</main>\n<footer><p>{html.escape(footer)}</p></footer>\n</body>\n</html>\n'
+    f'</main>\n<footer><p>{html.escape(footer)}</p></footer>\n{script}</body>\n</html>\n'
   )
 
 
@@ -178,7 +207,9 @@ def _table(table: blocks.Table) -> str:
     + '</tr>\n'
     for row in table.rows
   )
-  kind = ' class="prose"' if table.prose else ''
+  kinds = {'prose': table.prose, 'sortable': table.sortable}
+  kind = ' '.join(name for name, holds in kinds.items() if holds)
+  kind = f' class="{kind}"' if kind else ''
   title = html.escape(table.title)
   return (
     f'<div class="scroll" tabindex="0" role="group" aria-label="{title}">'

@@ -76,7 +76,9 @@ def test_names_do_no_harm(written):
   path, _ = written
   text = path.read_text()
   parsed = Parsed(text)
-  assert not {'script', 'b', 'i'} & {t for t, _ in parsed.tags}
+  assert not {'b', 'i'} & {t for t, _ in parsed.tags}
+  # One script, the page's own.
+  assert re.findall('<script>(.*?)</script>', text, re.S) == [page.SORT]
   assert not [a for _, attrs in parsed.tags for a in attrs if a[:2] == 'on']
   shown = ''.join(parsed.texts)
   for name in NAMES:
@@ -204,6 +206,18 @@ def test_in_a_browser(written):
       ink = page.COLORS['ink'][scheme == 'dark']
       r, g, b = (int(ink[i : i + 2], 16) for i in (1, 3, 5))
       assert f'rgb({r}, {g}, {b})' in inks
+    # A heading sorts, and once more turns the order.
+    values = []
+    for _ in range(2):
+      values.append(
+        tab.evaluate(
+          "document.querySelectorAll('table.sortable th button')[1].click(), "
+          "[...document.querySelectorAll('table.sortable td:nth-child(2)')]"
+          '.map(c => parseFloat(c.textContent))'
+        )
+      )
+    assert values[0] == sorted(values[0]) == values[1][::-1]
+    assert len(set(values[0])) > 2
     missing = tab.evaluate(
       "[...document.querySelectorAll('nav a')].filter("
       'a => !document.getElementById(a.hash.slice(1))).length'

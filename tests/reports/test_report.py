@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from maxsup_jax.diagnostics import selective
+from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import blocks, report, summary
@@ -354,3 +355,26 @@ def test_examples_of_no_class(tmp_path, two_models):
   assert blocks.percent(found['msp']['fpr95']) in made.html
   with pytest.raises(UsageError, match='ood has 2 files; expected 1'):
     report.report({'CE': (own, m.labels)}, ood=['a.npy', 'b.npy'])
+
+
+def test_single_classes(two_models):
+  """Against scikit-learn and SciPy; the worst class is on top."""
+  models = [Measured(m) for m in two_models]
+  (section,) = report.build(models, OPTIONS, ('classes',))
+  (table,) = section.blocks
+  accuracy = []
+  for m in two_models:
+    found = section.numbers[m.name]
+    matrix = sklearn_metrics.confusion_matrix(m.labels, m.logits.argmax(1))
+    share = matrix.diagonal() / matrix.sum(1)
+    accuracy.append(share)
+    np.testing.assert_allclose(found['accuracy'], share)
+    for k, (right, n) in enumerate(zip(matrix.diagonal(), matrix.sum(1))):
+      ends = stats.binomtest(int(right), int(n)).proportion_ci(0.95)
+      np.testing.assert_allclose([found['low'][k], found['high'][k]], ends)
+    assert np.mean(found['calibration_error']) == pytest.approx(
+      calibration.classwise_calibration_error(m.logits, m.labels)
+    )
+  worst = np.argsort(np.mean(accuracy, 0))
+  assert [row[0] for row in table.rows] == [f'class {k}' for k in worst]
+  assert table.rows[0][1].value == blocks.percent(accuracy[0][worst[0]])
