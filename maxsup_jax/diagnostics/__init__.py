@@ -31,6 +31,7 @@ if TYPE_CHECKING:
   from maxsup_jax.diagnostics import (
     bootstrap,
     calibration,
+    conformal,
     gradcam,
     mutual_information,
     neural_collapse,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
   'bootstrap',
   'calibration',
+  'conformal',
   'gradcam',
   'mutual_information',
   'neural_collapse',

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 KIND = 'report'
 # The sections of a report: each is a module of its name, in their order.
 SECTIONS = (
-  *('summary', 'calibration', 'selective', 'classes', 'logits'),
-  *('representation', 'projection', 'information', 'ood'),
+  *('summary', 'calibration', 'selective', 'sets', 'classes'),
+  *('logits', 'representation', 'projection', 'information', 'ood'),
 )
 RISK = 0.05
 COVERAGE = 0.8
