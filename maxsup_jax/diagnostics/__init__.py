@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     representation,
     segmentation,
     selective,
+    smooth_calibration,
     unconstrained,
   )
 
@@ -53,6 +54,7 @@ __all__ = [
   'representation',
   'segmentation',
   'selective',
+  'smooth_calibration',
   'unconstrained',
 ]
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
+from scipy import optimize, sparse
 
 from maxsup_jax.diagnostics import bootstrap, checks
 from maxsup_jax.diagnostics._blocks import map_rows, pool
@@ -699,6 +699,68 @@ def fit_temperature(
   if objective == 'ece':
     return _fit_ece(logits_NK, labels_N, bins)
   return _fit_nll(logits_NK, labels_N)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VectorScaling:
+  """What `fit_vector_scaling` returns: `softmax(scale * logits + shift)`."""
+
+  scale: np.ndarray  # float64 `[K]`
+  shift: np.ndarray  # float64 `[K]`; its mean is 0
+  value: float  # the mean NLL of the examples that were fitted
+  value_before: float
+
+  def scaled(self, logits: ArrayLike) -> np.ndarray:
+    """The logits after it, float64 `[N, K]`."""
+    logits_NK = checks.class_scores(logits)
+    return logits_NK * self.scale + self.shift
+
+
+def fit_vector_scaling(logits: ArrayLike, labels: ArrayLike) -> VectorScaling:
+  r"""Finds a factor and a shift for every class, of least NLL.
+
+  .. math:: p = \mathrm{softmax}(w \odot z + b)
+
+  By L-BFGS from w = 1 and b = 0, at most 200 steps; the problem is convex. No
+  logits may be masked. It has 2K numbers, so that it needs many examples of
+  each class; the predictions may change.
+
+  Examples:
+    Logits that do not know that a class is twice as frequent:
+
+    >>> labels = np.array([0, 0, 1, 1, 1, 1])
+    >>> fit = fit_vector_scaling(np.zeros((6, 2)), labels)
+    >>> np.exp(fit.shift[1] - fit.shift[0]).round(3).item()
+    2.0
+
+  References: Guo et al., 2017, section 4.2.
+  """
+  logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  checks.finite(logits_NK, 'logits')
+  N, K = logits_NK.shape
+  z_NK = logits_NK.astype(np.float64)
+  onehot = sparse.csr_array((np.ones(N), (np.arange(N), labels_N)), (N, K))
+  of_labels = onehot.T @ np.ones(N), onehot.multiply(z_NK).sum(0)
+
+  def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+    u_NK = z_NK * x[:K] + x[K:]
+    chosen = u_NK[np.arange(N), labels_N].sum()
+    top_N1 = u_NK.max(1, keepdims=True)
+    p_NK = np.exp(u_NK - top_N1)
+    total_N1 = p_NK.sum(1, keepdims=True)
+    p_NK /= total_N1
+    nll = (top_N1 + np.log(total_N1)).sum() - chosen
+    count_K, sum_K = of_labels
+    slopes = np.einsum('ij,ij->j', p_NK, z_NK) - sum_K, p_NK.sum(0) - count_K
+    return nll / N, np.concatenate(slopes) / N
+
+  start = np.repeat([1.0, 0.0], K)
+  options = {'maxiter': 200, 'ftol': 1e-12, 'gtol': 1e-7}
+  found = optimize.minimize(
+    loss, start, jac=True, method='L-BFGS-B', options=options
+  )
+  scale, shift = found.x[:K], found.x[K:] - found.x[K:].mean()
+  return VectorScaling(scale, shift, float(found.fun), float(loss(start)[0]))
 
 
 def _fit_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> TemperatureFit:

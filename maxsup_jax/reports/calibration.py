@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from maxsup_jax.diagnostics import calibration
+from maxsup_jax.diagnostics import calibration, smooth_calibration
 from maxsup_jax.reports import _style, blocks, measured
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -134,11 +134,22 @@ def _seen(columns: Mapping[str, list[Measured]], errors: Mapping) -> str:
 def _errors(m: Measured, curve: Any, options: Options) -> dict[str, Any]:
   per, bins = m.examples, options.bins
   mass = _curve(per, options, binning='equal_mass')
+  groups = m.outputs.groups
+  few = groups is not None and len(np.unique(groups)) < measured.ENOUGH_GROUPS
+  smooth = smooth_calibration.smooth_ece(
+    per.confidence,
+    per.correct,
+    level=options.level,
+    draws=0 if few else min(options.resamples, 200),
+    seed=options.seeds[0],
+    groups=groups,
+  )
   return {
     'accuracy': float(per.correct.mean()),
     'mean_confidence': float(per.confidence.mean()),
     'ece': calibration.calibration_error(curve),
     'ece_equal_mass': calibration.calibration_error(mass),
+    'smooth_ece': {'value': smooth.value, 'interval': smooth.interval},
     'classwise_ece': calibration.classwise_calibration_error(
       m.outputs.logits, m.outputs.labels, bins=options.bins
     ),
@@ -163,6 +174,15 @@ def _draws(n: int) -> int:
   return int(np.clip(2_000_000 / n, 40, 200))
 
 
+def _with_interval(error: tuple[float, float, float]) -> blocks.Cell:
+  value, low, high = error
+  within = f'[{blocks.percent(low)}, {blocks.percent(high)}]'
+  there = not blocks.undefined(low)
+  return blocks.Cell(blocks.percent(value), [within] if there else [])
+
+
+# Held-out examples for each class: with fewer, so many numbers fit chance.
+_PER_CLASS = 20
 _RANGES: dict[str, dict[str, Any]] = {
   'ece': {},
   'ece_equal_mass': {'binning': 'equal_mass'},
@@ -172,6 +192,7 @@ _RANGES: dict[str, dict[str, Any]] = {
 _TITLES: dict[str, Any] = {
   'accuracy': ('accuracy', blocks.percent),
   'mean_confidence': ('mean confidence', blocks.percent),
+  'smooth_ece': ('smooth ECE', _with_interval),
   'ece': ('ECE, equal width', blocks.beside_calibrated),
   'ece_equal_mass': ('ECE, equal mass', blocks.beside_calibrated),
   'classwise_ece': ('classwise ECE', blocks.beside_calibrated),
@@ -189,7 +210,9 @@ def _error_table(
   data: str,
 ) -> blocks.Table:
   shown = {
-    name: e | {k: (e[k], *r) for k, r in e['calibrated_range'].items()}
+    name: e
+    | {k: (e[k], *r) for k, r in e['calibrated_range'].items()}
+    | {'smooth_ece': (e['smooth_ece']['value'], *e['smooth_ece']['interval'])}
     for name, e in errors.items()
   }
   return blocks.table(
@@ -202,7 +225,10 @@ def _error_table(
     'probabilities. An error within is no evidence of miscalibration. The MCE '
     'is the error of the worst bin, however few examples '
     'it holds. Classwise: the mean over the classes, each with the probability '
-    'of that class.',
+    'of that class. Smooth ECE: residuals smoothed by a Gaussian as wide as '
+    'the error itself (Błasiok and Nakkiran, 2024); in brackets, an interval '
+    f'that has the truth in {100 * options.level:g}% of cases or more, from '
+    'resamples.',
   )
 
 
@@ -210,9 +236,15 @@ def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
   """Temperatures fitted on the held-out part, measured on the other one."""
   logits, labels = m.outputs.logits, m.outputs.labels
   results: dict[str, list[dict]] = {'nll': [], 'ece': []}
+  K, vectors = m.outputs.num_classes, list[dict]()
   parts = measured.splits(len(labels), options, m.outputs.groups)
   for seed, (fit, rest) in zip(options.seeds, parts):
     before = _of_part(m.examples, rest, options)
+    if len(fit) >= _PER_CLASS * K and not np.isneginf(logits.min()):
+      of = calibration.fit_vector_scaling(logits[fit], labels[fit])
+      examples = calibration.per_example(of.scaled(logits[rest]), labels[rest])
+      after = _of_part(examples, slice(None), options)
+      vectors.append({'before': before, 'after': after})
     for objective, records in results.items():
       fitted = m.temperature(fit, seed, objective, options.bins)
       examples = calibration.per_example(
@@ -226,7 +258,7 @@ def _scaled(m: Measured, options: Options) -> dict[str, list[dict]]:
           'after': _of_part(examples, slice(None), options),
         }
       )
-  return results
+  return results | ({'vector': vectors} if vectors else {})
 
 
 def _of_part(
@@ -288,13 +320,20 @@ def _temperature_table(
         lambda r, k=metric: r['after'][k],
         form,
       )
+    if all('vector' in s for s in scaled.values()):
+      add(
+        f'{name} with vector scaling',
+        'vector',
+        lambda r, k=metric: r['after'][k],
+        form,
+      )
   models = [m for ms in columns.values() for m in ms]
   bound = sum(
     r['bound'] is not None for m in models for r in scaled[m.name]['nll']
   )
   at_bound = f' It is so in {bound} fits here.' if bound else ''
   return blocks.Table(
-    'Temperature scaling',
+    'Temperature and vector scaling',
     ['', *columns],
     rows,
     f'{data}. T is fitted on {measured.held_out(models[0].outputs, options)} '
@@ -303,5 +342,8 @@ def _temperature_table(
     f'{measured.over_splits(options)}. Logits are divided by T: T above 1 '
     'cools an overconfident model. The T of least NLL is at its bound where '
     'all held-out predictions are right, 0.01, or where the logits say nothing '
-    f'of the labels, 100.{at_bound} That of least ECE is searched on a grid.',
+    f'of the labels, 100.{at_bound} That of least ECE is searched on a grid. '
+    'Vector scaling has a factor and a shift for each class, of least NLL; it '
+    f'may change predictions, and is fitted from {_PER_CLASS} held-out '
+    'examples for each class on.',
   )

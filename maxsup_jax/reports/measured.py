@@ -26,6 +26,8 @@ RISK = 0.05
 COVERAGE = 0.8
 # What is more is a slip: it would fill the memory, and take days.
 MOST_BINS, MOST_RESAMPLES = 10_000, 1_000_000
+# By simulation, tests/reports/test_intervals.py.
+ENOUGH_GROUPS = 50
 # The held-out examples that a temperature is fitted to.
 MOST_FITTED = 5_000
 

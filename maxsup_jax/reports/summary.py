@@ -20,7 +20,7 @@ NAME, TITLE = 'summary', 'Summary'
 # A share of resamples that may lack a statistic whose difference is marked.
 _FEW = 0.05
 # By simulation, tests/reports/test_intervals.py.
-_ENOUGH, _ENOUGH_RANKED, _ENOUGH_GROUPS = 20, 50, 50
+_ENOUGH, _ENOUGH_RANKED = 20, 50
 
 
 class Statistic(NamedTuple):
@@ -363,7 +363,7 @@ def _values(m: Measured, options: Options) -> dict[str, float]:
 def _enough(name: str, m: Measured) -> bool:
   """Whether there are enough wrong and right predictions for an interval."""
   groups = m.outputs.groups
-  if groups is not None and len(np.unique(groups)) < _ENOUGH_GROUPS:
+  if groups is not None and len(np.unique(groups)) < measured.ENOUGH_GROUPS:
     return False
   wrong, n = int(m.errors.sum()), len(m.errors)
   if name == 'risk_at_coverage':
@@ -489,7 +489,7 @@ def _caption(models: list[Measured], options: Options, seeded: bool) -> str:
     if models[0].outputs.groups is not None:
       text += (
         ' Resamples draw whole groups of examples, and there are intervals '
-        f'from {_ENOUGH_GROUPS} groups on; what a perfectly calibrated model '
-        'gives takes the examples for independent.'
+        f'from {measured.ENOUGH_GROUPS} groups on; what a perfectly calibrated '
+        'model gives takes the examples for independent.'
       )
   return text

@@ -66,6 +66,11 @@ def test_temperatures(two_models):
     examples = calibration.per_example(logits[rest] / T, labels[rest])
     after = examples.nll.mean()
     assert record['after']['nll'] == pytest.approx(after)
+    # Of 120 held-out examples, 24 for each class.
+    vector = calibration.fit_vector_scaling(logits[fit], labels[fit])
+    scaled = calibration.per_example(vector.scaled(logits[rest]), labels[rest])
+    record = numbers['temperature_scaling']['vector'][i]
+    assert record['after']['nll'] == scaled.nll.mean()
 
 
 def test_conformal_sets(two_models):

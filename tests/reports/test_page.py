@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import itertools
+import json
 import re
 from html.parser import HTMLParser
 
@@ -120,6 +121,80 @@ def test_figures_say_what_is_seen_and_tables_what_they_are(written):
   assert len(ids) == len(set(ids))
   used = re.findall(r'(?:href="|url\()#([^")]+)', text)
   assert set(used) <= set(ids)
+
+
+def every_number(value):
+  """All numbers in results.json, and the medians and ends over splits."""
+  if isinstance(value, bool) or value is None:
+    return
+  if isinstance(value, int | float):
+    yield value
+  elif isinstance(value, dict):
+    for inner in value.values():
+      yield from every_number(inner)
+  elif isinstance(value, list):
+    for inner in value:
+      yield from every_number(inner)
+    yield from medians(value)
+
+
+def medians(splits):
+  """Of numbers that every split has; what is undefined in one is left out."""
+  if splits and all(isinstance(v, dict) for v in splits):
+    for key in splits[0]:
+      yield from medians([v[key] for v in splits if key in v])
+  else:
+    defined = [v for v in splits if isinstance(v, int | float)]
+    if defined:
+      yield float(np.median(defined))
+
+
+def shown(value):
+  """As a page may write a number."""
+  for v in (value, abs(value), np.sqrt(max(value, 0))):
+    yield from (blocks.percent(v), blocks.percent(v)[:-1])
+    yield from (blocks.number(v), blocks.number(v, 2), f'{v:g}', f'{v:,.0f}')
+
+
+def test_every_number_of_the_page_is_in_the_results(written):
+  path, sections = written
+  results = json.loads((path.parent / 'results.json').read_text())
+  known = {s for v in every_number(results) for s in shown(v)}
+  number = re.compile(r'(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?%?')
+  seen = 0
+
+  def check(text, where):
+    nonlocal seen
+    for name in NAMES:
+      text = text.replace(name, '')
+    for found in number.findall(text):
+      assert found.rstrip(',') in known, (where, found, text)
+      seen += 1
+
+  for section in sections:
+    for claim in section.lead:
+      check(claim['sentence'], 'lead')
+    for block in section.blocks:
+      if isinstance(block, blocks.Table):
+        for row in block.rows:
+          for cell in row[1:]:
+            texts = (
+              [cell] if isinstance(cell, str) else [cell.value, *cell.details]
+            )
+            for text in texts:
+              check(re.sub(r'\(\d×\)', '', text), (block.title, row[0]))
+  assert seen > 1000
+  # And what the blocks say is what the page shows.
+  cells = re.sub(r'<[^>]*>', ' ', path.read_text())
+  for section in sections:
+    for claim in section.lead:
+      assert html.escape(claim['sentence']) in path.read_text()
+    for block in section.blocks:
+      if isinstance(block, blocks.Table):
+        values = [
+          c if isinstance(c, str) else c.value for c in block.rows[0][1:]
+        ]
+        assert all(v in cells for v in values)
 
 
 def luminance(color):
