@@ -17,13 +17,12 @@ from maxsup_jax.reports.measured import KIND, Measured, Options
 from tests import browser
 from tests.classifier import classifier, history
 
-OPTIONS = Options(resamples=40, seeds=(0, 1))
+OPTIONS = Options(resamples=40, seeds=(0,))
 # Markup, 200 letters, letters that matplotlib or HTML could take for syntax.
 NAMES = (
-  '<script>alert(1)</script>&"$\\frac$',
+  '_<script>alert(1)</script>日本-->&"$\\frac$',
   'x' * 200,
   'resnet50_label_smoothing_0.1_seed0_epoch90_' + 'long_' * 31,
-  '_日本 -->',
 )
 
 
@@ -43,10 +42,13 @@ def written(tmp_path_factory):
       head_error=0.0,
       metadata={'dataset': '<i>blobs</i>', 'seed': i},
     )
-    models.append(Measured(outputs, outputs))
+    models.append(Measured(outputs, None if i else outputs))
   sections = report.build(models, OPTIONS)
   out = Directory(tmp_path_factory.mktemp('page'), KIND)
-  path = report.Report(sections, models, OPTIONS, {'command': '<x>'}).write(out)
+  made = report.Report(sections, models, OPTIONS, {'command': '<x>'})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(_style, 'png', lambda figure: b'')  # It takes seconds.
+    path = made.write(out)
   return path, sections
 
 
@@ -183,7 +185,7 @@ def test_every_number_of_the_page_is_in_the_results(written):
             )
             for text in texts:
               check(re.sub(r'\(\d×\)', '', text), (block.title, row[0]))
-  assert seen > 1000
+  assert seen > 500
   # And what the blocks say is what the page shows.
   cells = re.sub(r'<[^>]*>', ' ', path.read_text())
   for section in sections:
@@ -230,11 +232,10 @@ def test_contrast_on_both_pages(written):
 def test_every_column_of_panels_has_its_numbers(count):
   with _style.style():
     figure, axes = _style.panels(count, sharex=True, sharey=True)
-    figure.draw_without_rendering()
   assert len(figure.axes) == len(axes) == count
   below = {}
   for ax in axes:
-    below[round(ax.get_position().x0, 3)] = ax  # the last one stays
+    below[ax.get_subplotspec().colspan.start] = ax  # the last one stays
   for ax in below.values():
     assert any(t.label1.get_visible() for t in ax.xaxis.get_major_ticks())
 
@@ -242,7 +243,7 @@ def test_every_column_of_panels_has_its_numbers(count):
 def test_titles_do_not_overlap(written):
   for section in written[1]:
     for block in section.blocks:
-      if isinstance(block, blocks.Figure):
+      if getattr(block, 'name', '') in ('reliability', 'template_plane'):
         with _style.style():
           block.figure.draw_without_rendering()
           boxes = [ax.title.get_window_extent() for ax in block.figure.axes]
