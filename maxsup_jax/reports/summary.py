@@ -435,6 +435,12 @@ _NOT_PAIRED = (
 )
 
 
+_CORRECTED = (
+  'In the sentences at the top, intervals of differences are corrected for the '
+  'number of comparisons with the best (Bonferroni).'
+)
+
+
 def _seed_remark(columns: Mapping[str, list[Measured]]) -> str:
   first, models = next(iter(columns.items()))
   others = [ms for ms in columns.values() if ms is not models]
@@ -445,7 +451,8 @@ def _seed_remark(columns: Mapping[str, list[Measured]]) -> str:
     f'Differences (Δ) are to {first}, over pairs of {how}, with Student’s '
     'interval; "better" and "worse" mark those whose interval excludes zero. '
     'They are about other seeds of training on these examples; with fewer '
-    'than five seeds nobody can tell whether the interval holds what it says.'
+    'than five seeds nobody can tell whether the interval holds what it says. '
+    f'{_CORRECTED}'
   )
 
 
@@ -462,7 +469,7 @@ def _remark(models: list[Measured]) -> str:
     '2019) excludes zero and at least one of the two models is above what '
     'perfect calibration gives. '
     'Intervals are of the sampling of these examples only: they say '
-    'nothing about another seed of training.'
+    f'nothing about another seed of training. {_CORRECTED}'
   )
 
 
