@@ -5,6 +5,9 @@
 Each file holds the `logits` [N, K] and `labels` [N] of one model and, where
 there are any, its `features` [N, D], the `weights` [K, D] and `bias` [K] of its
 last layer; `python -m experiments.extract` writes them, numpy.savez does, too.
+A .pt or .safetensors file holds tensors of these names; logits in .npy have
+their labels beside them, in labels.npy; a .csv file has a column `label` and
+one for each class. In Python, it is maxsup_jax.reports.report.report.
 The first model is the one that the others are compared with. --train names the
 files of the training split, in the same order.
 """
@@ -22,8 +25,20 @@ _OVERWRITE = flags.DEFINE_bool(
 _TRAIN = flags.DEFINE_list(
   'train', [], 'Files of the training split, one for each model.'
 )
+_OOD = flags.DEFINE_list(
+  'ood',
+  [],
+  'Files of examples that are of no class, one for each model; they need no '
+  'labels.',
+)
 _NAMES = flags.DEFINE_list(
   'names', [], 'What to call the models, one name for each.'
+)
+_GROUP = flags.DEFINE_list(
+  'group',
+  [],
+  'Which method each model is a seed of: equal names share a column and a '
+  'colour. By default what `group` of the metadata says.',
 )
 _PROBABILITIES = flags.DEFINE_bool(
   'probabilities',
@@ -50,6 +65,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_float('level', 0.95, 'Level of the intervals.')
 flags.DEFINE_integer('bins', 15, 'Bins of the calibration errors.')
+flags.DEFINE_bool(
+  'full_curves',
+  False,
+  'Every point of the risk-coverage curves in the CSV file, not only what a '
+  'figure can show.',
+)
 flags.DEFINE_list(
   'classes', ['0', '1', '2'], 'The three classes of the projections.'
 )
@@ -58,32 +79,35 @@ flags.DEFINE_list(
 def main(paths):
   _processes.refuse_several('diagnose')
   # What takes seconds to import is imported when nothing is wrong.
-  from maxsup_jax import outputs as archives
-  from maxsup_jax.reports import measured
+  from maxsup_jax.reports import compared, measured
   from maxsup_jax.reports.directory import Directory
 
   if not paths:
-    raise _cli.UsageError('no .npz files given; see --help')
+    raise _cli.UsageError('no files given; see --help')
   out = _cli.needed('out', 'the directory of the report')
-  if _TRAIN.value and len(_TRAIN.value) != len(paths):
-    raise _cli.UsageError(
-      f'--train has {len(_TRAIN.value)} files; expected {len(paths)}, one '
-      'for each model'
-    )
+  for flag in (_TRAIN, _OOD):
+    if flag.value and len(flag.value) != len(paths):
+      raise _cli.UsageError(
+        f'--{flag.name} has {len(flag.value)} files; expected {len(paths)}, '
+        'one for each model'
+      )
   # What is wrong is refused before any file is read.
-  options = measured.Options(
-    **_cli.values('held_out', 'resamples', 'level', 'bins'),
-    seeds=_cli.numbers('seeds'),
-    classes=_cli.numbers('classes'),
-  )
+  options = {
+    **_cli.values('held_out', 'resamples', 'level', 'bins', 'full_curves'),
+    'seeds': _cli.numbers('seeds'),
+    'classes': _cli.numbers('classes'),
+  }
+  measured.Options(**options)
   sections = _SECTIONS.value or measured.SECTIONS
   measured.check_sections(sections)
   for path in (*paths, *_TRAIN.value):
-    archives.check_archive(path)
+    compared.check_file(path)
+  for path in _OOD.value:
+    compared.check_file(path, labelled=False)
   out = Directory(out, measured.KIND, overwrite=_OVERWRITE.value)
   from tqdm import tqdm
 
-  from maxsup_jax.reports import compared, report
+  from maxsup_jax.reports import report
   from maxsup_jax.training.provenance import provenance
 
   def bar(what, total):
@@ -91,24 +115,20 @@ def main(paths):
       desc=what, total=total, file=sys.stderr, leave=False, dynamic_ncols=True
     )
 
-  with bar('reading', len(paths) + len(_TRAIN.value)) as progress:
-    outputs = compared.read_all(
-      paths, _NAMES.value, progress.update, _PROBABILITIES.value
-    )
-    train = [None] * len(outputs)
-    if _TRAIN.value:
-      names = [o.name for o in outputs]
-      train = compared.read_all(
-        _TRAIN.value, names, progress.update, _PROBABILITIES.value
-      )
-      compared.check_same_classes([outputs[0], *train])
-      for pair in zip(outputs, train):
-        compared.check_same_model(*pair)
-  models = [measured.Measured(o, t) for o, t in zip(outputs, train)]
-  with bar('measuring', len(sections)) as progress:
-    built = report.build(models, options, sections, progress.update)
-  page = report.write(out, built, models, options, provenance())
-  print(report.as_text(built))
+  made = report.report(
+    paths,
+    names=_NAMES.value,
+    groups=_GROUP.value,
+    train=_TRAIN.value,
+    ood=_OOD.value,
+    probabilities=_PROBABILITIES.value,
+    sections=sections,
+    provenance=provenance(),
+    progress=bar,
+    **options,
+  )
+  page = made.write(out)
+  print(report.as_text(made.sections))
   print(page)
   return 0
 

@@ -11,7 +11,7 @@
 | `augmented_labels` | `[M]` integer | of two classes |
 | `groups` | `[N]` integer | examples of one, as pixels of an image, depend |
 | `class_names` | `[K]` str | |
-| `metadata` | str | a JSON object: `name`, `dataset`, `split`, `objective` … |
+| `metadata` | str | a JSON object: `name`, `group`, `dataset`, `split` … |
 | `history` | str | a JSON list: the lines of a run's `metrics.jsonl` |
 
 `python -m experiments.extract` writes them; `numpy.savez` does, too.
@@ -116,6 +116,11 @@ class Outputs:
     """Whether the logits are those of the features and the weights."""
     return self.head_error is not None and self.head_error < _HEAD_TOLERANCE
 
+  @property
+  def method(self) -> str:
+    """What the file is a seed of, by `group` of its metadata; '' if unknown."""
+    return str(self.metadata.get('group') or '')
+
   def class_name(self, k: int) -> str:
     """The name of a class, or its number."""
     return self.class_names[k] if self.class_names else f'class {k}'
@@ -141,15 +146,37 @@ def read(
   Raises:
     UsageError: one line, which names the file and what is wrong with it.
   """
-  arrays, others = _arrays(path)
+  return from_arrays(read_arrays(path), path, name, probabilities)
+
+
+def from_arrays(
+  arrays: Mapping[str, Any],
+  path: str | os.PathLike,
+  name: str | None = None,
+  probabilities: bool = False,
+) -> Outputs:
+  """Checks what a file holds, or might.
+
+  Args:
+    arrays: by their names in an .npz file; others are ignored.
+    path: where they come from.
+    name: as in `read`.
+    probabilities: likewise; so are the errors.
+
+  Examples:
+    >>> rng = np.random.default_rng(0)
+    >>> arrays = {'logits': rng.normal(size=(4, 3)), 'labels': [0, 1, 2, 0]}
+    >>> from_arrays(arrays, 'memory', 'CE').num_classes
+    3
+  """
   for needed in ('logits', 'labels'):
     if needed not in arrays:
       raise UsageError(
-        f'{path} has no array {needed!r}; it has '
-        f'{", ".join([*arrays, *others]) or "none"}'
+        f'{path} has no array {needed!r}; it has {", ".join(arrays) or "none"}'
       )
+  known = {n: checks.array(a, n) for n, a in arrays.items() if n in _KNOWN}
   try:
-    return _checked(Path(path), name, arrays, probabilities)
+    return _checked(Path(path), name, known, probabilities)
   except UsageError as e:
     raise UsageError(f'{path}: {e}') from None
 
@@ -210,24 +237,19 @@ def check_archive(path: str | os.PathLike) -> None:
     )
 
 
-def _arrays(
-  path: str | os.PathLike,
-) -> tuple[dict[str, np.ndarray], list[str]]:
-  """The arrays of a file that have a meaning here, and the others' names."""
-  arrays: dict[str, np.ndarray] = {}
-  others = []
+def read_arrays(path: str | os.PathLike) -> dict[str, Any]:
+  """The arrays of a file that have a meaning here; None for all others."""
+  arrays: dict[str, Any] = {}
   with _opened(path) as archive:
     for info in archive.infolist():
       name = info.filename.removesuffix('.npy')
-      if name in arrays or name in others:
+      if name in arrays:
         raise UsageError(f'it has two arrays {name!r}')
       # It also compares the two names that the archive has of a member.
       with archive.open(info) as member:
-        if name in _KNOWN:
-          arrays[name] = _array(member, info.file_size, name)
-        else:
-          others.append(name)
-  return arrays, others
+        size, known = info.file_size, name in _KNOWN
+        arrays[name] = _array(member, size, name) if known else None
+  return arrays
 
 
 @contextlib.contextmanager

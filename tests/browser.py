@@ -101,6 +101,11 @@ class Tab:
       mobile=width < 600,
     )
 
+  def prefer(self, scheme):
+    """A 'light' or a 'dark' page."""
+    feature = {'name': 'prefers-color-scheme', 'value': scheme}
+    self.call('Emulation.setEmulatedMedia', features=[feature])
+
   def evaluate(self, expression):
     """The value of a JavaScript expression; promises are awaited."""
     result = self.call(

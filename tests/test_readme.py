@@ -1,8 +1,10 @@
 """What the README and the pages in docs say, runs."""
 
+import importlib.util
 import re
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,9 +63,57 @@ def test_pages_have_examples():
 def test_the_examples_of_the_pages_run(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for number, code in enumerate(blocks('python', path.read_text())):
+    if 'import timm' in code or 'import torch' in code:
+      if not importlib.util.find_spec('torch'):
+        continue
+      # Its pretrained weights would be downloaded.
+      monkeypatch.setitem(sys.modules, 'timm', Timm())
     script = tmp_path / f'example{number}.py'
     script.write_text(code)
     runpy.run_path(str(script))
+
+
+class Timm:
+  """What the examples use of timm: a model with its names, without weights."""
+
+  def create_model(self, name, pretrained):
+    import torch
+
+    class Model(torch.nn.Module):
+      def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 10)
+
+      def forward_features(self, images):
+        return images
+
+      def forward_head(self, maps, pre_logits=False):
+        pooled = maps.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+      def forward(self, images):
+        return self.forward_head(self.forward_features(images))
+
+    assert (name, pretrained) == ('resnet18', True)
+    return Model()
+
+
+def test_files_of_other_frameworks_are_read(tmp_path, monkeypatch):
+  """Those that the examples of docs/diagnostics.md have written."""
+  from maxsup_jax.reports import compared
+
+  pytest.importorskip('torch')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setitem(sys.modules, 'timm', Timm())
+  for code in blocks('python', DOCS['diagnostics.md'])[:3]:
+    (tmp_path / 'example.py').write_text(code)
+    runpy.run_path('example.py')
+  read = {n: compared.read(n) for n in ('linear.pt', 'logistic.npz')}
+  assert read['linear.pt'].logits.shape == (200, 3)
+  assert (
+    read['logistic.npz'].logits.argmax(1) == read['logistic.npz'].labels
+  ).mean() > 0.9
+  assert compared.read('resnet18.pt').linear
 
 
 def test_the_page_of_losses_names_what_exists():

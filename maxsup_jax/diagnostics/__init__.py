@@ -31,6 +31,7 @@ if TYPE_CHECKING:
   from maxsup_jax.diagnostics import (
     bootstrap,
     calibration,
+    conformal,
     gradcam,
     mutual_information,
     neural_collapse,
@@ -38,12 +39,14 @@ if TYPE_CHECKING:
     representation,
     segmentation,
     selective,
+    smooth_calibration,
     unconstrained,
   )
 
 __all__ = [
   'bootstrap',
   'calibration',
+  'conformal',
   'gradcam',
   'mutual_information',
   'neural_collapse',
@@ -51,6 +54,7 @@ __all__ = [
   'representation',
   'segmentation',
   'selective',
+  'smooth_calibration',
   'unconstrained',
 ]
 

@@ -12,14 +12,16 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import optimize, sparse
 
 from maxsup_jax.diagnostics import bootstrap, checks
-from maxsup_jax.diagnostics._blocks import map_rows
+from maxsup_jax.diagnostics._blocks import map_rows, pool
 from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Logits up to 1e150, divided by it, are still far from overflowing.
@@ -167,28 +169,81 @@ def reliability_curve(
 
   References: Guo et al., 2017, section 2.
   """
-  confidence_N, correct_N = (
-    checks.shares(checks.vector(values, name), name)
-    for name, values in (('confidence', confidence), ('correct', correct))
+  binned = Reliability(
+    confidence,
+    correct,
+    bins=bins,
+    binning=binning,
+    convention=convention,
+    weights=weights,
   )
-  checks.same_length(confidence=confidence_N, correct=correct_N)
-  weights_N = None
-  if weights is not None:
-    weights_N = checks.multiplicities(weights, len(confidence_N))
-  confidence_N, edges, bin_N = _binned(
-    confidence_N, weights_N, bins, binning, convention
-  )
-  count = _counts(bin_N, weights_N, len(edges) - 1)
-  accuracy, mean_confidence = (
-    np.divide(
-      _sums(bin_N, values_N, weights_N, len(count)),
-      count,
-      out=np.full(len(count), np.nan),
-      where=count > 0,
+  return binned.curve(weights)
+
+
+class Reliability:
+  """Examples put into bins once, for the curves of many resamples.
+
+  The arguments are those of `reliability_curve`; bins of equal mass are those
+  of the `weights` given here.
+
+  Examples:
+    >>> binned = Reliability([0.2, 0.9, 0.7], [0, 1, 0], bins=2)
+    >>> binned.curve().count.tolist(), binned.curve([1, 0, 2]).count.tolist()
+    ([1, 2], [1, 2])
+    >>> binned.curve([1, 0, 2]).confidence.round(4).tolist()
+    [0.2, 0.7]
+  """
+
+  def __init__(
+    self,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    **binning: Any,
+  ):
+    confidence_N, correct_N = (
+      checks.shares(checks.vector(values, name), name)
+      for name, values in (('confidence', confidence), ('correct', correct))
     )
-    for values_N in (correct_N, confidence_N)
-  )
-  return ReliabilityCurve(edges, count, accuracy, mean_confidence)
+    checks.same_length(confidence=confidence_N, correct=correct_N)
+    if weights is not None:
+      weights = checks.multiplicities(weights, len(confidence_N))
+    confidence_N, self.edges, bin_N = _binned(confidence_N, weights, **binning)
+    # Sums of values from 0 to 1 are exact: a value is two integers of 26 binary
+    # digits, and whole numbers below 2**53 add up without rounding in float64.
+    parts = [np.ones(len(bin_N))]
+    for values_N in (correct_N, confidence_N):
+      high_N = np.floor(values_N * _PART)
+      parts += [high_N, np.rint((values_N * _PART - high_N) * _PART)]
+    N, M = len(bin_N), len(self.edges) - 1
+    rows = np.concatenate([bin_N + i * M for i in range(len(parts))])
+    columns = np.tile(np.arange(N), len(parts))
+    self._sums = sparse.csr_array(
+      (np.concatenate(parts), (rows, columns)), shape=(len(parts) * M, N)
+    )
+    self._sums.eliminate_zeros()
+
+  def curve(self, weights: ArrayLike | None = None) -> ReliabilityCurve:
+    """The curve of the examples, each as often as its weight says."""
+    N, M = self._sums.shape[1], len(self.edges) - 1
+    weights_N = np.ones(N)
+    if weights is not None:
+      weights_N = checks.multiplicities(weights, N).astype(np.float64)
+    sums = (self._sums @ weights_N).reshape(-1, M)
+    count, *halves = sums
+    accuracy, mean_confidence = (
+      np.divide(
+        (high + low / _PART) / _PART,
+        count,
+        out=np.full(len(count), np.nan),
+        where=count > 0,
+      )
+      for high, low in (halves[:2], halves[2:])
+    )
+    return ReliabilityCurve(
+      self.edges, count.astype(np.int64), accuracy, mean_confidence
+    )
 
 
 def _binned(
@@ -359,24 +414,6 @@ def _counts(
   return np.bincount(bin_N, weights_N, bins).astype(np.int64)
 
 
-def _sums(
-  bin_N: np.ndarray,
-  values_N: np.ndarray,
-  weights_N: np.ndarray | None,
-  bins: int,
-) -> np.ndarray:
-  """Sums values from 0 to 1 in each bin, as integers that never round.
-
-  A value keeps 52 binary digits after the point.
-  """
-  high_N = np.floor(values_N * _PART)
-  low_N = np.rint((values_N * _PART - high_N) * _PART)
-  if weights_N is not None:
-    high_N, low_N = high_N * weights_N, low_N * weights_N
-  high, low = (_counts(bin_N, part_N, bins) for part_N in (high_N, low_N))
-  return (high + low / _PART) / _PART
-
-
 @dataclasses.dataclass(frozen=True)
 class CalibrationSummary:
   """What `summary` returns; the NLL is in nats, the Brier score from 0 to 2."""
@@ -451,14 +488,30 @@ def classwise_calibration_error(
 
   References: Kull et al., 2019; Nixon et al., 2019, who call it SCE.
   """
+  return float(class_calibration_errors(logits, labels, **binning).mean())
+
+
+def class_calibration_errors(
+  logits: ArrayLike, labels: ArrayLike, **binning: Any
+) -> np.ndarray:
+  """The terms of `classwise_calibration_error`, one for each class, `[K]`.
+
+  Examples:
+    >>> logits = np.log([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
+    >>> class_calibration_errors(logits, [1, 1]).round(4).tolist()
+    [0.3, 0.45, 0.15]
+  """
   logits_NK, labels_N = checks.logits_and_labels(logits, labels)
-  return float(
-    np.mean(
-      [
-        calibration_error(reliability_curve(p_N, labels_N == k, **binning))
-        for k, p_N in enumerate(_class_probabilities(logits_NK))
-      ]
-    )
+  fixed = _fixed_bins(**binning)
+  if fixed:
+    expected, bins = _class_sums(logits_NK, *fixed, labels_N[:, None])
+    found = _class_counts(bins[:, 0], labels_N, expected.shape)
+    return np.abs(found - expected).sum(0) / len(labels_N)
+  return np.array(
+    [
+      calibration_error(reliability_curve(p_N, labels_N == k, **binning))
+      for k, p_N in enumerate(_class_probabilities(logits_NK))
+    ]
   )
 
 
@@ -490,6 +543,14 @@ def classwise_calibrated_range(
     return np.minimum(found_BD - K * row_B1, K - 1).astype(np.int32)
 
   labels_ND = map_rows(draw, logits_NK, rng.random((N, draws), np.float32))
+  fixed = _fixed_bins(**binning)
+  if fixed:
+    expected, bins_ND = _class_sums(logits_NK, *fixed, labels_ND)
+    errors = [
+      np.abs(_class_counts(b, y, expected.shape) - expected).sum()
+      for b, y in zip(bins_ND.T, labels_ND.T)
+    ]
+    return bootstrap.interval(np.array(errors) / (N * K), level)
   order = np.argsort(labels_ND, axis=None, kind='stable')
   ends = np.cumsum(np.bincount(labels_ND.ravel(), minlength=K))
   totals = np.zeros(draws)
@@ -502,6 +563,65 @@ def classwise_calibrated_range(
     count = np.bincount(cell, minlength=draws * M).reshape(draws, M)
     totals += np.abs(count - np.bincount(bin_N, p_N, M)).sum(1)
   return bootstrap.interval(totals / (N * K), level)
+
+
+def _fixed_bins(
+  bins: int = 15,
+  binning: str = 'equal_width',
+  convention: str = 'right',
+  weights: ArrayLike | None = None,
+) -> tuple[np.ndarray, Literal['left', 'right']] | None:
+  """The edges of bins that do not depend on the data; otherwise None."""
+  known = binning == 'equal_width' and convention in ('right', 'left')
+  if not known or weights is not None:
+    return None
+  edges = np.linspace(0, 1, integer('bins', bins, low=1) + 1)
+  return edges, 'left' if convention == 'right' else 'right'
+
+
+def _class_sums(
+  logits_NK: np.ndarray,
+  edges: np.ndarray,
+  side: Literal['left', 'right'],
+  labels_NL: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Sums of the probabilities `[M, K]` of each bin, and the bins of labels.
+
+  Of many classes nearly all are in the first bin: only the others are sorted
+  into bins.
+  """
+  M, (N, K) = len(edges) - 1, logits_NK.shape
+  # Small enough for the cache, and for so many sums.
+  size = max(1, (1 << 18) // K)
+
+  def block(start: int) -> tuple[np.ndarray, np.ndarray]:
+    part = slice(start, start + size)
+    z_BK = logits_NK[part].astype(np.float64)
+    z_BK -= z_BK.max(1, keepdims=True)
+    p_BK = np.exp(z_BK, out=z_BK)
+    p_BK /= p_BK.sum(1, keepdims=True)
+    of_labels = np.take_along_axis(p_BK, labels_NL[part], 1)
+    bins_BL = np.searchsorted(edges[1:-1], of_labels, side)
+    first = p_BK <= edges[1] if side == 'left' else p_BK < edges[1]
+    rows, classes = np.nonzero(~first)
+    p = p_BK[rows, classes]
+    cell = np.searchsorted(edges[1:-1], p, side) * K + classes
+    moved = np.bincount(cell, p, M * K).reshape(M, K)
+    moved[0] += p_BK.sum(0) - moved.sum(0)
+    return moved, bins_BL.astype(np.int32)
+
+  total, bins = np.zeros((M, K)), []
+  for moved, bins_BL in pool().map(block, range(0, N, size)):
+    total += moved
+    bins.append(bins_BL)
+  return total, np.concatenate(bins)
+
+
+def _class_counts(
+  bins_N: np.ndarray, labels_N: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+  cell = bins_N * shape[1] + labels_N
+  return np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
 
 
 def _class_probabilities(logits_NK: np.ndarray) -> Iterator[np.ndarray]:
@@ -579,6 +699,68 @@ def fit_temperature(
   if objective == 'ece':
     return _fit_ece(logits_NK, labels_N, bins)
   return _fit_nll(logits_NK, labels_N)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VectorScaling:
+  """What `fit_vector_scaling` returns: `softmax(scale * logits + shift)`."""
+
+  scale: np.ndarray  # float64 `[K]`
+  shift: np.ndarray  # float64 `[K]`; its mean is 0
+  value: float  # the mean NLL of the examples that were fitted
+  value_before: float
+
+  def scaled(self, logits: ArrayLike) -> np.ndarray:
+    """The logits after it, float64 `[N, K]`."""
+    logits_NK = checks.class_scores(logits)
+    return logits_NK * self.scale + self.shift
+
+
+def fit_vector_scaling(logits: ArrayLike, labels: ArrayLike) -> VectorScaling:
+  r"""Finds a factor and a shift for every class, of least NLL.
+
+  .. math:: p = \mathrm{softmax}(w \odot z + b)
+
+  By L-BFGS from w = 1 and b = 0, at most 200 steps; the problem is convex. No
+  logits may be masked. It has 2K numbers, so that it needs many examples of
+  each class; the predictions may change.
+
+  Examples:
+    Logits that do not know that a class is twice as frequent:
+
+    >>> labels = np.array([0, 0, 1, 1, 1, 1])
+    >>> fit = fit_vector_scaling(np.zeros((6, 2)), labels)
+    >>> np.exp(fit.shift[1] - fit.shift[0]).round(3).item()
+    2.0
+
+  References: Guo et al., 2017, section 4.2.
+  """
+  logits_NK, labels_N = checks.logits_and_labels(logits, labels)
+  checks.finite(logits_NK, 'logits')
+  N, K = logits_NK.shape
+  z_NK = logits_NK.astype(np.float64)
+  onehot = sparse.csr_array((np.ones(N), (np.arange(N), labels_N)), (N, K))
+  of_labels = onehot.T @ np.ones(N), onehot.multiply(z_NK).sum(0)
+
+  def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+    u_NK = z_NK * x[:K] + x[K:]
+    chosen = u_NK[np.arange(N), labels_N].sum()
+    top_N1 = u_NK.max(1, keepdims=True)
+    p_NK = np.exp(u_NK - top_N1)
+    total_N1 = p_NK.sum(1, keepdims=True)
+    p_NK /= total_N1
+    nll = (top_N1 + np.log(total_N1)).sum() - chosen
+    count_K, sum_K = of_labels
+    slopes = np.einsum('ij,ij->j', p_NK, z_NK) - sum_K, p_NK.sum(0) - count_K
+    return nll / N, np.concatenate(slopes) / N
+
+  start = np.repeat([1.0, 0.0], K)
+  options = {'maxiter': 200, 'ftol': 1e-12, 'gtol': 1e-7}
+  found = optimize.minimize(
+    loss, start, jac=True, method='L-BFGS-B', options=options
+  )
+  scale, shift = found.x[:K], found.x[K:] - found.x[K:].mean()
+  return VectorScaling(scale, shift, float(found.fun), float(loss(start)[0]))
 
 
 def _fit_nll(logits_NK: np.ndarray, labels_N: np.ndarray) -> TemperatureFit:
@@ -661,13 +843,18 @@ def _fit_ece(
   logits_NK: np.ndarray, labels_N: np.ndarray, bins: int
 ) -> TemperatureFit:
   values: dict[float, float] = {}
+  correct_N = logits_NK.argmax(1) == labels_N
 
   def try_all(temperatures: Iterable[float]) -> float:
-    for T in map(float, temperatures):
-      if T > 0 and T not in values:
-        top = per_example(logits_NK, labels_N, temperature=T)
-        curve = reliability_curve(top.confidence, top.correct, bins=bins)
-        values[T] = calibration_error(curve)
+    new = [T for T in map(float, temperatures) if T > 0 and T not in values]
+
+    def confidences(z_BK: np.ndarray) -> tuple[np.ndarray, ...]:
+      z_BK -= z_BK.max(1, keepdims=True)
+      return tuple(1 / np.exp(z_BK / T).sum(1) for T in new)
+
+    for T, top_N in zip(new, map_rows(confidences, logits_NK)):
+      curve = reliability_curve(top_N, correct_N, bins=bins)
+      values[T] = calibration_error(curve)
     # Dictionaries keep their order, so this is the first of equals.
     return min(values, key=values.__getitem__)
 

@@ -41,24 +41,31 @@ class Cell:
 class Table:
   """A table; the first cell of a row is its heading.
 
-  That of a table of `prose` is a sentence, and needs room.
+  That of a table of `prose` is a sentence, and needs room. The title says what
+  the table is, the caption how to read it, for which data, by which convention.
+  A `sortable` one is sorted by its headings.
   """
 
+  title: str
   columns: Sequence[str]
   rows: Sequence[Sequence[str | Cell]]
   caption: str
   prose: bool = False
+  sortable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """A drawn figure, the name of its files, and a caption.
+  """A drawn figure, the name of its files, and what is said of it.
 
-  That says what it shows, for which data and by which convention.
+  The title says what it is, `alt` what is seen in it, with numbers; the caption
+  how to read it, for which data, by which convention.
   """
 
   name: str
+  title: str
   figure: MatplotlibFigure
+  alt: str
   caption: str
 
 
@@ -69,8 +76,10 @@ Block = Text | Table | Figure
 class Section:
   """A part of the report: what the page shows, and what the files hold.
 
-  `numbers` are for results.json: nested mappings, lists, numbers, strings;
-  `curves` for the CSV files: a name, and columns of equal length.
+  `numbers` are for results.json, by model: nested mappings, lists, numbers,
+  strings; `methods` likewise, over the seeds of a method; `curves` for the CSV
+  files: a name, and columns of equal length. `lead` is what a reader should
+  know first: mappings with a `sentence`.
   """
 
   name: str
@@ -80,24 +89,8 @@ class Section:
   curves: Mapping[str, Mapping[str, Sequence]] = dataclasses.field(
     default_factory=dict
   )
-
-
-def table(
-  heading: str,
-  records: Mapping[str, Mapping[str, Any]],
-  titles: Mapping[str, str | tuple[str, Callable[[Any], str | Cell]]],
-  caption: str,
-) -> Table:
-  """A column for each record, by its name, and a row for each of its numbers.
-
-  `titles` are the headings of the rows by their keys, where need be with how a
-  number is written; what a record lacks is a dash.
-  """
-  rows: list[list[str | Cell]] = []
-  for key, title in titles.items():
-    name, form = (title, number) if isinstance(title, str) else title
-    rows.append([name, *(form(r.get(key)) for r in records.values())])
-  return Table([heading, *records], rows, caption)
+  methods: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  lead: Sequence[Mapping[str, Any]] = ()
 
 
 class Curves:
@@ -132,9 +125,9 @@ def percent(value: float | None) -> str:
   return f'{100 * value:.{decimals}f}%'
 
 
-def beside_calibrated(error: tuple[float, tuple[float, float]]) -> Cell:
+def beside_calibrated(error: tuple[float, float, float]) -> Cell:
   """A calibration error, and the range that perfect calibration gives."""
-  value, (low, high) = error
+  value, low, high = error
   return Cell(
     percent(value), [f'{percent(low)} to {percent(high)} if calibrated']
   )
@@ -159,14 +152,65 @@ def undefined(value: float | None) -> bool:
   return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def median_and_range(
-  values: Sequence[float], form: Callable[[float], str]
-) -> Cell:
-  """A cell with the median over splits and, below it, the range."""
-  details = []
-  if len(values) > 1:
-    details = [f'{form(float(min(values)))} to {form(float(max(values)))}']
-  return Cell(form(float(np.median(values))), details)
+def table(
+  title: str,
+  columns: Mapping[str, Sequence[Mapping[str, Any]]],
+  rows: Mapping[str, str | tuple[str, Callable[[Any], str | Cell]]],
+  caption: str,
+) -> Table:
+  """A column for each method, of its models' records, and a row for each key.
+
+  `rows` are the headings by their keys, where need be with how a number is
+  written; several models make a mean and a spread, see `spread`.
+  """
+  body: list[list[str | Cell]] = []
+  for key, heading in rows.items():
+    name, form = (heading, number) if isinstance(heading, str) else heading
+    cells = (spread([r.get(key) for r in rs], form) for rs in columns.values())
+    body.append([name, *cells])
+  return Table(title, ['', *columns], body, caption)
+
+
+def spread(
+  values: Sequence[Any], form: Callable[[Any], str | Cell] = number
+) -> str | Cell:
+  """A value, or the mean of those of several seeds and, below, their spread.
+
+  That is their standard deviation. Values are numbers, or tuples of them, of
+  which the first is spread; it is a dash where one of them is undefined.
+  """
+  if len(values) == 1:
+    return form(values[0])
+  if any(v is None for v in values):
+    return '—'
+  array = np.array(values, np.float64)
+  mean, first = array.mean(0), array.reshape(len(array), -1)[:, 0]
+  cell = form(float(mean) if array.ndim == 1 else tuple(mean))
+  cell = cell if isinstance(cell, Cell) else Cell(cell)
+  if np.isnan(first).any():
+    return '—'
+  of = form if array.ndim == 1 else percent
+  return dataclasses.replace(
+    cell, details=[f'± {of(float(first.std(ddof=1)))}', *cell.details]
+  )
+
+
+def over_splits(
+  values: Sequence[Sequence[float]], form: Callable[[float], str]
+) -> str | Cell:
+  """The median over random splits, and below it the range.
+
+  `values` has those of each seed of a method; of several, medians are averaged.
+  What is undefined in a split is left out.
+  """
+  defined = [[v for v in of if not undefined(v)] for of in values]
+  if not all(defined):
+    return '—'
+  medians = [float(np.median(of)) for of in defined]
+  if len(values) > 1 or len(defined[0]) < 2:
+    return spread(medians, form)
+  low, high = min(defined[0]), max(defined[0])
+  return Cell(form(medians[0]), [f'{form(float(low))} to {form(float(high))}'])
 
 
 def short(text: str, limit: int = 22) -> str:

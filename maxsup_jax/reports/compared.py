@@ -1,34 +1,182 @@
-"""The models of one report: files of outputs that can be compared."""
+"""The models of one report: outputs that can be compared, from any source."""
 
+import csv
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maxsup_jax.errors import UsageError
-from maxsup_jax.outputs import Outputs, read
+from maxsup_jax import files
+from maxsup_jax import outputs as archives
+from maxsup_jax.errors import UsageError, one_line
+from maxsup_jax.outputs import Outputs
+
+# A file, logits and labels, arrays by the names of an .npz, or what was read.
+Source = str | os.PathLike | tuple[Any, Any] | Mapping[str, Any] | Outputs
+TORCH = ('.pt', '.pth', '.safetensors')
+ENDINGS = ('.npz', '.npy', '.csv', *TORCH)
+
+
+def read(
+  source: Source,
+  name: str | None = None,
+  probabilities: bool = False,
+  labelled: bool = True,
+) -> Outputs:
+  """Reads the outputs of a model.
+
+  Args:
+    source: a pair of logits and labels, a mapping of the arrays that an .npz
+      file may hold, or a file. That is, by its ending, an .npz; logits in .npy,
+      with the labels beside it in `labels.npy` or under its own name with
+      `labels` in place of `logits`; tensors by name, as torch.save or
+      safetensors write them (nothing in them is executed); or .csv: a header
+      with `label` and the classes, a line for each example.
+    name: what to call the model; by default as the file says, or its own name.
+    probabilities: whether they are given in place of logits.
+    labelled: whether there are labels; otherwise they are ignored, or need not
+      be there, and the predictions stand for them.
+
+  Raises:
+    UsageError: one line that says where, and what is wrong.
+  """
+  if isinstance(source, Outputs):
+    return dataclasses.replace(source, name=name or source.name)
+  if isinstance(source, tuple):
+    source = dict(zip(('logits', 'labels'), source, strict=True))
+  if isinstance(source, Mapping):
+    arrays, path = source, Path(name or 'model')
+  else:
+    check_file(source, labelled)
+    path = Path(source)
+    ending = path.suffix.lower()
+    if labelled or ending != '.npy':
+      arrays = _READERS[ending](path)
+    else:
+      arrays = {'logits': _load(path)}
+  if not labelled and 'logits' in arrays:
+    logits = np.asarray(arrays['logits'])
+    several = logits.ndim > 1 and logits.shape[1] > 1
+    top = logits.argmax(1) if several else np.zeros(len(logits), np.int64)
+    arrays = {'logits': logits, 'labels': top}
+  return archives.from_arrays(arrays, path, name, probabilities)
+
+
+def check_file(path: str | os.PathLike, labelled: bool = True) -> None:
+  """Refuses what is not there, or no file of outputs, before it is read."""
+  ending = files.check_ending(path, ENDINGS)
+  if ending == '.npz':
+    return archives.check_archive(path)
+  files.refuse_irregular(path)
+  if not os.path.exists(path):
+    raise UsageError(f'no file {path}')
+  if ending == '.npy' and labelled:
+    _labels_beside(Path(path))
+  return None
+
+
+def _labels_beside(path: Path) -> Path:
+  own = path.with_name(path.name.replace('logits', 'labels'))
+  tried = [own] if own != path else []
+  tried.append(path.with_name('labels.npy'))
+  for beside in tried:
+    if beside.is_file() and beside != path:
+      return beside
+  names = ' or '.join(p.name for p in tried)
+  raise UsageError(f'{path} has no labels beside it; expected {names}')
+
+
+def _read_npy(path: Path) -> dict[str, Any]:
+  return {'logits': _load(path), 'labels': _load(_labels_beside(path))}
+
+
+def _load(path: Path) -> np.ndarray:
+  try:
+    return np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError) as e:
+    raise UsageError(f'{path} cannot be read: {one_line(e)}') from None
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+  # It takes seconds to import.
+  from maxsup_jax.models import torch_weights
+
+  return torch_weights.read(path)
+
+
+def _read_csv(path: Path) -> dict[str, Any]:
+  """A column `label`, of class ids or names, and a column for each class."""
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as file:
+      header, *lines = csv.reader(file)
+  except (OSError, ValueError, csv.Error) as e:
+    raise UsageError(f'{path} cannot be read: {one_line(e)}') from None
+  if header.count('label') != 1:
+    raise UsageError(
+      f'{path} has the columns {", ".join(header)[:80]}; expected one of the '
+      "name 'label', and one for each class"
+    )
+  at = header.index('label')
+  classes = header[:at] + header[at + 1 :]
+  ids = {name: k for k, name in enumerate(classes)}
+  logits, labels = np.empty((len(lines), len(classes))), []
+  for i, line in enumerate(lines):
+    try:
+      label = line.pop(at)
+      labels.append(ids[label] if label in ids else int(label))
+      # A single number would fill the row.
+      logits[i] = np.array(line, np.float64).reshape(len(classes))
+    except (ValueError, IndexError):
+      raise UsageError(
+        f'{path}: line {i + 2} cannot be read; expected {len(classes)} numbers '
+        'and a label'
+      ) from None
+  found = {'logits': logits, 'labels': np.array(labels, np.int64)}
+  # Numbers are no names.
+  named = not all(name.strip().isdigit() for name in classes)
+  return found | ({'class_names': np.array(classes)} if named else {})
+
+
+_READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
+  '.npz': archives.read_arrays,
+  '.npy': _read_npy,
+  '.csv': _read_csv,
+  **dict.fromkeys(TORCH, _read_tensors),
+}
 
 
 def read_all(
-  paths: Sequence[str | os.PathLike],
+  sources: Sequence[Source],
   names: Sequence[str] = (),
+  groups: Sequence[str] = (),
   done: Callable[[], Any] = lambda: None,
   probabilities: bool = False,
 ) -> list[Outputs]:
-  """Reads the .npz files of a report: models that can be compared.
+  """Reads the models of a report, see `read`: they can be compared.
 
   They have distinct names, those given or their own, and the same classes.
-  `done` is called after each file; `probabilities` as in `outputs.read`.
+  `groups` say which method each is a seed of, in place of their metadata.
+  `done` is called after each file; `probabilities` as there.
   """
-  if names and len(names) != len(paths):
-    raise UsageError(f'names has {len(names)} names for {len(paths)} files')
+  if names and len(names) != len(sources):
+    raise UsageError(f'names has {len(names)} names for {len(sources)} models')
+  if groups and len(groups) != len(sources):
+    raise UsageError(
+      f'group has {len(groups)} groups for {len(sources)} models'
+    )
   models = []
-  wanted: Sequence[str | None] = names or [None] * len(paths)
-  for path, name in zip(paths, wanted):
-    models.append(read(path, name, probabilities))
+  wanted: Sequence[str | None] = names or [None] * len(sources)
+  for source, name in zip(sources, wanted):
+    models.append(read(source, name, probabilities))
     done()
+  if groups:
+    models = [
+      dataclasses.replace(m, metadata={**m.metadata, 'group': g})
+      for m, g in zip(models, groups)
+    ]
   taken = [m.name for m in models]
   if len(set(taken)) < len(taken):
     if names:
@@ -42,6 +190,13 @@ def read_all(
     ]
     if len({m.name for m in models}) < len(models):
       raise UsageError('some files have the same name; give distinct names')
+  methods = {m.method for m in models}
+  for m in models:
+    if not m.method and m.name in methods:
+      raise UsageError(
+        f'{m.name} is the name of {m.path} and a group of others; give the '
+        'group of every file'
+      )
   check_same_classes(models)
   return models
 

@@ -25,24 +25,21 @@ _TITLES = {
 def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the files that hold augmentations."""
   numbers: dict[str, dict[str, Any]] = {}
-  columns: dict[str, dict[str, float]] = {}
+  columns: dict[str, list[dict[str, float]]] = {}
   pairs: dict[str, None] = {}
   for m in models:
     for part, outputs in (('train', m.train), ('test', m.outputs)):
       if outputs is None or outputs.augmented_logits is None:
         continue
-      measured, pair = _measure(outputs)
-      numbers.setdefault(m.name, {})[part] = measured
-      columns[f'{m.name}, {part}'] = measured
+      found, pair = _measure(outputs)
+      numbers.setdefault(m.name, {})[part] = found
+      method = m.outputs.method or m.name
+      columns.setdefault(f'{method}, {part}', []).append(found)
       pairs[' and '.join(outputs.class_name(c) for c in pair)] = None
   if not columns:
-    missing = blocks.Note(
-      'No file holds augmented_logits, the logits of several augmentations '
-      'of each example (experiments.extract --augmentations=5).'
-    )
-    return blocks.Section(NAME, TITLE, [missing])
+    return blocks.Section(NAME, TITLE, [])
   table = blocks.table(
-    'mutual information (nats)',
+    'Mutual information (nats)',
     columns,
     _TITLES,
     f'Classes {"; ".join(pairs)}. Mutual information between the index of an '

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 KIND = 'report'
 # The sections of a report: each is a module of its name, in their order.
 SECTIONS = (
-  *('summary', 'calibration', 'selective', 'logits', 'representation'),
-  *('projection', 'information'),
+  *('summary', 'calibration', 'selective', 'sets', 'classes'),
+  *('logits', 'representation', 'projection', 'information', 'ood'),
 )
 RISK = 0.05
 COVERAGE = 0.8
 # What is more is a slip: it would fill the memory, and take days.
 MOST_BINS, MOST_RESAMPLES = 10_000, 1_000_000
+# By simulation, tests/reports/test_intervals.py.
+ENOUGH_GROUPS = 50
+# The held-out examples that a temperature is fitted to.
+MOST_FITTED = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Options:
     level: of the intervals.
     bins: of the reliability diagrams and calibration errors.
     classes: the three classes of the projections.
+    full_curves: whether the CSV file of risk-coverage curves has every point,
+      and not only what a figure can show.
   """
 
   held_out: float = 0.2
@@ -49,6 +55,7 @@ class Options:
   level: float = 0.95
   bins: int = 15
   classes: tuple[int, int, int] = (0, 1, 2)
+  full_curves: bool = False
 
   def __post_init__(self) -> None:
     errors.number('held_out', self.held_out, above=0, below=1)
@@ -84,10 +91,15 @@ def check_sections(names: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """A model with what was computed from it, of a split and the training one."""
+  """A model with what was computed from it, of a split and the training one.
+
+  `ood` are its outputs for examples that are of no class; their labels say
+  nothing.
+  """
 
   outputs: Outputs
   train: Outputs | None = None
+  ood: Outputs | None = None
 
   @property
   def name(self) -> str:
@@ -121,9 +133,84 @@ class Measured:
       self._rankings[score] = selective.Ranking(self.scores[score], self.errors)
     return self._rankings[score]
 
+  def temperature(
+    self, fit: np.ndarray, seed: int, objective: str, bins: int
+  ) -> 'calibration.TemperatureFit':
+    """The temperature of the held-out examples `fit` of a seed's split.
+
+    It is fitted to at most `MOST_FITTED` of them.
+    """
+    from maxsup_jax.diagnostics import calibration
+
+    key = seed, len(fit), objective, bins
+    # One number needs no more; spread evenly, as labels may be in order.
+    fit = fit[:: -(-len(fit) // MOST_FITTED)]
+    if key not in self._temperatures:
+      self._temperatures[key] = calibration.fit_temperature(
+        self.outputs.logits[fit],
+        self.outputs.labels[fit],
+        objective=objective,
+        bins=bins,
+      )
+    return self._temperatures[key]
+
+  @functools.cached_property
+  def _temperatures(self) -> 'dict[tuple, calibration.TemperatureFit]':
+    return {}
+
   @functools.cached_property
   def _rankings(self) -> 'dict[str, selective.Ranking]':
     return {}
+
+
+def methods(models: Sequence[Measured]) -> dict[str, list[Measured]]:
+  """The models of each method, which has one colour and one column.
+
+  A model whose metadata name no `group` is a method by itself.
+  """
+  found: dict[str, list[Measured]] = {}
+  for m in models:
+    found.setdefault(m.outputs.method or m.name, []).append(m)
+  return found
+
+
+def pairs(
+  a: Sequence[Measured], b: Sequence[Measured]
+) -> list[tuple[Measured, Measured]]:
+  """The models of two methods in pairs: of equal seeds, or in their order.
+
+  Any order that does not look at results pairs honestly; equal seeds, which
+  may share initial weights and batches, leave less to chance.
+  """
+  if not same_seeds(a, b):
+    return list(zip(a, b))
+  of = {m.outputs.metadata['seed']: m for m in b}
+  return [(m, of[m.outputs.metadata['seed']]) for m in a]
+
+
+def same_seeds(a: Sequence[Measured], b: Sequence[Measured]) -> bool:
+  """Whether the files tell the seeds, and they are the same."""
+  seeds = [[m.outputs.metadata.get('seed') for m in ms] for ms in (a, b)]
+  known = all(isinstance(s, int) for of in seeds for s in of)
+  return (
+    known
+    and len(set(seeds[0])) == len(a)
+    and set(seeds[0]) == set(seeds[1])
+    and len(a) == len(b)
+  )
+
+
+def clopper_pearson(
+  right: np.ndarray, count: np.ndarray, level: float
+) -> np.ndarray:
+  """The exact ends of a share of each of several counts, `[2, ...]`; or NaN."""
+  from scipy import special
+
+  tail = (1 - level) / 2
+  low = special.betaincinv(right, count - right + 1, tail)
+  high = special.betaincinv(right + 1, count - right, 1 - tail)
+  ends = np.where(right == 0, 0, low), np.where(right == count, 1, high)
+  return np.where(count > 0, ends, np.nan)
 
 
 def held_out(outputs: Outputs, options: Options) -> str:

@@ -9,20 +9,22 @@ from matplotlib.figure import Figure
 from maxsup_jax.diagnostics import projection
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
-from maxsup_jax.reports import _style, blocks
+from maxsup_jax.reports import _style, blocks, measured
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'projection', 'Pictures of the features'
 _PER_CLASS = 100
-_CLASS_COLORS = ('#D55E00', '#009E73', '#0072B2')
+_CLASS_COLORS = tuple(_style.COLORS[i] for i in (1, 3, 2))
 
 
 def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the models that have features."""
   if models[0].outputs.num_classes < 3:
-    return blocks.Section(
-      NAME, TITLE, [blocks.Note('A plane needs three classes.')]
-    )
+    return blocks.Section(NAME, TITLE, [])
+  # One picture for each method: seeds look alike.
+  models = [ms[0] for ms in measured.methods(models).values()]
+  if all(m.outputs.features is None for m in models):
+    return blocks.Section(NAME, TITLE, [])
   parts: list[blocks.Block] = []
   csv, numbers = blocks.Curves(), dict[str, dict[str, Any]]()
   for kind, needs in (
@@ -57,7 +59,8 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         per_class=_PER_CLASS,
       )
       figure = _draw(drawn, names, options)
-      parts.append(blocks.Figure(kind, figure, caption))
+      title, seen = _TITLES[kind], _seen(drawn, names, options)
+      parts.append(blocks.Figure(kind, title, figure, seen, caption))
   curves = {'projection': csv.columns} if csv.columns else {}
   return blocks.Section(NAME, TITLE, parts, numbers, curves)
 
@@ -71,6 +74,10 @@ def check_classes(models: list[Measured], options: Options) -> None:
     )
 
 
+_TITLES = {
+  'template_plane': 'Features on the plane of three rows of the last layer',
+  'mean_plane': 'Features on the plane of three class means',
+}
 _CAPTIONS = {
   'template_plane': (
     '{data}. Penultimate features of the classes {classes}, projected on the '
@@ -126,6 +133,23 @@ def _chosen(outputs: Outputs, options: Options) -> np.ndarray:
   return np.sort(np.concatenate(rows))
 
 
+def _seen(drawn: Mapping[str, Any], names: list[str], options: Options) -> str:
+  """How far the clouds are apart, over how wide they are."""
+  told = []
+  for model, panels in drawn.items():
+    for part, (xy, labels) in panels.items():
+      clouds = [xy[labels == c] for c in options.classes]
+      means = np.array([c.mean(0) for c in clouds])
+      apart = np.linalg.norm(means - np.roll(means, 1, 0), axis=1).mean()
+      wide = np.sqrt(np.mean([c.var(0).sum() for c in clouds]))
+      ratio = blocks.number(float(apart / wide), 2) if wide else 'infinitely'
+      told.append(f'{model}, {part}: {ratio} times')
+  return (
+    f'Points of three classes, {", ".join(names)}. Their means are apart, in '
+    f'units of the spread within a class: {"; ".join(told)}.'
+  )
+
+
 def _draw(
   drawn: Mapping[str, Any], names: list[str], options: Options
 ) -> Figure:
@@ -137,15 +161,14 @@ def _draw(
     figure, axes = _style.panels(
       len(drawn) * len(parts), columns=columns, height=6.6 / columns
     )
-    for ax in axes:
-      ax.set_visible(False)
+    drawn_on = set()
     for i, (model, panels) in enumerate(drawn.items()):
       points = np.concatenate([p for p, _ in panels.values()])
       center = (points.max(0) + points.min(0)) / 2
       half = 1.08 * max((points.max(0) - points.min(0)).max() / 2, 1e-12)
       for j, (part, (xy, labels)) in enumerate(panels.items()):
         ax = axes[i * len(parts) + j]
-        ax.set_visible(True)
+        drawn_on.add(ax)
         for c, color, marker, name in zip(
           options.classes, _CLASS_COLORS, 'o^s', names
         ):
@@ -160,7 +183,9 @@ def _draw(
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect='equal')
         title = shown_as[model] + (f'\n{part}' if len(parts) > 1 else '')
         ax.set_title(title, fontsize=8.5)
-    shown = next(ax for ax in axes if ax.get_visible())
+    for ax in set(axes) - drawn_on:
+      ax.remove()  # a model without that split
+    shown = next(ax for ax in axes if ax in drawn_on)
     handles, labels = shown.get_legend_handles_labels()
     _style.legend(figure, handles, labels)
   return figure

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from maxsup_jax.diagnostics import neural_collapse, representation
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
-from maxsup_jax.reports import _style, blocks
+from maxsup_jax.reports import _style, blocks, measured
 from maxsup_jax.reports.measured import Measured, Options, describe
 
 NAME, TITLE = 'representation', 'Features and neural collapse'
@@ -52,7 +52,7 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section from the models that have features."""
   numbers: dict[str, Any] = {}
   parts: list[blocks.Block] = []
-  measured = {}
+  columns: dict[str, list[dict[str, Any]]] = {}
   for m in models:
     found = numbers[m.name] = dict[str, Any]()
     for part, outputs in (('train', m.train), ('test', m.outputs)):
@@ -67,11 +67,13 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
         parts.append(blocks.Note(f'{m.name}: {other_head(outputs)}'))
       split = outputs.metadata.get('split') or part
       try:
-        found[part] = measured[f'{m.name}, {part}'] = measure(outputs)
+        found[part] = measure(outputs)
       except UsageError as e:
         found[part] = {'not_available': str(e)}
         parts.append(blocks.Note(f'{m.name}, {split}: {e}.'))
         continue
+      method = m.outputs.method or m.name
+      columns.setdefault(f'{method}, {part}', []).append(found[part])
       if zeros := found[part]['zero_features']:
         note = (
           f'{m.name}, {split}: the features of {zeros:,} of '
@@ -79,8 +81,10 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
           'direction, and the cosine distances leave them out.'
         )
         parts.append(blocks.Note(note))
-  if measured:
-    parts = [*_tables(measured, describe(models, train=True)), *parts]
+  if not columns and all(m.outputs.features is None for m in models):
+    parts = []  # A file of logits need not say what it is not.
+  if columns:
+    parts = [*_tables(columns, describe(models, train=True)), *parts]
   csv = blocks.Curves()
   parts += _trajectories(models, csv)
   curves = {'trajectories': csv.columns} if csv.columns else {}
@@ -136,10 +140,10 @@ def other_head(outputs: Outputs) -> str:
   )
 
 
-def _tables(measured: Mapping[str, Any], data: str) -> Iterator[blocks.Table]:
+def _tables(columns: Mapping[str, Any], data: str) -> Iterator[blocks.Table]:
   yield blocks.table(
-    '',
-    measured,
+    'Variation of the features',
+    columns,
     {
       'd_within': 'd within, variation within classes',
       'd_total': 'd total, variation of all features',
@@ -150,12 +154,12 @@ def _tables(measured: Mapping[str, Any], data: str) -> Iterator[blocks.Table]:
     'within classes goes with features that transfer better.',
   )
   yield blocks.table(
-    '',
-    measured,
+    'Neural collapse',
+    columns,
     {
       key: title
       for key, title in _COLLAPSE.items()
-      if any(r[key] is not None for r in measured.values())
+      if any(r[key] is not None for rs in columns.values() for r in rs)
     },
     f'{data}. W: weights of the last layer; H: class means of the features, '
     'centred by the mean of the class means. Complete collapse is 0 in all but '
@@ -187,10 +191,6 @@ def _trajectories(
       known = {k: float('nan') if v is None else v for k, v in row.items()}
       csv.add(1, **at, epoch=epoch, **known)
   if not runs:
-    yield blocks.Note(
-      'No trajectories of neural collapse: no run logged them (set '
-      'config.diagnostics_every in training).'
-    )
     return
   # The training split is drawn first, with solid lines.
   drawn = sorted(
@@ -200,15 +200,36 @@ def _trajectories(
   if left_out := ', '.join(drawn[len(_SPLIT_STYLES) :]):
     drawn = drawn[: len(_SPLIT_STYLES)]
     yield blocks.Note(f'Not drawn, as there are too many splits: {left_out}.')
-  order = {m.name: i for i, m in enumerate(models)}
+  methods: dict[str, list[str]] = {}
+  for m in models:
+    if m.name in runs:
+      methods.setdefault(m.outputs.method or m.name, []).append(m.name)
   styles = ', '.join(map(' '.join, zip(drawn, _SPLIT_STYLES)))
+  order = list(measured.methods(models))
   yield blocks.Figure(
     'trajectories',
-    _draw_trajectories(runs, drawn, order),
+    'During training',
+    _draw_trajectories(runs, drawn, methods, order),
+    _seen(runs, drawn[0]),
     f'{describe(models, train=True)}. Neural collapse during training, as the '
     f'runs logged it: {styles}. NC1 with the 1/K of the paper, NC3 not '
     'squared; BatchNorm in evaluation mode, no augmentation; averaged weights '
-    'are not drawn. In the last panel NC1 falls to the right.',
+    'are not drawn. Lines of several seeds are their mean. In the last panel '
+    'NC1 falls to the right.',
+  )
+
+
+def _seen(runs: Mapping[str, Any], split: str) -> str:
+  """Where the lines begin and end."""
+  told = []
+  for name, by_split in runs.items():
+    _, nc1 = _defined(by_split.get(split, []), 'epoch', 'nc1')
+    if nc1:
+      ends = f'{blocks.number(nc1[0])} to {blocks.number(nc1[-1])}'
+      told.append(f'{name} from {ends}')
+  return (
+    'Panels of error, NC1, NC2, NC3, ECE, norm and R² against the epoch. NC1 '
+    f'on {split}: {"; ".join(told)}.'
   )
 
 
@@ -217,16 +238,19 @@ _SPLIT_STYLES |= {'dash-dotted': '-.'}
 
 
 def _draw_trajectories(
-  runs: Mapping[str, Any], splits: list[str], order: Mapping[str, int]
+  runs: Mapping[str, Any],
+  splits: list[str],
+  methods: Mapping[str, list[str]],
+  order: Sequence[str],
 ) -> Figure:
   size, looks = {'markersize': 2.5, 'linewidth': 1.1}, list[dict[str, Any]]()
   with _style.style():
     figure, axes = _style.panels(len(_TRAJECTORIES) + 1, columns=4, height=1.9)
-    for name, by_split in runs.items():
-      i = order[name]
+    for method, names in methods.items():
+      i = order.index(method)
       looks.append({'color': _style.color(i), 'marker': _style.marker(i)})
       for split, style in zip(splits, _SPLIT_STYLES.values()):
-        records = by_split.get(split, [])
+        records = _mean_records([runs[n].get(split, []) for n in names])
         look: dict[str, Any] = {'linestyle': style, **looks[-1], **size}
         for key, ax in zip(_TRAJECTORIES, axes):
           ax.plot(*_defined(records, 'epoch', key), **look)
@@ -243,9 +267,24 @@ def _draw_trajectories(
     axes[-1].invert_xaxis()
     axes[-1].set_xlabel('NC1')
     handles = [Line2D([], [], **look) for look in looks]
-    names = blocks.short_names(list(runs))
-    _style.legend(figure, handles, list(names.values()))
+    shown = blocks.short_names(list(methods))
+    _style.legend(figure, handles, list(shown.values()))
   return figure
+
+
+def _mean_records(seeds: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+  """Means over the seeds, at the epochs that all of them logged."""
+  by_epoch = [{r['epoch']: r for r in of} for of in seeds]
+  shared = [e for e in by_epoch[0] if all(e in of for of in by_epoch)]
+  means = []
+  for epoch in shared:
+    rows = [of[epoch] for of in by_epoch]
+    means.append({'epoch': epoch})
+    for key in _TRAJECTORIES:
+      values = [r[key] for r in rows]
+      there = all(v is not None for v in values)
+      means[-1][key] = float(np.mean(values)) if there else None
+  return means
 
 
 def _defined(records: Sequence[Any], *keys: str) -> list[list[Any]]:

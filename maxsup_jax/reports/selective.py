@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from maxsup_jax.diagnostics import selective
-from maxsup_jax.outputs import Outputs
 from maxsup_jax.reports import _style, blocks, measured
 from maxsup_jax.reports.measured import Measured, Options, describe
 
@@ -27,7 +26,7 @@ _AURC = {
 def section(models: list[Measured], options: Options) -> blocks.Section:
   """Builds the section."""
   curves = {m.name: m.ranking().curve() for m in models}
-  data, first = describe(models), models[0].outputs
+  data, columns = describe(models), measured.methods(models)
   scores = {m.name: _scores(m) for m in models}
   fits = {m.name: _fits(m, options) for m in models}
   conventions = {
@@ -39,9 +38,10 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
     for score in selective.SCORES:
       curve = m.ranking(score).curve()
       names = ('coverage', 'risk', 'generalized_risk', 'threshold')
-      columns = _style.thin(*(getattr(curve, n) for n in names), limit=4000)
-      thinned = dict(zip(names, columns))
-      csv.add(len(columns[0]), model=m.name, score=score, **thinned)
+      limit = len(curve) if options.full_curves else 400
+      thinned = _style.thin(*(getattr(curve, n) for n in names), limit=limit)
+      columns_ = dict(zip(names, thinned))
+      csv.add(len(thinned[0]), model=m.name, score=score, **columns_)
     for seed, fit in zip(options.seeds, fits[m.name]['pnorm']):
       aurc = {'aurc_held_out': fit['grid_aurc']}
       aurc['aurc_held_out_msp'] = fit['msp_aurc']
@@ -50,29 +50,35 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
   shown: list[blocks.Block] = [
     blocks.Figure(
       'risk_coverage',
-      _risk_coverage(models, curves),
-      f'Risk-coverage curves. {data}. The error among the accepted predictions '
+      'The error among accepted predictions',
+      _risk_coverage(columns, curves),
+      _seen(columns, curves),
+      f'{data}. Risk-coverage curves: the error among the accepted predictions '
       'when the surest are accepted first, ranked by the maximum softmax '
       'probability (log-odds in float64), ties by expectation. Small panel: '
       f'coverages up to {_INSET:.0%}. The legend has error and AURC (trapezoid '
-      'from risk 0 at coverage 0).',
+      'from risk 0 at coverage 0). Lines of several seeds are their mean, '
+      'bands reach from the least to the largest.',
     ),
-    _score_table(scores, data),
+    _score_table(columns, scores, data),
   ]
   if any(f['pnorm'] for f in fits.values()):
     shown.append(
       blocks.Figure(
         'pnorm',
-        _norms(models, fits),
-        f'Choosing the norm. {data}. AURC of the centred MaxLogit-pNorm score '
+        'Choosing the norm of the logits',
+        _norms(columns, fits),
+        _seen_norms(columns, fits),
+        f'{data}. AURC of the centred MaxLogit-pNorm score '
         'less that of the maximum softmax probability on the same held-out '
-        f'{measured.held_out(first, options)}, in percentage points; below 0 '
+        f'{measured.held_out(models[0].outputs, options)}, in percentage '
+        'points; below 0 '
         f'the norm ranks better. Lines: median over {len(options.seeds)} '
-        'split(s); bands: their range.',
+        'split(s), and the seeds of a method; bands: their range.',
       )
     )
-  shown.append(_fit_table(fits, options, data, first))
-  shown.append(_convention_table(conventions, data))
+  shown.append(_fit_table(columns, fits, options, data))
+  shown.append(_convention_table(columns, conventions, data))
   numbers = {
     n: {'scores': scores[n], 'aurc_conventions': conventions[n], **fits[n]}
     for n in curves
@@ -81,25 +87,32 @@ def section(models: list[Measured], options: Options) -> blocks.Section:
   return blocks.Section(NAME, TITLE, shown, numbers, tables)
 
 
-def _risk_coverage(models: list[Measured], curves: Mapping[str, Any]) -> Figure:
-  names = blocks.short_names([m.name for m in models])
+def _risk_coverage(
+  columns: Mapping[str, list[Measured]], curves: Mapping[str, Any]
+) -> Figure:
+  names = blocks.short_names(list(columns))
   with _style.style():
     figure, (ax,) = _style.panels(1, height=3.6)
     figure.set_size_inches(_style.WIDTH, 3.6)
     inset = ax.inset_axes((0.08, 0.5, 0.36, 0.46))
     highest = left = corner = 0.0
-    for i, m in enumerate(models):
-      curve = curves[m.name]
-      coverage, risk = _style.thin(curve.coverage, curve.risk)
+    for i, (method, models) in enumerate(columns.items()):
+      of = [curves[m.name] for m in models]
+      coverage, *risks = _on_one_grid(of)
       label = (
-        f'{names[m.name]} (error {blocks.percent(float(m.errors.mean()))}, '
-        f'AURC {blocks.percent(selective.aurc(curve))})'
+        f'{names[method]} (error {blocks.percent(_error(models))}, '
+        f'AURC {blocks.percent(_aurc(of))})'
       )
-      ax.plot(100 * coverage, 100 * risk, label=label, **_style.line(i))
-      inset.plot(100 * coverage, 100 * risk, **_style.line(i))
-      highest = max(highest, 100 * risk.max())
-      left = max(left, 100 * risk[coverage <= 0.5].max(initial=0))
-      corner = max(corner, 100 * risk[coverage <= _INSET].max(initial=0))
+      for panel in (ax, inset):
+        _style.seeds(
+          panel, 100 * coverage, 100 * np.array(risks), i, label=label
+        )
+      # A single wrong prediction among the surest would flatten all the rest.
+      several = coverage >= min(_INSET / 10, coverage[-1])
+      worst, coverage = 100 * np.max(risks, 0)[several], coverage[several]
+      highest = max(highest, worst.max())
+      left = max(left, worst[coverage <= 0.5].max(initial=0))
+      corner = max(corner, worst[coverage <= _INSET].max(initial=0))
     # The small panel lies above the curves, in the upper left.
     highest = highest or 1.0
     ax.set(xlim=(0, 100), ylim=(0, max(1.06 * highest, left / 0.36)))
@@ -110,27 +123,81 @@ def _risk_coverage(models: list[Measured], curves: Mapping[str, Any]) -> Figure:
   return figure
 
 
-def _norms(models: list[Measured], fits: Mapping[str, Any]) -> Figure:
-  names = blocks.short_names([m.name for m in models])
+def _on_one_grid(curves: list[selective.RiskCoverage]) -> list[np.ndarray]:
+  """Coverages that can be told apart, and each curve's risk there."""
+  coverage, risk = _style.thin(curves[0].coverage, curves[0].risk, limit=600)
+  others = (np.interp(coverage, c.coverage, c.risk) for c in curves[1:])
+  return [coverage, risk, *others]
+
+
+def _error(models: list[Measured]) -> float:
+  return float(np.mean([m.errors.mean() for m in models]))
+
+
+def _aurc(curves: list[selective.RiskCoverage]) -> float:
+  return float(np.mean([selective.aurc(c) for c in curves]))
+
+
+def _seen(
+  columns: Mapping[str, list[Measured]], curves: Mapping[str, Any]
+) -> str:
+  """The curves in words."""
+  told = []
+  for method, models in columns.items():
+    few, all_ = (
+      float(np.mean([at(curves[m.name]) for m in models]))
+      for at in (
+        lambda c: selective.risk_at_coverage(c, _INSET),
+        lambda c: c.error_rate,
+      )
+    )
+    told.append(
+      f'{method}: from {blocks.percent(few)} at coverage {_INSET:.0%} to '
+      f'{blocks.percent(all_)} at 100%'
+    )
+  return f'Lines of the risk against the coverage. {"; ".join(told)}.'
+
+
+def _gains(models: list[Measured], fits: Mapping[str, Any]) -> list[np.ndarray]:
+  """AURC less that of the MSP by p in points, of each split and seed."""
+  records = [r for m in models for r in fits[m.name]['pnorm']]
+  return [100 * (np.asarray(r['grid_aurc']) - r['msp_aurc']) for r in records]
+
+
+def _norms(
+  columns: Mapping[str, list[Measured]], fits: Mapping[str, Any]
+) -> Figure:
+  names = blocks.short_names(list(columns))
   with _style.style():
     figure, (ax,) = _style.panels(1, height=2.9)
     ax.xaxis.set_major_locator(
       MaxNLocator('auto', steps=[1, 2, 2.5, 5, 10], integer=True)
     )
-    ax.axhline(0, color='#888888', linewidth=0.8)
-    for i, m in enumerate(models):
-      records = fits[m.name]['pnorm']
-      if not records:
-        continue
-      curves = ((np.asarray(r['grid_aurc']), r['msp_aurc']) for r in records)
-      gain = [100 * (aurc - msp) for aurc, msp in curves]
-      grid, low, high = records[0]['grid'], np.min(gain, 0), np.max(gain, 0)
-      look = {'marker': _style.marker(i), 'markersize': 3, **_style.line(i)}
-      ax.plot(grid, np.median(gain, 0), label=names[m.name], **look)
-      _style.band(ax, grid, low, high, _style.color(i), 0.13)
+    ax.axhline(0, color=_style.QUIET, linewidth=0.8)
+    for i, (method, models) in enumerate(columns.items()):
+      gain = _gains(models, fits)
+      if gain:
+        of = next(f for m in models if (f := fits[m.name]['pnorm']))
+        grid = of[0]['grid']
+        line = np.median(gain, 0)
+        ax.plot(grid, line, label=names[method], **_style.line(i))
+        low, high = np.min(gain, 0), np.max(gain, 0)
+        _style.band(ax, grid, low, high, _style.color(i), 0.13)
     ax.set(xlabel='p', ylabel='AURC less MSP (points)')
     _style.legend(figure, *ax.get_legend_handles_labels())
   return figure
+
+
+def _seen_norms(
+  columns: Mapping[str, list[Measured]], fits: Mapping[str, Any]
+) -> str:
+  """The lines in words."""
+  told = []
+  for method, models in columns.items():
+    if gain := _gains(models, fits):
+      least = float(np.median(gain, 0).min())
+      told.append(f'{method} reaches {blocks.number(least, 2)} points')
+  return f'Lines of the gain in AURC against p. At best, {"; ".join(told)}.'
 
 
 def _scores(m: Measured) -> dict[str, dict[str, float]]:
@@ -162,22 +229,38 @@ def _scores(m: Measured) -> dict[str, dict[str, float]]:
   return records
 
 
-def _score_table(scores: Mapping[str, Any], data: str) -> blocks.Table:
-  best = {n: _best([r['aurc'] for r in s.values()]) for n, s in scores.items()}
+def _score_table(
+  columns: Mapping[str, list[Measured]], scores: Mapping[str, Any], data: str
+) -> blocks.Table:
+  def mean(method, key, what):
+    return [scores[m.name][key][what] for m in columns[method]]
+
+  best = {
+    n: _best([float(np.mean(mean(n, key, 'aurc'))) for key in selective.SCORES])
+    for n in columns
+  }
   rows: list[list[str | blocks.Cell]] = []
   for key, score in selective.SCORES.items():
     rows.append([score.title])
-    for name, records in scores.items():
-      aurc, auroc = records[key]['aurc'], records[key]['auroc_f']
-      details = [f'AUROC {blocks.percent(auroc)}']
-      best_of_all = aurc == best[name]
-      cell = blocks.Cell(blocks.percent(aurc), details, best=best_of_all)
-      rows[-1].append(cell)
+    for name in columns:
+      aurc = mean(name, key, 'aurc')
+      cell = blocks.spread(aurc, blocks.percent)
+      cell = blocks.Cell(cell) if isinstance(cell, str) else cell
+      auroc = blocks.percent(float(np.mean(mean(name, key, 'auroc_f'))))
+      rows[-1].append(
+        blocks.Cell(
+          cell.value,
+          [*cell.details, f'AUROC {auroc}'],
+          best=float(np.mean(aurc)) == best[name],
+        )
+      )
   return blocks.Table(
-    ['AURC by score', *scores],
+    'AURC by confidence score',
+    ['', *columns],
     rows,
     f'{data}. How well each confidence score ranks the predictions, the best '
-    'of each model underlined; all metrics of all scores are in results.json. '
+    'of each model underlined; AUROC is that of correct above wrong ones. All '
+    'metrics of all scores are in results.json. '
     'Scores without a parameter only; the norms are below.',
   )
 
@@ -230,21 +313,27 @@ def _fits(m: Measured, options: Options) -> dict[str, list]:
 
 
 def _fit_table(
-  fits: Mapping[str, Any], options: Options, data: str, first: Outputs
+  columns: Mapping[str, list[Measured]],
+  fits: Mapping[str, Any],
+  options: Options,
+  data: str,
 ) -> blocks.Table:
-  rows = []
+  rows: list[list[str | blocks.Cell]] = []
+  first = next(iter(columns.values()))[0].outputs
 
   def add(title, value):
     """A row over the splits, of what `value` finds in the fits of a model."""
-    rows.append([title])
-    for fit in fits.values():
-      defined = [x for x in value(fit) if not blocks.undefined(x)]
-      rows[-1].append(
-        blocks.median_and_range(defined, blocks.percent) if defined else '—'
-      )
+    cells = (
+      blocks.over_splits([value(fits[m.name]) for m in ms], blocks.percent)
+      for ms in columns.values()
+    )
+    rows.append([title, *cells])
 
   if any(f['pnorm'] for f in fits.values()):
-    chosen = (_chosen(f['pnorm']) or '—' for f in fits.values())
+    chosen = (
+      _chosen([r for m in ms for r in fits[m.name]['pnorm']]) or '—'
+      for ms in columns.values()
+    )
     rows.append(['chosen p', *chosen])
     add('AURC, MSP', lambda f: [r['before'] for r in f['pnorm']])
     add('AURC, chosen score', lambda f: [r['after'] for r in f['pnorm']])
@@ -260,7 +349,8 @@ def _fit_table(
     ):
       add(row, lambda f, k=k, n=name: [t[n][k] for t in f['thresholds']])
   return blocks.Table(
-    ['chosen on held-out data', *fits],
+    'Operating points chosen on held-out data',
+    ['', *columns],
     rows,
     f'{data}. The p of the centred MaxLogit-pNorm score and the thresholds are '
     f'chosen on {measured.held_out(first, options)} and applied to the others; '
@@ -287,11 +377,13 @@ def _chosen(records: list[dict]) -> str:
 
 
 def _convention_table(
-  conventions: Mapping[str, Any], data: str
+  columns: Mapping[str, list[Measured]],
+  conventions: Mapping[str, Any],
+  data: str,
 ) -> blocks.Table:
   return blocks.table(
     'AURC by convention',
-    conventions,
+    {n: [conventions[m.name] for m in ms] for n, ms in columns.items()},
     {key: (title, blocks.percent) for key, title in _AURC.items()},
     f'{data}; maximum softmax probability. Four numbers go by the name of '
     'AURC; the first is the one of this report.',

@@ -20,10 +20,10 @@ from maxsup_jax.studies.measures import MEASURES
 Record = Mapping[str, Any]
 _FORMS = {'percent': blocks.percent, 'number': blocks.number}
 _VERDICT_COLORS = {
-  verdicts.HOLDS: '#0072B2',
-  verdicts.REVERSED: '#D55E00',
-  verdicts.DIFFERS: '#8C6D00',
-  verdicts.UNRESOLVED: '#8a8a8a',
+  verdicts.HOLDS: _style.COLORS[2],
+  verdicts.REVERSED: _style.COLORS[1],
+  verdicts.DIFFERS: _style.COLORS[5],
+  verdicts.UNRESOLVED: _style.QUIET,
 }
 _RESOLVED = (verdicts.HOLDS, verdicts.REVERSED, verdicts.DIFFERS)
 # Panels of each figure: title, x axis, and whether y is a logarithm.
@@ -81,7 +81,15 @@ def sections(record: Record) -> list[blocks.Section]:
   if record['claims']:
     claims.append(_claims_table(record))
     if any(_effect(record, c) for c in record['claims']):
-      claims.append(blocks.Figure('forest', _forest(record), _FOREST_CAPTION))
+      claims.append(
+        blocks.Figure(
+          'forest',
+          'Every claim',
+          _forest(record),
+          f'A point and an interval for each claim. {headline(record)}',
+          _FOREST_CAPTION,
+        )
+      )
   made = [
     blocks.Section('claims', 'What the claims come to', claims),
     blocks.Section('measures', 'Every measure', [_measures_table(record)]),
@@ -113,7 +121,11 @@ def sections(record: Record) -> list[blocks.Section]:
         'the largest seed.'
       )
       made.append(
-        blocks.Section(name, title, [blocks.Figure(name, figure, text)])
+        blocks.Section(
+          name,
+          title,
+          [blocks.Figure(name, title, figure, _seen(record, there), text)],
+        )
       )
   series = _smoothing(record)
   if series:
@@ -121,7 +133,15 @@ def sections(record: Record) -> list[blocks.Section]:
       blocks.Section(
         'smoothing',
         'Accuracy against smoothing',
-        [blocks.Figure('smoothing', _scatter(series), _SMOOTHING_CAPTION)],
+        [
+          blocks.Figure(
+            'smoothing',
+            'Accuracy by smoothing',
+            _scatter(series),
+            _seen_smoothing(series),
+            _SMOOTHING_CAPTION,
+          )
+        ],
       )
     )
   made.append(_sources(record))
@@ -242,6 +262,7 @@ def _claims_table(record: Record) -> blocks.Table:
     )
   columns = ['claim', 'verdict', 'difference', 'p, corrected', 'measure']
   return blocks.Table(
+    'Claims and verdicts',
     columns,
     rows,
     'Differences are means over pairs of equal seeds; in brackets, Student’s '
@@ -306,9 +327,9 @@ def _forest(record: Record) -> Figure:
         marker,
         color=color,
         markersize=5,
-        markerfacecolor=color if expected else 'white',
+        markerfacecolor=color if expected else _style.BACK,
       )
-    ax.axvline(0, color='#444444', linewidth=0.8)
+    ax.axvline(0, color=_style.QUIET, linewidth=0.8)
     ax.set_xscale('symlog', linthresh=1)
     ticks = [-100, -10, -1, 0, 1, 10, 100]
     ax.set_xticks(ticks, [f'{t}'.replace('-', '−') for t in ticks])
@@ -344,6 +365,7 @@ def _measures_table(record: Record) -> blocks.Table:
       row += [_mean(f, _FORMS[measure.form]) for f in found]
       rows.append(row)
   return blocks.Table(
+    'Means over seeds',
     ['', *variants],
     rows,
     'Mean over seeds, ± their standard deviation. '
@@ -383,7 +405,7 @@ def _curves(
         ax.yaxis.set_major_formatter('{x:g}')
         ax.yaxis.set_minor_locator(NullLocator())
       if name == 'reliability':
-        ax.plot([0, 1], [0, 1], color='#888888', linewidth=0.8, zorder=0)
+        ax.plot([0, 1], [0, 1], color=_style.QUIET, linewidth=0.8, zorder=0)
     handles = [
       axes[0].plot([], [], **_style.line(i))[0]
       for i in range(len(record['curves']))
@@ -391,6 +413,19 @@ def _curves(
     names = blocks.short_names(list(record['curves']))
     _style.legend(figure, handles, [names[n] for n in record['curves']])
   return figure
+
+
+def _seen(record: Record, panels: Mapping[str, tuple[str, str, bool]]) -> str:
+  """Where the lines end, panel by panel."""
+  told = []
+  for panel, (title, x, _) in panels.items():
+    ends = [
+      f'{variant} {blocks.number(found[-1], 3)}'
+      for variant, of in record['curves'].items()
+      if (found := [v for v in (of.get(panel) or {}).get('mean', []) if v])
+    ]
+    told.append(f'{title} against {x}, at the end: {", ".join(ends)}')
+  return f'{"; ".join(told)}.'
 
 
 def _band(ax: Axes, curve: Record, i: int) -> None:
@@ -431,6 +466,15 @@ def _smoothing(record: Record) -> dict[str, list[tuple[float, ...]]]:
   return {s: sorted(points) for s, points in series.items() if len(points) > 1}
 
 
+def _seen_smoothing(series: Mapping[str, list[tuple[float, ...]]]) -> str:
+  told = [
+    f'{stem} is most accurate, {blocks.percent(mean)}, at {blocks.number(x, 3)}'
+    for stem, points in series.items()
+    for x, mean, *_ in [max(points, key=lambda p: p[1])]
+  ]
+  return f'Lines of the accuracy against the smoothing. {"; ".join(told)}.'
+
+
 def _scatter(series: Mapping[str, list[tuple[float, ...]]]) -> Figure:
   with _style.style():
     figure = Figure(figsize=(_style.WIDTH, 3.6))
@@ -454,6 +498,7 @@ def _sources(record: Record) -> blocks.Section:
     f'{package} {", ".join(of)}' for package, of in record['versions'].items()
   )
   table = blocks.Table(
+    'Variants',
     ['variant', 'objective, and what differs from the first'],
     rows,
     f'Seeds {", ".join(map(str, record["seeds"]))}. '

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from scipy import optimize
+from scipy import optimize, special
 
 from maxsup_jax.diagnostics import calibration
 from maxsup_jax.errors import UsageError
@@ -172,3 +172,22 @@ def test_bad_input_is_one_line():
   ):
     with pytest.raises(UsageError, match=message):
       function(**{'logits': logits, 'labels': labels} | arguments)
+
+
+def test_vector_scaling_is_the_optimum():
+  """Against BFGS with numerical gradients."""
+  rng = np.random.default_rng(0)
+  z = rng.normal(size=(2000, 3)) * [1.0, 2.0, 0.5]
+  u = z * [2.0, 0.5, 1.0] + [0.5, -0.5, 0.0]
+  y = (u + rng.gumbel(size=u.shape)).argmax(1)
+  fit = calibration.fit_vector_scaling(z, y)
+
+  def nll(x):
+    logits = z * x[:3] + x[3:]
+    return (special.logsumexp(logits, 1) - logits[np.arange(2000), y]).mean()
+
+  best = optimize.minimize(nll, [1, 1, 1, 0, 0, 0], tol=1e-12)
+  assert fit.value == pytest.approx(best.fun, abs=1e-7)
+  assert fit.value < fit.value_before - 0.02
+  per = calibration.per_example(fit.scaled(z), y)
+  assert per.nll.mean() == pytest.approx(fit.value)

@@ -9,6 +9,7 @@ from maxsup_jax.diagnostics import calibration, projection, selective
 from maxsup_jax.reports import calibration as calibration_section
 from maxsup_jax.reports import projection as projection_section
 from maxsup_jax.reports import selective as selective_section
+from maxsup_jax.reports import sets as sets_section
 from maxsup_jax.reports.measured import Measured, Options, splits
 
 OPTIONS = Options(resamples=0, seeds=(3, 4), held_out=0.3)
@@ -65,6 +66,28 @@ def test_temperatures(two_models):
     examples = calibration.per_example(logits[rest] / T, labels[rest])
     after = examples.nll.mean()
     assert record['after']['nll'] == pytest.approx(after)
+    # Of 120 held-out examples, 24 for each class.
+    vector = calibration.fit_vector_scaling(logits[fit], labels[fit])
+    scaled = calibration.per_example(vector.scaled(logits[rest]), labels[rest])
+    record = numbers['temperature_scaling']['vector'][i]
+    assert record['after']['nll'] == scaled.nll.mean()
+
+
+def test_conformal_sets(two_models):
+  m = Measured(two_models[0])
+  numbers = sets_section.section([m], OPTIONS).numbers['CE']
+  logits, labels = m.outputs.logits, m.outputs.labels
+  for i, (fit, rest) in enumerate(splits(400, OPTIONS)):
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    of_labels = np.sort(1 - p[fit, labels[fit]])
+    limit = of_labels[int(np.ceil(121 * 0.9)) - 1]
+    record = numbers['lac']['0.9'][i]
+    assert record['threshold'] == pytest.approx(limit)
+    assert record['size'] == (1 - p[rest] <= limit).sum(1).mean()
+    assert record['coverage'] == (1 - p[rest, labels[rest]] <= limit).mean()
+    # The largest of 120 scores: 121 times 0.99 is below 120.
+    assert np.isfinite(numbers['aps']['0.99'][i]['threshold'])
 
 
 def test_the_plane_of_means_is_that_of_the_training_split(two_models):

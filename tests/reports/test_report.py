@@ -1,20 +1,20 @@
 import csv
 import dataclasses
 import html
-import itertools
 import json
 import re
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from maxsup_jax.diagnostics import calibration, selective
 from maxsup_jax.errors import UsageError
 from maxsup_jax.outputs import Outputs
-from maxsup_jax.reports import _style, blocks, report, summary
+from maxsup_jax.reports import blocks, report, summary
 from maxsup_jax.reports.directory import Directory
 from maxsup_jax.reports.measured import KIND, Measured, Options
-from tests import browser
 
 OPTIONS = Options(resamples=50, seeds=(0, 1))
 
@@ -27,9 +27,8 @@ def written(two_models, tmp_path_factory):
   models = [Measured(first, train), Measured(second)]
   out = tmp_path_factory.mktemp('report')
   sections = report.build(models, OPTIONS)
-  report.write(
-    Directory(out, KIND), sections, models, OPTIONS, {'command': 'x'}
-  )
+  made = report.Report(sections, models, OPTIONS, {'command': 'x'})
+  made.write(Directory(out, KIND))
   return out, sections, models
 
 
@@ -121,10 +120,25 @@ def test_curves_hold_what_is_drawn(written, two_models):
   assert len(rows) == 2 * 6
 
 
+def test_long_curves_are_thinned_unless_asked():
+  z, y = random_logits(n=3000), np.arange(3000) % 4
+  for full, rows in ((False, 400), (True, 3000)):
+    options = dataclasses.replace(OPTIONS, full_curves=full)
+    (section,) = report.build(
+      [measured(logits=z, labels=y)], options, ('selective',)
+    )
+    columns = section.curves['risk_coverage']
+    of = [s == 'msp' for s in columns['score']]
+    coverage = np.array(columns['coverage'])[of]
+    assert rows / 2 < len(coverage) <= rows
+    assert coverage[[0, -1]].tolist() == [1 / 3000, 1]
+    assert np.diff(coverage).max() < 0.006
+
+
 def test_the_same_data_give_the_same_bytes(written, tmp_path):
   out, _, models = written
   again = report.build(models, OPTIONS, ('selective', 'projection'))
-  report.write(Directory(tmp_path, KIND), again, models, OPTIONS, {})
+  report.Report(again, models, OPTIONS).write(Directory(tmp_path, KIND))
   drawn = [p for p in tmp_path.iterdir() if p.suffix in ('.svg', '.csv')]
   assert len(drawn) == 7
   for path in drawn:
@@ -141,11 +155,10 @@ def random_logits(n=60, K=4, seed=0):
 
 
 def text_of_page(path, sections, models, options=OPTIONS):
-  """Writes the report, and gives what the page says without its images."""
+  """Writes the report, and gives what the page says without its figures."""
   out = Directory(path, KIND)
-  page = report.write(out, sections, models, options, {}).read_text()
-  page = re.sub(r'<style>.*</style>', '', page, flags=re.S)
-  return re.sub(r'src="data:[^"]*"', '', page)
+  page = report.Report(sections, models, options).write(out).read_text()
+  return re.sub(r'<(style|svg).*?</\1>', '', page, flags=re.S)
 
 
 def test_edges_have_a_page_without_nan(tmp_path):
@@ -175,7 +188,7 @@ def test_edges_have_a_page_without_nan(tmp_path):
       )
       for edge, (logits, labels) in cases.items()
     ]
-    sections = report.build(models, OPTIONS)
+    sections = report.build(models, Options(resamples=40, seeds=(0,)))
     page = text_of_page(tmp_path / name, sections, models)
     # The note on a masked class says why it has no density.
     page = page.replace('is -inf; expected', '')
@@ -261,77 +274,6 @@ def test_options_out_of_range():
       Options(**change)
 
 
-def test_any_name_can_be_shown(tmp_path):
-  z, name = random_logits(), '<script>alert(1)</script>&$\\frac$'
-  arrays = {'logits': z, 'labels': np.arange(60) % 4, 'features': z}
-  m = measured(name, **arrays, class_names=('日本', '$', '<b>', 'd'))
-  page = text_of_page(tmp_path, report.build([m], OPTIONS), [m])
-  assert '<script' not in page
-  assert html.escape(name) in page
-
-
-@pytest.mark.skipif(browser.CHROMIUM is None, reason='needs Chromium')
-def test_in_a_browser(written):
-  out, sections, _ = written
-  with browser.opened(out / 'report.html', 1200, 900) as tab:
-    images = tab.evaluate(
-      'Promise.all([...document.images].map(i => i.decode().then('
-      '() => [i.naturalWidth, i.clientWidth, i.alt.length])))'
-    )
-    figures = [
-      b for s in sections for b in s.blocks if isinstance(b, blocks.Figure)
-    ]
-    assert len(images) == len(figures)
-    for natural, shown, alt in images:
-      assert natural > 100
-      assert shown > 100
-      assert alt > 50
-    anchors = tab.evaluate(
-      "[...document.querySelectorAll('nav a')].filter("
-      'a => !document.getElementById(a.hash.slice(1))).length'
-    )
-    assert anchors == 0
-    # On a phone nothing but the tables, in their boxes, is wider than it.
-    tab.resize(360, 800)
-    assert tab.evaluate('document.documentElement.scrollWidth') <= 360
-    assert tab.pdf().startswith(b'%PDF')
-    assert tab.messages == []
-    assert tab.requests == []
-
-
-@pytest.mark.skipif(browser.CHROMIUM is None, reason='needs Chromium')
-def test_long_names_in_a_browser(tmp_path):
-  """Nothing leaves its figure, nor the page its window."""
-  z, models = random_logits(), []
-  arrays = {'logits': z, 'labels': np.arange(60) % 4, 'features': z}
-  for i in range(3):
-    name = f'resnet50_label_smoothing_0.1_seed{i}_epoch90_' + 70 * 'x'
-    m = measured(name, **arrays, weights=np.eye(4), head_error=0.0)
-    train = dataclasses.replace(m.outputs, path=f'train{i}.npz')
-    models.append(dataclasses.replace(m, train=train))
-  sections = report.build(
-    models, OPTIONS, ('summary', 'calibration', 'logits', 'projection')
-  )
-  for section in sections:
-    for block in section.blocks:
-      if isinstance(block, blocks.Figure):
-        assert_titles_fit(block.figure)
-  text_of_page(tmp_path, sections, models)
-  with browser.opened(tmp_path / 'report.html', 800, 900) as tab:
-    assert tab.evaluate('document.documentElement.scrollWidth') <= 800
-
-
-def assert_titles_fit(figure):
-  """Neighbouring titles do not overlap."""
-  with _style.style():
-    figure.draw_without_rendering()
-    boxes = [
-      ax.title.get_window_extent() for ax in figure.axes if ax.get_visible()
-    ]
-  for a, b in itertools.combinations(boxes, 2):
-    assert not (a.width and b.width and a.overlaps(b))
-
-
 def test_undefined_resamples_are_told_and_not_marked():
   """Where the surest prediction is drawn and wrong, no risk is below 5%."""
   z, y = random_logits(n=200), np.arange(200) % 4
@@ -364,3 +306,75 @@ def test_weights_of_another_layer_are_told(two_models):
   assert any('are the weights transposed?' in n for n in notes)
   assert any('do not give its logits' in n for n in notes)
   assert 'not_available' in sections[1].numbers['CE']['template_plane']
+
+
+def test_a_report_shows_itself_in_a_notebook(two_models, tmp_path):
+  """One call from arrays to what the program writes."""
+  arrays = {m.name: (m.logits, m.labels) for m in two_models}
+  sections = ('summary',)
+  made = report.report(arrays, sections=sections, resamples=50, seeds=(0,))
+  shown = made._repr_html_()
+  frame = re.fullmatch(r'<iframe srcdoc="([^"]*)" [^<>]*></iframe>', shown)
+  assert html.unescape(frame[1]) == made.html
+  path = made.save(tmp_path / 'out')
+  assert path.read_text() == made.html
+  written = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  assert written['sections'] == made.results['sections']
+  options = Options(resamples=50, seeds=(0,))
+  section = summary.section([Measured(m) for m in two_models], options)
+  error = made.results['sections']['summary']['LS']['error']
+  assert error['interval'] == list(section.numbers['LS']['error']['interval'])
+  with pytest.raises(UsageError, match='has a report'):
+    made.save(tmp_path / 'out')
+  with pytest.raises(UsageError, match='models is empty'):
+    report.report({})
+
+
+def test_examples_of_no_class(tmp_path, two_models):
+  """Against scikit-learn, with ties, in files without labels."""
+  m = two_models[0]
+  rng = np.random.default_rng(0)
+  foreign = rng.integers(-2, 3, (300, 5)).astype(np.float32)
+  own = np.round(m.logits)
+  np.save(tmp_path / 'foreign.npy', foreign)
+  made = report.report(
+    {'CE': (own, m.labels)},
+    ood=[tmp_path / 'foreign.npy'],
+    sections=['ood'],
+    resamples=0,
+  )
+  found = made.results['sections']['ood']['CE']
+  inside, outside = (selective.scores(z) for z in (own, foreign))
+  for name, of in inside.items():
+    y = np.repeat([1, 0], [len(own), 300])
+    x = np.concatenate([of, outside[name]])
+    auroc = sklearn_metrics.roc_auc_score(y, x)
+    false, true, _ = sklearn_metrics.roc_curve(y, x, drop_intermediate=False)
+    assert found[name]['auroc'] == pytest.approx(auroc)
+    assert found[name]['fpr95'] == pytest.approx(false[true >= 0.95][0])
+  assert blocks.percent(found['msp']['fpr95']) in made.html
+  with pytest.raises(UsageError, match='ood has 2 files; expected 1'):
+    report.report({'CE': (own, m.labels)}, ood=['a.npy', 'b.npy'])
+
+
+def test_single_classes(two_models):
+  """Against scikit-learn and SciPy; the worst class is on top."""
+  models = [Measured(m) for m in two_models]
+  (section,) = report.build(models, OPTIONS, ('classes',))
+  (table,) = section.blocks
+  accuracy = []
+  for m in two_models:
+    found = section.numbers[m.name]
+    matrix = sklearn_metrics.confusion_matrix(m.labels, m.logits.argmax(1))
+    share = matrix.diagonal() / matrix.sum(1)
+    accuracy.append(share)
+    np.testing.assert_allclose(found['accuracy'], share)
+    for k, (right, n) in enumerate(zip(matrix.diagonal(), matrix.sum(1))):
+      ends = stats.binomtest(int(right), int(n)).proportion_ci(0.95)
+      np.testing.assert_allclose([found['low'][k], found['high'][k]], ends)
+    assert np.mean(found['calibration_error']) == pytest.approx(
+      calibration.classwise_calibration_error(m.logits, m.labels)
+    )
+  worst = np.argsort(np.mean(accuracy, 0))
+  assert [row[0] for row in table.rows] == [f'class {k}' for k in worst]
+  assert table.rows[0][1].value == blocks.percent(accuracy[0][worst[0]])

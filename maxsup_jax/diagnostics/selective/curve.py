@@ -297,6 +297,12 @@ def _without_start(area: float, first: float, n: int) -> float:
 
 def _perfect_aurc(curve: RiskCoverage) -> float:
   """The AURC, 'paper', of the same errors in the best order."""
+  n, wrong = len(curve), round(float(curve.errors.sum()))
+  if ((curve.errors == 0) | (curve.errors == 1)).all():
+    # The risks are 0, and (k - right) / k from there on.
+    right = n - wrong
+    harmonic = special.digamma(n + 1) - special.digamma(right + 1)
+    return float((wrong - right * harmonic - wrong / n / 2) / n)
   risk = np.cumsum(np.sort(curve.errors)) / np.arange(1, len(curve) + 1)
   return float((risk.sum() - risk[-1] / 2) / len(curve))
 
