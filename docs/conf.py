@@ -22,14 +22,16 @@ version = release = maxsup_jax.__version__
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 html_theme = 'furo'
 html_title = f'maxsup_jax {release}'
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', 'jupyter_execute']
 templates_path: list[str] = []
 
 myst_enable_extensions = ['colon_fence', 'dollarmath']
 # Anchors of headings, as GitHub has them.
 myst_heading_anchors = 3
-# Links that lead out of the site, to the files of the repository.
+# Links that lead out of the site, to the files of the repository; fields of equal
+# names in several classes.
 suppress_warnings = ['myst.xref_missing', 'misc.highlighting_failure']
+suppress_warnings += ['ref.python']
 nb_execution_mode = 'force'
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
