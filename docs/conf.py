@@ -28,8 +28,8 @@ templates_path: list[str] = []
 myst_enable_extensions = ['colon_fence', 'dollarmath']
 # Anchors of headings, as GitHub has them.
 myst_heading_anchors = 3
-# Links that lead out of the site, to the files of the repository; fields of equal
-# names in several classes.
+# Links that lead out of the site, to the files of the repository; fields of
+# equal names in several classes.
 suppress_warnings = ['myst.xref_missing', 'misc.highlighting_failure']
 suppress_warnings += ['ref.python']
 nb_execution_mode = 'force'
