@@ -310,9 +310,12 @@ def _augmented(
 
 def _metadata(loaded: LoadedRun, examples: int) -> dict[str, Any]:
   """Where the arrays come from."""
-  config = loaded.run.config
+  config, path = loaded.run.config, loaded.workdir.path
+  # As a study names the directories of its runs: VARIANT/seedN.
+  seeded = re.fullmatch(r'seed\d+', path.name)
   return {
-    'name': loaded.workdir.path.name,
+    'name': path.name,
+    **({'group': path.parent.name} if seeded else {}),
     'dataset': config.dataset.name
     + (', made up' if loaded.task.made_up else ''),
     'split': loaded.split,

@@ -32,7 +32,10 @@ CHANGES = {
 @pytest.fixture(scope='module')
 def measured(tmp_path_factory, data_dir):
   run = make_run(
-    tmp_path_factory.mktemp('study') / 'run', CHANGES, data_dir, steps=(0, 3, 4)
+    tmp_path_factory.mktemp('study') / 'ls' / 'seed0',
+    CHANGES,
+    data_dir,
+    steps=(0, 3, 4),
   )
   study = Study(
     'one',
@@ -49,6 +52,7 @@ def test_measures_of_a_run_are_those_of_its_outputs(measured, data_dir):
   run, found, curves = measured
   assert set(found) <= set(MEASURES)
   test = outputs.read(run / 'extract' / 'test_200-4.npz')
+  assert test.method == 'ls'
   z = test.logits.astype(np.float64)
   p = np.exp(z - z.max(1, keepdims=True))
   p /= p.sum(1, keepdims=True)
