@@ -56,7 +56,9 @@ def imports(path, known):
   return {n for n in found if n in known}
 
 
-PATHS = [*files('maxsup_jax'), *files('configs'), *files('experiments')]
+# `python -m maxsup_jax` is a program, of no room.
+PACKAGE = [p for p in files('maxsup_jax') if p.name != '__main__.py']
+PATHS = [*PACKAGE, *files('configs'), *files('experiments')]
 
 
 @functools.cache

@@ -67,8 +67,10 @@ class ImageTask:
 
     Nothing else here depends on what the examples are.
     """
-    stored = data.first_readable(self.train_source)['image'].dtype
-    dtype = jnp.int32 if stored == np.int32 else jnp.float32
+    dtype = jnp.float32
+    if len(self.image_shape) == 1:
+      stored = data.first_readable(self.train_source)['image'].dtype
+      dtype = jnp.int32 if stored == np.int32 else jnp.float32
     return jax.ShapeDtypeStruct((1, *self.image_shape), dtype)
 
   @property
