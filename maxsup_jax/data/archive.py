@@ -54,7 +54,13 @@ def open_archive(
   name = split.partition('[')[0]
   before = '' if name == 'all' else f'{name}_'
   try:
-    with np.load(path, allow_pickle=False) as file:
+    opened = np.load(path, allow_pickle=False)
+    if isinstance(opened, np.ndarray):
+      raise UsageError(
+        f'{path} is one array; expected an npz file with {before}images and '
+        f'{before}labels'
+      )
+    with opened as file:
       is_table = f'{before}images' not in file and f'{before}features' in file
       inputs = f'{before}{"features" if is_table else "images"}'
       missing = [k for k in (inputs, f'{before}labels') if k not in file]
@@ -68,7 +74,9 @@ def open_archive(
       largest = [
         int(file[key].max())
         for key in file.files
-        if key.endswith('labels') and file[key].size
+        if key.endswith('labels')
+        and file[key].size
+        and file[key].dtype.kind in 'iuf'
       ]
   except FileNotFoundError:
     raise UsageError(f'no file {path}') from None
@@ -78,6 +86,17 @@ def open_archive(
     raise UsageError(
       f'{path} cannot be read as an npz file of plain arrays: {one_line(error)}'
     ) from None
+  if images.ndim < 2 or not len(images):
+    raise UsageError(
+      f'{path}: {inputs} are {images.dtype} {list(images.shape)}; expected an '
+      'example or more'
+    )
+  if labels.dtype.kind not in 'iu':
+    raise UsageError(
+      f'{path}: {before}labels are {labels.dtype}; expected integers'
+    )
+  if not labels.size:
+    raise UsageError(f'{path}: {before}labels are empty')
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
   label_names = None if names is None else [str(n) for n in names.flat]

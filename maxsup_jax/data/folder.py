@@ -3,7 +3,7 @@
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def open_folder(
   `PATH/classes.txt` gives another order: on each line the name of a directory,
   and after a blank whatever else, as ImageNet's `LOC_synset_mapping.txt` has
   it. Images may lie in directories of a class, too, and be linked. Their order
-  is that of a checksum of their names: a slice holds all classes.
+  is that of a checksum of their names: a slice mixes the classes.
 
   Args:
     path: of the directory.
@@ -96,7 +96,7 @@ def open_folder(
       )
     found = sorted(
       os.path.relpath(os.path.join(base, file), where)
-      for base, _, names in os.walk(where / directory, followlinks=True)
+      for base, names in _walk(where / directory)
       for file in names
       if file.lower().endswith(SUFFIXES)
     )
@@ -122,10 +122,20 @@ def open_folder(
   )
 
 
+def _walk(directory: Path) -> Iterator[tuple[str, list[str]]]:
+  """Directories and their files; links in a circle end."""
+  seen = {os.path.realpath(directory)}
+  for base, inner, names in os.walk(directory, followlinks=True):
+    real = {d: os.path.realpath(os.path.join(base, d)) for d in sorted(inner)}
+    inner[:] = [d for d in real if real[d] not in seen]
+    seen.update(real.values())
+    yield base, names
+
+
 def _listed(path: Path) -> list[str]:
   """The first word of each line."""
   try:
-    lines = path.read_text(encoding='utf-8').splitlines()
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise UsageError(f'{path} cannot be read: {one_line(error)}') from None
   names = [line.split()[0] for line in lines if line.strip()]

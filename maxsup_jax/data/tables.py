@@ -147,10 +147,9 @@ class Columns:
     parts = []
     for column in self.columns:
       if column.name not in table:
-        raise unknown(
-          f'{name}: no column {column.name!r}, which training had',
-          column.name,
-          table,
+        raise UsageError(
+          f'{name}: no column {column.name!r}, which training had; it has '
+          f'{", ".join(table) or "none"}'
         )
       cells = table[column.name]
       if column.categories:

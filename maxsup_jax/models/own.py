@@ -90,12 +90,20 @@ def own_model(
       if added not in taken and not free:
         given.pop(added, None)
     model = make(**given)
-  except TypeError as error:
+  except Exception as error:  # Likewise.
     raise UsageError(
       f'{name} cannot be called with {", ".join(given)}: {one_line(error)}'
     ) from error
   if not isinstance(model, nn.Module):
     raise UsageError(
       f'{name} made a {type(model).__name__}; expected a flax.linen.Module'
+    )
+  taken = inspect.signature(model.__call__).parameters
+  if 'train' not in taken and not any(
+    p.kind == p.VAR_KEYWORD for p in taken.values()
+  ):
+    raise UsageError(
+      f'{name} made a module that takes {", ".join(taken)}; expected to call '
+      'it as module(images, train=...)'
     )
   return OwnModel(model, num_classes, name)

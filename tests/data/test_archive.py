@@ -51,11 +51,25 @@ def test_what_is_wrong_is_one_line(tmp_path):
       {'train_images': np.array([{}]), 'train_labels': labels},
       'cannot be read',
     ),
+    (
+      {'train_images': images, 'train_labels': np.array(['cat', 'dog'])},
+      'train_labels are <U3; expected integers',
+    ),
+    (
+      {'train_images': images[:0], 'train_labels': labels[:0]},
+      'expected an example or more',
+    ),
+    ({'train_images': np.uint8(3), 'train_labels': labels}, 'expected an exam'),
   ):
     np.savez(path, **arrays)
     with pytest.raises(UsageError, match=message) as error:
       data.open_source(f'npz:{path}', 'train')
     assert '\n' not in str(error.value)
+  np.save(tmp_path / 'one.npy', images)
+  with pytest.raises(
+    UsageError, match=r'one\.npy is one array; expected an npz'
+  ):
+    data.open_source(f'npz:{tmp_path}/one.npy', 'train')
   path.write_bytes(b'no archive')
   for name, message in ((path, 'cannot be read'), (tmp_path / 'x', 'no file')):
     with pytest.raises(UsageError, match=message):

@@ -108,6 +108,8 @@ def test_a_file_may_order_the_classes(folder, tmp_path):
   (folder / 'train/c2').symlink_to(tmp_path / 'elsewhere')
   (folder / 'val/c2/a').rename(tmp_path / 'nested')
   (folder / 'val/c2/b').symlink_to(tmp_path / 'nested')
+  # A link in a circle adds nothing.
+  (tmp_path / 'nested/again').symlink_to(folder / 'val/c2')
   listed = folder / 'classes.txt'
   listed.write_text('c10 tench, Tinca tinca\nc7\n\nc2 a shark\n')
   train, val = (

@@ -28,6 +28,18 @@ class Perceptron(nn.Module):
     return nn.Dense(self.num_classes, name='top')(x)
 
 
+class NoTrain(nn.Module):
+  num_classes: int = 10
+
+  @nn.compact
+  def __call__(self, images):
+    return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
+
+def broken(num_classes):
+  raise RuntimeError(f'no such backbone\nof {num_classes}')
+
+
 class WithFeatures(nn.Module):
   num_classes: int
 
@@ -159,6 +171,8 @@ def test_a_probe_leaves_what_it_reads_alone(data_dir, tmp_path):
       {'name': f'{HERE}:Perceptron', 'depth': 2},
       'cannot be called with .*depth',
     ),
+    ({'name': f'{HERE}:NoTrain'}, 'takes images; expected to call it as'),
+    ({'name': f'{HERE}:broken'}, 'cannot be called with .*: no such backbone'),
     ({'name': f'{HERE}:wrong_shape'}, r'gives logits \[1, 11\] .*\[1, 10\]'),
   ],
 )
