@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,10 +78,16 @@ def open_folder(
   name = split.partition('[')[0]
   where = root if name == 'all' else root / name
   if not where.is_dir():
-    there = sorted(p.name for p in root.glob('*/')) if root.is_dir() else []
+    own = sorted(p.name for p in root.glob('*/')) if root.is_dir() else []
     raise UsageError(
       f'{where} is not a directory; expected the images of a split as '
-      f'{where}/CLASS/*' + (f'; there are {", ".join(there)}' if there else '')
+      f'{where}/CLASS/*' + (f'; there are {", ".join(own)}' if own else '')
+    )
+  there = {p.name for p in root.glob('*/')} & {'train', 'val', 'validation'}
+  if name == 'all' and len(there) > 1:
+    raise UsageError(
+      f'split is {split!r}, but {root} has {" and ".join(sorted(there))}, '
+      'which are no classes; expected one of these'
     )
   first = root / 'train'
   listed = root / 'classes.txt'
@@ -164,4 +171,13 @@ def _classes(directory: Path) -> list[str]:
     raise UsageError(
       f'{directory} has {len(names)} directories; expected one for each class'
     )
+  seen: dict[str, str] = {}
+  for other in names:
+    same = unicodedata.normalize('NFC', other).casefold()
+    if same in seen:
+      raise UsageError(
+        f'{directory} has {seen[same]!r} and {other!r}, two spellings of one '
+        'class'
+      )
+    seen[same] = other
   return sorted(names, key=natural)

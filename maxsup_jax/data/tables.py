@@ -100,7 +100,9 @@ class Columns:
       numbers = _numbers(cells)
       if isinstance(numbers, int):
         texts = {cells[row] for row in rows if not _is_missing(cells[row])}
-        if any(isinstance(_numbers([text]), np.ndarray) for text in texts):
+        # '5,5' and '1,234' are likely meant as numbers, too.
+        bare = [text.replace(',', '') for text in texts]
+        if any(isinstance(_numbers([text]), np.ndarray) for text in bare):
           warnings.warn(
             f'{name}: column {title!r} counts as categories, as row '
             f'{numbers + 1} has {cells[numbers]!r}, which is not a number',

@@ -103,6 +103,14 @@ def test_a_run_is_evaluated_with_its_own_classes_only(folder, tmp_path):
     tasks.load_run(tmp_path / 'run')
 
 
+def test_what_is_no_class_is_refused(folder):
+  with pytest.raises(UsageError, match=r"%\]', but .* has train and val, whi"):
+    open_folder(folder, 'all[:50%]')
+  shutil.copytree(folder / 'val/c10', folder / 'val/C10')
+  with pytest.raises(UsageError, match=r'two spellings of one class'):
+    open_folder(folder, 'val')
+
+
 def test_a_file_may_order_the_classes(folder, tmp_path):
   (folder / 'train/c2').rename(tmp_path / 'elsewhere')
   (folder / 'train/c2').symlink_to(tmp_path / 'elsewhere')

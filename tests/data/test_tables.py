@@ -154,6 +154,9 @@ def test_other_rows_must_be_like_those_of_training(tmp_path):
     data.open_source(name, 'all')
   with pytest.raises(UsageError, match=r'no\.csv cannot be read: No such file'):
     data.open_source('csv:no.csv', 'all')
+  path.write_text('a;label\n1,5;x\n2,5;y\n3,5;x\n')
+  with pytest.warns(UserWarning, match=r"'a' .* row 1 has '1,5', which is not"):
+    data.open_source(name, 'all')
   path.write_text('a,label\n1,x\n3+,y\n2,x\n')
   with pytest.warns(UserWarning, match=r"'a' .* row 2 has '3\+', which is not"):
     data.open_source(name, 'all')
