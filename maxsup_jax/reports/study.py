@@ -45,7 +45,7 @@ _OUTPUTS = {
 
 
 def write(record: Record, out: Path) -> None:
-  """Writes study.json, study.html and figures/*.png.
+  """Writes study.json, study.html and `figures/*.png`.
 
   Args:
     record: what `studies.collecting.collect` gave.
