@@ -1,18 +1,16 @@
 """The outputs of a model on a split: the one reader and writer of the .npz.
 
-| array | shape | |
-|---|---|---|
-| `logits` | `[N, K]` float | needed |
-| `labels` | `[N]` integer | needed |
-| `features` | `[N, D]` float | the penultimate features |
-| `weights` | `[K, D]` float | of the last layer, a row for each class |
-| `bias` | `[K]` float | of the last layer |
-| `augmented_logits` | `[M, L, K]` float | of L augmentations of M examples |
-| `augmented_labels` | `[M]` integer | of two classes |
-| `groups` | `[N]` integer | examples of one, as pixels of an image, depend |
-| `class_names` | `[K]` str | |
-| `metadata` | str | a JSON object: `name`, `group`, `dataset`, `split` … |
-| `history` | str | a JSON list: the lines of a run's `metrics.jsonl` |
+- `logits`, `[N, K]` float: needed
+- `labels`, `[N]` integer: needed
+- `features`, `[N, D]` float: the penultimate features
+- `weights`, `[K, D]` float: of the last layer, a row for each class
+- `bias`, `[K]` float: of the last layer
+- `augmented_logits`, `[M, L, K]` float: of L augmentations of M examples
+- `augmented_labels`, `[M]` integer: of two classes
+- `groups`, `[N]` integer: examples of one, as pixels of an image, depend
+- `class_names`, `[K]` str
+- `metadata`, str: a JSON object: `name`, `group`, `dataset`, `split` …
+- `history`, str: a JSON list: the lines of a run's `metrics.jsonl`
 
 `python -m experiments.extract` writes them; `numpy.savez` does, too.
 """

@@ -67,8 +67,9 @@ def smooth_ece(
     seed: of the resamples.
     groups: as in `bootstrap.bootstrap`: examples that are drawn together.
 
-  References: Błasiok and Nakkiran, *Smooth ECE: principled reliability diagrams
-    via kernel smoothing*, ICLR 2024, whose package is relplot.
+  References:
+    Błasiok and Nakkiran, *Smooth ECE: principled reliability diagrams via
+    kernel smoothing*, ICLR 2024, whose package is relplot.
   """
   f_N, y_N = (
     checks.shares(checks.vector(values, name), name)

@@ -141,7 +141,7 @@ def linear_cross_entropy(
   """`cross_entropy` of a linear layer, per example.
 
   Args:
-    features, kernel, labels, **layer: see `linear_statistics`.
+    features, kernel, labels, layer: see `linear_statistics`.
     class_weights: see `cross_entropy`; they get no gradient.
 
   Returns:
@@ -173,7 +173,7 @@ def linear_label_smoothing_cross_entropy(
     alpha: strength of the smoothing, at most 1.
     convention: ``'uniform'`` or ``'others'``. ``'kl'`` has the gradient of
       ``'others'``, and a value that differs by a constant.
-    features, kernel, labels, **layer: see `linear_statistics`.
+    features, kernel, labels, layer: see `linear_statistics`.
     class_weights: see `cross_entropy`; they get no gradient.
 
   Examples:
@@ -203,7 +203,7 @@ def linear_maxsup_cross_entropy(
 
   Args:
     alpha: strength of the penalty, at least 0.
-    features, kernel, labels, **layer: see `linear_statistics`.
+    features, kernel, labels, layer: see `linear_statistics`.
     class_weights: see `cross_entropy`; they get no gradient.
 
   Examples:
@@ -225,7 +225,7 @@ def linear_max_suppression(
   """`max_suppression` of a linear layer, per example.
 
   Args:
-    features, kernel, **layer: see `linear_statistics`.
+    features, kernel, layer: see `linear_statistics`.
 
   Examples:
     >>> features = jnp.array([[2.0, 1.0], [0.5, -1.0]])

@@ -82,8 +82,8 @@ def distillation_cross_entropy(
 
   Args:
     beta: weight of the teacher, in [0, 1].
-    teacher_logits, teacher_temperature, student_temperature, divergence,
-      scale_by_squared_temperature: see `distillation`.
+    teacher_logits, teacher_temperature, student_temperature: see `distillation`.
+    divergence, scale_by_squared_temperature: likewise.
     logits, labels, class_weights, axis, where: see `cross_entropy`.
 
   Examples:
