@@ -82,8 +82,9 @@ def distillation_cross_entropy(
 
   Args:
     beta: weight of the teacher, in [0, 1].
-    teacher_logits, teacher_temperature, student_temperature: see `distillation`.
-    divergence, scale_by_squared_temperature: likewise.
+    teacher_logits, teacher_temperature: see `distillation`.
+    student_temperature, divergence: see there.
+    scale_by_squared_temperature: see there.
     logits, labels, class_weights, axis, where: see `cross_entropy`.
 
   Examples:
