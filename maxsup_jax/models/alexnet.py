@@ -27,7 +27,7 @@ _truncated_normal = nn.initializers.truncated_normal
 class LocalResponseNorm(nn.Module):
   """Divides by a power of the energy of neighbouring channels.
 
-  y_c = x_c / (bias + alpha Σ_{|i - c| <= radius} x_i²)^beta: alpha multiplies
+  `y_c = x_c / (bias + alpha Σ_{|i - c| <= radius} x_i²)^beta`: alpha multiplies
   each square, as in TensorFlow; torch divides it by the size of the window.
 
   Examples:

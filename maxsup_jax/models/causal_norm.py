@@ -17,7 +17,7 @@ class CausalNormHead(nn.Module):
 
   Features and weights are split along D into heads h, and
   z = (τ / heads) Σ_h x̂_h · ŵ_h with x̂ = x / ‖x‖ and ŵ = w / (‖w‖ + γ), so
-  that |z| < τ. There is no bias.
+  that `|z| < τ`. There is no bias.
 
   Training drags all features along one direction, which favours the frequent
   classes. Its running sum c ← momentum · c + mean x over the global batch is
