@@ -108,4 +108,6 @@ def write_api():
       page.write_text(text)
 
 
-write_api()
+def setup(app):
+  """Sphinx calls it before it looks for pages."""
+  app.connect('builder-inited', lambda _: write_api())

@@ -1,10 +1,12 @@
 """What the README and the pages in docs say, runs."""
 
 import importlib.util
+import pkgutil
 import re
 import runpy
 import subprocess
 import sys
+from inspect import getdoc, isclass, isfunction
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,11 @@ from tests import evidence
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-DOCS = {p.name: p.read_text() for p in (ROOT / 'docs').glob('*.md')}
+DOCS = {
+  p.relative_to(ROOT / 'docs').as_posix(): p.read_text()
+  for pattern in ('*.md', 'guides/*.md')
+  for p in (ROOT / 'docs').glob(pattern)
+}
 ALL = '\n'.join([README, *DOCS.values()])
 
 
@@ -56,7 +62,7 @@ WITH_EXAMPLES = [p for p in PAGES if blocks('python', p.read_text())]
 
 def test_pages_have_examples():
   names = {path.name for path in WITH_EXAMPLES}
-  assert names >= {'loss_reference.md', 'diagnostics.md', 'images.md'}
+  assert names >= {'loss_reference.md', 'report.md', 'images.md'}
 
 
 @pytest.mark.parametrize('path', WITH_EXAMPLES, ids=lambda path: path.name)
@@ -99,13 +105,13 @@ class Timm:
 
 
 def test_files_of_other_frameworks_are_read(tmp_path, monkeypatch):
-  """Those that the examples of docs/diagnostics.md have written."""
+  """Those that the examples of docs/report.md have written."""
   from maxsup_jax.reports import compared
 
   pytest.importorskip('torch')
   monkeypatch.chdir(tmp_path)
   monkeypatch.setitem(sys.modules, 'timm', Timm())
-  for code in blocks('python', DOCS['diagnostics.md'])[:3]:
+  for code in blocks('python', DOCS['report.md'])[:3]:
     (tmp_path / 'example.py').write_text(code)
     runpy.run_path('example.py')
   read = {n: compared.read(n) for n in ('linear.pt', 'logistic.npz')}
@@ -126,29 +132,90 @@ def test_the_page_of_losses_names_what_exists():
   for _, functions in rows:
     for function in re.findall(r'`(\w+)`', functions):
       assert hasattr(losses, function), function
-  for function in re.findall(r'losses\.(\w+)\(', page):
-    assert hasattr(losses, function), function
 
 
 def test_the_page_of_diagnostics_names_what_exists():
   from maxsup_jax import diagnostics
   from maxsup_jax.diagnostics.neural_collapse import NeuralCollapse
 
-  page = (ROOT / 'docs/diagnostics.md').read_text()
+  page = (ROOT / 'docs/diagnostic_reference.md').read_text()
   for module in ('calibration', 'selective'):
     table = page.split(f'| measure | in `{module}` |')[1].split('\n\n')[0]
     names = re.findall(r'^\|[^|]*\| `(\w+)', table, re.M)
     assert len(names) > 4
     for name in names:
       assert hasattr(getattr(diagnostics, module), name), name
-  modules = '|'.join(diagnostics.__all__)
-  for module, name in re.findall(rf'`({modules})\.(\w+)', page):
-    assert hasattr(getattr(diagnostics, module), name), name
   table = page.split('| | Guo et al. 2025 |')[1].split('\n\n')[0]
   fields = NeuralCollapse.__dataclass_fields__
   for row in table.splitlines()[2:]:
     for name in re.findall(r'`(\w+)`', row.split('|')[-2]):
       assert name in fields, name
+
+
+def _exists(name):
+  """Whether a dotted name leads somewhere in the package."""
+  for root in ('maxsup_jax', 'maxsup_jax.diagnostics'):
+    found, rest = importlib.import_module(root), name.split('.')
+    while rest:
+      if not hasattr(found, rest[0]):
+        path = f'{getattr(found, "__name__", "")}.{rest[0]}'
+        if not importlib.util.find_spec(path):
+          break
+        importlib.import_module(path)
+      found = getattr(found, rest.pop(0))
+    else:
+      return True
+  return False
+
+
+def test_names_of_the_package_exist():
+  import maxsup_jax
+  from maxsup_jax import diagnostics
+
+  rooms = {m.name for m in pkgutil.iter_modules(maxsup_jax.__path__)}
+  heads = '|'.join(rooms | set(diagnostics.__all__))
+  code = '\n'.join(re.findall(r'`[^`\n]+`|```.*?```', ALL, re.S))
+  named = re.findall(rf'(?<![\w.:/])((?:{heads})(?:\.\w+)+)', code)
+  assert len(named) > 60
+  files = {n for n in named if n.endswith('.py')}
+  assert [n for n in set(named) - files if not _exists(n)] == []
+  assert not _exists('losses.gone')
+  assert not _exists('studies.gone.too')
+
+
+def test_public_names_have_documentation():
+  """All of them are in the site: those that docs/conf.py finds."""
+  site = runpy.run_path(str(ROOT / 'docs' / 'conf.py'))
+  names = 0
+  for room in site['API']:
+    for module in site['modules'](room):
+      for name, value in site['public'](module):
+        names += 1
+        text = value.__doc__ or ''
+        # Dataclasses without a text of their own have their signature there.
+        assert text, (module, name)
+        assert not text.startswith(f'{name}('), (module, name)
+        if isclass(value):
+          methods = {n for n, v in vars(value).items() if isfunction(v)}
+          for member in methods - set(value.__annotations__):
+            documented = getdoc(getattr(value, member))
+            assert member.startswith('_') or documented, (name, member)
+  assert names > 600
+
+
+_FLAG = re.compile(r"DEFINE\w*\(\s*(?:\w+\(\),\s*)?'(\w+)'")
+
+
+def test_flags_that_are_named_exist():
+  command = r'-m experiments\.([.\w]+)((?: (?:\\\n\s*)?[^\s`#|;&>]+)*)'
+  shared = [*(ROOT / 'experiments').glob('_*.py')]
+  for name, arguments in re.findall(command, ALL):
+    path = ROOT / 'experiments' / name.replace('.', '/')
+    own = path.rglob('*.py') if path.is_dir() else [path.with_suffix('.py')]
+    texts = [p.read_text() for p in (*own, *shared)]
+    known = {flag for text in texts for flag in _FLAG.findall(text)}
+    for flag in re.findall(r'--(\w+)', arguments):
+      assert flag in known | {'config', 'help'}, f'{name} --{flag}'
 
 
 def test_every_program_and_file_that_is_named_exists():
@@ -233,7 +300,7 @@ def test_the_readme_is_short():
 
 
 def test_links_lead_somewhere():
-  for name, page in {'README.md': README, **DOCS}.items():
-    here = ROOT if name == 'README.md' else ROOT / 'docs'
+  for name, page in {'../README.md': README, **DOCS}.items():
+    here = (ROOT / 'docs' / name).parent
     for link in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', page):
       assert (here / link).exists(), f'{name}: {link}'

@@ -21,7 +21,7 @@ only. What all measurements share is said here and nowhere else:
 * Where the field has several conventions under one name, each has a name here,
   and the default is that of the paper, where it has one.
 
-Papers are cited by authors and year; docs/diagnostics.md lists them.
+Papers are cited by authors and year; docs/diagnostic_reference.md lists them.
 """
 
 import importlib
