@@ -299,8 +299,19 @@ def test_the_readme_is_short():
   assert len(README.split()) <= 1500
 
 
+def _anchors(page):
+  """The anchors of its headings, as GitHub and the site have them."""
+  return {
+    re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
+    for heading in re.findall(r'^#+ (.*)', page, re.M)
+  }
+
+
 def test_links_lead_somewhere():
   for name, page in {'../README.md': README, **DOCS}.items():
-    here = (ROOT / 'docs' / name).parent
-    for link in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', page):
-      assert (here / link).exists(), f'{name}: {link}'
+    here = ROOT / 'docs' / name
+    for link, anchor in re.findall(r'\]\(([^)#:]*)(?:#([^)]*))?\)', page):
+      target = here.parent / link if link else here
+      assert target.exists(), f'{name}: {link}'
+      if anchor:
+        assert anchor in _anchors(target.read_text()), f'{name}: {anchor}'
