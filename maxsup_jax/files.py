@@ -1,24 +1,87 @@
-"""Writes files whole or not at all, and never over others unasked."""
+"""Writes files whole or not at all, and never over others unasked.
+
+It is also what knows that a path may be an address in a bucket.
+"""
 
 import contextlib
 import errno
 import glob
+import importlib.util
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from maxsup_jax.errors import UsageError, one_line
+from maxsup_jax.errors import UsageError, one_line, unknown
 
 # What figures can be written as.
 FIGURES = ('.png', '.svg', '.pdf')
 
 
+# The kinds of buckets, and what reads each besides tensorstore.
+BUCKETS = {'gs': 'gcsfs', 's3': 's3fs'}
+
+
 class WriteError(UsageError):
   """Something cannot be written, as where a disk is full."""
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path is an address such as gs://bucket/name, not on the disk."""
+  return '://' in os.fspath(path)
+
+
+def located(path: str | os.PathLike) -> Path:
+  """A path on the disk, absolute, or in a bucket.
+
+  What is in a bucket has no directories, is never appended to and never renamed:
+  a file is written whole, by one request, or not at all.
+
+  Args:
+    path: of a file or a directory; gs:// and s3:// are buckets.
+
+  Raises:
+    UsageError: for another kind of address, or where the package that reads it
+      is not installed.
+  """
+  if not is_remote(path):
+    return Path(path).absolute()
+  kind = os.fspath(path).split('://')[0]
+  if kind not in BUCKETS:
+    raise unknown(f'kind of address {path}', kind, BUCKETS)
+  if importlib.util.find_spec(BUCKETS[kind]) is None:
+    raise UsageError(
+      f'{path} needs the package {BUCKETS[kind]}, which is not installed: pip '
+      f"install 'maxsup_jax[{kind}]'"
+    )
+  import fsspec
+  from etils import epath
+
+  # Other processes write there, too: a list of before is not what is there.
+  fsspec.config.conf.setdefault(kind, {}).setdefault('use_listings_cache', False)
+  return cast(Path, epath.Path(path))
+
+
+def listed(path: Path) -> dict[str, int]:
+  """The files below a directory, by their names relative to it, with sizes."""
+  if not is_remote(path):
+    return {
+      str(p.relative_to(path)): p.stat().st_size
+      for p in sorted(path.rglob('*'))
+      if p.is_file()
+    }
+  import fsspec
+
+  fs, prefix = fsspec.core.url_to_fs(os.fspath(path))
+  found = fs.find(prefix, detail=True)
+  return {
+    name.removeprefix(prefix.rstrip('/') + '/'): about['size']
+    for name, about in sorted(found.items())
+    if about['type'] == 'file'
+  }
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -31,11 +94,15 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
   Raises:
     UsageError: if it cannot be written; nothing is left of the attempt.
   """
+  encoded = content.encode() if isinstance(content, str) else content
+  if is_remote(path):
+    with one_line_errors(path):
+      located(path).write_bytes(encoded)
+    return
   path = Path(path)
   # Nobody writes for so long what is in memory already.
   remove_leftovers(path, older_than=3600)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  encoded = content.encode() if isinstance(content, str) else content
   with one_line_errors(path):
     try:
       with temporary.open('wb') as file:
@@ -68,7 +135,11 @@ def one_line_errors(path: str | os.PathLike) -> Iterator[None]:
   """Turns the failure to write a file into a one-line error."""
   try:
     yield
-  except OSError as e:
+  except Exception as e:
+    ours = isinstance(e, UsageError)
+    if ours or not (isinstance(e, OSError) or is_remote(path)):
+      raise
+    # Each kind of bucket has errors of its own.
     raise unwritable(path, e) from None
 
 
@@ -78,6 +149,8 @@ def unwritable(path: str | os.PathLike, error: Exception) -> WriteError:
   code = getattr(error, 'errno', None)
   # TensorStore has no numbers.
   if code in (errno.ENOSPC, errno.EDQUOT) or 'RESOURCE_EXHAUSTED' in reason:
+    if is_remote(path):
+      return WriteError(f'{os.fspath(path)} cannot be written: {reason[:300]}')
     there = next(p for p in Path(path).absolute().parents if p.exists())
     free = shutil.disk_usage(there).free / 1e6
     reason = f'no space is left on the disk ({free:,.1f} MB are free)'

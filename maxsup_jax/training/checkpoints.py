@@ -47,7 +47,7 @@ class Checkpoints:
       best: a step that is kept besides, or None.
     """
     self.best: int | None = None
-    self._directory = directory.absolute()
+    self._directory = files.located(directory)
     if self._directory.exists() and not self._directory.is_dir():
       raise UsageError(
         f'{self._directory} is a file; expected a directory of checkpoints'
@@ -281,12 +281,17 @@ class Checkpoints:
     return path
 
   def _seal(self) -> None:
-    """Writes the checksums of what was saved, before orbax renames it."""
+    """Writes the checksums of what was saved, before orbax renames it.
+
+    Or, in a bucket, before it writes that all is there.
+    """
     if jax.process_index() == 0:
-      path = max(
-        self._directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'),
-        key=lambda p: p.stat().st_mtime,
-      )
+      path = self._directory / str(self._saving)
+      if not files.is_remote(path):
+        path = max(
+          self._directory.glob(f'{self._saving}.orbax-checkpoint-tmp*'),
+          key=lambda p: p.stat().st_mtime,
+        )
       seal = {'step': self._saving, 'files': _checksums(path)}
       (path / SEAL).write_text(json.dumps(seal, indent=2))
 
@@ -342,12 +347,19 @@ def _without_closed_loops(unraisable: Any) -> None:
 
 
 def _checksums(path: Path) -> dict[str, int]:
-  """The CRC-32 of every file that holds data."""
+  """The CRC-32 of every file that holds data.
+
+  Of a bucket, which keeps checksums of its own, the number of bytes: to read a
+  checkpoint back would take as long as to write it.
+  """
+  # Orbax stamps its own metadata with the time of the renaming.
+  others = (SEAL, '_CHECKPOINT_METADATA', 'commit_success.txt')
   return {
-    str(p.relative_to(path)): zlib.crc32(p.read_bytes())
-    for p in sorted(path.rglob('*'))
-    # Orbax stamps its own metadata with the time of the renaming.
-    if p.is_file() and p.name not in (SEAL, '_CHECKPOINT_METADATA')
+    name: size
+    if files.is_remote(path)
+    else zlib.crc32((path / name).read_bytes())
+    for name, size in files.listed(path).items()
+    if name.rpartition('/')[2] not in others
   }
 
 

@@ -323,6 +323,7 @@ class _Loop:
     if self.last_saved == self.step:
       return
     with self.clock.paused():
+      self.workdir.flush()
       self.checkpoints.save(
         self.step,
         self.run.devices.fetch(self.state),

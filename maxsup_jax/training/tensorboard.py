@@ -14,7 +14,8 @@ from maxsup_jax import files
 class Tensorboard:
   """Writes the numbers of a record as scalars; a context manager.
 
-  Without tensorboardX it does nothing: `metrics.jsonl` has it all.
+  Without tensorboardX, and in a bucket, where nothing is appended to, it does
+  nothing: `metrics.jsonl` has it all.
   """
 
   def __init__(self, workdir: Path, step: int, *, enabled: bool = True):
@@ -26,7 +27,8 @@ class Tensorboard:
       enabled: False writes nothing.
     """
     self._writer: Any = None
-    if not enabled or importlib.util.find_spec('tensorboardX') is None:
+    there = importlib.util.find_spec('tensorboardX') is not None
+    if not enabled or not there or files.is_remote(workdir):
       return
     # Not its SummaryWriter: where a disk is full, that one's thread and its
     # exit print tracebacks.

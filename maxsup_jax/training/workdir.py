@@ -1,7 +1,9 @@
 """The work directory: its owner, and what is written into it.
 
 `config.json`, `run.json` and `metrics.jsonl` are plain text; docs/training.md
-says what they hold. Only the first process writes.
+says what they hold. Only the first process writes. In a bucket, where nothing is
+appended to, metrics.jsonl is written whole: every `_EVERY` seconds, and before
+a checkpoint, so that a run that resumes finds the lines before it.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,12 +22,14 @@ from ml_collections import ConfigDict
 
 from maxsup_jax import files
 from maxsup_jax.errors import UsageError, one_line, within
-from maxsup_jax.training import agreement
+from maxsup_jax.training import agreement, leases
 from maxsup_jax.training import config as config_lib
 from maxsup_jax.training.provenance import provenance, versions
 
 # Packages whose version all processes of a run must have.
 _SAME_VERSIONS = ('maxsup_jax', 'jax', 'jaxlib')
+# Seconds between two writings of metrics.jsonl in a bucket.
+_EVERY = 30.0
 
 
 class Workdir:
@@ -45,14 +50,13 @@ class Workdir:
       resolve: completes the configuration of an older run, which may lack
         fields of today.
     """
-    if '://' in str(path):
-      raise UsageError(
-        f'the work directory {path} is not on a file system; mount it, or '
-        'train into a local directory and copy'
-      )
-    self.path = Path(path).absolute()
+    self.path = files.located(path)
+    self._remote = files.is_remote(path)
     self._writes = writes
     self._resolve = resolve
+    # In a bucket: the lines of metrics.jsonl, and when they were written.
+    self._lines: list[str] | None = None
+    self._written = (0, 0.0)
 
   @property
   def writes(self) -> bool:
@@ -100,9 +104,12 @@ class Workdir:
       raise UsageError(
         f'{self.path} is not the work directory of a run: it has no config.json'
       ) from None
-    except (OSError, ValueError, RecursionError) as e:
+    except Exception as e:
+      expected = (OSError, ValueError, RecursionError)
+      if not (self._remote or isinstance(e, expected)):
+        raise
       reason = getattr(e, 'strerror', None) or one_line(e)
-      raise UsageError(f'{path} cannot be read: {reason}') from None
+      raise UsageError(f'{path} cannot be read: {reason[:300]}') from None
     with within(f'{path}: '):
       return self._resolve(given)
 
@@ -114,8 +121,11 @@ class Workdir:
     """
     with files.one_line_errors(self.path):
       if not self.path.exists():
-        # The first one of those above it that is there.
-        os.stat(f'{next(p for p in self.path.parents if p.exists())}/')
+        if self._remote:
+          leases.check_bucket(self.path)
+        else:
+          # The first one of those above it that is there.
+          os.stat(f'{next(p for p in self.path.parents if p.exists())}/')
         return
     if not self.path.is_dir():
       raise UsageError(f'the work directory {self.path} is a file')
@@ -159,6 +169,16 @@ class Workdir:
 
   @contextlib.contextmanager
   def _locked(self, config: ConfigDict) -> Iterator[None]:
+    if self._remote:
+      with leases.held(self.path / '.lock') as lease:
+        self._lease = lease
+        self._clean()
+        self._keep_config(config)
+        try:
+          yield
+        finally:
+          self.flush()
+      return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       lock = (self.path / '.lock').open('w')
@@ -178,9 +198,20 @@ class Workdir:
         files.remove_leftovers(self.path / name, older_than=0)
       for left in self.checkpoints.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(left, ignore_errors=True)
-      if not (self.path / 'config.json').exists():
-        files.write(self.path / 'config.json', config_lib.to_json(config))
+      self._keep_config(config)
       yield
+
+  def _clean(self) -> None:
+    """Removes checkpoints in a bucket that were never finished."""
+    if not self.checkpoints.exists():
+      return
+    for step in self.checkpoints.iterdir():
+      if not (step / 'commit_success.txt').exists():
+        step.rmtree()
+
+  def _keep_config(self, config: ConfigDict) -> None:
+    if not (self.path / 'config.json').exists():
+      files.write(self.path / 'config.json', config_lib.to_json(config))
 
   def _require_shared(self) -> None:
     """Refuses processes that do not see what the first one writes."""
@@ -294,11 +325,12 @@ class Workdir:
 
   def _records(self) -> tuple[list[dict[str, Any]], list[int]]:
     """The records of `metrics.jsonl`, and the numbers of its bad lines."""
+    self.flush()
     if not self._metrics.exists():
       return [], []
     records: list[dict[str, Any]] = []
     bad = []
-    text = self._metrics.read_text(errors='replace')
+    text = self._metrics.read_bytes().decode(errors='replace')
     for number, line in enumerate(text.split('\n')[:-1], 1):
       try:
         record = json.loads(line)
@@ -311,13 +343,37 @@ class Workdir:
     return records, bad
 
   def log(self, record: Mapping[str, Any]) -> None:
-    """Appends one line to `metrics.jsonl`, on disk before it returns."""
+    """Appends one line to `metrics.jsonl`, on disk before it returns.
+
+    In a bucket it is there after `flush`, or half a minute.
+    """
     if not self._writes:
+      return
+    if self._remote:
+      self._own_lines().append(json.dumps(files.jsonable(record)) + '\n')
+      if time.monotonic() - self._written[1] >= _EVERY:
+        self.flush()
       return
     with files.one_line_errors(self._metrics), self._metrics.open('a') as file:
       file.write(json.dumps(files.jsonable(record)) + '\n')
       file.flush()
       os.fsync(file.fileno())
+
+  def _own_lines(self) -> list[str]:
+    """The lines of `metrics.jsonl` in a bucket, of which this is the writer."""
+    if self._lines is None:
+      text = self._metrics.read_text() if self._metrics.exists() else ''
+      self._lines = text.splitlines(keepends=True)
+      self._written = (len(self._lines), time.monotonic())
+    return self._lines
+
+  def flush(self) -> None:
+    """Writes what `log` has kept back, as it does in a bucket."""
+    if self._lines is None or len(self._lines) == self._written[0]:
+      return
+    self._lease.check()
+    files.write(self._metrics, ''.join(self._lines))
+    self._written = (len(self._lines), time.monotonic())
 
   def rewind(self, step: int, *, measured: bool = True) -> None:
     """Drops the lines of `metrics.jsonl` that training will write again.
@@ -341,3 +397,4 @@ class Workdir:
     files.write(
       self._metrics, ''.join(json.dumps(record) + '\n' for record in kept)
     )
+    self._lines = None
