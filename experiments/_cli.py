@@ -18,7 +18,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from experiments import _processes
-from maxsup_jax import errors
+from maxsup_jax import errors, files
 from maxsup_jax.errors import UsageError
 
 USAGE_EXIT_CODE = 2
@@ -151,7 +151,8 @@ def define_compilation_cache() -> None:
     None,
     'The directory that keeps compiled programs, so that the next start does '
     'not compile them again; empty for none (default: '
-    f'JAX_COMPILATION_CACHE_DIR, or {_CACHE} beside the work directory). '
+    f'JAX_COMPILATION_CACHE_DIR, or {_CACHE} beside the work directory, none '
+    'beside one in a bucket). '
     'Several hosts must share it: only process 0 writes to it.',
   )
 
@@ -170,8 +171,10 @@ def keep_compiled(workdir: str | os.PathLike) -> None:
   if given == '':
     jax.config.update('jax_enable_compilation_cache', False)
   elif given or not jax.config.jax_compilation_cache_dir:
-    default = pathlib.Path(workdir).absolute().parent / _CACHE
+    if not given and files.is_remote(workdir):
+      return
     try:
+      default = pathlib.Path(workdir).absolute().parent / _CACHE
       compilation.keep_compiled(given or default)
     except UsageError as e:
       if given:
@@ -384,7 +387,14 @@ def _one_line_errors() -> Iterator[None]:
     raise UsageError(
       f'the memory is not enough for these values: {errors.one_line(e)}'
     ) from e
-  except OSError as e:
+  except Exception as e:
+    if files.is_of_storage(e):
+      raise UsageError(
+        f'the bucket cannot be used: {errors.one_line(e)[:300]}; what is saved '
+        'there stays, and the same command goes on'
+      ) from e
+    if not isinstance(e, OSError):
+      raise
     if e.filename is None and e.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
     raise UsageError(f'{e.filename or "output"}: {e.strerror}') from e

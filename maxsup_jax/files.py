@@ -9,6 +9,7 @@ import glob
 import importlib.util
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ from maxsup_jax.errors import UsageError, one_line, unknown
 FIGURES = ('.png', '.svg', '.pdf')
 
 
-# The kinds of buckets, and what reads each besides tensorstore.
-BUCKETS = {'gs': 'gcsfs', 's3': 's3fs'}
+# The kinds of buckets, with the package that reads each, besides tensorstore,
+# and the extra that installs it.
+BUCKETS = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}
 
 
 class WriteError(UsageError):
@@ -37,8 +39,8 @@ def is_remote(path: str | os.PathLike) -> bool:
 def located(path: str | os.PathLike) -> Path:
   """A path on the disk, absolute, or in a bucket.
 
-  What is in a bucket has no directories, is never appended to and never renamed:
-  a file is written whole, by one request, or not at all.
+  A bucket has no directories, and nothing in it is appended to or renamed: a
+  file is written whole, by one request, or not at all.
 
   Args:
     path: of a file or a directory; gs:// and s3:// are buckets.
@@ -52,16 +54,18 @@ def located(path: str | os.PathLike) -> Path:
   kind = os.fspath(path).split('://')[0]
   if kind not in BUCKETS:
     raise unknown(f'kind of address {path}', kind, BUCKETS)
-  if importlib.util.find_spec(BUCKETS[kind]) is None:
+  package, extra = BUCKETS[kind]
+  if importlib.util.find_spec(package) is None:
     raise UsageError(
-      f'{path} needs the package {BUCKETS[kind]}, which is not installed: pip '
-      f"install 'maxsup_jax[{kind}]'"
+      f'{path} needs the package {package}, which is not installed: pip '
+      f"install 'maxsup_jax[{extra}]'"
     )
   import fsspec
   from etils import epath
 
   # Other processes write there, too: a list of before is not what is there.
-  fsspec.config.conf.setdefault(kind, {}).setdefault('use_listings_cache', False)
+  options = fsspec.config.conf.setdefault(kind, {})
+  options.setdefault('use_listings_cache', False)
   return cast(Path, epath.Path(path))
 
 
@@ -136,11 +140,22 @@ def one_line_errors(path: str | os.PathLike) -> Iterator[None]:
   try:
     yield
   except Exception as e:
-    ours = isinstance(e, UsageError)
-    if ours or not (isinstance(e, OSError) or is_remote(path)):
-      raise
-    # Each kind of bucket has errors of its own.
-    raise unwritable(path, e) from None
+    if isinstance(e, OSError) or is_of_storage(e):
+      raise unwritable(path, e) from None
+    raise
+
+
+def is_of_storage(error: BaseException) -> bool:
+  """Whether a bucket has refused something: each kind has errors of its own."""
+  if isinstance(error, ValueError):
+    # TensorStore's begin with a code, such as PERMISSION_DENIED.
+    return re.match('[A-Z_]+: ', str(error)) is not None
+  modules, trace = [type(error).__module__], error.__traceback__
+  while trace and isinstance(error, OSError):
+    modules[1:] = [trace.tb_frame.f_globals.get('__name__', '')]
+    trace = trace.tb_next
+  known = {'aiohttp', 'botocore', 'gcsfs', 'google', 's3fs'}
+  return not known.isdisjoint(m.partition('.')[0] for m in modules)
 
 
 def unwritable(path: str | os.PathLike, error: Exception) -> WriteError:

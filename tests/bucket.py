@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import http
-import logging
 import threading
 
 import pytest
@@ -81,16 +80,3 @@ class Bucket:
     with contextlib.suppress(NotFound):
       return storage.get_file_obj(params['bucket_name'], name)['generation']
     return '0'
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-  """An empty bucket gs://test-bucket."""
-  pytest.importorskip('gcp_storage_emulator')
-  pytest.importorskip('gcsfs')
-  started = Bucket()
-  for name, value in started.environment().items():
-    monkeypatch.setenv(name, value)
-  logging.getLogger('gcsfs').setLevel(logging.ERROR)  # It has no credentials.
-  yield started
-  started.stop()

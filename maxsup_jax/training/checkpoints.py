@@ -10,7 +10,6 @@ import contextlib
 import copy
 import dataclasses
 import json
-import re
 import sys
 import warnings
 import zlib
@@ -28,6 +27,8 @@ from maxsup_jax.training import agreement
 
 # The file of a checkpoint that holds the checksums of the others.
 SEAL = 'checksums.json'
+# What orbax writes last into a checkpoint in a bucket.
+_MARK = 'commit_success.txt'
 
 
 class Checkpoints:
@@ -233,9 +234,8 @@ class Checkpoints:
   def _one_line_errors(self) -> Iterator[None]:
     try:
       yield
-    except (OSError, ValueError) as e:
-      # TensorStore raises ValueError and begins with a code.
-      if isinstance(e, ValueError) and not re.match('[A-Z_]+: ', str(e)):
+    except Exception as e:
+      if not (isinstance(e, OSError) or files.is_of_storage(e)):
         raise
       path = self._directory / str(self._saving)
       raise files.unwritable(path, e) from e
@@ -316,6 +316,12 @@ class Checkpoints:
     return None, len(steps)
 
   def _set_aside(self, step: int) -> None:
+    if files.is_remote(self._directory):
+      # Nothing is renamed there. Without this mark it is no checkpoint, and is
+      # removed at the next start.
+      (self._directory / str(step) / _MARK).unlink()
+      self._manager.reload()
+      return
     target = self._directory.parent / 'damaged' / str(step)
     target.parent.mkdir(exist_ok=True)
     while target.exists():
@@ -353,7 +359,7 @@ def _checksums(path: Path) -> dict[str, int]:
   checkpoint back would take as long as to write it.
   """
   # Orbax stamps its own metadata with the time of the renaming.
-  others = (SEAL, '_CHECKPOINT_METADATA', 'commit_success.txt')
+  others = (SEAL, '_CHECKPOINT_METADATA', _MARK)
   return {
     name: size
     if files.is_remote(path)

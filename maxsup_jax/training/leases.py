@@ -2,8 +2,8 @@
 
 No lock of a bucket ends with its process, so the writer holds a lease: a small
 object that it writes anew every `RENEWED` seconds, each time on condition that
-nobody else has. Who finds one that stays as it is for `EXPIRED` seconds takes it
-over. No clock is compared with another machine's.
+nobody else has. Who finds one that stays as it is for `EXPIRED` seconds takes
+it over. No clock is compared with another machine's.
 """
 
 import contextlib

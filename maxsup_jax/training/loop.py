@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from maxsup_jax import files
-from maxsup_jax.errors import UsageError
+from maxsup_jax.errors import UsageError, one_line
 from maxsup_jax.training import agreement
 from maxsup_jax.training.best import best_step
 from maxsup_jax.training.checkpoints import Checkpoints
@@ -79,9 +79,9 @@ def train(
     raise UsageError(
       f'{workdir.path} is open for reading only; open it with writes=True'
     )
-  if not workdir.has_checkpoints:
-    run.check_first_state()
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, _advising(workdir):
+    if not workdir.has_checkpoints:
+      run.check_first_state()
     programs = stack.enter_context(Compilations())
     examples = run.task.train_examples
     stack.enter_context(workdir.opened(run.config, train_examples=examples))
@@ -89,11 +89,22 @@ def train(
       workdir.checkpoints, keep=run.config.keep_checkpoints
     )
     stack.callback(checkpoints.close)
-    try:
-      loop = _Loop(run, workdir, checkpoints, stack)
-      return loop.run_to_end(began, programs)
-    except files.WriteError as e:
-      raise UsageError(f'{e}; {workdir.advice()}') from e
+    return _Loop(run, workdir, checkpoints, stack).run_to_end(began, programs)
+
+
+@contextlib.contextmanager
+def _advising(workdir):
+  """Says what to do where the work directory cannot be written or read."""
+  try:
+    yield
+  except files.WriteError as e:
+    raise UsageError(f'{e}; {workdir.advice()}') from e
+  except Exception as e:
+    if not files.is_of_storage(e):
+      raise
+    raise UsageError(
+      f'{workdir.path} cannot be used: {one_line(e)[:300]}; {workdir.advice()}'
+    ) from e
 
 
 class _Loop:

@@ -1,9 +1,9 @@
 """The work directory: its owner, and what is written into it.
 
 `config.json`, `run.json` and `metrics.jsonl` are plain text; docs/training.md
-says what they hold. Only the first process writes. In a bucket, where nothing is
-appended to, metrics.jsonl is written whole: every `_EVERY` seconds, and before
-a checkpoint, so that a run that resumes finds the lines before it.
+says what they hold. Only the first process writes. In a bucket, where nothing
+is appended to, metrics.jsonl is written whole: every `_EVERY` seconds, and
+before a checkpoint, so that a run that resumes finds the lines before it.
 """
 
 import contextlib
@@ -71,10 +71,12 @@ class Workdir:
   @property
   def has_checkpoints(self) -> bool:
     """Whether a run here has saved anything."""
-    return any(self.checkpoints.glob('*'))
+    return self.checkpoints.exists() and any(self.checkpoints.glob('*'))
 
   def advice(self) -> str:
     """What to say to whoever sees a run here end before its time."""
+    if self._remote:  # It may be the bucket that is gone.
+      return f'the same command resumes from the last checkpoint in {self.path}'
     # While orbax writes, a directory has a longer name.
     steps = [
       int(p.name) for p in self.checkpoints.glob('*') if p.name.isdigit()
