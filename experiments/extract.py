@@ -94,7 +94,7 @@ def main():
   )
   print(
     f'{found.path}: {found.examples:,} examples of {found.source} at step '
-    f'{loaded.step}, {found.path.stat().st_size / 1e6:,.1f} MB; accuracy '
+    f'{loaded.step}, {files.size(found.path) / 1e6:,.1f} MB; accuracy '
     f'{found.accuracy:.2%}, NLL {found.nll:.4f}'
   )
   if loaded.run.config.task == 'translation':

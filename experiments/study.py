@@ -23,6 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import _cli, _processes
+from maxsup_jax import files
 
 flags.DEFINE_string(
   'config',
@@ -52,7 +53,9 @@ _cli.define_compilation_cache()
 
 
 def main():
-  workdir = Path(_cli.needed('workdir', 'the directory of the study'))
+  given = _cli.needed('workdir', 'the directory of the study')
+  files.require_disk('workdir', given)
+  workdir = Path(given)
   _processes.refuse_several('study')
   card = flags.FLAGS.config
   study = _cli.load_card(card, 'get_study')

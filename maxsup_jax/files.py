@@ -88,6 +88,33 @@ def listed(path: Path) -> dict[str, int]:
   }
 
 
+def size(path: Path) -> int:
+  """The bytes of a file."""
+  found: Any = path.stat()
+  return found.length if is_remote(path) else found.st_size
+
+
+def upload(file: Path, path: str | os.PathLike) -> None:
+  """Writes a file of the disk into a bucket, whatever its size."""
+  import fsspec
+
+  fs, target = fsspec.core.url_to_fs(os.fspath(path))
+  with one_line_errors(path):
+    fs.put_file(str(file), target)
+
+
+def require_disk(name: str, path: str | os.PathLike) -> None:
+  """Refuses an address in a bucket, where only a path on the disk will do."""
+  if is_remote(path):
+    raise UsageError(f'{name} is {path}; expected a path on the disk')
+
+
+def remove_all(path: Path) -> None:
+  """Removes what is below a directory in a bucket."""
+  for name in listed(path):
+    (path / name).unlink()
+
+
 def write(path: str | os.PathLike, content: str | bytes) -> None:
   """Writes a file so that a reader sees the old content or the new, whole.
 
@@ -224,7 +251,7 @@ def refuse_existing(
   Raises:
     UsageError: if there is one.
   """
-  path = Path(path)
+  path = located(path)
   with one_line_errors(path):
     refuse_irregular(path)
   if path.exists() and not overwrite:

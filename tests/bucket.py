@@ -34,7 +34,7 @@ class Bucket:
       '127.0.0.1', 0, in_memory=True, default_bucket='test-bucket'
     )
     self._server.start()
-    self.url = 'http://127.0.0.1:%d' % self._server._api._httpd.server_port
+    self.url = f'http://127.0.0.1:{self._server._api._httpd.server_port}'
 
   def stop(self):
     self._server.stop()

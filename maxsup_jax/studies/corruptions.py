@@ -101,6 +101,7 @@ def prepare(
   names = run_names(workdirs)
   if len(workdirs) > 1 and not out:
     raise UsageError('out is needed for several runs: a directory for results')
+  files.require_disk('out', out or workdirs[0])
   directories = [tasks.open_workdir(w) for w in workdirs]
   configs = [directory.config() for directory in directories]
   for directory, config in zip(directories, configs):

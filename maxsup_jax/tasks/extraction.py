@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -127,7 +128,8 @@ def extract(
 
   Args:
     loaded: from `load_run`, of a single process.
-    out: the file; by default `default_path`.
+    out: the file; by default `default_path`. One in a bucket is written on the
+      disk first.
     augmentations: what is written besides; None for nothing.
     limit: of segmentation, how many pixels of each image at most; None for
       1,000. They are drawn by their labels alone, the same ones for all models,
@@ -157,6 +159,12 @@ def extract(
   if out is None:
     out = default_path(loaded)
   files.refuse_existing(out, overwrite=overwrite)
+  if files.is_remote(out):
+    with tempfile.TemporaryDirectory() as folder:
+      local = Path(folder) / Path(out).name
+      written = extract(loaded, local, augmentations=augmentations, limit=limit)
+      files.upload(local, out)
+    return written._replace(path=files.located(out))
   if kind == 'segmentation':
     return _extract_pixels(loaded, out, limit or PIXELS, overwrite)
   if kind == 'translation':

@@ -209,7 +209,7 @@ class Workdir:
       return
     for step in self.checkpoints.iterdir():
       if not (step / 'commit_success.txt').exists():
-        step.rmtree()
+        files.remove_all(step)
 
   def _keep_config(self, config: ConfigDict) -> None:
     if not (self.path / 'config.json').exists():

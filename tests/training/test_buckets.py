@@ -2,11 +2,13 @@
 
 import itertools
 import logging
+import socket
 import threading
+import time
 
 import pytest
 
-from maxsup_jax import files
+from maxsup_jax import files, tasks
 from maxsup_jax.errors import UsageError
 from maxsup_jax.training import leases
 from maxsup_jax.training.workdir import Workdir
@@ -72,12 +74,12 @@ def test_a_checkpoint_that_was_cut_short_is_none(tmp_path, bucket):
 
 def test_only_one_process_writes(bucket, soon):
   config = resolve()
-  with Workdir(RUN).opened(config):
-    with (
-      pytest.raises(UsageError, match='another process is training in'),
-      Workdir(RUN).opened(config),
-    ):
-      pass
+  with (
+    Workdir(RUN).opened(config),
+    pytest.raises(UsageError, match='another process is training in'),
+    Workdir(RUN).opened(config),
+  ):
+    pass
   with Workdir(RUN).opened(config):  # It was released: nobody waits.
     pass
 
@@ -155,3 +157,46 @@ def test_lines_are_written_in_bounded_traffic(bucket, monkeypatch):
     workdir.flush()
     assert bucket.requests.total() - before <= 2
   assert len(Workdir(RUN).metrics()) == 199
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [1, 2])
+def test_killed_there_it_resumes_exactly(program, tmp_path, bucket, count):
+  """As a user does it, in one process and in two."""
+
+  def start(path):
+    with socket.socket() as s:
+      s.bind(('localhost', 0))
+      port = s.getsockname()[1]
+    met = f'--coordinator=localhost:{port}', f'--num_processes={count}'
+    return [
+      program(
+        'train',
+        '--config=configs/digits.py:loss=ls,debug=true',
+        '--config.duration=60 steps',
+        '--config.checkpoint_every=5 steps',
+        f'--workdir={path}',
+        *((*met, f'--process_id={i}') if count > 1 else ()),
+        **bucket.environment(),
+      )
+      for i in range(count)
+    ]
+
+  def end(processes):
+    written = [p.communicate(timeout=600) for p in processes]
+    assert [p.returncode for p in processes] == [0] * count, written
+
+  here, there = tmp_path / 'run', files.located(RUN)
+  end(start(here))
+  processes = start(RUN)
+  while not (there / 'checkpoints' / '15' / 'commit_success.txt').exists():
+    assert processes[0].poll() is None, processes[0].communicate()
+    time.sleep(0.2)
+  for process in processes:
+    process.kill()
+  for process in processes:
+    process.communicate()
+  end(start(RUN))
+  assert timeless(here) == timeless(there)
+  run = tasks.build(Workdir(here).config(), training=False)
+  assert_same_bits(last_state(run, here), last_state(run, there))
