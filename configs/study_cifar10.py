@@ -11,8 +11,8 @@ Arguments, after a colon and separated by commas:
   debug=false  true: two seeds, a few steps each on random images
 
 Cross-entropy, label smoothing, MaxSup and the logit penalty. Transfer is to
-generated letters in colour. The small recipe is ours, of no paper; what came of it is in
-docs/evidence.md. The full size was not run.
+generated letters in colour. The small recipe is ours, of no paper; what came of
+it is in docs/evidence.md. The full size was not run.
 """
 
 from configs import cifar100_maxsup, common

@@ -128,7 +128,6 @@ def test_of_several_that_wait_one_gets_it(bucket, soon):
     (RUN, lambda method, path: 403, 'Forbidden'),
     (RUN, lambda method, path: 401, '401'),
     (RUN, lambda m, path: None if m == 'GET' else 403, 'PERMISSION_DENIED'),
-    ('hdfs://cluster/a', None, 'did you mean|known: gs, s3'),
   ],
 )
 def test_what_a_bucket_refuses_is_one_line(bucket, path, fault, message):

@@ -53,8 +53,8 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
     Workdir(tmp_path / 'thesis.tex').check(CONFIG)
   with pytest.raises(UsageError, match=r'no config\.json'):
     Workdir(tmp_path).config()
-  with pytest.raises(UsageError, match='not on a file system'):
-    Workdir('gs://bucket/run')
+  with pytest.raises(UsageError, match='unknown kind of address hdfs'):
+    Workdir('hdfs://cluster/run')
 
 
 def test_what_a_run_that_was_killed_at_once_leaves_is_no_obstacle(tmp_path):
