@@ -6,6 +6,7 @@ public names of the packages in `API` and their docstrings.
 """
 
 import inspect
+import os
 import pathlib
 import pkgutil
 import sys
@@ -34,7 +35,9 @@ suppress_warnings = ['myst.xref_missing', 'misc.highlighting_failure']
 suppress_warnings += ['ref.python']
 nb_execution_mode = 'force'
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
+# Most of the guides' time would go to compiling programs that run once.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 nb_merge_streams = True
 
 autodoc_member_order = 'bysource'
