@@ -48,7 +48,8 @@ class Whole(NamedTuple):
 def whole(run_program, tmp_path_factory):
   """A run of one process with one device, never interrupted."""
   path = tmp_path_factory.mktemp('whole') / 'run'
-  code, out, err = run_program('train', f'--workdir={path}', STEPS, *SMALL)
+  given = f'--workdir={path}', STEPS, *SMALL
+  code, out, err = run_program('train', *given, for_real=True)
   assert code == 0, err
   return Whole(path, out, err)
 
