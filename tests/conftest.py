@@ -26,6 +26,10 @@ os.environ['NPROC'] = '16'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # On more than one thread BLAS takes ten times as long for arrays of our sizes.
 os.environ['OMP_NUM_THREADS'] = os.environ['OPENBLAS_NUM_THREADS'] = '1'
+# Nobody reads where in Python an operation of a compiled program comes from.
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
+# Tracing makes many objects, few of which are garbage.
+gc.set_threshold(200_000, 20, 100)
 
 import jax
 import numpy as np

@@ -18,6 +18,7 @@ import matplotlib.pyplot  # noqa: F401
 import ml_collections  # noqa: F401
 import orbax.checkpoint  # noqa: F401
 import scipy.optimize  # noqa: F401
+import tensorboardX  # noqa: F401
 import tensorflow_datasets  # noqa: F401
 
 for line in sys.stdin:

@@ -27,7 +27,7 @@ PATIENCE = 240
 ALTERED = 'tests.experiments.altered'
 SLOWLY = {'SLOW': '0.3'}
 SMALL = (
-  '--config.model.width=4',
+  '--config.model.name=tests.nets:Small',
   '--config.schedule.warmup=4 steps',
   '--config.batch_size=32',
   '--config.log_every=4 steps',
@@ -585,7 +585,8 @@ def interrupted(processes, path, began, number, who):
 
 
 RESNET = (
-  *SMALL,
+  '--config.model.width=4',
+  *SMALL[1:],
   '--config.ema_decay=0.9',
   '--config.mixing.mixup=0.8',
   '--config.mixing.mode=pair',

@@ -23,7 +23,7 @@ CONFIG = {
   'duration': '10 steps',
   'batch_size': 200,
   'dataset': {'in_memory': True, 'train_transform': 'pad_and_crop(1)'},
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small'},
   'optimizer': {'learning_rate': 0.05},
   'log_every': '4 steps',
   'eval_every': '10 steps',
