@@ -28,8 +28,6 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['OMP_NUM_THREADS'] = os.environ['OPENBLAS_NUM_THREADS'] = '1'
 # Nobody reads where in Python an operation of a compiled program comes from.
 os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
-# Tracing makes many objects, few of which are garbage.
-gc.set_threshold(200_000, 20, 100)
 
 import jax
 import numpy as np
@@ -37,9 +35,11 @@ import pytest
 
 from tests.classifier import classifier
 
+# Tracing makes many objects, few of which are garbage.
+gc.set_threshold(200_000, 20, 100)
 ROOT = Path(__file__).parents[1]
 # Bytes of memory after which a worker forgets what it has compiled.
-ENOUGH = 2**30
+ENOUGH = 3 * 2**30
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -32,5 +32,6 @@ for line in sys.stdin:
   os.environ.clear()
   os.environ.update(environment)
   sys.argv = [name, *arguments]
+  sys.orig_argv = [sys.executable, '-m', *sys.argv]
   runpy.run_module(name, run_name='__main__', alter_sys=True)
   break
