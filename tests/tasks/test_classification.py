@@ -23,7 +23,7 @@ CONFIG = {
   'duration': '10 steps',
   'batch_size': 200,
   'dataset': {'in_memory': True, 'train_transform': 'pad_and_crop(1)'},
-  'model': {'name': 'tests.nets:Small'},
+  'model': {'name': 'resnet8', 'width': 4},
   'optimizer': {'learning_rate': 0.05},
   'log_every': '4 steps',
   'eval_every': '10 steps',
@@ -100,7 +100,7 @@ def test_what_objectives_need_reaches_them(build, objective):
   """And what is reported as NLL is plain cross-entropy."""
   if 'class_weights_mean' in objective:
     objective = {**objective, 'class_weights': [2.0] * 10}
-  run = build(objective=objective)
+  run = build(objective=objective, model={'name': 'tests.nets:Small'})
   variables = run.task.init_variables(jax.random.key(0))
   batch = next(run.task.train_batches(0))
   loss, mask, aux = jax.jit(
