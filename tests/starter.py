@@ -2,36 +2,41 @@
 
 Reads jobs, a JSON line each: the module, its arguments, the environment and a
 path. Runs each in a fork of this process, with what it writes in PATH.out and
-PATH.err, and answers with its exit code. What is imported here is of others
-only: what the programs import of ours, they import.
+PATH.err, and answers with its exit code.
 """
 
+import importlib
 import json
 import os
 import runpy
 import sys
 
-import cv2  # noqa: F401
-import flax.linen  # noqa: F401
-import grain  # noqa: F401
-import matplotlib.pyplot  # noqa: F401
-import ml_collections  # noqa: F401
-import orbax.checkpoint  # noqa: F401
-import scipy.optimize  # noqa: F401
-import tensorboardX  # noqa: F401
-import tensorflow_datasets  # noqa: F401
+# Of others only: what the programs import of ours, they import.
+LARGE = (
+  *('cv2', 'flax.linen', 'grain', 'matplotlib.pyplot', 'ml_collections'),
+  *('orbax.checkpoint', 'scipy.optimize', 'tensorboardX'),
+  'tensorflow_datasets',
+)
 
-for line in sys.stdin:
-  name, arguments, environment, path = json.loads(line)
-  if child := os.fork():
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    continue
-  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-  for stream, kind in ((1, 'out'), (2, 'err')):
-    os.dup2(os.open(f'{path}.{kind}', os.O_WRONLY | os.O_CREAT), stream)
-  os.environ.clear()
-  os.environ.update(environment)
-  sys.argv = [name, *arguments]
-  sys.orig_argv = [sys.executable, '-m', *sys.argv]
-  runpy.run_module(name, run_name='__main__', alter_sys=True)
-  break
+
+def main():
+  for name in LARGE:
+    importlib.import_module(name)
+  for line in sys.stdin:
+    name, arguments, environment, path = json.loads(line)
+    if child := os.fork():
+      print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+      continue
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream, kind in ((1, 'out'), (2, 'err')):
+      os.dup2(os.open(f'{path}.{kind}', os.O_WRONLY | os.O_CREAT), stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [name, *arguments]
+    sys.orig_argv = [sys.executable, '-m', *sys.argv]
+    runpy.run_module(name, run_name='__main__', alter_sys=True)
+    break
+
+
+if __name__ == '__main__':
+  main()
