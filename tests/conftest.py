@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
   [
     # Two thirds of the time went to LLVM, over programs that run once.
     '--xla_backend_optimization_level=0',
+    # And half of what was left, over how it fuses and splits them.
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=4',
   ]
@@ -20,6 +24,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
 # the process aborts after 40 s; more threads cure it.
 os.environ['NPROC'] = '16'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# On more than one thread BLAS takes ten times as long for arrays of our sizes.
+os.environ['OMP_NUM_THREADS'] = os.environ['OPENBLAS_NUM_THREADS'] = '1'
+# Nobody reads where in Python an operation of a compiled program comes from.
+os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
 
 import jax
 import numpy as np
@@ -27,9 +35,11 @@ import pytest
 
 from tests.classifier import classifier
 
+# Tracing makes many objects, few of which are garbage.
+gc.set_threshold(200_000, 20, 100)
 ROOT = Path(__file__).parents[1]
 # Bytes of memory after which a worker forgets what it has compiled.
-ENOUGH = 2**30
+ENOUGH = 3 * 2**30
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -113,25 +123,35 @@ def write_npz(tmp_path):
 
 
 @pytest.fixture(scope='session')
-def program(data_dir, compilation_cache):
-  """Starts `python -m experiments.NAME` as a user would, from the checkout."""
+def environment(data_dir, compilation_cache):
+  """That of a program, as a function of its devices and of changes to it."""
 
-  def start(name, *arguments, devices=1, group=False, **changes):
+  def make(devices=1, **changes):
     count = f'--xla_force_host_platform_device_count={devices}'
-    environment = os.environ | {
+    return {
+      **os.environ,
       # Of a flag that is given twice the last one counts.
       'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {count}',
       'JAX_COMPILATION_CACHE_DIR': str(compilation_cache),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'TFDS_DATA_DIR': str(data_dir),
       'PYTHONWARNINGS': 'default',
+      **changes,
     }
-    environment |= changes
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def program(environment):
+  """Starts `python -m experiments.NAME` as a user would, from the checkout."""
+
+  def start(name, *arguments, group=False, **changes):
     module = name if '.' in name else f'experiments.{name}'
     return subprocess.Popen(
       [sys.executable, '-m', module, *map(str, arguments)],
       cwd=ROOT,
-      env=environment,
+      env=environment(**changes),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -142,12 +162,31 @@ def program(data_dir, compilation_cache):
 
 
 @pytest.fixture(scope='session')
-def run_program(program):
-  """Runs it to its end; gives (exit code, stdout, stderr)."""
+def run_program(program, environment, tmp_path_factory):
+  """Runs it to its end; gives (exit code, stdout, stderr).
 
-  def run(name, *arguments, **kwargs):
-    process = program(name, *arguments, **kwargs)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+  From a process that has imported what is large, but `for_real`.
+  """
+  with subprocess.Popen(
+    [sys.executable, '-m', 'tests.starter'],
+    cwd=ROOT,
+    env=environment(),
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as starter:
 
-  return run
+    def run(name, *arguments, for_real=False, **changes):
+      if for_real:
+        process = program(name, *arguments, **changes)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+      path = tmp_path_factory.mktemp('program') / 'written'
+      job = f'experiments.{name}', [*map(str, arguments)]
+      job = *job, environment(**changes), str(path)
+      print(json.dumps(job), file=starter.stdin, flush=True)
+      code = int(starter.stdout.readline())
+      return code, *(path.with_suffix(x).read_text() for x in ('.out', '.err'))
+
+    yield run
+    starter.stdin.close()

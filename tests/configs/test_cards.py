@@ -81,6 +81,40 @@ def check_objective(objective):
   )
 
 
+@functools.cache
+def rates(name, schedule, rate, steps_per_epoch):
+  """Of the four steps in debug mode."""
+  schedule = dict(schedule)
+  milestones = map(steps, schedule.pop('milestones'))
+  warmup = steps(schedule.pop('warmup'))
+  found = learning_rate_schedule(
+    name,
+    rate,
+    total_steps=4,
+    warmup_steps=warmup,
+    milestones=[*milestones],
+    steps_per_epoch=steps_per_epoch,
+    **schedule,
+  )
+  return [float(found(step)) for step in range(4)]
+
+
+def check_rate_moves(config):
+  name, schedule = config.schedule.name, config.schedule.to_dict()
+  assert schedule.pop('name') in ('cosine', 'step', 'exponential')
+  # Mock examples are as many as two batches or more.
+  steps_per_epoch = (config.dataset.mock or 64) // config.batch_size
+  given = tuple(schedule.items()), config.optimizer.learning_rate
+  count = len(set(rates(name, *given, steps_per_epoch)))
+  if name == 'step':
+    # Each of its values: in the warm-up, at the peak, after each milestone.
+    assert count == 1 + steps(schedule['warmup']) + len(schedule['milestones'])
+  elif name == 'cosine':
+    assert count >= 3
+  else:
+    assert count == 2 + steps(schedule['warmup'])
+
+
 @pytest.mark.parametrize('debug', ['', 'debug=true'])
 @pytest.mark.parametrize('card', CARDS)
 def test_every_argument_gives_a_configuration(card, debug):
@@ -96,6 +130,8 @@ def test_every_argument_gives_a_configuration(card, debug):
     assert config.model.name in models.MODELS
     mocked = bool(debug) and card not in UNMOCKED
     assert (config.dataset.mock is not None) == mocked
+    if debug:
+      check_rate_moves(config)
 
 
 # What an argument is for, where not everything has a use for it.
@@ -242,37 +278,6 @@ def test_debug_keeps_what_makes_the_recipe(card):
       'dataset.mock',
       'dataset.name',
     }
-
-
-@pytest.mark.parametrize('card', CARDS)
-def test_the_rate_moves_in_debug_mode(card):
-  for arg in values(card):
-    config = resolve(get_config(card, f'{arg},debug=true'.strip(',')))
-    name, schedule = config.schedule.name, config.schedule
-    assert name in ('cosine', 'step', 'exponential')
-    rate = learning_rate_schedule(
-      name,
-      config.optimizer.learning_rate,
-      total_steps=4,
-      warmup_steps=steps(schedule.warmup),
-      warmup_start=schedule.warmup_start,
-      end=schedule.end,
-      milestones=[steps(milestone) for milestone in schedule.milestones],
-      factor=schedule.factor,
-      per=schedule.per,
-      cosine_from=schedule.cosine_from,
-      # Mock examples are as many as two batches or more.
-      steps_per_epoch=(config.dataset.mock or 64) // config.batch_size,
-    )
-    rates = [float(rate(step)) for step in range(4)]
-    if name == 'step':
-      # Each of its values: in the warm-up, at the peak, after each milestone.
-      values_of_it = 1 + steps(schedule.warmup) + len(schedule.milestones)
-      assert len(set(rates)) == values_of_it
-    elif name == 'cosine':
-      assert len(set(rates)) >= 3
-    else:
-      assert len(set(rates)) == 2 + steps(schedule.warmup)
 
 
 def steps(text):

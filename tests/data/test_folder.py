@@ -67,7 +67,7 @@ def test_a_run_is_evaluated_with_its_own_classes_only(folder, tmp_path):
       'duration': '2 steps',
       'batch_size': 8,
       'eval_batch_size': 8,
-      'model': {'name': 'resnet8', 'width': 4, 'stem': 'cifar'},
+      'model': {'name': 'tests.nets:Small'},
     }
   )
   workdir = tasks.open_workdir(tmp_path / 'run', writes=True)

@@ -17,7 +17,7 @@ def start(run_program):
     """The programs compiled and read before the first step; the messages."""
     given = f'--workdir={workdir}', *arguments
     changes = {'JAX_COMPILATION_CACHE_DIR': ''}
-    code, _, err = run_program(program, *given, **changes)
+    code, _, err = run_program(program, *given, for_real=True, **changes)
     assert code == 0, err
     found = re.search(r'; (\d+) programs compiled, (\d+) read', err)
     return (*(map(int, found.groups()) if found else ()), err)

@@ -27,7 +27,7 @@ PATIENCE = 240
 ALTERED = 'tests.experiments.altered'
 SLOWLY = {'SLOW': '0.3'}
 SMALL = (
-  '--config.model.width=4',
+  '--config.model.name=tests.nets:Small',
   '--config.schedule.warmup=4 steps',
   '--config.batch_size=32',
   '--config.log_every=4 steps',
@@ -48,7 +48,8 @@ class Whole(NamedTuple):
 def whole(run_program, tmp_path_factory):
   """A run of one process with one device, never interrupted."""
   path = tmp_path_factory.mktemp('whole') / 'run'
-  code, out, err = run_program('train', f'--workdir={path}', STEPS, *SMALL)
+  given = f'--workdir={path}', STEPS, *SMALL
+  code, out, err = run_program('train', *given, for_real=True)
   assert code == 0, err
   return Whole(path, out, err)
 
@@ -584,7 +585,8 @@ def interrupted(processes, path, began, number, who):
 
 
 RESNET = (
-  *SMALL,
+  '--config.model.width=4',
+  *SMALL[1:],
   '--config.ema_decay=0.9',
   '--config.mixing.mixup=0.8',
   '--config.mixing.mode=pair',

@@ -25,7 +25,7 @@ CONFIG = {
   'batch_size': 16,
   'eval_batch_size': 32,
   'dataset': {'name': 'cifar10', 'mean': (0.5,), 'std': (0.25,)},
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small'},
   # Whose objective is not the NLL.
   'objective': {'name': 'maxsup', 'alpha': 0.2},
   'ema_decay': 0.9,
@@ -405,7 +405,7 @@ def test_the_folders_of_imagenet_are_read_with_or_without_their_group(tmp_path):
 def test_a_run_on_digits_is_evaluated_on_corruptions_of_our_own(
   data_dir, tmp_path
 ):
-  changes = {'model': {'name': 'resnet8', 'width': 4}, 'eval_batch_size': 100}
+  changes = {'model': {'name': 'tests.nets:Small'}, 'eval_batch_size': 100}
   changes['dataset'] = {'name': 'digits', 'eval_split': 'test[:60]'}
   run = make_run(tmp_path / 'run', changes, data_dir)
   study = corruptions.prepare([run], severities=[2], data_dir=str(data_dir))

@@ -16,7 +16,7 @@ from tests.random_runs import make_run
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
 CHANGES = {
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small'},
   'objective': {'name': 'ls', 'alpha': 0.2, 'convention': 'uniform'},
   'dataset': {
     'train_split': 'train[:300]',

@@ -17,7 +17,7 @@ from tests.random_runs import make_run
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
 CHANGES = {
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small'},
   'dataset': {'mean': (0.3,), 'std': (0.25,)},
 }
 

@@ -100,7 +100,7 @@ def test_what_objectives_need_reaches_them(build, objective):
   """And what is reported as NLL is plain cross-entropy."""
   if 'class_weights_mean' in objective:
     objective = {**objective, 'class_weights': [2.0] * 10}
-  run = build(objective=objective)
+  run = build(objective=objective, model={'name': 'tests.nets:Small'})
   variables = run.task.init_variables(jax.random.key(0))
   batch = next(run.task.train_batches(0))
   loss, mask, aux = jax.jit(

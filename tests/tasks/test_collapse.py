@@ -27,7 +27,7 @@ CONFIG = {
     'in_memory': True,
     'train_transform': 'pad_and_crop(1)',
   },
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small'},
   'optimizer': {'learning_rate': 0.05},
   'log_every': '2 steps',
   'eval_every': '5 steps',

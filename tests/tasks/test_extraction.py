@@ -17,7 +17,7 @@ CONFIG = {
   # 355 test images: the last of the batches is padded on any of the devices.
   'eval_batch_size': 100,
   'dataset': {'name': 'digits', 'mean': (0.3,), 'std': (0.4,)},
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small'},
 }
 
 

@@ -20,7 +20,7 @@ TINY = {
   'duration': '4 steps',
   'batch_size': 32,
   'dataset': {'name': 'digits', 'in_memory': True},
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small'},
   'eval_every': '4 steps',
   'checkpoint_every': '4 steps',
   'log_every': '4 steps',
@@ -329,7 +329,7 @@ class TestInitFrom:
 
   @pytest.mark.parametrize(
     ('width', 'message'),
-    [(8, 'width is 4 there and 8 here'), (4, 'not the work directory')],
+    [(8, 'width is None there and 8 here'), (4, 'not the work directory')],
   )
   def test_refuses_before_it_writes(
     self, trained, data_dir, tmp_path, width, message
@@ -338,7 +338,7 @@ class TestInitFrom:
     run = build(
       data_dir,
       init_from=str(path),
-      model={'name': 'resnet8', 'width': width},
+      model={'name': 'tests.nets:Small', 'width': width},
     )
     with pytest.raises(UsageError, match=message):
       loop.train(run, Workdir(tmp_path / 'run'))

@@ -20,11 +20,11 @@ from tests.runs import assert_same_bits, last_state, timeless
 pytestmark = pytest.mark.usefixtures('cached_compilation')
 
 TEACHER = {
-  'model': {'name': 'resnet8', 'width': 4},
+  'model': {'name': 'tests.nets:Small', 'width': 4},
   'dataset': {'mean': (0.3,), 'std': (0.25,)},
 }
 CONFIG = {
-  'model': {'name': 'resnet8', 'width': 2},
+  'model': {'name': 'tests.nets:Small', 'width': 2},
   'dataset': {'train_transform': 'pad_and_crop(1)', 'std': (0.5,)},
   'objective': {
     'name': 'distillation',

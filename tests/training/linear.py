@@ -31,12 +31,13 @@ class Linear(nn.Module):
   """Logits that are linear in the pixels, for closed forms."""
 
   batch_norm: bool = False
+  axis: str | None = None
 
   @nn.compact
   def __call__(self, images, train=False):
     x = images.reshape(len(images), -1)
     if self.batch_norm:
-      x = nn.BatchNorm(use_running_average=not train)(x)
+      x = nn.BatchNorm(not train, axis_name=self.axis if train else None)(x)
     logits = nn.Dense(10, kernel_init=nn.initializers.normal(0.1))(x)
     return logits, {'penultimate': x}
 

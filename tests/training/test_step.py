@@ -18,7 +18,9 @@ from tests.training.linear import SHAPE, Linear, batches, task
 
 RNG = np.random.default_rng(0)
 RESNET = functools.partial(models.create_model, 'resnet8', 10, width=8)
+SLOW = pytest.mark.slow
 MODELS = {
+  'linear': lambda: Linear(True, AXIS),
   'resnet': functools.partial(RESNET, batch_norm_axis=AXIS, batch_axis=AXIS),
   'vit': lambda: models.ViT(
     num_classes=10,
@@ -32,7 +34,11 @@ MODELS = {
 }
 
 
-def train(model, devices, data, *, ema_decay=None, objective=None, **options):
+def train(
+  model, devices, data, *, ema_decay=None, objective=None, trail=None, **options
+):
+  """Trains on the batches; the state of each step goes into `trail`."""
+  trail = [] if trail is None else trail
   objective = objective or losses.OBJECTIVES['maxsup'](0.1)
   optimizer = make_optimizer(
     'sgd',
@@ -62,14 +68,17 @@ def train(model, devices, data, *, ema_decay=None, objective=None, **options):
     donate=True,
   )
   sums = []
+  trail.append(devices.fetch(state))
   for batch in devices.stream(data):
     state, s = step(state, batch)
     sums.append(devices.fetch(s))
+    trail.append(devices.fetch(state))
   return state, sums
 
 
 @pytest.mark.parametrize(
-  'name', ['resnet', pytest.param('vit', marks=pytest.mark.slow)]
+  'name',
+  ['linear', *(pytest.param(x, marks=SLOW) for x in ('resnet', 'vit'))],
 )
 def test_four_devices_train_as_one_does(name):
   """8 steps: the same parameters, statistics and evaluation."""
@@ -212,15 +221,9 @@ def test_one_step_is_the_closed_form(count, parts, backend, monkeypatch):
 
 @pytest.mark.parametrize('warmup', [None, 'tensorflow'])
 def test_moving_averages(warmup):
-  data = batches(3, 8)
-  devices = Devices(jax.devices()[:1])
-  model = Linear(batch_norm=True)
-  trail = [
-    devices.fetch(
-      train(model, devices, data[:n], ema_decay=0.15, ema_warmup=warmup)[0]
-    )
-    for n in range(4)
-  ]
+  trail, devices = [], Devices(jax.devices()[:1])
+  options = {'ema_decay': 0.15, 'ema_warmup': warmup, 'trail': trail}
+  train(Linear(True), devices, batches(3, 8), **options)
   expected = jax.tree.map(
     np.float64, {'params': trail[0].params, 'batch_stats': trail[0].batch_stats}
   )
