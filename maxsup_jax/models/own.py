@@ -130,7 +130,8 @@ def checked_model(model: Any, num_classes: int, source: str) -> OwnModel:
   """
   if not isinstance(model, nn.Module):
     raise UsageError(
-      f'{source} is a {type(model).__name__}; expected a flax.linen.Module'
+      f'{source} is of type {type(model).__name__}; expected a '
+      'flax.linen.Module'
     )
   taken = inspect.signature(model.__call__).parameters
   if 'train' not in taken and not any(

@@ -177,7 +177,7 @@ def test_a_probe_leaves_what_it_reads_alone(data_dir, tmp_path):
   [
     ({'name': 'no_such.module:make'}, 'no_such.module cannot be imported'),
     ({'name': f'{HERE}:Perceptrn'}, "did you mean 'Perceptron'"),
-    ({'name': f'{HERE}:no_module'}, 'is a str; expected a flax'),
+    ({'name': f'{HERE}:no_module'}, 'is of type str; expected a flax'),
     (
       {'name': f'{HERE}:Perceptron', 'depth': 2},
       'cannot be called with .*depth',
@@ -215,7 +215,7 @@ def test_a_module_is_checked_alike(data_dir):
     (HeadAlone(11), r'HeadAlone gives logits \[1, 11\] for images'),
     (nn.Dense(10), 'Dense is a module that takes inputs; expected'),
     (Raises(10), 'Raises fails for images'),
-    ('resnet8', 'str is a str; expected a flax'),
+    ('resnet8', 'str is of type str; expected a flax'),
   ):
     with pytest.raises(UsageError, match=message):
       tasks.build(config, model=model, **given)
