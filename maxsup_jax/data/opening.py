@@ -10,8 +10,8 @@ from maxsup_jax.data import tables, texts
 from maxsup_jax.data.sources import Source, to_arrays
 from maxsup_jax.errors import UsageError, integer
 
-# What the names of directories of images begin with, and of .npz files.
-FOLDER, ARCHIVE = 'folder:', 'npz:'
+# What the names of directories of images begin with, and of files of arrays.
+FOLDER, ARCHIVES = 'folder:', ('npz:', 'npy:')
 
 
 def open_source(
@@ -45,7 +45,7 @@ def open_source(
       `name/config`, `name:1.2.3`), or the path of the directory of a prepared
       version (starting with `/`, `./`, `../`, `~`, or `gs://` and its like);
       or `folder:PATH`, a directory of images, see `folder.open_folder`, or
-      `npz:FILE`, arrays of images and labels, see `archive.open_archive`; or
+      `npz:FILE` or `npy:IMAGES,LABELS`, arrays, see `archive.open_archive`; or
       a table, `csv:FILE`, `parquet:FILE` or `breast_cancer`, see
       `tables.open_table`; or `swapped_phrases` or `lines:TEXTS,LABELS`, see
       `texts.open_texts`.
@@ -68,7 +68,9 @@ def open_source(
       `texts.encoded`. None for what is no text.
     vocabulary: of texts: 'words' or 'bpe', see `text.make_vocabulary`.
     vocabulary_size: of texts: how many ids there may be.
-    held_out: of a table in one file, see `tables.open_table`.
+    held_out: of what comes undivided, a table in one file, a directory of
+      classes or one array: the share of each class that is for 'test', see
+      `pipeline.rows_of_part`.
     split_seed: likewise.
     encoder: of tables and texts: that of the source that a model was trained
       on, for other examples of the same model. None learns it from these.
@@ -127,11 +129,11 @@ def open_source(
     for argument, value in given.items():
       if value is not None:
         raise UsageError(f'{argument} is {value}; {name} has texts, not images')
-    if is_table or name.startswith((ARCHIVE, FOLDER)):
+    if is_table or name.startswith((*ARCHIVES, FOLDER)):
       raise UsageError(f'length is {length}; {name} has no texts')
   if is_text:
     return as_texts(*texts.open_texts(name, split, num_classes))
-  if is_table or name.startswith(ARCHIVE):
+  if is_table or name.startswith(ARCHIVES):
     given = {'mock': mock, 'image_size': image_size}
     if is_table:
       given |= {'channels': channels, 'num_classes': num_classes}
@@ -154,19 +156,27 @@ def open_source(
     if mock is not None:
       raise UsageError(f'mock is {mock}; {name} has no form to make images of')
     folder = open_folder(
-      name.removeprefix(FOLDER), split, image_size=image_size, channels=channels
+      name.removeprefix(FOLDER),
+      split,
+      image_size=image_size,
+      channels=channels,
+      held_out=held_out,
+      split_seed=split_seed,
     )
     return to_arrays(folder) if in_memory else folder
-  if name.startswith(ARCHIVE):
+  if name.startswith(ARCHIVES):
     from maxsup_jax.data.archive import open_archive
 
-    return open_archive(
-      name.removeprefix(ARCHIVE),
+    arrays = open_archive(
+      name,
       split,
       num_classes=num_classes,
       channels=channels,
+      held_out=held_out,
+      split_seed=split_seed,
       encoder=encoder,
     )
+    return to_arrays(arrays) if in_memory and not arrays.in_memory else arrays
   # tfds takes long to import.
   from maxsup_jax.data import _builders, _tfds_source
 

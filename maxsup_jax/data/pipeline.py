@@ -24,8 +24,14 @@ import numpy as np
 
 from maxsup_jax.data.decoding import DecodingError
 from maxsup_jax.data.reading import UNREAD, Batch, BatchIterator, read_ahead
-from maxsup_jax.data.sources import IGNORED, TRIES, Source, first_readable
-from maxsup_jax.errors import UsageError, integer, one_of
+from maxsup_jax.data.sources import (
+  IGNORED,
+  TRIES,
+  Source,
+  first_readable,
+  slice_of,
+)
+from maxsup_jax.errors import UsageError, integer, number, one_of
 
 # Takes an image `[H, W, C]` and a generator, or None where nothing is random.
 ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
@@ -33,7 +39,9 @@ ImageTransform = Callable[[np.ndarray, np.random.Generator | None], np.ndarray]
 # What to do with an example that cannot be read.
 ON_ERROR = ('stop', 'skip')
 # The second word of the Philox keys: one stream of numbers for each purpose.
-_ORDER, _TRANSFORM = 0, 1
+_ORDER, _TRANSFORM, _HELD_OUT = 0, 1, 2**32
+# What a set of examples that comes undivided is divided into; 'all' is both.
+PARTS = ('train', 'test', 'all')
 
 
 def train_batches(
@@ -246,6 +254,48 @@ def random_order(
   order = np.argsort(bits.random_raw(num_examples), kind='stable')
   order.flags.writeable = False
   return order
+
+
+def rows_of_part(
+  labels: np.ndarray, split: str, held_out: float, seed: int
+) -> np.ndarray:
+  """Which examples of an undivided set are in a part, or a slice, of it.
+
+  Of each class of n examples, `held_out` n are for 'test', rounded, but at
+  least one and never all: a single one is for 'train'.
+
+  Args:
+    labels: of all examples, integers `[N]`.
+    split: one of `PARTS`, or a slice of one, such as 'train[:90%]'. Which
+      examples are in a slice is drawn, unless it is one of 'all'.
+    held_out: the share for 'test', in (0, 1).
+    seed: draws which these are.
+
+  Returns:
+    Their indices, int64, in ascending order.
+
+  Raises:
+    UsageError: for another split, or a share that is out of range.
+
+  Examples:
+    >>> labels = np.array([0, 0, 0, 0, 1, 1, 2])
+    >>> rows_of_part(labels, 'test', held_out=0.4, seed=0)
+    array([0, 3, 5])
+    >>> rows_of_part(labels, 'train', held_out=0.4, seed=0)
+    array([1, 2, 4, 6])
+  """
+  number('held_out', held_out, above=0, below=1)
+  part = one_of('split', split.partition('[')[0], PARTS)
+  order_N = np.arange(len(labels))
+  if part != 'all':
+    order_N = random_order(len(labels), seed, 0, _HELD_OUT)
+    test_N = np.zeros(len(labels), bool)
+    for k in np.unique(labels):
+      members = order_N[labels[order_N] == k]
+      count = max(1, round(held_out * len(members)))
+      test_N[members[: min(count, len(members) - 1)]] = True
+    order_N = order_N[test_N[order_N] == (part == 'test')]
+  return np.sort(order_N[slice_of(split, len(order_N))])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -47,8 +48,9 @@ class Source(Protocol):
   More attributes are optional: a method `undecoded(index)`, which gives an
   example whose image is not decoded yet, so that transforms that need a part of
   it decode no more; `labels()`, all labels, int32 `[N]`, which need not read
-  the images; `in_memory`, True where reading takes no time; and `encoder`, what
-  made the numbers of a table or a text, see `tables.Columns`.
+  the images; `in_memory`, True where reading takes no time; `encoder`, what
+  made the numbers of a table or a text, see `tables.Columns`; and `held_out`,
+  the names of the examples that a share of an undivided set is without.
   """
 
   @property
@@ -98,6 +100,17 @@ def slice_of(split: str, count: int) -> slice:
   return slice(edge(match[1]), edge(match[2]))
 
 
+def check_spellings(where: str, names: Iterable[str]) -> None:
+  """Refuses classes that differ in case or in the form of accents alone."""
+  seen: dict[str, str] = {}
+  for name in names:
+    first = seen.setdefault(unicodedata.normalize('NFC', name).casefold(), name)
+    if first != name:
+      raise UsageError(
+        f'{where} has {first!r} and {name!r}, two spellings of one class'
+      )
+
+
 class ArraySource:
   """Images, feature vectors or texts, and labels, in memory.
 
@@ -110,6 +123,7 @@ class ArraySource:
     label_names: their names.
     name: what messages call this source.
     encoder: what made the vectors or ids, see `tables.Columns`.
+    held_out: see `Source`.
 
   Raises:
     UsageError: for a wrong dtype or shape, or a label out of range.
@@ -132,6 +146,7 @@ class ArraySource:
     label_names: Sequence[str] | None = None,
     name: str = 'arrays',
     encoder: Any = None,
+    held_out: Sequence[str] = (),
   ):
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 3:
@@ -160,7 +175,7 @@ class ArraySource:
     self.num_classes = num_classes
     self.label_names = None if label_names is None else tuple(label_names)
     self.image_shape: tuple[int, ...] = images.shape[1:]
-    self.encoder = encoder
+    self.encoder, self.held_out = encoder, tuple(held_out)
     self._images_NHWC = images.view()
     self._images_NHWC.flags.writeable = False  # Examples are views of it.
     self._labels_N = labels if per_pixel else labels.astype(np.int32)
@@ -236,6 +251,7 @@ def to_arrays(source: Source) -> ArraySource:
     source.num_classes,
     label_names=source.label_names,
     name=source.name,
+    held_out=getattr(source, 'held_out', ()),
   )
 
 

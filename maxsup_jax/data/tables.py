@@ -18,10 +18,10 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from maxsup_jax.data.pipeline import random_order
-from maxsup_jax.data.sources import ArraySource, slice_of
+from maxsup_jax.data.pipeline import rows_of_part
+from maxsup_jax.data.sources import ArraySource, check_spellings, slice_of
 from maxsup_jax.data.text import read_content
-from maxsup_jax.errors import UsageError, number, one_line, one_of, unknown
+from maxsup_jax.errors import UsageError, one_line, unknown
 
 # What the names of tables begin with.
 CSV, PARQUET = 'csv:', 'parquet:'
@@ -30,8 +30,6 @@ BREAST_CANCER = 'breast_cancer'
 _MISSING = ('', '?', 'n/a', 'na', 'nan', 'none', 'null')
 # More of them are names or numbers of rows.
 _MOST_CATEGORIES = 1000
-# Of the random orders: none of those that the pipelines draw.
-_HELD_OUT = 2**32
 
 # A column: texts of cells, or float64 with NaN for a missing number.
 Cells = Sequence[str] | np.ndarray
@@ -211,7 +209,8 @@ def open_table(
       them, such as `train[:90%]`. Rows stay in their order; which of them are
       in a slice is drawn, unless it is one of all or of a file of its own.
     label_key: the column of classes.
-    held_out: the share of the rows of each class that is for `test`.
+    held_out: the share of the rows of each class that is for `test`, see
+      `pipeline.rows_of_part`.
     split_seed: draws which rows these are.
     encoder: what makes vectors of rows; None to learn it from these rows, as
       is right for training.
@@ -228,11 +227,10 @@ def open_table(
     >>> len(train), len(test), train.image_shape, train.label_names
     (456, 113, (30,), ('malignant', 'benign'))
   """
-  number('held_out', held_out, above=0, below=1)
   base = split.partition('[')[0]
   own_file = '{split}' in name
-  if not own_file:
-    one_of('split', base, ('train', 'test', 'all'))
+  if not own_file:  # Before a large file is read.
+    rows_of_part(np.zeros(0), split, held_out, split_seed)
   if name == BREAST_CANCER:
     table, labels = _breast_cancer()
     names: Sequence[str] = ('malignant', 'benign')
@@ -256,15 +254,10 @@ def open_table(
         f'expected one of {", ".join(names)}, the classes of training'
       )
   labels_N = np.array([ids[label] for label in labels], np.int32)
-  order_N = np.arange(len(labels))
-  if not own_file and base != 'all':
-    order_N = random_order(len(labels), split_seed, 0, _HELD_OUT)
-    test_N = np.zeros(len(labels), bool)
-    for k in range(len(names)):
-      members = order_N[labels_N[order_N] == k]
-      test_N[members[: round(held_out * len(members))]] = True
-    order_N = order_N[test_N[order_N] == (base == 'test')]
-  rows = np.sort(order_N[slice_of(split, len(order_N))])
+  if own_file:
+    rows = np.arange(len(labels))[slice_of(split, len(labels))]
+  else:
+    rows = rows_of_part(labels_N, split, held_out, split_seed)
   name = f'{name}/{split}'
   if not len(rows):
     raise UsageError(f'{name} has no rows')
@@ -358,6 +351,7 @@ def _classes(labels: Sequence[str], name: str, key: str) -> list[str]:
       f'{name}: column {key!r} has {len(found):,} different labels; expected '
       f'from 2 to {_MOST_CATEGORIES:,} classes'
     )
+  check_spellings(f'{name}: column {key!r}', found)
   return found
 
 

@@ -14,6 +14,7 @@ from maxsup_jax.models.layers import without_head as without_head
 from maxsup_jax.models.lstm import LSTMClassifier as LSTMClassifier
 from maxsup_jax.models.mobilenet import MobileNetV2 as MobileNetV2
 from maxsup_jax.models.own import OwnModel as OwnModel
+from maxsup_jax.models.own import checked_model as checked_model
 from maxsup_jax.models.own import own_model as own_model
 from maxsup_jax.models.parameters import PARAMETER_KINDS as PARAMETER_KINDS
 from maxsup_jax.models.parameters import count_parameters as count_parameters

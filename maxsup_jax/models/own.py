@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from maxsup_jax.errors import UsageError, nearest, one_line
+
+# Whose lines say nothing of what is wrong with a module.
+_LIBRARIES = {
+  *('contextlib', 'flax', 'functools', 'importlib', 'inspect', 'jax', 'jaxlib'),
+  *('maxsup_jax', 'ml_dtypes', 'numpy', 'optax'),
+}
 
 
 class OwnModel(nn.Module):
@@ -33,7 +40,14 @@ class OwnModel(nn.Module):
 
   def __call__(self, images: Any, train: bool = False) -> Any:
     """Logits float32 [B, K], and what led to them."""
-    found: Any = self.inner(images, train=train)
+    try:
+      found: Any = self.inner(images, train=train)
+    except UsageError:
+      raise
+    except Exception as error:  # Whatever a module does.
+      raise UsageError(
+        f'{self.source} fails for images {list(images.shape)}: {_told(error)}'
+      ) from error
     logits, out = found if isinstance(found, tuple) else (found, {})
     expected = len(images), self.num_classes
     if getattr(logits, 'shape', None) != expected:
@@ -75,7 +89,7 @@ def own_model(
     module = importlib.import_module(where)
   except Exception as error:  # Whatever a module does when it is imported.
     raise UsageError(
-      f'{name}: {where} cannot be imported: {one_line(error)}'
+      f'{name}: {where} cannot be imported: {_told(error)}'
     ) from error
   if not hasattr(module, attribute):
     near = nearest(attribute, dir(module))
@@ -92,18 +106,51 @@ def own_model(
     model = make(**given)
   except Exception as error:  # Likewise.
     raise UsageError(
-      f'{name} cannot be called with {", ".join(given)}: {one_line(error)}'
+      f'{name} cannot be called with {", ".join(given)}: {_told(error)}'
     ) from error
+  return checked_model(model, num_classes, name)
+
+
+def checked_model(model: Any, num_classes: int, source: str) -> OwnModel:
+  """A module that is checked as it is called.
+
+  Args:
+    model: called as `model(images, train=...)`.
+    num_classes: K.
+    source: what made it, for messages.
+
+  Raises:
+    UsageError: for something else.
+
+  Examples:
+    >>> checked_model(nn.Dense(10), 10, 'mine')
+    Traceback (most recent call last):
+    ...
+    maxsup_jax.errors.UsageError: mine is a module that takes inputs; ...
+  """
   if not isinstance(model, nn.Module):
     raise UsageError(
-      f'{name} made a {type(model).__name__}; expected a flax.linen.Module'
+      f'{source} is of type {type(model).__name__}; expected a '
+      'flax.linen.Module'
     )
   taken = inspect.signature(model.__call__).parameters
   if 'train' not in taken and not any(
     p.kind == p.VAR_KEYWORD for p in taken.values()
   ):
     raise UsageError(
-      f'{name} made a module that takes {", ".join(taken)}; expected to call '
+      f'{source} is a module that takes {", ".join(taken)}; expected to call '
       'it as module(images, train=...)'
     )
-  return OwnModel(model, num_classes, name)
+  return OwnModel(model, num_classes, source)
+
+
+def _told(error: BaseException) -> str:
+  """An error and where it came from: the last line that is not of a library."""
+  frames = list(traceback.walk_tb(error.__traceback__))
+  own = [
+    f'{frame.f_code.co_filename}:{line}'
+    for frame, line in frames
+    if frame.f_globals.get('__name__', '').partition('.')[0] not in _LIBRARIES
+  ]
+  where = f' ({own[-1]})' if own else ''
+  return f'{type(error).__name__}: {one_line(error)}{where}'

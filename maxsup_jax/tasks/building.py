@@ -46,8 +46,9 @@ def build(
     devices: by default all devices of all processes.
     training: False if the run is only to be evaluated, which any number of
       devices can do, and for which the training images are not read.
-    model: a module of your own with the contract of `maxsup_jax.models`, in
-      place of `config.model`.
+    model: a module of your own, in place of `config.model`: of
+      classification as in `models.OwnModel`, of the others with the contract
+      of `maxsup_jax.models`.
     sources: the examples to train on and those to evaluate, in place of the
       splits of `config.dataset`, which is not opened then: two `data.Source`,
       or two `data.text.Pairs` of translation.
@@ -85,7 +86,7 @@ def build(
       f'{devices.count} devices{times}'
     )
   train_transform, eval_transform = inputs.parse_transforms(config)
-  train_source, eval_source, encoder = _sources(
+  train_source, eval_source, encoder, held_out = _sources(
     config, data_dir, eval_split, training, sources, encoder
   )
   image_shape = inputs.output_shape(
@@ -122,7 +123,7 @@ def build(
     'eval_transform': eval_transform,
     'image_shape': image_shape,
     'eval_shape': eval_shape,
-    'model': _create_model(config, K) if model is None else model,
+    'model': _create_model(config, K, model),
   }
   if config.task == 'segmentation':
     if in_parts:
@@ -156,6 +157,7 @@ def build(
     teacher=teacher,
     fused=in_parts,
     encoder=encoder,
+    held_out=held_out,
   )
   check_votes(task)
   check_vectors(task)
@@ -177,6 +179,8 @@ def build(
     )
   fresh = _fits(run).shapes
   _check_sizes(run)
+  if training:
+    _check_training(run)
   if run.diagnostics_every:
     if 'bias' not in fresh.params.get('head', {}):
       raise UsageError(
@@ -230,8 +234,8 @@ def _sources(
   training: bool,
   given: tuple[data.Source, data.Source] | None,
   encoder: Any,
-) -> tuple[data.Source, data.Source, Any]:
-  """The examples to train on, those to evaluate, and their encoder, if any."""
+) -> tuple[data.Source, data.Source, Any, tuple[str, ...]]:
+  """The examples to train on and to evaluate, their encoder, those held out."""
   dataset = config.dataset
   eval_split = eval_split or dataset.eval_split
 
@@ -244,10 +248,15 @@ def _sources(
 
   train = source_of(dataset.train_split, dataset.in_memory and training)
   encoder = getattr(train, 'encoder', None)
+  held_out = getattr(train, 'held_out', ())
   if config.task == 'segmentation':
     if eval_split == dataset.train_split:
-      return train, train, None
-    return train, source_of(eval_split, dataset.in_memory), None
+      return train, train, None, ()
+    return train, source_of(eval_split, dataset.in_memory), None, ()
+  if train.num_classes < 2:
+    raise UsageError(
+      f'{train.name} has {train.num_classes} class; expected two or more'
+    )
   if training and is_stored(config):
     train = with_teacher(train, config)
   if dataset.imbalance is not None:
@@ -259,8 +268,14 @@ def _sources(
       )
   if eval_split == dataset.train_split:
     # The same set under the same name: a long tail, where there is one.
-    return train, train, encoder
-  return train, source_of(eval_split, dataset.in_memory), encoder
+    return train, train, encoder, held_out
+  evaluated = source_of(eval_split, dataset.in_memory)
+  if evaluated.label_names != train.label_names:
+    # A split that lacks classes may number the others in its own way.
+    evaluated = data.MatchedLabels(
+      evaluated, train.label_names, train.num_classes
+    )
+  return train, evaluated, encoder, held_out
 
 
 def _check_sizes(run: Run[Any]) -> None:
@@ -276,12 +291,41 @@ def _check_sizes(run: Run[Any]) -> None:
       ) from error
 
 
-def _create_model(config: ConfigDict, num_classes: int) -> nn.Module:
+def _check_training(run: Run[Classification]) -> None:
+  """Calls a module of the user's as training does, without computing."""
+  task = run.task
+  if not isinstance(task.model, models.OwnModel):
+    return
+  key = jax.random.key(0)
+
+  def apply(variables, images):
+    return task.model.apply(
+      variables,
+      images,
+      train=not task.probes,
+      mutable=['batch_stats'],
+      rngs={'drop_path': key, 'dropout': key},
+    )
+
+  share = task.config.batch_size // task.devices.count // task.config.accumulate
+  form = task.form.update(shape=(1, share, *task.image_shape))
+  mapped = jax.vmap(apply, in_axes=(None, 0), axis_name=AXIS)
+  jax.eval_shape(mapped, run.shapes.variables(), form)
+
+
+def _create_model(
+  config: ConfigDict, num_classes: int, given: Any
+) -> nn.Module:
+  segments = config.task == 'segmentation'
+  if given is not None:
+    # What is of this package has the contract.
+    if segments or type(given).__module__.startswith('maxsup_jax.'):
+      return given
+    return models.checked_model(given, num_classes, type(given).__name__)
   options = config.model.to_dict()
   name = options.pop('name')
   if name in models.READERS:
     options.setdefault('frozen', config.dataset.vectors is not None)
-  segments = config.task == 'segmentation'
   for others, what in (
     (models.TRANSFORMERS, 'translates'),
     (models.MODELS, 'classifies images')

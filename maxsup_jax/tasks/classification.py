@@ -23,6 +23,9 @@ from maxsup_jax.training.parallel import AXIS, Devices
 from maxsup_jax.training.state import TrainState
 from maxsup_jax.training.task import Aux, Batch, Measurement, Sums
 
+# In the work directory: the images that are not trained on.
+HELD_OUT = 'held_out.txt'
+
 
 @dataclasses.dataclass(frozen=True)
 class Classification(ImageTask):
@@ -34,11 +37,14 @@ class Classification(ImageTask):
     fused: whether to train without logits in memory where they are many.
     encoder: what makes numbers of rows or texts, `data.Columns` or a
       vocabulary; None of images.
+    held_out: the names of images that are not trained on, of a set that is
+      divided by `config.dataset.held_out`.
   """
 
   teacher: Teacher | None = None
   fused: bool = False
   encoder: Any = None
+  held_out: tuple[str, ...] = ()
   scores = ('accuracy', 'nll', 'ece')
 
   @property
@@ -48,8 +54,12 @@ class Classification(ImageTask):
 
   @property
   def files(self) -> dict[str, bytes]:
-    """What must stay the same: `encoder`, the digest of a teacher's outputs."""
+    """What must stay the same: the encoder, what is held out, the teacher."""
     found = {}
+    if self.held_out:
+      found[HELD_OUT] = '\n'.join([*self.held_out, '']).encode(
+        errors='surrogateescape'
+      )
     if self.encoder is not None:
       found[self.encoder.file] = self.encoder.content()
     if is_stored(self.config):

@@ -51,8 +51,9 @@ class ImageTask:
 
   @property
   def name(self) -> str:
-    """What the configuration calls the model."""
-    return self.config.model.name
+    """What the configuration calls the model, or the class of one given."""
+    own = isinstance(self.model, models.OwnModel)
+    return self.model.source if own else self.config.model.name
 
   @property
   def unit(self) -> str:

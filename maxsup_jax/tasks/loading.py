@@ -12,6 +12,7 @@ from maxsup_jax.data import text, texts
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.building import build
+from maxsup_jax.tasks.classification import HELD_OUT
 from maxsup_jax.tasks.config import ENCODERS, check_task, open_workdir
 from maxsup_jax.tasks.weights import (
   check_finite,
@@ -147,6 +148,9 @@ def load_run(
       encoder=encoder,
     )
     _check_classes(directory, run.task)
+    held_out = run.task.files.get(HELD_OUT)
+    if held_out is not None:
+      directory.keep({HELD_OUT: held_out})
     state, _ = checkpoints.restore(step, run.shapes)
   loaded = state.variables(ema=weights == 'ema')
   check_finite(f'step {step} of {directory.path}', loaded)
@@ -166,9 +170,9 @@ def _other(
   own = inputs.open_split(
     config, config.dataset.train_split, data_dir, False, encoder
   )
-  names = ['image_size', 'channels']
+  names = ['image_size', 'channels', 'held_out', 'split_seed']
   if encoder is not None:
-    names += ['image_key', 'label_key', 'held_out', 'split_seed', 'length']
+    names += ['image_key', 'label_key', 'length']
   other = data.open_source(
     dataset,
     split,

@@ -107,6 +107,7 @@ def test_what_a_run_keeps_gives_the_same_vectors(tmp_path):
     ('a,label\n1,x\n2\n', {}, 'row 2 has 1 cells; expected 2'),
     ('a,label\n1,x\n2,\n', {}, "row 2 has no label in column 'label'"),
     ('a,label\n1,x\n2,x\n', {}, 'has 1 different labels'),
+    ('a,label\n1,Yes\n2,yes\n', {}, "'Yes' and 'yes', two spellings of one"),
     ('a,label\n', {}, 'has 0 different labels'),
     ('a,label\n5,x\n5,y\n', {}, 'no column has two values'),
     ('a,label\n1,x\n2,y\n', {'image_size': 8}, 'image_size is 8; csv'),

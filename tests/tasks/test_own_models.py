@@ -69,6 +69,17 @@ class HeadAlone(nn.Module):
     )
 
 
+class Raises(nn.Module):
+  num_classes: int
+  when: bool = False
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    if train == self.when:
+      images = images.no_such_attribute
+    return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
+
+
 def wrong_shape(num_classes):
   return Perceptron(num_classes + 1)
 
@@ -166,13 +177,26 @@ def test_a_probe_leaves_what_it_reads_alone(data_dir, tmp_path):
   [
     ({'name': 'no_such.module:make'}, 'no_such.module cannot be imported'),
     ({'name': f'{HERE}:Perceptrn'}, "did you mean 'Perceptron'"),
-    ({'name': f'{HERE}:no_module'}, 'made a str; expected a flax'),
+    ({'name': f'{HERE}:no_module'}, 'is of type str; expected a flax'),
     (
       {'name': f'{HERE}:Perceptron', 'depth': 2},
       'cannot be called with .*depth',
     ),
     ({'name': f'{HERE}:NoTrain'}, 'takes images; expected to call it as'),
-    ({'name': f'{HERE}:broken'}, 'cannot be called with .*: no such backbone'),
+    (
+      {'name': f'{HERE}:broken'},
+      'cannot be called with .*: RuntimeError: no such backbone of 10 '
+      r'\(.*test_own_models\.py:\d+\)',
+    ),
+    (
+      {'name': f'{HERE}:Raises'},
+      r'Raises fails for images \[1, 8, 8, 1\]: AttributeError: .*_attribute.*'
+      r' \(.*test_own_models\.py:\d+\)',
+    ),
+    (
+      {'name': f'{HERE}:Raises', 'when': True},
+      r'Raises fails for images \[32, 8, 8, 1\]: AttributeError: .*\)',
+    ),
     ({'name': f'{HERE}:wrong_shape'}, r'gives logits \[1, 11\] .*\[1, 10\]'),
   ],
 )
@@ -180,3 +204,18 @@ def test_what_cannot_be_used_is_one_line(data_dir, model, message):
   with pytest.raises(UsageError, match=message) as error:
     build(data_dir, model=model)
   assert '\n' not in str(error.value)
+
+
+def test_a_module_is_checked_alike(data_dir):
+  given = {'data_dir': data_dir, 'devices': Devices(jax.devices()[:1])}
+  config = tasks.resolve({**CONFIG, 'model': {'name': 'resnet8'}})
+  run = tasks.build(config, model=HeadAlone(10), **given)
+  assert run.summary().startswith('HeadAlone: 650 parameters')
+  for model, message in (
+    (HeadAlone(11), r'HeadAlone gives logits \[1, 11\] for images'),
+    (nn.Dense(10), 'Dense is a module that takes inputs; expected'),
+    (Raises(10), 'Raises fails for images'),
+    ('resnet8', 'str is of type str; expected a flax'),
+  ):
+    with pytest.raises(UsageError, match=message):
+      tasks.build(config, model=model, **given)
