@@ -362,7 +362,8 @@ def _measures_table(record: Record) -> blocks.Table:
       row: list[str | blocks.Cell] = [
         blocks.Cell(measure.title, [measure.meaning])
       ]
-      row += [_mean(f, _FORMS[measure.form]) for f in found]
+      seeds = len(record['seeds'])
+      row += [_mean(f, _FORMS[measure.form], seeds) for f in found]
       rows.append(row)
   return blocks.Table(
     'Means over seeds',
@@ -378,14 +379,16 @@ def _measures_table(record: Record) -> blocks.Table:
   )
 
 
-def _mean(found: Record | None, form: Callable[[float], str]) -> blocks.Cell:
+def _mean(
+  found: Record | None, form: Callable[[float], str], seeds: int
+) -> blocks.Cell:
+  """A mean and its spread; and of how many seeds, unless it is all of them."""
   if not found:
     return blocks.Cell('—')
-  spread = [] if found['std'] is None else [f'± {form(found["std"])}']
-  seeds = found['seeds']
-  return blocks.Cell(
-    form(found['mean']), [*spread, *([f'{seeds} seeds'] if seeds < 2 else [])]
-  )
+  below = [] if found['std'] is None else [f'± {form(found["std"])}']
+  if found['seeds'] != seeds:
+    below.append(f'{found["seeds"]} of {seeds} seeds')
+  return blocks.Cell(form(found['mean']), below)
 
 
 def _curves(

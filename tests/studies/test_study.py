@@ -242,6 +242,8 @@ def test_the_page_is_made_whatever_there_is(tmp_path, case):
     html = (tmp_path / 'study.html').read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
     assert '&lt;b&gt;it broke' in html
+    # Means that lack a run say so.
+    assert '2 of 3 seeds' in html
     assert 'BLEU: nrefs:1|case:lc' in html
     # There is no mutual information, so nothing is said of it.
     assert 'Calibration and rejection' in html
