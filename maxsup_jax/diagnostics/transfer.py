@@ -52,7 +52,7 @@ def fit_linear(
   *,
   num_classes: int | None = None,
   start: LinearFit | None = None,
-  tolerance: float = 1e-6,
+  tolerance: float = 1e-7,
   max_iterations: int = 2000,
 ) -> LinearFit:
   r"""Multinomial logistic regression by L-BFGS, in float64.

@@ -506,7 +506,9 @@ def _sources(record: Record) -> blocks.Section:
     rows,
     f'Seeds {", ".join(map(str, record["seeds"]))}. '
     f'Device: {", ".join(record["devices"]) or "—"}. {made}'
-    + ''.join(f'. BLEU: {signature}' for signature in record['signatures']),
+    + ''.join(
+      f'. BLEU: {signature}' for signature in record.get('signatures', ())
+    ),
   )
   return blocks.Section('sources', 'What was run', [table])
 

@@ -53,13 +53,17 @@ class Classification(ImageTask):
     return self.splits
 
   @property
+  def held_out_file(self) -> dict[str, bytes]:
+    """The names of the examples that are held out, if any are."""
+    if not self.held_out:
+      return {}
+    text = '\n'.join([*self.held_out, ''])
+    return {HELD_OUT: text.encode(errors='surrogateescape')}
+
+  @property
   def files(self) -> dict[str, bytes]:
     """What must stay the same: the encoder, what is held out, the teacher."""
-    found = {}
-    if self.held_out:
-      found[HELD_OUT] = '\n'.join([*self.held_out, '']).encode(
-        errors='surrogateescape'
-      )
+    found = self.held_out_file
     if self.encoder is not None:
       found[self.encoder.file] = self.encoder.content()
     if is_stored(self.config):

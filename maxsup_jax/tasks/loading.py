@@ -12,7 +12,7 @@ from maxsup_jax.data import text, texts
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import inputs
 from maxsup_jax.tasks.building import build
-from maxsup_jax.tasks.classification import HELD_OUT
+from maxsup_jax.tasks.classification import Classification
 from maxsup_jax.tasks.config import ENCODERS, check_task, open_workdir
 from maxsup_jax.tasks.weights import (
   check_finite,
@@ -148,9 +148,8 @@ def load_run(
       encoder=encoder,
     )
     _check_classes(directory, run.task)
-    held_out = run.task.files.get(HELD_OUT)
-    if held_out is not None:
-      directory.keep({HELD_OUT: held_out})
+    if isinstance(run.task, Classification):
+      directory.keep(run.task.held_out_file)
     state, _ = checkpoints.restore(step, run.shapes)
   loaded = state.variables(ema=weights == 'ema')
   check_finite(f'step {step} of {directory.path}', loaded)

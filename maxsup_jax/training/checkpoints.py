@@ -359,14 +359,15 @@ def _checksums(path: Path) -> dict[str, int]:
   checkpoint back would take as long as to write it.
   """
   # Orbax stamps its own metadata with the time of the renaming.
-  others = (SEAL, '_CHECKPOINT_METADATA', _MARK)
-  return {
+  others = (SEAL, '_CHECKPOINT_METADATA')
+  found = {
     name: size
-    if files.is_remote(path)
-    else zlib.crc32((path / name).read_bytes())
     for name, size in files.listed(path).items()
     if name.rpartition('/')[2] not in others
   }
+  if files.is_remote(path):
+    return {n: size for n, size in found.items() if n != _MARK}
+  return {name: zlib.crc32((path / name).read_bytes()) for name in found}
 
 
 def _damaged_files(path: Path) -> list[str]:

@@ -53,6 +53,18 @@ def test_the_optimum_is_scikit_learns(strength):
   assert fit_linear(x, y, strength, start=ours).iterations <= 2
 
 
+def test_small_strengths_are_reached_from_large_ones():
+  """On separable data, where all gradients are small there."""
+  rng = np.random.default_rng(0)
+  y = np.arange(1500) % 10
+  x = rng.normal(size=(1500, 64)) + 3 * np.eye(10, 64)[y]
+  fit = None
+  for strength in (1.0, 1e-2, 1e-4, 1e-6):
+    fit = fit_linear(x, y, strength, start=fit)
+  exact = fit_linear(x, y, 1e-6, tolerance=1e-9)
+  assert fit.loss == pytest.approx(exact.loss, abs=3e-6)
+
+
 def test_the_probe_is_that_of_its_parts():
   """The weights are those of the features as given, the rest standardised."""
   x, y = features(400)

@@ -263,6 +263,7 @@ def test_every_field_reaches_its_step(data_dir, monkeypatch):
       'decay_layers': ('head',),
     },
     schedule={'per': 'epoch', 'cosine_from': 'start'},
+    model={'name': 'resnet8', 'width': 4},
   )
   assert told['step'] == {
     'seed': 3,

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from etils.epath import backend
 
 from maxsup_jax import files, tasks
 from maxsup_jax.errors import UsageError
@@ -32,7 +33,11 @@ def bucket(monkeypatch):
   # There are no credentials; what is not there is an error to the emulator.
   for name in ('gcsfs', 'gcp_storage_emulator'):
     logging.getLogger(name).setLevel(logging.CRITICAL)
+  # It keeps the file system of an earlier test.
+  forget = backend.fsspec_backend._get_filesystem.cache_clear
+  forget()
   yield started
+  forget()
   started.stop()
 
 
