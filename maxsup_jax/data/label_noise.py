@@ -122,6 +122,11 @@ class NoisyLabels:
     """All labels, int32 `[N]`."""
     return self._labels.copy()
 
+  def table(self) -> bytes:
+    """The examples whose labels are wrong, as CSV: index and label."""
+    rows = [f'{i},{self._labels[i]}' for i in np.flatnonzero(self.wrong)]
+    return '\n'.join(['index,label', *rows, '']).encode()
+
   def _relabelled(self, read: Any, index: int) -> Any:
     index = range(len(self))[operator.index(index)]
     return {**read(index), 'label': int(self._labels[index])}

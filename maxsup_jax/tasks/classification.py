@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maxsup_jax import errors, losses, models
+from maxsup_jax import data, errors, losses, models
 from maxsup_jax.data import texts
 from maxsup_jax.errors import UsageError
 from maxsup_jax.tasks import collapse, fused, metrics, weights
@@ -62,8 +62,10 @@ class Classification(ImageTask):
 
   @property
   def files(self) -> dict[str, bytes]:
-    """What must stay the same: the encoder, what is held out, the teacher."""
+    """What must stay the same: examples held out, labels, encoder, teacher."""
     found = self.held_out_file
+    if isinstance(self.train_source, data.NoisyLabels):
+      found['wrong_labels.csv'] = self.train_source.table()
     if self.encoder is not None:
       found[self.encoder.file] = self.encoder.content()
     if is_stored(self.config):

@@ -86,6 +86,13 @@ def test_runs_train_on_it_and_evaluate_without(data_dir, refused):
   assert task.train_source.wrong.mean() == pytest.approx(0.2, abs=0.05)
   assert task.train_name == 'digits/train, labels with next noise 0.2'
   assert not hasattr(task.eval_source, 'wrong')
+  # The work directory says which.
+  first, *lines = task.files['wrong_labels.csv'].decode().split()
+  assert first == 'index,label'
+  given = dict(map(int, line.split(',')) for line in lines)
+  assert list(given) == np.flatnonzero(task.train_source.wrong).tolist()
+  index = next(iter(given))
+  assert task.train_source[index]['label'] == given[index]
   for change, message in (
     ({'label_noise': 1.5}, r'config\.dataset\.label_noise is 1\.5'),
     ({'label_noise_kind': 'x'}, "config.dataset.label_noise_kind is 'x'"),
