@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +128,39 @@ def test_what_will_be_run_is_said_first(card, tmp_path, run_program):
   assert code == 0, err
   assert out.startswith('6 of 6 runs are left; about ')
   assert not workdir.exists()
+
+
+STARTS = """
+import sys, time
+from pathlib import Path
+from maxsup_jax.studies.running import _start
+from maxsup_jax.studies.study import Run
+
+workdir = Path(sys.argv[1])
+(workdir / 'logs').mkdir()
+print(_start(Run('ce', 0), workdir, ['sleep', '600'], None).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_runs_end_with_their_study(tmp_path):
+  """Killed alone, it leaves nobody in its directories."""
+  study = subprocess.Popen(
+    [sys.executable, '-c', STARTS, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  child = int(study.stdout.readline())
+  os.kill(child, 0)
+  study.kill()
+  study.communicate()
+  for _ in range(100):
+    try:
+      state = Path(f'/proc/{child}/stat').read_text().rsplit(')')[1].split()[0]
+    except FileNotFoundError:
+      return
+    if state == 'Z':  # Nobody waits for it any more.
+      return
+    time.sleep(0.05)
+  os.kill(child, signal.SIGKILL)
+  raise AssertionError('the run goes on')
