@@ -114,6 +114,7 @@ def _one(study, run, workdir):
   from maxsup_jax.studies.study import directory
   from maxsup_jax.training import loop
 
+  running.end_with_study()
   _cli.keep_compiled(directory(workdir, run).parent)
   try:
     running.train_and_measure(study, run, workdir, **_data())

@@ -219,16 +219,23 @@ def _cores(jobs: int) -> list[set[int] | None]:
   return [set(cores[i::jobs]) for i in range(jobs)]
 
 
-_LIBC = ctypes.CDLL(None)
+# In the environment of a run: the process of the study that has started it.
+_STUDY = 'MAXSUP_JAX_STUDY'
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
-  """Makes this process end at once where the study is killed.
+def end_with_study() -> None:
+  """Makes this process, a run, end at once where its study is killed.
 
-  Otherwise it would hold its work directory when the study starts again.
+  Otherwise it would hold its work directory when the study starts again. On
+  Linux only, and only for what `run_all` has started.
   """
-  _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  study = os.environ.pop(_STUDY, None)
+  if study is None or sys.platform != 'linux':
+    return
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  if os.getppid() != int(study):  # It was killed before this.
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _start(
@@ -248,7 +255,7 @@ def _start(
         stdout=out,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_end_with_parent if sys.platform == 'linux' else None,
+        env=os.environ | {_STUDY: str(os.getpid())},
       )
   finally:
     if before:

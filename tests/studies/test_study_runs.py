@@ -138,7 +138,12 @@ from maxsup_jax.studies.study import Run
 
 workdir = Path(sys.argv[1])
 (workdir / 'logs').mkdir()
-print(_start(Run('ce', 0), workdir, ['sleep', '600'], None).pid, flush=True)
+code = (
+  'import time; from maxsup_jax.studies.running import end_with_study as end; '
+  'end(); print("ready", flush=True); time.sleep(600)'
+)
+run = [sys.executable, '-c', code]
+print(_start(Run('ce', 0), workdir, run, None).pid, flush=True)
 time.sleep(600)
 """
 
@@ -151,7 +156,9 @@ def test_runs_end_with_their_study(tmp_path):
     text=True,
   )
   child = int(study.stdout.readline())
-  os.kill(child, 0)
+  while 'ready' not in (tmp_path / 'logs' / 'ce-seed0.txt').read_text():
+    os.kill(child, 0)
+    time.sleep(0.1)
   study.kill()
   study.communicate()
   for _ in range(100):
