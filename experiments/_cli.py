@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from experiments import _processes
 from maxsup_jax import errors, files
 from maxsup_jax.errors import UsageError
+from maxsup_jax.files import require_disk
 
 USAGE_EXIT_CODE = 2
 # Beside the work directory, so that all runs of a place share it.
@@ -37,6 +38,7 @@ def run(
   *,
   files: bool = False,
   several: bool = False,
+  anywhere: bool = False,
 ) -> None:
   """Runs a program: parses flags, and prints a user's mistake as one line.
 
@@ -45,6 +47,7 @@ def run(
     config: the default run card, for programs with the flag --config.
     files: whether `main` takes a list of arguments that stand beside the flags.
     several: whether it may be one of several processes.
+    anywhere: whether --out may be in a bucket.
   """
   if several:
     _processes.expect_several()
@@ -67,6 +70,8 @@ def run(
           f'{", ".join(f"--{n}" for n in _known_flags())}'
         )
       _refuse_empty()
+      if not anywhere:
+        _refuse_bucket()
     except flags.UnrecognizedFlagError as e:
       flag, known = e.flagname, _known_flags()
       _refuse(errors.unknown(f'flag --{flag}', flag, known, prefix='--'))
@@ -398,6 +403,12 @@ def _one_line_errors() -> Iterator[None]:
     if e.filename is None and e.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
     raise UsageError(f'{e.filename or "output"}: {e.strerror}') from e
+
+
+def _refuse_bucket() -> None:
+  """What is no path on the disk would be taken for a directory called gs:."""
+  if 'out' in flags.FLAGS and isinstance(flags.FLAGS['out'].value, str):
+    require_disk('--out', flags.FLAGS['out'].value)
 
 
 def _refuse(error: object) -> None:

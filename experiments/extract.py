@@ -116,4 +116,4 @@ def _frequent(found):
 
 
 if __name__ == '__main__':
-  _cli.run(main)
+  _cli.run(main, anywhere=True)

@@ -85,6 +85,7 @@ MISTAKES = {
     (['--workdir={tmp}'], 'no config.json'),
     (['--workdir={broken}'], 'config is a list; expected'),
     ([RUN, '--out=/dev/null/x'], '/dev/null/x cannot be written'),
+    ([RUN, '--out=gs://bucket/x'], '--out is gs://bucket/x; expected a path'),
     (['--workdir={pipe}'], 'pipe/config.json is not a regular file'),
     (['--workdir={no_directory}'], 'checkpoints is a file; expected a direct'),
     ([f'--workdir={LONG}'], 'File name too long'),
