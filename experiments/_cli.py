@@ -393,7 +393,8 @@ def _one_line_errors() -> Iterator[None]:
       f'the memory is not enough for these values: {errors.one_line(e)}'
     ) from e
   except Exception as e:
-    if files.is_of_storage(e):
+    # JAX has errors that look like TensorStore's.
+    if files.is_of_storage(e) and not isinstance(e, ValueError):
       raise UsageError(
         f'the bucket cannot be used: {errors.one_line(e)[:300]}; what is saved '
         'there stays, and the same command goes on'

@@ -100,7 +100,7 @@ def _advising(workdir):
   except files.WriteError as e:
     raise UsageError(f'{e}; {workdir.advice()}') from e
   except Exception as e:
-    if not files.is_of_storage(e):
+    if not (files.is_remote(workdir.path) and files.is_of_storage(e)):
       raise
     raise UsageError(
       f'{workdir.path} cannot be used: {one_line(e)[:300]}; {workdir.advice()}'

@@ -56,6 +56,7 @@ class Workdir:
     self._resolve = resolve
     # In a bucket: the lines of metrics.jsonl, and when they were written.
     self._lines: list[str] | None = None
+    self._lease: leases.Lease | None = None
     self._written = (0, 0.0)
 
   @property
@@ -370,10 +371,15 @@ class Workdir:
     return self._lines
 
   def flush(self) -> None:
-    """Writes what `log` has kept back, as it does in a bucket."""
+    """Writes what `log` has kept back, as it does in a bucket.
+
+    Raises:
+      UsageError: if another process has taken over a directory there.
+    """
+    if self._lease:
+      self._lease.check()
     if self._lines is None or len(self._lines) == self._written[0]:
       return
-    self._lease.check()
     files.write(self._metrics, ''.join(self._lines))
     self._written = (len(self._lines), time.monotonic())
 

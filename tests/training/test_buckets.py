@@ -160,6 +160,11 @@ def test_lines_are_written_in_bounded_traffic(bucket, monkeypatch):
     assert bucket.requests.total() == before
     workdir.flush()
     assert bucket.requests.total() - before <= 2
+    # Nor does a process save whose place another one has taken.
+    workdir._lease._lost = 'it slept'
+    with pytest.raises(UsageError, match='taken over'):
+      workdir.flush()
+    workdir._lease._lost = None
   assert len(Workdir(RUN).metrics()) == 199
 
 
