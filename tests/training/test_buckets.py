@@ -68,7 +68,10 @@ def test_a_checkpoint_that_was_cut_short_is_none(tmp_path, bucket):
   run, _ = train(RUN)
   last = files.located(RUN) / 'checkpoints' / '60'
   (last / 'commit_success.txt').unlink()
+  # As of a run that was to stop at a step that is never saved again.
+  (last.parent / '7' / 'left').write_bytes(b'over')
   train(RUN)
+  assert '7/left' not in files.listed(last.parent)
   whole = last_state(run, files.located(RUN))
   name = max(files.listed(last), key=files.listed(last).get)
   (last / name).write_bytes(b'short')
